@@ -1,0 +1,1 @@
+"""From raw material to trusted shards: writers, speech, Fisher, alignment, shards, sample order."""

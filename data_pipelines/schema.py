@@ -1,0 +1,152 @@
+"""What every pipeline stage passes on: scripts (text only) and dialogues (two channels of audio).
+
+A script is one JSON line. A dialogue is a folder named by its id:
+
+    ID/audio.flac         stereo, 24 kHz: left and right side
+    ID/left.voice.flac    mono, 24 kHz: voice prompt of the left side (likewise right), if it can be the agent
+    ID/meta.json          a Dialogue, written last and atomically: a folder without it is incomplete
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.errors import UserError
+
+SIDES = ("left", "right")
+SOURCES = ("service", "assistant", "fisher")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Word:
+    """One spoken word as written, with its times in seconds from the start of the dialogue."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(kw_only=True, frozen=True)
+class Side:
+    """One channel of a dialogue.
+
+    `role_prompt` has no `<system>` tags; "" means no text prompt. `speaker` keys the voice
+    ("kokoro/af_heart"); `words` are those of this channel only.
+    """
+
+    speaker: str
+    words: tuple[Word, ...] = ()
+    is_agent: bool = False
+    role_prompt: str = ""
+    prompt_level: str = ""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Dialogue:
+    """A two-channel recording with all that training and reports need. JSON on disk."""
+
+    id: str
+    source: str
+    split: str
+    scenario: str
+    seconds: float
+    left: Side
+    right: Side
+    licence: str
+    facts: tuple[dict[str, str], ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
+    """Things that happened: {"kind": "barge_in"|"backchannel"|"laughter"|..., "side", "start", "end"}."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, float] = field(default_factory=dict)
+
+    def side(self, name: str) -> Side:
+        return self.left if name == "left" else self.right
+
+    @property
+    def agent_sides(self) -> tuple[str, ...]:
+        """The sides that may be trained as the agent: one for a role, both for a call between equals."""
+        return tuple(name for name in SIDES if self.side(name).is_agent)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str, where: str) -> "Dialogue":
+        """Parses and checks one dialogue. Raises UserError naming `where` and the field that is wrong."""
+        try:
+            raw = json.loads(text)
+            sides = {
+                name: Side(**(raw[name] | {"words": tuple(Word(**w) for w in raw[name]["words"])})) for name in SIDES
+            }
+            rest = {"facts": tuple(raw.get("facts", ())), "events": tuple(raw.get("events", ()))}
+            dialogue = Dialogue(**(raw | sides | rest))
+        except (json.JSONDecodeError, KeyError, TypeError) as why:
+            raise UserError(f"{where}: not a dialogue record ({why}): rebuild it with ppx-data") from why
+        dialogue.check(where)
+        return dialogue
+
+    def check(self, where: str) -> None:
+        """Raises UserError if word times are not increasing or lie outside the audio, or no side is an agent."""
+        if not self.agent_sides:
+            raise UserError(f"{where}: neither side is an agent: set is_agent on the side to be trained")
+        for name in SIDES:
+            last = 0.0
+            for word in self.side(name).words:
+                if not (last <= word.start + 1e-6 and word.start <= word.end <= self.seconds + 0.05):
+                    raise UserError(
+                        f"{where}: {name} word {word.text!r} at {word.start:.2f}-{word.end:.2f} s does not fit the "
+                        f"words before it or the audio of {self.seconds:.2f} s: the transcript does not match the audio"
+                    )
+                last = word.start
+
+
+TurnKind = Literal["normal", "barge_in", "backchannel"]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Turn:
+    """One utterance. barge_in starts inside the other side's turn and stops it; backchannel overlaps without stopping."""
+
+    speaker: Literal["agent", "user"]
+    text: str
+    kind: TurnKind = "normal"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Script:
+    """A written dialogue before it is spoken; one JSON line in a scripts file."""
+
+    id: str
+    source: str
+    split: str
+    scenario: str
+    role_prompt: str
+    turns: tuple[Turn, ...]
+    facts: tuple[dict[str, str], ...] = ()
+    """Typed facts the prompt states: {"type": "money|time|date|number|id|name|phrase", "text": ..., "label": ...}."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str, where: str) -> "Script":
+        """Parses one line. Raises UserError naming `where`."""
+        try:
+            raw = json.loads(text)
+            turns = tuple(Turn(**turn) for turn in raw["turns"])
+            return Script(**(raw | {"turns": turns, "facts": tuple(raw.get("facts", ()))}))
+        except (json.JSONDecodeError, KeyError, TypeError) as why:
+            raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data write`") from why
+
+
+def read_scripts(path: Path) -> list[Script]:
+    """Reads a scripts file. Raises UserError if it is missing, empty, or a line is broken."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such scripts file: make one with `ppx-data write --out {path}`")
+    lines = path.read_text("utf-8").splitlines()
+    scripts = [Script.from_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not scripts:
+        raise UserError(f"{path}: holds no script: make some with `ppx-data write --out {path}`")
+    return scripts

@@ -1,0 +1,1 @@
+"""The Moshi/PersonaPlex architecture: backbone, streaming, prompt contract and the Mimi codec."""
