@@ -3,7 +3,7 @@
 Field names are the keys of Kyutai's `config.json`, so that loading and exporting need no translation.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model.errors import UserError
@@ -15,7 +15,10 @@ ZERO_ID = -1  # adds no embedding and carries no loss
 UNGENERATED_ID = -2  # streaming only: the runtime has not produced this token yet
 
 
-@dataclass(kw_only=True, frozen=True)
+DELAYS = (0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1)
+
+
+@dataclass(kw_only=True)
 class LMConfig:
     """Hyper-parameters of the temporal and depth transformers.
 
@@ -42,10 +45,11 @@ class LMConfig:
     depformer_dim_feedforward: int = 4224
     depformer_num_heads: int = 16
     depformer_num_layers: int = 6
-    delays: tuple[int, ...] = (0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1)
+    delays: list[int] = field(default_factory=lambda: list(DELAYS))
+    """Frames by which each of the 17 streams is delayed inside the model."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "delays", tuple(self.delays))
+        self.delays = list(self.delays)
         for width, heads in ((self.dim, self.num_heads), (self.depformer_dim, self.depformer_num_heads)):
             if heads <= 0 or width % heads or (width // heads) % 2:
                 raise UserError(f"width {width} with {heads} heads: the head size must be whole and even")
@@ -109,9 +113,8 @@ class LMConfig:
         return gated_hidden(self.depformer_dim, self.depformer_dim_feedforward)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dict with the fields of this class (`delays` as a list)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"delays": list(self.delays)}
+        """Plain dict with the fields of this class."""
+        return asdict(self)
 
 
 def gated_hidden(dim: int, dim_feedforward: int) -> int:
