@@ -1,0 +1,120 @@
+"""Reading, resampling, levelling and writing audio, so that every stage does it the same way.
+
+Arrays are float32 in [-1, 1]. Files on the way to training are 16-bit FLAC at 24 kHz: mono for voice
+prompts, stereo (left side, right side) for dialogues.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from model.errors import UserError
+
+Audio = npt.NDArray[np.float32]
+
+RATE_HZ = 24_000
+"""The codec's rate, and so that of every file between the stages."""
+
+VOICE_LUFS = -24.0
+"""Loudness of voice prompts at inference, and so in training. Dialogue channels keep their own level."""
+
+
+def read_audio(path: Path) -> tuple[Audio, int]:
+    """Reads a whole file as (float32 [channels, samples], rate in Hz).
+
+    Raises: UserError if the file is missing, empty, holds NaN, or is of no format that libsndfile knows.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such audio file")
+    try:
+        samples_SC, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as why:
+        raise UserError(f"{path}: cannot be read as audio ({why}): convert it to WAV or FLAC") from why
+    if not len(samples_SC):
+        raise UserError(f"{path}: holds no audio sample: delete it or record it again")
+    if not np.isfinite(samples_SC).all():
+        raise UserError(f"{path}: holds NaN or infinite samples: convert it again from its source")
+    return np.ascontiguousarray(samples_SC.T), int(rate)
+
+
+def to_rate(x: Audio, from_hz: int, to_hz: int) -> Audio:
+    """Resamples the last axis with soxr's HQ filter. Shapes: [samples] or [channels, samples]."""
+    if from_hz == to_hz:
+        return x
+    return np.ascontiguousarray(soxr.resample(x.T, from_hz, to_hz, quality="HQ").T, dtype=np.float32)
+
+
+def to_mono_24k(x: Audio, rate: int) -> Audio:
+    """Averages the channels of [channels, samples] (or takes [samples]) and resamples to 24 kHz: [samples]."""
+    return to_rate(x.mean(axis=0, dtype=np.float32) if x.ndim == 2 else x, rate, RATE_HZ)
+
+
+def loudness(x: Audio, rate: int) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770) of [samples] or [channels, samples]; -inf for silence.
+
+    Raises: UserError below 0.4 s, the length of one measuring block.
+    """
+    import pyloudnorm
+
+    if x.shape[-1] < 0.4 * rate:
+        raise UserError(f"audio of {x.shape[-1] / rate:.2f} s is too short to measure its loudness: give 0.4 s or more")
+    return float(pyloudnorm.Meter(rate).integrated_loudness(x.T.astype(np.float64)))
+
+
+def loudness_normalise(x: Audio, rate: int, target_lufs: float = VOICE_LUFS) -> Audio:
+    """Scales audio to `target_lufs`, by one gain for all channels.
+
+    Nothing is limited: a very peaky clip may pass 1.0, where a 16-bit file clips. At -24 LUFS speech does not.
+
+    Raises: UserError if the audio is shorter than 0.4 s or silent.
+    """
+    measured = loudness(x, rate)
+    if not np.isfinite(measured):
+        raise UserError("audio is silent, so it has no loudness to normalise: give a clip with speech")
+    return (x * np.float32(10 ** ((target_lufs - measured) / 20))).astype(np.float32)
+
+
+def write_flac(path: Path, x: Audio, rate: int) -> None:
+    """Writes [samples] or [channels, samples] as 16-bit FLAC; the file appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(str(temporary), x.T, rate, subtype="PCM_16", format="FLAC")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_stereo_24k(path: Path) -> Audio:
+    """Reads a dialogue: float32 [2, samples], left and right.
+
+    Raises: UserError naming the file and its fault: unreadable, not two channels, not 24 kHz.
+    """
+    x_CS, rate = read_audio(path)
+    if x_CS.shape[0] != 2:
+        raise UserError(
+            f"{path}: has {x_CS.shape[0]} channel{'s' * (x_CS.shape[0] != 1)}, a dialogue needs 2 "
+            "(left: agent, right: user): put each speaker on a channel of their own"
+        )
+    if rate != RATE_HZ:
+        raise UserError(f"{path}: has {rate} Hz, a dialogue needs {RATE_HZ} Hz: resample it first")
+    return x_CS
+
+
+def fade_in(x: Audio, samples: int) -> Audio:
+    """A copy whose first `samples` samples rise from 0 by a raised cosine."""
+    return np.ascontiguousarray(fade_out(x[..., ::-1], samples)[..., ::-1])
+
+
+def fade_out(x: Audio, samples: int) -> Audio:
+    """A copy whose last `samples` samples fall to exactly 0 by a raised cosine."""
+    x = x.copy()
+    samples = min(samples, x.shape[-1])
+    if samples:
+        ramp = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, samples + 1) / samples)
+        x[..., -samples:] *= ramp.astype(np.float32)
+    return x
