@@ -1,0 +1,54 @@
+"""`ppx-data VERB ...`: one module per verb, imported only when its verb runs.
+
+A verb's module has `add_arguments(parser)` and `run(args)`. Errors of the user are raised as UserError;
+the command that calls `main` prints them.
+"""
+
+import argparse
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from model.errors import UserError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "write": ("data_pipelines.writer.write", "write scripts: customer service or assistant dialogues as text"),
+    "tokenizer": ("data_pipelines.tokenizer", "train a SentencePiece tokenizer on scripts"),
+    "fetch": ("data_pipelines.engines", "find or check the speech engines"),
+    "speak": ("data_pipelines.speak", "speak scripts: two-channel dialogues with word times"),
+    "standin": ("data_pipelines.standin", "make a small corpus of real telephone speech in Fisher's layout"),
+    "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
+    "shard": ("data_pipelines.encode", "encode dialogues with Mimi and pack them into shards"),
+    "index": ("data_pipelines.index", "rebuild the index of shards"),
+    "check": ("data_pipelines.check", "verify shards: hashes, index, every sample"),
+    "report": ("data_pipelines.report", "describe shards: hours, turn taking, one picture"),
+}
+
+
+def help_text() -> str:
+    """The verbs, one line each."""
+    lines = [f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items()]
+    return "\n".join(
+        ["usage: ppx-data VERB ...", "", "From text to training shards. Verbs, in the order of use:", *lines, ""]
+        + ["`ppx-data VERB --help` lists the options of one verb."]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one verb. Raises UserError for an unknown verb and whatever the verb raises; exits 2 without a verb."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
+        print(help_text(), file=sys.stderr)
+        raise SystemExit(2)
+    if words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return
+    if words[0] not in VERBS:
+        near = get_close_matches(words[0], VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(VERBS)}"
+        raise UserError(f"ppx-data {words[0]}: no such verb: {hint}")
+    path, about = VERBS[words[0]]
+    module = import_module(path)
+    parser = argparse.ArgumentParser(prog=f"ppx-data {words[0]}", description=f"{about[0].upper()}{about[1:]}.")
+    module.add_arguments(parser)
+    module.run(parser.parse_args(words[1:]))
