@@ -1,0 +1,88 @@
+"""SPHERE files: decoders written by others must read what our encoder writes, bit for bit."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipelines.sphere import SHORTEN_CODING, mulaw_bytes, read_sphere, shorten, telephone, write_sphere
+from model.errors import UserError
+
+
+def every_mulaw_byte(num_samples: int, seed: int = 0) -> np.ndarray:
+    """Random stereo mu-law bytes of all 256 values, as floats: the worst case for a coder of differences."""
+    wild = np.random.default_rng(seed).integers(0, 256, (num_samples, 2)).astype(np.uint8)
+    return np.asarray(
+        soundfile.read(
+            io.BytesIO(wild.tobytes()), samplerate=8000, channels=2, format="RAW", subtype="ULAW", dtype="float32"
+        )[0]
+    )
+
+
+def speech_like(num_samples: int) -> np.ndarray:
+    times = np.arange(num_samples)[:, None] / 8000
+    return (0.3 * np.sin(2 * np.pi * np.array([210.0, 130.0]) * times) * np.sin(3 * times)).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 255, 256, 257, 8000])
+@pytest.mark.parametrize("decoder", ["desphere", "desphere_native"])
+def test_foreign_decoders_read_our_shorten_files_bit_for_bit(tmp_path: Path, num_samples: int, decoder: str) -> None:
+    module = pytest.importorskip(decoder)
+    samples = every_mulaw_byte(max(num_samples, 1))[:num_samples]
+    write_sphere(tmp_path / "a.sph", samples, coding=SHORTEN_CODING)
+    decode = module.transcode if decoder == "desphere_native" else module.transcode_bytes
+    heard, rate = soundfile.read(io.BytesIO(decode((tmp_path / "a.sph").read_bytes())), dtype="float32", always_2d=True)
+    assert rate == 8000
+    np.testing.assert_array_equal(heard, samples)
+
+
+@pytest.mark.parametrize("coding", ["ulaw", SHORTEN_CODING])
+def test_sphere_is_read_back_exactly_whatever_its_name(tmp_path: Path, coding: str) -> None:
+    if coding != "ulaw":
+        pytest.importorskip("desphere_native")
+    samples = speech_like(4000)
+    write_sphere(tmp_path / "call.wav", samples, coding=coding)  # type: ignore[arg-type]
+    heard, rate = read_sphere(tmp_path / "call.wav")
+    assert rate == 8000 and heard.dtype == np.float32 and heard.shape == (4000, 2)
+    np.testing.assert_array_equal(heard, telephone(samples))
+    assert np.abs(heard - samples).max() < 0.01
+
+
+def test_a_file_named_sph_that_is_a_wav_is_read(tmp_path: Path) -> None:
+    samples = telephone(speech_like(4000))
+    soundfile.write(tmp_path / "call.sph", samples, 8000, format="WAV", subtype="FLOAT")
+    np.testing.assert_array_equal(read_sphere(tmp_path / "call.sph")[0], samples)
+
+
+def test_shorten_packs_speech_smaller_than_mulaw() -> None:
+    mulaw = mulaw_bytes(speech_like(8000))
+    assert len(shorten(mulaw)) < 0.7 * mulaw.size
+
+
+@pytest.mark.parametrize("coding", ["ulaw", SHORTEN_CODING])
+@pytest.mark.parametrize("keep", [0.5, 0.9])
+def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, coding: str, keep: float) -> None:
+    path = tmp_path / "fe_03_00001.sph"
+    write_sphere(path, speech_like(8000), coding=coding)  # type: ignore[arg-type]
+    raw = path.read_bytes()
+    path.write_bytes(raw[: 1024 + int(keep * (len(raw) - 1024))])
+    with pytest.raises(UserError, match="fe_03_00001.sph.*copy it again"):
+        read_sphere(path)
+
+
+def test_garbage_an_empty_file_and_a_missing_file_are_errors_that_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "garbage.sph").write_bytes(b"NIST_1A\n   1024\n" + bytes(range(256)) * 8)
+    (tmp_path / "text.sph").write_bytes(b"not audio")
+    (tmp_path / "empty.sph").write_bytes(b"")
+    for name in ("garbage", "text", "empty", "missing"):
+        with pytest.raises(UserError, match=f"{name}.sph.*copy it again"):
+            read_sphere(tmp_path / f"{name}.sph")
+
+
+def test_mono_samples_without_a_channel_axis_and_unknown_codings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give \\[samples, channels\\]"):
+        write_sphere(tmp_path / "a.sph", np.zeros(10))
+    with pytest.raises(UserError, match="unknown SPHERE coding 'pcm'"):
+        write_sphere(tmp_path / "a.sph", np.zeros((10, 2)), coding="pcm")  # type: ignore[arg-type]
