@@ -1,0 +1,220 @@
+"""Mimi: waveform to codes and back, in one pass or frame by frame with the same result.
+
+Shapes: B batch, S samples at 24 kHz, C codebooks, T frames of 80 ms, D width.
+Source: Moshi paper (arXiv 2410.00037); tensor names are those of the public weights.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.errors import UserError
+from model.mimi.config import STRIDE, MimiConfig
+from model.mimi.conv import CausalConv1d, CausalConvTranspose1d, ConvState
+from model.mimi.quantizer import Codebook, SplitQuantizer
+from model.mimi.seanet import SeanetDecoder, SeanetEncoder
+from model.mimi.transformer import MimiTransformer, TransformerState
+
+NUM_CODEBOOKS = 8  # of the language model's streams; the public weights hold 32, the rest is unused
+PIECE_FRAMES = 50  # one pass runs in pieces of 4 s: bounded memory for hours of audio, and better use of the cache
+STEADY_SECONDS = 24.0  # longer than the 10 s window of the transformers
+
+
+@dataclass
+class CodecState:
+    """Streaming state of the encoder or of the decoder: left contexts of the convolutions, keys and values."""
+
+    batch: int
+    convs: ConvState
+    transformer: TransformerState
+
+
+class Downsample(nn.Module):
+    """25 Hz -> 12.5 Hz, learnt."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = CausalConv1d(width, width, 2 * STRIDE, stride=STRIDE, bias=False, replicate=True)
+
+
+class Upsample(nn.Module):
+    """12.5 Hz -> 25 Hz, learnt, one filter a channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convtr = CausalConvTranspose1d(width, width, STRIDE, bias=False, depthwise=True)
+
+
+class Mimi(nn.Module):
+    """The codec; parameters in fp32.
+
+    `encode` and `decode` take whole recordings; `encode_frame` and `decode_frame` continue a state, and give the same
+    numbers. Training uses the differentiable `latent` and `synthesize`.
+    """
+
+    def __init__(self, config: MimiConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.seanet.dimension
+        self.encoder = SeanetEncoder(config.seanet)
+        self.encoder_transformer = MimiTransformer(config.transformer)
+        self.downsample = Downsample(width)
+        self.quantizer = SplitQuantizer(config.quantizer, width)
+        self.upsample = Upsample(width)
+        self.decoder_transformer = MimiTransformer(config.transformer)
+        self.decoder = SeanetDecoder(config.seanet)
+
+    @property
+    def card(self) -> int:
+        """Entries of a codebook."""
+        return self.config.quantizer.bins
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks that `encode` returns: 8, or all of a smaller codec."""
+        return min(NUM_CODEBOOKS, self.config.quantizer.n_q)
+
+    # Differentiable halves
+
+    def latent(self, wav_B1S: Tensor, state: CodecState | None = None) -> Tensor:
+        """Unquantised latent [B, D, T] of S = T * 1920 samples."""
+        convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
+        x_BDT = self.encoder_transformer(self.encoder(wav_B1S, convs), transformer)
+        return self.downsample.conv(x_BDT, convs)
+
+    def synthesize(self, latent_BDT: Tensor, state: CodecState | None = None) -> Tensor:
+        """Waveform [B, 1, T * 1920] of a quantised latent."""
+        convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
+        x_BDT = self.decoder_transformer(self.upsample.convtr(latent_BDT, convs), transformer)
+        return self.decoder(x_BDT, convs)
+
+    # Whole recordings
+
+    @torch.no_grad()
+    def encode(self, wav_B1S: Tensor) -> Tensor:
+        """Codes [B, C, T] int64 of 24 kHz audio; a last partial frame is filled with zeros.
+
+        Raises: UserError for empty or misshapen audio.
+        """
+        frame = self.config.frame_samples
+        _check_wav(wav_B1S)
+        wav_B1S = F.pad(wav_B1S, (0, -wav_B1S.shape[2] % frame))
+        state = self.init_encoder_state(wav_B1S.shape[0])
+        pieces = wav_B1S.split(frame * PIECE_FRAMES, dim=2)
+        return torch.cat([self.encode_frame(state, piece) for piece in pieces], dim=2)
+
+    @torch.no_grad()
+    def decode(self, codes_BCT: Tensor) -> Tensor:
+        """Waveform [B, 1, T * 1920] of codes of 1 to n_q codebooks.
+
+        Raises: UserError for misshapen codes or values outside the codebooks.
+        """
+        state = self.init_decoder_state(codes_BCT.shape[0])
+        return torch.cat([self.decode_frame(state, piece) for piece in codes_BCT.split(PIECE_FRAMES, dim=-1)], dim=2)
+
+    # Streams
+
+    def init_encoder_state(self, batch: int) -> CodecState:
+        """State before the first frame of `batch` streams that run in step."""
+        return CodecState(batch, {}, self.encoder_transformer.init_state(batch))
+
+    def init_decoder_state(self, batch: int) -> CodecState:
+        """State before the first frame of `batch` streams that run in step."""
+        return CodecState(batch, {}, self.decoder_transformer.init_state(batch))
+
+    @torch.no_grad()
+    def encode_frame(self, state: CodecState, wav_B1S: Tensor) -> Tensor:
+        """Codes [B, C, n] of the next n * 1920 samples; updates the state.
+
+        Raises: UserError if S is not a positive multiple of a frame, or the batch is not the state's.
+        """
+        _check_wav(wav_B1S)
+        frame = self.config.frame_samples
+        if wav_B1S.shape[2] % frame or wav_B1S.shape[0] != state.batch:
+            raise UserError(
+                f"audio {tuple(wav_B1S.shape)} for {state.batch} streams: give [{state.batch}, 1, n * {frame}] samples"
+            )
+        return self.quantizer.encode(self.latent(wav_B1S, state), self.num_codebooks)
+
+    @torch.no_grad()
+    def decode_frame(self, state: CodecState, codes_BCT: Tensor) -> Tensor:
+        """Waveform [B, 1, n * 1920] of the next n frames; updates the state.
+
+        Raises: UserError for misshapen codes or values outside the codebooks.
+        """
+        count = self.config.quantizer.n_q
+        if codes_BCT.dim() != 3 or not 1 <= codes_BCT.shape[1] <= count or codes_BCT.shape[2] == 0:
+            raise UserError(f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]")
+        if codes_BCT.shape[0] != state.batch:
+            raise UserError(f"codes of {codes_BCT.shape[0]} streams for a state of {state.batch}")
+        low, high = (int(value) for value in codes_BCT.aminmax())
+        if low < 0 or high >= self.card:
+            raise UserError(f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first")
+        return self.synthesize(self.quantizer.decode(codes_BCT), state)
+
+    # Constants and identity
+
+    def constants(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Codes [8] of a frame of silence and of a frame of the 440 Hz sine of amplitude 0.5, as the prompts use them.
+
+        From the config (public weights: the published values), else computed once in steady state and kept there.
+        """
+        if self.config.silence_codes is None or self.config.sine_codes is None:
+            times = torch.arange(round(STEADY_SECONDS * self.config.sample_rate), device=self.device) / self.config.sample_rate
+            sine = 0.5 * torch.sin(2 * math.pi * 440.0 * times)
+            silence_codes, sine_codes = self._steady_codes(torch.stack([torch.zeros_like(sine), sine])[:, None])
+            self.config = replace(self.config, silence_codes=silence_codes, sine_codes=sine_codes)
+        assert self.config.silence_codes is not None and self.config.sine_codes is not None  # for the type checker
+        return self.config.silence_codes, self.config.sine_codes
+
+    def _steady_codes(self, wav_B1S: Tensor) -> list[tuple[int, ...]]:
+        """The commonest frame of the last half of each recording: a sine meets a frame in several phases."""
+        frames_BTC = self.encode(wav_B1S).transpose(1, 2).tolist()
+        return [Counter(map(tuple, frames[len(frames) // 2 :])).most_common(1)[0][0] for frames in frames_BTC]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.upsample.convtr.convtr["convtr"].weight.device
+
+    def codebooks(self) -> Iterator[Codebook]:
+        """All codebooks in stream order."""
+        yield from self.quantizer.rvq_first.codebooks
+        yield from self.quantizer.rvq_rest.codebooks
+
+    def fingerprint(self) -> str:
+        """sha256 in hex over all tensor names, shapes and fp32 values: two codecs with one fingerprint agree."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    # Files
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mimi":
+        """A codec in fp32 on the CPU, frozen, from a file or a folder; see `model.mimi.files.load`."""
+        from model.mimi import files
+
+        return files.load(Path(path))
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Writes mimi.safetensors into a folder; see `model.mimi.files.save`."""
+        from model.mimi import files
+
+        return files.save(self, Path(folder), dtype)
+
+
+def _check_wav(wav_B1S: Tensor) -> None:
+    if wav_B1S.dim() != 3 or wav_B1S.shape[1] != 1 or wav_B1S.shape[2] == 0 or not wav_B1S.is_floating_point():
+        raise UserError(f"audio {tuple(wav_B1S.shape)} {wav_B1S.dtype}: give floating-point [B, 1, at least 1 sample]")
+
+

@@ -1,0 +1,175 @@
+"""Sizes of the Mimi codec, in the key names of Kyutai's loader, as JSON in and out."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from model.errors import UserError
+
+STRIDE = 2  # of the learnt down-sampling after the encoder's transformer
+
+# The published architecture has these, and this code knows no other. They stay in the JSON so that it reads everywhere.
+FIXED_SEANET: dict[str, Any] = {
+    "channels": 1,
+    "causal": True,
+    "activation": "ELU",
+    "disable_norm_outer_blocks": 0,
+    "norm": "none",
+    "pad_mode": "constant",
+    "true_skip": True,
+}
+FIXED_TRANSFORMER: dict[str, Any] = {
+    "causal": True,
+    "conv_layout": True,
+    "gating": "none",
+    "norm": "layer_norm",
+    "positional_embedding": "rope",
+}
+
+Section = TypeVar("Section", "SeanetConfig", "QuantizerConfig", "TransformerConfig")
+
+
+@dataclass(kw_only=True, frozen=True)
+class SeanetConfig:
+    """Convolutional encoder and decoder; `ratios` are the decoder's strides in order."""
+
+    dimension: int = 512
+    n_filters: int = 64
+    n_residual_layers: int = 1
+    compress: int = 2
+    dilation_base: int = 2
+    kernel_size: int = 7
+    residual_kernel_size: int = 3
+    last_kernel_size: int = 3
+    ratios: tuple[int, ...] = (8, 6, 5, 4)
+
+
+@dataclass(kw_only=True, frozen=True)
+class QuantizerConfig:
+    """Split residual quantiser: 1 semantic and n_q - 1 acoustic codebooks of `bins` entries."""
+
+    dimension: int = 256
+    n_q: int = 32
+    bins: int = 2048
+
+
+@dataclass(kw_only=True, frozen=True)
+class TransformerConfig:
+    """The two transformers at 25 Hz; `context` counts the current step."""
+
+    d_model: int = 512
+    num_heads: int = 8
+    num_layers: int = 8
+    layer_scale: float = 0.01
+    context: int = 250
+    max_period: int = 10000
+    dim_feedforward: int = 2048
+
+
+@dataclass(kw_only=True, frozen=True)
+class MimiConfig:
+    """Hyper-parameters of a codec and its two constant frames.
+
+    Raises: UserError if the sizes contradict each other.
+    Source: `mimi_config` keys of Kyutai's loader; the constants are the published ones of the public weights.
+    """
+
+    sample_rate: int = 24000
+    frame_rate: float = 12.5
+    seanet: SeanetConfig = field(default_factory=SeanetConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    silence_codes: tuple[int, ...] | None = None
+    """Codes of a frame of digital silence; None: not computed yet."""
+    sine_codes: tuple[int, ...] | None = None
+    """Codes of a frame of a 440 Hz sine of amplitude 0.5; None: not computed yet."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self.seanet, "ratios", tuple(self.seanet.ratios))
+        for name in ("silence_codes", "sine_codes"):
+            codes = getattr(self, name)
+            object.__setattr__(self, name, None if codes is None else tuple(codes))
+        heads, width = self.transformer.num_heads, self.transformer.d_model
+        if width % heads or (width // heads) % 2:
+            raise UserError(f"d_model {width} with {heads} heads: the head size must be whole and even")
+        if width != self.seanet.dimension:
+            raise UserError(f"d_model {width} and seanet dimension {self.seanet.dimension}: they must be equal")
+        if self.frame_samples * self.frame_rate != self.sample_rate:
+            raise UserError(f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz")
+        if self.quantizer.n_q < 2:
+            raise UserError(f"n_q={self.quantizer.n_q}: one semantic and at least one acoustic codebook are needed")
+
+    @classmethod
+    def full(cls) -> "MimiConfig":
+        """The public weights: 79.3 M parameters, with their published constant frames."""
+        return cls(
+            silence_codes=(948, 243, 1178, 546, 1736, 1030, 1978, 2008),
+            sine_codes=(430, 1268, 381, 1611, 1095, 1495, 56, 472),
+        )
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of one frame (1920 at 24 kHz and 12.5 Hz)."""
+        return STRIDE * math.prod(self.seanet.ratios)
+
+    def to_json(self) -> str:
+        """JSON with Kyutai's keys, the fixed ones included, and the two constants."""
+        width = self.seanet.dimension
+        return json.dumps(
+            {
+                "sample_rate": self.sample_rate,
+                "channels": 1,
+                "frame_rate": self.frame_rate,
+                "seanet": asdict(self.seanet) | FIXED_SEANET,
+                "quantizer": asdict(self.quantizer) | {"input_dimension": width, "output_dimension": width},
+                "transformer": asdict(self.transformer)
+                | FIXED_TRANSFORMER
+                | {"input_dimension": width, "output_dimensions": [width]},
+                "silence_codes": self.silence_codes,
+                "sine_codes": self.sine_codes,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "MimiConfig":
+        """Reads what `to_json` writes, or Kyutai's config without the constants.
+
+        Raises: UserError for broken JSON, an unknown key, or a fixed key with another value.
+        """
+        try:
+            values = dict(json.loads(text))
+            seanet, quantizer, transformer = (dict(values.pop(key)) for key in ("seanet", "quantizer", "transformer"))
+        except (ValueError, KeyError, TypeError) as why:
+            raise UserError(f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer") from why
+        width = seanet["dimension"] if "dimension" in seanet else None
+        widths = {"input_dimension": width, "output_dimension": width}
+        _take_fixed("mimi", values, {"channels": 1})
+        _take_fixed("seanet", seanet, FIXED_SEANET)
+        _take_fixed("quantizer", quantizer, widths)
+        _take_fixed(
+            "transformer", transformer, FIXED_TRANSFORMER | {"input_dimension": width, "output_dimensions": [width]}
+        )
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"Mimi config has unknown keys {unknown}: known are {sorted(known)}")
+        return cls(
+            seanet=_section(SeanetConfig, seanet),
+            quantizer=_section(QuantizerConfig, quantizer),
+            transformer=_section(TransformerConfig, transformer),
+            **values,
+        )
+
+
+def _take_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
+    for key, wanted in fixed.items():
+        if key in values and values.pop(key) != wanted:
+            raise UserError(f"Mimi config {section}.{key} must be {wanted!r}: other variants are not supported")
+
+
+def _section(kind: type[Section], values: dict[str, Any]) -> Section:
+    known = {f.name for f in fields(kind)}
+    if set(values) != known:
+        raise UserError(f"Mimi config keys {sorted(set(values) ^ known)} of {kind.__name__}: give exactly {sorted(known)}")
+    return kind(**values)
