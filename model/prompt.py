@@ -15,7 +15,6 @@ from model.config import LMConfig
 from model.errors import UserError
 
 PAUSE_FRAMES = 6
-VOICE_LUFS = -24.0  # loudness of every voice clip before it is encoded
 SYSTEM_TAG = "<system>"  # the closing tag repeats the opening one: the released model was trained that way
 
 
