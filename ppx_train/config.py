@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from model.config import LMConfig
 from model.errors import UserError
@@ -212,7 +212,9 @@ class Run:
                 f"{self.data.micro_batch}) cannot be shared by {processes} processes: make it a multiple"
             )
         if self.model.lora.rank and self.trainer.strategy == "fsdp2":
-            raise UserError("trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp")
+            raise UserError(
+                "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp"
+            )
 
     @property
     def processes(self) -> int:
@@ -314,6 +316,8 @@ def load(arguments: Sequence[str]) -> Run:
     except OmegaConfBaseException as why:
         if isinstance(why.__cause__, UserError):
             raise why.__cause__ from None
+        if isinstance(why, MissingMandatoryValue):
+            raise UserError(f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe") from why
         key = f"{why.full_key}: " if getattr(why, "full_key", None) else ""
         raise UserError(f"{key}{first_line(why)}") from why
     assert isinstance(run, Run)

@@ -1,0 +1,48 @@
+"""The picture of a run: loss of each stream, training and held out, over the steps."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+STREAMS = ("text", "semantic", "acoustic", "user_semantic", "user_acoustic")
+
+
+def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every logged metric as (step, value) pairs; where a run was resumed the later start wins."""
+    merged: dict[str, dict[int, float]] = defaultdict(dict)
+    for path in sorted(run_dir.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1])):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if name != "step" and value:
+                        merged[name][int(row["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in merged.items()}
+
+
+def draw_curves(run_dir: Path) -> Path:
+    """Draws RUN/curves.png from RUN/logs and returns its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(run_dir)
+    streams = [s for s in STREAMS if f"train/{s}_loss" in metrics or f"heldout/{s}_loss" in metrics]
+    figure = Figure(figsize=(4 * len(streams), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, stream in enumerate(streams, 1):
+        axes = figure.add_subplot(1, len(streams), number)
+        for kind, style in (
+            ("train", {"color": "#9db4c0", "lw": 1.2}),
+            ("heldout", {"color": "#c1440e", "marker": "o"}),
+        ):
+            points = metrics.get(f"{kind}/{stream}_loss", [])
+            if points:
+                axes.plot(*zip(*points, strict=True), label=kind.replace("heldout", "held out"), **style)
+        axes.set(title=stream.replace("_", " "), xlabel="step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if number == 1:
+            axes.set_ylabel("loss (nats)")
+            axes.legend(frameon=False)
+    path = run_dir / "curves.png"
+    figure.savefig(path, dpi=110)
+    return path

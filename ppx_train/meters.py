@@ -1,0 +1,115 @@
+"""Callbacks that show and log what happens: progress bar, losses of each stream, speed, held-out loss."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.config import FRAME_RATE
+from ppx_train.config import Run
+from ppx_train.data import MicroBatch, SamplePool, heldout_batches
+from ppx_train.loss import stream_groups
+from ppx_train.module import DuplexModule
+from ppx_train.ranks import all_sum
+
+
+def stream_metrics(sums_SK: Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
+    """Mean weighted loss and accuracy of each stream group, and the total loss, from summed [loss, weight, correct, count]."""
+    loss_K, weight_K, correct_K, count_K = sums_SK.double().cpu()
+    metrics = {}
+    for name, channels in stream_groups(module.lm.config):
+        index = list(channels)
+        if weight_K[index].sum() > 0:
+            metrics[f"{prefix}/{name}_loss"] = float(loss_K[index].sum() / weight_K[index].sum())
+            metrics[f"{prefix}/{name}_accuracy"] = float(correct_K[index].sum() / count_K[index].sum())
+    audio = loss_K[1:].sum() / weight_K[1:].sum().clamp(min=1e-8)
+    text = loss_K[0] / weight_K[0].clamp(min=1e-8)
+    metrics[f"{prefix}/loss"] = float(module.run.loss.text * text + audio)
+    return metrics
+
+
+def log(trainer: L.Trainer, metrics: dict[str, float], step: int) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step)
+
+
+class Meters(L.Callback):
+    """Progress bar and log line of training; figures are summed over all processes since the last line."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        self.bar = tqdm(
+            total=self.run.steps,
+            initial=trainer.global_step,
+            desc=self.run.recipe,
+            unit="step",
+            disable=not trainer.is_global_zero,
+            dynamic_ncols=True,
+        )
+        self._restart()
+
+    def _restart(self) -> None:
+        self.sums: Tensor | None = None
+        self.frames = 0
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
+        self.sums = module.sums_SK if self.sums is None else self.sums + module.sums_SK
+        self.frames += module.frames
+        self.bar.n = trainer.global_step
+        step = trainer.global_step
+        if step % self.run.logging.every and step != self.run.steps:
+            self.bar.refresh()
+            return
+        shared = all_sum(torch.cat([self.sums.double().flatten(), self.sums.new_tensor([self.frames]).double()]))
+        metrics = stream_metrics(shared[:-1].view_as(self.sums), module, "train")
+        frames_per_second = float(shared[-1]) / (time.perf_counter() - self.since)
+        metrics["gradient_norm"] = float(module.gradient_norm)
+        for group in trainer.optimizers[0].param_groups:
+            metrics[f"lr/{group['name']}"] = group["lr"]
+        metrics["frames_per_second"] = frames_per_second
+        metrics["audio_seconds_per_second"] = frames_per_second / FRAME_RATE
+        metrics["skipped_steps"] = float(module.skipped_steps)
+        log(trainer, metrics, step)
+        shown = {name: f"{metrics[f'train/{name}_loss']:.2f}" for name in ("text", "semantic", "acoustic")
+                 if f"train/{name}_loss" in metrics}  # fmt: skip
+        audio_speed = f"{frames_per_second / FRAME_RATE:.0f}x"
+        self.bar.set_postfix(shown | {"frames/s": f"{frames_per_second:.0f}", "audio-s/s": audio_speed})
+        self._restart()
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.bar.close()
+
+
+class HeldOut(L.Callback):
+    """Scores the fixed held-out micro-batches before the first step, every `heldout_every` steps and after the last."""
+
+    def __init__(self, run: Run, pool: SamplePool) -> None:
+        self.run, self.pool = run, pool
+        self.batches: list[MicroBatch] = []
+        self.scored = -1
+
+    def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        self.batches = heldout_batches(self.pool, self.run.data)  # now that the number of processes is known
+        if trainer.global_step == 0:
+            self._score(trainer, module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
+        if trainer.global_step % self.run.trainer.heldout_every == 0 or trainer.global_step == self.run.steps:
+            self._score(trainer, module)
+
+    def _score(self, trainer: L.Trainer, module: DuplexModule) -> None:
+        if trainer.global_step == self.scored:  # a skipped update leaves the step where it was
+            return
+        self.scored = trainer.global_step
+        metrics = stream_metrics(module.score(self.batches), module, "heldout")
+        log(trainer, metrics, trainer.global_step)
+        if trainer.is_global_zero:
+            losses = ", ".join(f"{key[8:-5]} {value:.3f}" for key, value in metrics.items() if key.endswith("_loss"))
+            tqdm.write(f"held-out loss at step {trainer.global_step}: {losses}")

@@ -1,0 +1,57 @@
+"""Parameter groups and the learning-rate schedule, a pure function of the step."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.errors import UserError
+from ppx_train.config import Optim
+
+# the depth stack with its input matrices, embeddings and audio heads; everything else is temporal
+DEPTH = re.compile(r"^(depth|depformer|linears)")
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> list[dict[str, Any]]:
+    """Four AdamW groups: temporal and depth, each with and without weight decay (matrices only).
+
+    Names are those of DuplexLM. Raises UserError if nothing is trainable.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            part = "depth" if DEPTH.match(name) else "temporal"
+            groups.setdefault((part, not name.endswith("alpha")), []).append(parameter)
+    if not groups:
+        raise UserError("no parameter is trainable: check model.lora.patterns")
+    return [
+        {
+            "params": parameters,
+            "name": part + ("" if decays else "_norms"),
+            "lr": getattr(optim.lr, part),
+            "peak_lr": getattr(optim.lr, part),
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in sorted(groups.items())
+    ]
+
+
+def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`."""
+    first, second = optim.betas
+    return torch.optim.AdamW(parameter_groups(named, optim), betas=(first, second))
+
+
+def lr_scale(step: int, optim: Optim, steps: int) -> float:
+    """Factor on the peak learning rate at a 0-based step: linear warm-up, then cosine to final_lr_ratio.
+
+    Computed from the step alone, so that a resumed run needs no scheduler state.
+    """
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * cosine
