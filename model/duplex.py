@@ -1,0 +1,198 @@
+"""The full-duplex language model: 17 token streams in, text and audio tokens of the next frame out.
+
+Codes are handed over undelayed: codes[b, k, t] is the token of frame t. The model applies the delays itself, once.
+Position p of its input is the delayed frame p - 1 (position 0: all initial ids), and it predicts the delayed frame p:
+text and codebook 0 of frame p, codebooks 1..7 of frame p - 1.
+"""
+
+# Shapes: B batch, K streams (17), C audio streams predicted (dep_q), T frames, D width, V vocabulary, N rows with loss
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ZERO_ID, LMConfig
+from model.cross_entropy import head_loss
+from model.depth import DepthTransformer
+from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding
+from model.temporal import KVCache, TemporalTransformer
+
+
+class Logits(NamedTuple):
+    """Undelayed logits: position t predicts frame t. Where a mask is false the logits mean nothing (they are 0)."""
+
+    audio_BCTV: Tensor
+    audio_mask_BCT: Tensor
+    text_BTV: Tensor
+    text_mask_BT: Tensor
+
+
+class StreamSums(NamedTuple):
+    """What a batch adds to the loss and to the statistics, per stream, fp32 [17]. Streams beyond dep_q stay 0.
+
+    A tuple, not a plain class, so that FSDP2 finds the tensors in it. Sums of several batches add up.
+    """
+
+    loss_K: Tensor
+    """Sum of weight x cross-entropy."""
+    weight_K: Tensor
+    """Sum of the weights."""
+    correct_K: Tensor
+    """Targets of weight > 0 where the most likely token is the right one."""
+    count_K: Tensor
+    """Targets of weight > 0."""
+
+
+class DuplexLM(nn.Module):
+    """Moshi's and PersonaPlex's language model.
+
+    `device="meta"` builds the shapes alone: fill them with `checkpoint.load_native`, or `to_empty` and
+    `reset_parameters`. Fresh weights are normal with standard deviation 1 / sqrt(input width).
+    """
+
+    def __init__(
+        self, config: LMConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.text_emb = Embedding(config.text_card + 1, config.dim, device=device, dtype=dtype)
+        self.audio_emb = StackedEmbedding(config.n_q, config.card + 1, config.dim, device=device, dtype=dtype)
+        self.temporal = TemporalTransformer(config, device=device, dtype=dtype)
+        self.out_norm = RMSNorm(config.dim, device=device, dtype=dtype)
+        self.text_head = Linear(config.dim, config.text_card, device=device, dtype=dtype)
+        self.depth = DepthTransformer(config, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draws all weights anew (deterministic under torch.manual_seed); the only initialisation after `to_empty`."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Keeps only the inputs of the blocks for the backward pass and recomputes the rest: memory for time."""
+        self.temporal.remat = enabled
+        self.depth.remat = enabled
+
+    def num_parameters(self) -> int:
+        """Parameters, embeddings included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_frame(self, num_frames: int) -> float:
+        """FLOPs of one forward pass per frame, in a sequence of `num_frames` frames.
+
+        Counts 2 per weight multiplied (embeddings are look-ups) and the causal temporal attention, 4 D per layer and
+        visible frame; attention within a frame is left out (under 0.1 % at full size).
+        """
+        config = self.config
+        dim, depth_dim = config.dim, config.depformer_dim
+        temporal = config.num_layers * (4 * dim**2 + 3 * dim * config.feedforward_hidden) + config.text_card * dim
+        step = config.depformer_num_layers * (4 * depth_dim**2 + 3 * depth_dim * config.depformer_hidden)
+        depth = config.dep_q * (step + dim * depth_dim + config.card * depth_dim)
+        beyond = max(0, num_frames - config.context)
+        visible = ((num_frames - beyond) ** 2 / 2 + beyond * config.context) / num_frames
+        return 2.0 * (temporal + depth) + 4.0 * dim * config.num_layers * visible
+
+    def embed(self, delayed_BKT: Tensor) -> Tensor:
+        """Sum of the 17 embeddings of each position; ZERO_ID adds nothing. -> [B, T, D]"""
+        batch, _, num_frames = delayed_BKT.shape
+        audio_ND = self.audio_emb.summed(delayed_BKT[:, 1:].transpose(0, 1).flatten(1))
+        return self.text_emb(delayed_BKT[:, 0]) + audio_ND.view(batch, num_frames, -1)
+
+    def delayed_inputs(self, codes_BKT: Tensor) -> tuple[Tensor, Tensor]:
+        """(inputs_BKT, targets_BKT): what the temporal transformer sees at position p, and the delayed frame p.
+
+        Inputs start with the initial ids, also where a stream's delay leaves a gap; targets hold ZERO_ID there.
+        """
+        delayed_BKT = self._delayed_frames(codes_BKT)
+        start_K = self._start_ids(codes_BKT.device)
+        inputs_BKT = torch.cat((start_K[None, :, None].expand(len(codes_BKT), -1, -1), delayed_BKT[:, :, :-1]), dim=2)
+        return inputs_BKT, self._delay(codes_BKT, ZERO_ID)
+
+    def hidden(self, inputs_BKT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Temporal transformer and final norm -> [B, T, D]. With a cache: the next T positions of a stream."""
+        return self.out_norm(self.temporal(self.embed(inputs_BKT), cache))
+
+    def logits(self, codes_BKT: Tensor) -> Logits:
+        """All logits, for parity and evaluation: memory grows with B x T x vocabulary. Training uses `forward`."""
+        num_steps = self.config.dep_q
+        batch, _, num_frames = codes_BKT.shape
+        inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
+        hidden_BTD = self.hidden(inputs_BKT)
+        tokens_KN = self._delayed_frames(codes_BKT)[:, :num_steps].transpose(0, 1).flatten(1)
+        delayed_CNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_KN))
+        delayed_BCTV = delayed_CNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
+        audio_BCTV = torch.zeros_like(delayed_BCTV)
+        mask_BKT = torch.zeros_like(targets_BKT, dtype=torch.bool)
+        for stream, delay in enumerate(self.config.delays):
+            last = max(0, num_frames - delay)
+            mask_BKT[:, stream, :last] = codes_BKT[:, stream, :last] != ZERO_ID
+            if 1 <= stream <= num_steps:
+                audio_BCTV[:, stream - 1, :last] = delayed_BCTV[:, stream - 1, delay:]
+        return Logits(audio_BCTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
+
+    def forward(self, codes_BKT: Tensor, weights_BKT: Tensor) -> StreamSums:
+        """Summed losses of a batch of undelayed codes, int64 [B, 17, T].
+
+        weights_BKT: fp32 >= 0, the loss weight of each undelayed target; 0 = no loss. Targets that are ZERO_ID or that
+        the delays make undefined get weight 0. If no weight is left the losses are 0 and still reach every parameter.
+        (Under FSDP2 set cast_forward_inputs=False: in bf16 a weight of 0.3 becomes 0.3008.)
+        """
+        if codes_BKT.shape != weights_BKT.shape or codes_BKT.shape[1] != self.config.num_streams:
+            raise ValueError(f"codes {tuple(codes_BKT.shape)}, weights {tuple(weights_BKT.shape)}: both are [B, 17, T]")
+        inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
+        weights_BKT = self._delay(weights_BKT.float(), 0) * (targets_BKT != ZERO_ID)
+        hidden_XD = self.hidden(inputs_BKT).flatten(0, 1)  # X: all B x T positions
+        weights_KX = weights_BKT.transpose(0, 1).flatten(1)
+        targets_KX = targets_BKT.transpose(0, 1).flatten(1)
+
+        rows_N = _rows_with_loss(weights_KX[:1])
+        text_terms = self.text_head.terms(hidden_XD.index_select(0, rows_N))
+        text_loss_1, text_correct_1 = head_loss(text_terms, targets_KX[:1, rows_N], weights_KX[:1, rows_N])
+
+        num_steps = self._steps_with_loss(weights_KX)
+        audio = slice(1, 1 + num_steps)
+        rows_N = _rows_with_loss(weights_KX[audio])
+        tokens_KN = self._delayed_frames(codes_BKT).transpose(0, 1).flatten(1)[:num_steps, rows_N]
+        audio_terms = self.depth.heads.terms(self.depth(hidden_XD.index_select(0, rows_N), tokens_KN))
+        audio_loss_C, audio_correct_C = head_loss(audio_terms, targets_KX[audio, rows_N], weights_KX[audio, rows_N])
+
+        rest = hidden_XD.new_zeros(self.config.n_q - num_steps, dtype=torch.float32)
+        weights_KX[1 + self.config.dep_q :] = 0
+        return StreamSums(
+            loss_K=torch.cat((text_loss_1, audio_loss_C, rest)),
+            weight_K=weights_KX.sum(1),
+            correct_K=torch.cat((text_correct_1, audio_correct_C, rest)),
+            count_K=(weights_KX > 0).sum(1).float(),
+        )
+
+    def _steps_with_loss(self, weights_KX: Tensor) -> int:
+        """Depth steps that must run: without a loss on the user's stream the last 8 need not."""
+        has_loss_C = (weights_KX[1 : 1 + self.config.dep_q] > 0).any(1)
+        return int((has_loss_C * torch.arange(1, len(has_loss_C) + 1, device=has_loss_C.device)).max().clamp(min=1))
+
+    def _start_ids(self, device: torch.device) -> Tensor:
+        ids_K = torch.full((self.config.num_streams,), self.config.audio_start_id, device=device)
+        ids_K[0] = self.config.text_start_id
+        return ids_K
+
+    def _delayed_frames(self, codes_BKT: Tensor) -> Tensor:
+        """Delayed codes with initial ids in the gaps, as the depth transformer and the next position see them."""
+        return self._delay(codes_BKT, self._start_ids(codes_BKT.device))
+
+    def _delay(self, values_BKT: Tensor, fill: Tensor | int) -> Tensor:
+        delayed_BKT = torch.empty_like(values_BKT)
+        for stream, delay in enumerate(self.config.delays):
+            gap = min(delay, values_BKT.shape[2])
+            delayed_BKT[:, stream, :gap] = fill[stream] if isinstance(fill, Tensor) else fill
+            delayed_BKT[:, stream, gap:] = values_BKT[:, stream, : values_BKT.shape[2] - gap]
+        return delayed_BKT
+
+
+def _rows_with_loss(weights_CX: Tensor) -> Tensor:
+    """Indices of the positions where any stream has weight; position 0 if there is none.
+
+    That one row, at weight 0, keeps every parameter in the graph, and every rank in the same collectives.
+    """
+    rows_N = (weights_CX > 0).any(0).nonzero().flatten()
+    return rows_N if len(rows_N) else rows_N.new_zeros(1)
