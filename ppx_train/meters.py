@@ -17,7 +17,10 @@ from ppx_train.ranks import all_sum
 
 
 def stream_metrics(sums_SK: Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
-    """Mean weighted loss and accuracy of each stream group, and the total loss, from summed [loss, weight, correct, count]."""
+    """Mean weighted loss and accuracy of each stream group, and the total loss.
+
+    Shapes: sums_SK = [loss, weight, correct, count] x streams, summed over whatever is to be reported.
+    """
     loss_K, weight_K, correct_K, count_K = sums_SK.double().cpu()
     metrics = {}
     for name, channels in stream_groups(module.lm.config):

@@ -17,13 +17,17 @@ from ppx_train.config import Run
 from ppx_train.data import MicroBatch
 from ppx_train.loss import group_weights, target_weights, total_loss
 from ppx_train.optim import lr_scale, make_optimizer
+from ppx_train.parallel import shard
 from ppx_train.ranks import all_sum, world_size
 
 MAX_SKIPPED = 5  # optimiser steps in a row with a non-finite gradient before the run gives up
 
 
 class DuplexModule(L.LightningModule):
-    """Trains a DuplexLM. `sums_SK` holds the last step's [loss, weight, correct, count] of each stream, this process's."""
+    """Trains a DuplexLM.
+
+    `sums_SK` holds the last step's [loss, weight, correct, count] of each stream, summed over this process.
+    """
 
     lm: DuplexLM
 
@@ -40,8 +44,12 @@ class DuplexModule(L.LightningModule):
         self.frames = 0
 
     def configure_model(self) -> None:
-        if not hasattr(self, "lm"):  # Lightning may call this more than once
-            self.lm = build_lm(self.run)
+        if hasattr(self, "lm"):  # Lightning may call this more than once
+            return
+        self.lm = build_lm(self.run)
+        if self.run.trainer.strategy == "fsdp2":
+            assert self.device_mesh is not None
+            shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.lm.named_parameters(), self.run.optim)
@@ -84,7 +92,7 @@ class DuplexModule(L.LightningModule):
             self.lm.set_requires_gradient_sync(last)
 
     def _update(self, optimizer: Any) -> None:
-        """Clips, sets the learning rate from the step number and steps; skips a non-finite gradient on all processes."""
+        """Clips, sets the learning rate from the step number and steps; all processes skip a non-finite gradient."""
         norm = nn.utils.clip_grad_norm_(self.lm.parameters(), self.run.optim.clip_norm)
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if self.gradient_norm.isfinite():

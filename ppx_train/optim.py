@@ -12,7 +12,7 @@ from model.errors import UserError
 from ppx_train.config import Optim
 
 # the depth stack with its input matrices, embeddings and audio heads; everything else is temporal
-DEPTH = re.compile(r"^(depth|depformer|linears)")
+DEPTH = re.compile(r"^depth\.")
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> list[dict[str, Any]]:

@@ -1,0 +1,20 @@
+"""Fully sharded data parallelism (FSDP2): every block by itself, then the root, even on one process."""
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from model.duplex import DuplexLM
+
+
+def shard(lm: DuplexLM, mesh: DeviceMesh, precision: str) -> None:
+    """Shards weights, gradients and optimiser state over `mesh`, in place.
+
+    Masters, moments and the gradient exchange stay fp32; with bf16-mixed the gathered weights and the
+    compute are bf16 (at lr 2e-6 a pure bf16 update rounds away). Inputs are not cast: loss weights keep fp32.
+    """
+    compute = torch.bfloat16 if precision == "bf16-mixed" else None
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in (*lm.temporal.layers, *lm.depth.layers):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(lm, mesh=mesh, mp_policy=policy)

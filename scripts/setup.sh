@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes the virtual environment .venv (or $PPX_VENV) and installs the project with the extras given:
+#   bash scripts/setup.sh tts,align,fisher
+# Safe to run again and to interrupt: nothing is done when pyproject.toml and the extras are unchanged.
+# PYTHON chooses the interpreter, PPX_TORCH the torch to install first (default torch==2.13.0).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras=$1
+venv=${PPX_VENV:-.venv}
+torch=${PPX_TORCH:-torch==2.13.0}
+stamp="$venv/ppx-$(echo "$extras" | tr ',' '-').stamp"
+
+want=$(cat pyproject.toml; echo "$extras $torch")
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
+  echo "setup: $venv has the extras $extras"
+  exit 0
+fi
+if [ ! -x "$venv/bin/pip" ]; then
+  echo "setup: creating $venv"
+  "${PYTHON:-python3}" -m venv --clear "$venv"
+fi
+echo "setup: installing $torch"
+"$venv/bin/pip" install --quiet --disable-pip-version-check "$torch"
+echo "setup: installing ppx-train[$extras]"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
+echo "$want" > "$stamp"

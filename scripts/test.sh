@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets up an environment from nothing and runs everything: formatter, linter, types, import layers, wheel, tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh tts,align,fisher,asr,wandb,datasets,dev
+venv=${PPX_VENV:-.venv}
+export PATH="$PWD/$venv/bin:$PATH"
+export OMP_NUM_THREADS=1 # two test processes on two cores: more threads make both slower
+export HF_HUB_OFFLINE=1
+
+step() { echo; echo "== $*"; "$@"; }
+step ruff format --check .
+step ruff check .
+step mypy
+step lint-imports
+step bash scripts/check_wheel.sh
+step pytest -n 2 --dist worksteal -q "$@"
