@@ -1,0 +1,267 @@
+"""`ppx-data shard`: dialogue folders -> Mimi codes -> shards.
+
+Two passes. The first encodes every dialogue into SHARDS/.work, so that a killed run loses one dialogue; the
+second packs the tars, whose cuts depend on sizes alone. A run that was killed and repeated gives the same bytes.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_24k
+from data_pipelines.index import build_index
+from data_pipelines.schema import Dialogue
+from data_pipelines.shards import (
+    ID_PATTERN,
+    SOURCE_PATTERN,
+    SPLITS,
+    Codes,
+    Item,
+    digest,
+    make_manifest,
+    pack_all,
+    read_manifest,
+    summary,
+    write_json,
+)
+from model.config import SAMPLE_RATE
+from model.errors import UserError
+
+WORK = ".work"
+VOICE_SECONDS = (3.0, 10.0)  # the documented range of voice prompts
+
+
+class Codec(Protocol):
+    """What this stage needs of model.mimi.codec.Mimi."""
+
+    @property
+    def card(self) -> int: ...
+    @property
+    def num_codebooks(self) -> int: ...
+    def encode(self, wav_B1S: Tensor) -> Tensor: ...
+    def constants(self) -> tuple[Any, Any]: ...
+    def fingerprint(self) -> str: ...
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ppx-data shard`."""
+    parser.add_argument("--dialogues", type=Path, nargs="+", required=True, metavar="DIR", help="folders of dialogues")
+    parser.add_argument("--codec", type=Path, required=True, help="Mimi weights: a folder or a .safetensors file")
+    parser.add_argument("--out", type=Path, required=True, metavar="SHARDS", help="folder to make, or to resume")
+    parser.add_argument("--shard-mb", type=int, default=512, help="largest size of a tar in MB (default: 512)")
+    parser.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda, cuda:1, ...")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs `ppx-data shard`. Raises UserError as build_shards does, or if the device or the codec cannot be used."""
+    from model.mimi.codec import Mimi
+
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as why:
+        first_line = str(why).splitlines()[0]
+        raise UserError(f"--device {args.device}: not usable here ({first_line}): use --device cpu") from why
+    # TF32 would round the encoder's products and change codes
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    codec = Mimi.load(args.codec).to(args.device).eval()
+    build_shards(args.dialogues, codec, args.out, shard_mb=args.shard_mb, device=args.device)
+
+
+def build_shards(
+    folders: Sequence[Path], codec: Codec, out: Path, *, shard_mb: int = 512, device: str = "cpu"
+) -> dict[str, Any]:
+    """Encodes all dialogues below `folders` and packs them; returns the manifest.
+
+    A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
+    Raises: UserError if `out` holds anything but an unfinished run, if an id occurs twice, or if nothing is usable.
+    """
+    if shard_mb < 1:
+        raise UserError(f"--shard-mb {shard_mb}: give 1 or more")
+    if codec.card > np.iinfo(np.int16).max:
+        raise UserError(f"the codec has {codec.card} codes a codebook: int16 shards hold at most 32767")
+    found = find_dialogues(folders)
+    fingerprint = codec.fingerprint()
+    inputs = digest(f"{fingerprint} {shard_mb}", *(f"{d.name} {_signature(d)}" for d in found))
+    if (out / "manifest.json").is_file():
+        return _complete(out, inputs)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file: use another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
+        raise UserError(f"{out}: exists and is not an unfinished `ppx-data shard`: use another --out")
+    (out / WORK).mkdir(parents=True, exist_ok=True)
+
+    items, report = _encode_all(found, codec, fingerprint, out / WORK, device)
+    write_json(out / "report.json", report)
+    if not items:
+        reason = report["rejected"][0]["reason"]
+        raise UserError(f"none of {len(found)} dialogues can be used: see {out / 'report.json'}; the first: {reason}")
+    shards = pack_all(items, out, out / WORK, shard_mb * 1_000_000)
+    for split in {item.split for item in items}:
+        if problems := build_index(out / split):
+            raise UserError(f"{out / split}: {problems[0]}: a file changed during the run, start again")
+    silence, sine = ([int(code) for code in codes] for codes in codec.constants())
+    codec_facts = {
+        "fingerprint": fingerprint,
+        "card": codec.card,
+        "num_codebooks": codec.num_codebooks,
+        "silence_codes": silence,
+        "sine_codes": sine,
+    }
+    manifest = make_manifest(items, codec_facts, shards, inputs)
+    write_json(out / "manifest.json", manifest)
+    shutil.rmtree(out / WORK)
+    print(summary(out, manifest, report))
+    return manifest
+
+
+def find_dialogues(folders: Sequence[Path]) -> list[Path]:
+    """All dialogue folders directly below `folders`, by id; unfinished ones (no meta.json) included.
+
+    Raises: UserError if a folder is missing or holds no dialogue, or if two dialogues have the same id.
+    """
+    by_id: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder: make dialogues with `ppx-data speak` or `ppx-data fisher`")
+        inside = [d for d in folder.iterdir() if (d / "meta.json").is_file() or (d / "audio.flac").is_file()]
+        if not inside:
+            raise UserError(f"{folder}: holds no dialogue folder (ID/meta.json, ID/audio.flac): give their parent")
+        for dialogue in inside:
+            if dialogue.name in by_id:
+                raise UserError(
+                    f"dialogue {dialogue.name} is in {by_id[dialogue.name].parent} and in {folder}: "
+                    "give each folder once, or write one of them with another seed"
+                )
+            by_id[dialogue.name] = dialogue
+    return [by_id[name] for name in sorted(by_id)]
+
+
+def load_dialogue(folder: Path) -> Dialogue:
+    """Reads ID/meta.json. Raises UserError if it is missing or broken, or if its names cannot be packed."""
+    if not (folder / "meta.json").is_file():
+        raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
+    dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder / "meta.json"))
+    if dialogue.id != folder.name or not ID_PATTERN.fullmatch(dialogue.id):
+        raise UserError(f"{folder}: id {dialogue.id!r} must be the folder's name, of letters, digits, '-' and '_' only")
+    if dialogue.split not in SPLITS:
+        raise UserError(f"{folder}: split {dialogue.split!r}: use one of {', '.join(SPLITS)}")
+    if not SOURCE_PATTERN.fullmatch(dialogue.source):
+        raise UserError(f"{folder}: source {dialogue.source!r}: use lower-case letters, digits and '_'")
+    if not dialogue.licence.strip():
+        raise UserError(f"{folder}: no licence: say under which terms it may be used")
+    return dialogue
+
+
+def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
+    """Reads and judges ID/audio.flac: float32 [2, samples].
+
+    Raises: UserError if it is not stereo at 24 kHz, not as long as its transcript, clipped, or silent under words.
+    """
+    wav_CS = require_stereo_24k(folder / "audio.flac")
+    seconds = wav_CS.shape[1] / SAMPLE_RATE
+    if abs(seconds - dialogue.seconds) > 0.1:
+        raise UserError(
+            f"{folder / 'audio.flac'}: {seconds:.2f} s, but its transcript is for {dialogue.seconds:.2f} s: "
+            "the transcript does not match the audio"
+        )
+    for channel, side in enumerate(("left", "right")):
+        loud = np.abs(wav_CS[channel]) >= 0.999
+        if bool((loud[2:] & loud[1:-1] & loud[:-2]).any()):
+            raise UserError(f"{folder / 'audio.flac'}: {side} channel is clipped: record or mix it at a lower level")
+        if dialogue.side(side).words and float(np.abs(wav_CS[channel]).max()) < 1e-3:
+            raise UserError(f"{folder / 'audio.flac'}: {side} channel is silent but has words: channels swapped?")
+    for side in dialogue.agent_sides:
+        if not dialogue.side(side).words:
+            raise UserError(f"{folder}: the agent ({side}) says no word: nothing to learn from")
+    return wav_CS
+
+
+def voice_audio(path: Path) -> np.ndarray:
+    """Reads a voice prompt: float32 [1, samples] at -24 LUFS, as inference feeds it.
+
+    Raises: UserError if it is missing, not mono at 24 kHz, not 3 to 10 s long, or silent.
+    """
+    wav_CS, rate = read_audio(path)
+    if len(wav_CS) != 1 or rate != SAMPLE_RATE:
+        raise UserError(f"{path}: {len(wav_CS)} channels at {rate} Hz: a voice prompt is mono at {SAMPLE_RATE} Hz")
+    seconds, (low, high) = wav_CS.shape[1] / rate, VOICE_SECONDS
+    if not low - 0.08 <= seconds <= high + 0.08:
+        raise UserError(f"{path}: {seconds:.2f} s: a voice prompt lasts {low:g} to {high:g} s")
+    try:
+        return loudness_normalise(wav_CS, rate)
+    except UserError as why:
+        raise UserError(f"{path}: {why}") from why
+
+
+@torch.inference_mode()
+def encode_audio(codec: Codec, wav_CS: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Mimi codes of each channel, from a fresh state: float32 [C, S] -> int16 [C, 8, ceil(S / 1920)].
+
+    Each row of a batch is one channel; the last frame is padded with zeros.
+    """
+    codes_BCT = codec.encode(torch.from_numpy(wav_CS).unsqueeze(1).to(device)).cpu().numpy()
+    if codes_BCT.min() < 0 or codes_BCT.max() >= codec.card:
+        raise RuntimeError(f"the codec gave codes outside 0..{codec.card - 1}")
+    return codes_BCT.astype(np.int16)
+
+
+def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue, device: str = "cpu") -> dict[str, Codes]:
+    """All code members of one dialogue, by member name. Raises UserError as the two readers above."""
+    wav_CS = dialogue_audio(folder, dialogue)
+    voices = {side: voice_audio(folder / f"{side}.voice.flac") for side in dialogue.agent_sides}
+    left, right = encode_audio(codec, wav_CS, device)
+    members = {"codes.npy": np.concatenate([left, right])}
+    for side, wav_1S in voices.items():
+        members[f"{side}.voice.npy"] = encode_audio(codec, wav_1S, device)[0]
+    return members
+
+
+def _signature(folder: Path) -> str:
+    """Identity of a dialogue folder: its meta.json, and names and sizes of its audio (hashing that takes hours)."""
+    meta = folder / "meta.json"
+    flacs = sorted(folder.glob("*.flac"))
+    text = meta.read_text("utf-8", errors="replace") if meta.is_file() else ""
+    return digest(text, *(f"{f.name} {f.stat().st_size}" for f in flacs))
+
+
+def _complete(out: Path, inputs: str) -> dict[str, Any]:
+    manifest = read_manifest(out)
+    if manifest["inputs"] != inputs:
+        raise UserError(f"{out}: exists, made from other dialogues, codec or --shard-mb: use another --out")
+    shutil.rmtree(out / WORK, ignore_errors=True)  # the run may have been killed between manifest and tidying up
+    print(f"{out}: complete, made from the same dialogues: nothing to do")
+    return manifest
+
+
+def _encode_all(
+    found: list[Path], codec: Codec, fingerprint: str, work: Path, device: str
+) -> tuple[list[Item], dict[str, Any]]:
+    """First pass: codes of every dialogue into `work`; what cannot be used goes into the report."""
+    items, rejected, cached = [], [], 0
+    for folder in tqdm(found, desc="encode", unit="dialogue", disable=None):
+        try:
+            dialogue = load_dialogue(folder)
+            signature = digest(fingerprint, _signature(folder))
+            if (store := work / f"{dialogue.id}.npz").is_file() and _cached(store, signature):
+                cached += 1
+            else:
+                members = encode_dialogue(codec, folder, dialogue, device)
+                temporary = work / f".{dialogue.id}.part.npz"
+                np.savez(temporary, signature=np.array(signature), **members)  # type: ignore[arg-type]
+                temporary.replace(store)
+            items.append(Item.of(dialogue, folder, signature))
+        except UserError as why:
+            rejected.append({"id": folder.name, "reason": str(why)})
+    return items, {"done": len(items), "skipped": cached, "rejected": rejected}
+
+
+def _cached(store: Path, signature: str) -> bool:
+    with np.load(store, allow_pickle=False) as values:
+        return str(values["signature"]) == signature
