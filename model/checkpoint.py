@@ -1,40 +1,33 @@
-"""Language-model weights in the public native layout: read, check, translate, expand, cut, write.
+"""Language-model weights in the public native layout: read, check, load, write. The names are in native.py."""
 
-Our parameters stack what the public files keep per step or per codebook. In between stands the "split" form: native
-names with one tensor per step, `...self_attn.in_projs.{k}.weight` included, which is also how LoRA files name modules.
-"""
-
+import json
+import logging
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.native import cut_depth, depth_steps, expand_depth, fuse_split, native_path, split_fused
 
-# our module path -> native path; {k} counts the steps of a stacked weight
-PATHS = (
-    (r"text_emb", "text_emb"),
-    (r"audio_emb", "emb.{k}"),
-    (r"text_head", "text_linear"),
-    (r"out_norm", "out_norm"),
-    (r"temporal\.layers\.(\d+)\.(norm[12]|gating\.linear_in|gating\.linear_out)", r"transformer.layers.\1.\2"),
-    (r"temporal\.layers\.(\d+)\.attention\.(in|out)_proj", r"transformer.layers.\1.self_attn.\2_projs.0"),
-    (r"depth\.inputs", "depformer_in.{k}"),
-    (r"depth\.text_emb", "depformer_text_emb"),
-    (r"depth\.audio_emb", "depformer_emb.{k}"),
-    (r"depth\.heads", "linears.{k}"),
-    (r"depth\.layers\.(\d+)\.(norm[12])", r"depformer.layers.\1.\2"),
-    (r"depth\.layers\.(\d+)\.gating\.(linear_in|linear_out)", r"depformer.layers.\1.gating.{k}.\2"),
-    (r"depth\.layers\.(\d+)\.attention\.(in|out)_proj", r"depformer.layers.\1.self_attn.\2_projs.{k}"),
-)
-FUSED = re.compile(r"(?P<attention>.*\.self_attn)\.(?:in_proj_weight|(?P<out>out_proj)\.weight)")
-SPLIT = re.compile(r"(?P<attention>.*\.self_attn)\.(?P<side>in|out)_projs\.(?P<step>\d+)\.weight")
+log = logging.getLogger(__name__)
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
 
-FILE_KEYS = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "lora", "lora_rank"}
-FILE_KEYS |= {"lora_scaling", "model_type", "model_id", "version", "lm_gen_config", "tts_config", "stt_config"}
+FILE_KEYS = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "model_id"}
+FILE_KEYS |= {"version", "lm_gen_config", "tts_config", "stt_config", "lora", "lora_rank", "lora_scaling"}
+"""Keys of a config.json that say nothing about the shape of the language model."""
 FIXED_FACTS: dict[str, Any] = {
     "causal": True,
     "layer_scale": None,
@@ -49,59 +42,6 @@ FIXED_FACTS: dict[str, Any] = {
 }
 UNUSED_FACTS = {"depformer_context": 8, "depformer_max_period": 10000}
 """Keys that Kyutai's constructor takes and never uses: the depth stack sees all steps and has no positions."""
-SAVED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-# -- names ------------------------------------------------------------------------------------------------------------
-
-
-def native_path(path: str) -> str:
-    """Native path of one of our modules, `{k}` standing for the step if its weight is stacked. KeyError if unknown."""
-    for pattern, template in PATHS:
-        match = re.fullmatch(pattern, path)
-        if match:
-            return match.expand(template)
-    raise KeyError(path)
-
-
-def split_fused(tensors: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
-    """Splits fused attention weights into one per step; split names pass through.
-
-    Raises: UserError if a fused weight cannot be cut into `steps` equal parts, or a file has both forms of one.
-    """
-    result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        match = FUSED.fullmatch(name)
-        if not match:
-            parts = {name: tensor}
-        else:
-            count = steps if name.startswith("depformer.") else 1
-            if tensor.dim() != 2 or tensor.shape[0] % count:
-                raise UserError(f"{name}: shape {list(tensor.shape)} does not hold {count} steps: wrong architecture")
-            side = "out" if match["out"] else "in"
-            chunks = tensor.chunk(count)
-            parts = {f"{match['attention']}.{side}_projs.{k}.weight": chunk for k, chunk in enumerate(chunks)}
-        twice = sorted(parts.keys() & result.keys())
-        if twice:
-            raise UserError(f"{name}: the weights hold it both fused and split ({twice[0]}): keep one")
-        result |= parts
-    return result
-
-
-def fuse_split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The opposite of `split_fused`: attention weights of all steps in one tensor, under the native fused name."""
-    result: dict[str, Tensor] = {}
-    groups: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in tensors.items():
-        match = SPLIT.fullmatch(name)
-        if not match:
-            result[name] = tensor
-            continue
-        suffix = "in_proj_weight" if match["side"] == "in" else "out_proj.weight"
-        groups.setdefault(f"{match['attention']}.{suffix}", {})[int(match["step"])] = tensor
-    for name, steps in groups.items():
-        result[name] = torch.cat([steps[k] for k in sorted(steps)])
-    return result
 
 
 def split_layout(model: nn.Module) -> dict[str, tuple[str, int | None]]:
@@ -176,3 +116,163 @@ def _fill(model: nn.Module, name: str, parameter: nn.Parameter, parts: dict[int 
     with torch.no_grad():
         for k, tensor in parts.items():
             (parameter if k is None else parameter[k]).copy_(tensor)
+
+
+def config_from_dict(raw: Mapping[str, Any], where: str) -> LMConfig:
+    """LMConfig from the keys of a public config.json, all of which must be there.
+
+    Raises: UserError naming `where` and keys that are missing, unknown, or describe another architecture.
+    """
+    own = {field.name for field in fields(LMConfig)}
+    missing = sorted(own - raw.keys())
+    unknown = sorted(raw.keys() - own - FILE_KEYS - FIXED_FACTS.keys() - UNUSED_FACTS.keys())
+    if missing or unknown:
+        listed = [f"{kind} {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names]
+        raise UserError(f"{where}: {'; '.join(listed)}: not the configuration of a Moshi language model")
+    for key, value in FIXED_FACTS.items():
+        if key in raw and raw[key] != value:
+            raise UserError(f"{where}: {key}={raw[key]!r}: only {value!r} is supported")
+    return LMConfig(**{key: raw[key] for key in own})
+
+
+def config_to_dict(config: LMConfig) -> dict[str, Any]:
+    """The language-model keys of a public config.json, as stock Moshi runtimes read them."""
+    return config.to_dict() | FIXED_FACTS | UNUSED_FACTS
+
+
+def read_config(path: Path) -> LMConfig | None:
+    """Configuration in a config.json; None if the file does not exist or only names the model (as NVIDIA's does)."""
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as why:
+        raise UserError(f"{path}: not JSON ({why}): fetch or export the model again") from why
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: not a JSON object: fetch or export the model again")
+    return config_from_dict(raw, str(path)) if raw.keys() - FILE_KEYS else None
+
+
+def weights_path(path: Path) -> Path:
+    """The weights file of a model folder, or the file itself. Raises: UserError if there is none."""
+    file = path / WEIGHTS_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file}: no such file: give a folder with {WEIGHTS_NAME} or a .safetensors file")
+    return file
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of model.safetensors in a folder.
+
+    Raises: UserError if the file is missing, cut short, or not safetensors.
+    """
+    file = weights_path(Path(path))
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}
+    except (SafetensorError, OSError) as why:
+        raise UserError(f"{file}: not a whole safetensors file ({why}): download or export it again") from why
+
+
+def from_pretrained(
+    path_or_repo: Path | str,
+    config: LMConfig | None = None,
+    revision: str | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> DuplexLM:
+    """A model from a folder, a .safetensors file, or a Hugging Face repository ("nvidia/personaplex-7b-v1").
+
+    config: None reads config.json beside the weights; without one, the public 7B shape is taken. If its dep_q differs
+    from the file's, the depth stack is expanded or cut, and the log says how. dtype: None keeps the file's type.
+    Raises: UserError if the weights are missing, broken, or do not fit.
+    """
+    path = Path(path_or_repo)
+    if not path.exists():
+        path = _download(str(path_or_repo), revision)
+    elif revision is not None:
+        raise UserError(f"revision={revision!r} with the local path {path}: a revision needs a repository name")
+    file = weights_path(path)
+    tensors: Mapping[str, Tensor] = read_weights(file)
+    config = config or read_config(file.parent / CONFIG_NAME) or LMConfig(dep_q=depth_steps(tensors))
+    tensors, report = fit_depth(tensors, config)
+    for line in report:
+        log.warning("%s: %s", path_or_repo, line)
+    model = DuplexLM(config, device="meta")
+    load_native(model, tensors)
+    return model if dtype is None else model.to(dtype)
+
+
+def fit_depth(tensors: Mapping[str, Tensor], config: LMConfig) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Expands or cuts native weights to config.dep_q steps, with a report of what was done (empty: nothing)."""
+    found = depth_steps(tensors)
+    if found == config.dep_q:
+        return tensors, []
+    if found < config.dep_q:
+        return expand_depth(tensors, config)
+    return cut_depth(tensors), ["depth steps 8..15 and embedding tables 7..14 are left out"]
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise UserError(f"{repo}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
+    try:
+        try:
+            hf_hub_download(repo, CONFIG_NAME, revision=revision)
+        except EntryNotFoundError as why:
+            if isinstance(why, LocalEntryNotFoundError):
+                raise
+        return Path(hf_hub_download(repo, WEIGHTS_NAME, revision=revision))
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as why:
+        reason = str(why).splitlines()[0] if str(why) else type(why).__name__
+        raise UserError(f"{repo}: no such path, and cannot be downloaded ({reason}): check the name or log in") from why
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file, whole or not at all. Raises: UserError if the file exists."""
+    if path.exists():
+        raise UserError(f"{path}: exists already: choose another place or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_native(
+    path: Path | str,
+    model: DuplexLM,
+    *,
+    dtype: torch.dtype | None = None,
+    dep_q: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the base weights (merge adapters first) in the public layout: a folder gets config.json too.
+
+    dtype: None keeps the parameters' types. dep_q=8 leaves out the user's depth steps.
+    Raises: UserError if the weights file exists.
+    """
+    path = Path(path)
+    tensors: Mapping[str, Tensor] = native_state_dict(model)
+    config = model.config if dep_q is None else replace(model.config, dep_q=dep_q)
+    tensors, _ = fit_depth(tensors, config)
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    if path.suffix == ".safetensors":
+        write_weights(path, tensors, metadata)
+        return
+    if (path / WEIGHTS_NAME).exists():
+        raise UserError(f"{path / WEIGHTS_NAME}: exists already: choose another place or remove it")
+    write_json(path / CONFIG_NAME, config_to_dict(config))
+    write_weights(path / WEIGHTS_NAME, tensors, metadata)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all, replacing an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(dict(content), indent=2) + "\n", "utf-8")
+    os.replace(temporary, path)

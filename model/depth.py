@@ -4,10 +4,11 @@ Step k has its own weights. It sees the temporal output through its own input ma
 frame (step 0: the text token). No positions, no final norm.
 """
 
-# Shapes: K depth steps, N rows (frames that carry loss), B batch, D temporal width, d depth width, H heads, V vocabulary
+# Shapes: K depth steps, N rows (frames with loss), B batch, D temporal width, d depth width, H heads, V vocabulary
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ class DepthTransformer(nn.Module):
         self.text_emb = Embedding(config.text_card + 1, dim, device=device, dtype=dtype)
         # the last codebook is never an input
         self.audio_emb = StackedEmbedding(steps - 1, config.card + 1, dim, device=device, dtype=dtype)
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             DepthBlock(config, device=device, dtype=dtype) for _ in range(config.depformer_num_layers)
         )
         self.heads = StepLinear(steps, dim, config.card, device=device, dtype=dtype)

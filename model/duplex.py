@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.config import ZERO_ID, LMConfig
 from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
-from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding
+from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import KVCache, TemporalTransformer
 
 
@@ -66,7 +66,7 @@ class DuplexLM(nn.Module):
     def reset_parameters(self) -> None:
         """Draws all weights anew (deterministic under torch.manual_seed); the only initialisation after `to_empty`."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
+            if isinstance(module, (RMSNorm, Linear, StepLinear, Embedding, StackedEmbedding)):
                 module.reset_parameters()
 
     def set_activation_checkpointing(self, enabled: bool) -> None:

@@ -6,6 +6,8 @@ batched matmul instead of sixteen small ones.
 
 # Shapes: K steps or codebooks, N rows, B batch, T frames, H heads, I input width, O output width, R rank
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,8 +113,8 @@ class Gating(nn.Module):
 
     def __init__(self, linear_in: nn.Module, linear_out: nn.Module) -> None:
         super().__init__()
-        self.linear_in = linear_in
-        self.linear_out = linear_out
+        self.linear_in: Any = linear_in
+        self.linear_out: Any = linear_out
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.linear_in(x).chunk(2, dim=-1)
