@@ -1,0 +1,1 @@
+"""Speech engines: text in, mono audio with word times out."""
