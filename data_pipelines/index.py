@@ -9,10 +9,12 @@ import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from data_pipelines.schema import SIDES, Dialogue, Side
 from data_pipelines.shards import SPLITS, npy_array
@@ -38,16 +40,32 @@ class BadSample(UserError):
         self.id, self.reason = id, reason
 
 
+class Row(NamedTuple):
+    """What the index knows of one sample without reading it."""
+
+    id: str
+    side: str
+    """The agent's channel, "left" or "right"."""
+    source: str
+    num_frames: int
+    voice_frames: int
+    num_words: int
+    """Words of the agent."""
+    role_chars: int
+    """Length of the agent's role prompt."""
+
+
 @dataclass(kw_only=True)
 class Sample:
-    """One training sample, agent first. Codes are int64."""
+    """One training sample, agent first."""
 
     id: str
     side: str
     source: str
-    codes_KT: npt.NDArray[np.int64]
-    """[16, T]: the agent's eight codebooks, then the user's."""
-    voice_codes_CP: npt.NDArray[np.int64]
+    codes_KT: Tensor
+    """int64 [16, T]: the agent's eight codebooks, then the user's."""
+    voice_codes_CP: Tensor
+    """int64 [8, P]"""
     dialogue: Dialogue
 
     @property
@@ -83,6 +101,15 @@ class Index:
                 shard_sizes=np.array(self.shard_sizes, dtype=np.int64),
             )
         os.replace(temporary, path)
+
+    def describe(self) -> list[Row]:
+        """The rows as plain values."""
+        fields = ("side", "source", "num_frames", "voice_frames", "num_words", "role_chars")
+        columns = zip(*(self.rows[field].tolist() for field in fields), strict=True)
+        return [
+            Row(key.decode(), SIDES[side], self.source_names[source], *rest)
+            for key, (side, source, *rest) in zip(self.ids.tolist(), columns, strict=True)
+        ]
 
     @staticmethod
     def load(path: Path) -> "Index":
@@ -120,38 +147,34 @@ class ShardReader:
                     f"or index what is there with `ppx-data index {self.path}`"
                 )
 
+        self.rows = self.index.describe()
+
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def rows(self) -> npt.NDArray[Any]:
-        """One record a sample, with the fields of ROW: `reader.rows["num_frames"]`."""
-        return self.index.rows
-
-    def sources(self) -> dict[str, npt.NDArray[np.int64]]:
+    def sources(self) -> dict[str, list[int]]:
         """Row numbers of each source, in the order of the tars."""
-        return {name: np.flatnonzero(self.rows["source"] == n) for n, name in enumerate(self.index.source_names)}
-
-    def id(self, i: int) -> str:
-        """Id of row i's dialogue, without reading it."""
-        return self.index.ids[i].decode()
+        found: dict[str, list[int]] = {name: [] for name in self.index.source_names}
+        for i, row in enumerate(self.rows):
+            found[row.source].append(i)
+        return found
 
     def read(self, i: int) -> Sample:
         """Reads sample i. Raises BadSample if its bytes are not what the index promises."""
         row = self.rows[i]
         meta, codes, voice = self._bytes(i, "meta", "codes", "voice")
         try:
-            codes_KT = _codes(codes, "codes", 16, int(row["num_frames"]))
-            voice_CP = _codes(voice, "voice codes", 8, int(row["voice_frames"]))
+            codes_KT = _codes(codes, "codes", 16, row.num_frames)
+            voice_CP = _codes(voice, "voice codes", 8, row.voice_frames)
         except ValueError as why:
-            raise BadSample(self.id(i), str(why)) from why
-        side = SIDES[row["side"]]
-        if side == "right":
-            codes_KT = np.roll(codes_KT, 8, axis=0)
-        source = self.index.source_names[row["source"]]
-        dialogue = self._parse(i, meta)
+            raise BadSample(row.id, str(why)) from why
         return Sample(
-            id=dialogue.id, side=side, source=source, codes_KT=codes_KT, voice_codes_CP=voice_CP, dialogue=dialogue
+            id=row.id,
+            side=row.side,
+            source=row.source,
+            codes_KT=torch.from_numpy(codes_KT if row.side == "left" else np.roll(codes_KT, 8, axis=0)),
+            voice_codes_CP=torch.from_numpy(voice_CP),
+            dialogue=self._parse(i, meta),
         )
 
     def dialogue(self, i: int) -> Dialogue:
@@ -168,11 +191,11 @@ class ShardReader:
         try:
             wav_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as why:
-            raise BadSample(self.id(i), f"audio.flac cannot be decoded ({why})") from why
+            raise BadSample(self.rows[i].id, f"audio.flac cannot be decoded ({why})") from why
         return np.ascontiguousarray(wav_SC.T), int(rate)
 
     def _bytes(self, i: int, *parts: str) -> list[bytes]:
-        row = self.rows[i]
+        row = self.index.rows[i]
         # Opened for each read: 10 us on a disk, no limit on the number of shards, nothing to share between processes
         file = os.open(self._files[row["shard"]], os.O_RDONLY)
         try:
@@ -183,14 +206,12 @@ class ShardReader:
     def _parse(self, i: int, meta: bytes) -> Dialogue:
         try:
             dialogue = Dialogue.from_json(meta.decode(), "meta.json")
-            if dialogue.id != self.id(i):
+            if dialogue.id != self.rows[i].id:
                 raise ValueError(f"meta.json is of dialogue {dialogue.id!r}")
-            if SIDES[self.rows[i]["side"]] not in dialogue.agent_sides:
-                raise ValueError(f"its {SIDES[self.rows[i]['side']]} side is not an agent")
-        except (
-            Exception
-        ) as why:  # whatever JSON of the wrong shape may raise, the sample is bad and the next one is not
-            raise BadSample(self.id(i), str(why)) from why
+            if self.rows[i].side not in dialogue.agent_sides:
+                raise ValueError(f"its {self.rows[i].side} side is not an agent")
+        except Exception as why:  # JSON of a wrong shape fails in many ways; the other samples are good
+            raise BadSample(self.rows[i].id, str(why)) from why
         return dialogue
 
 
