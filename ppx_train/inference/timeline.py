@@ -41,32 +41,32 @@ def draw_timeline(
 
     user_S, agent_S: mono 24 kHz. facts: short strings for the line under the title, such as "voice NATF0".
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    # a figure of its own instead of pyplot: no global state, no window system
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     total = max(len(user_S), len(agent_S)) / SAMPLE_RATE
     row_seconds = _row_seconds(total)
     num_rows = max(1, int(np.ceil(total / row_seconds - 1e-6)))
     height = 1.15 + 2.1 * num_rows
-    figure, axes = pyplot.subplots(num_rows, 1, figsize=(ROW_WIDTH_INCHES, height), squeeze=False)
+    figure = Figure(figsize=(ROW_WIDTH_INCHES, height))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(num_rows, 1, squeeze=False)
+    for row, axis in enumerate(axes[:, 0]):
+        _draw_row(axis, row * row_seconds, row_seconds, user_S, agent_S, words)
+    axes[-1, 0].set_xlabel("seconds", fontsize=9, color=TEXT_COLOUR)
+    figure.suptitle(
+        title, x=0.045, y=1 - 0.2 / height, ha="left", va="top", fontsize=13, weight="bold", parse_math=False
+    )
+    line = "   |   ".join(facts)
+    figure.text(0.045, 1 - 0.5 / height, line, ha="left", va="top", fontsize=9, color="#666666", parse_math=False)
+    figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.82 / height, bottom=0.5 / height, hspace=0.22)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        for row, axis in enumerate(axes[:, 0]):
-            _draw_row(axis, row * row_seconds, row_seconds, user_S, agent_S, words)
-        axes[-1, 0].set_xlabel("seconds", fontsize=9, color=TEXT_COLOUR)
-        figure.suptitle(title, x=0.045, y=1 - 0.2 / height, ha="left", va="top", fontsize=13, fontweight="bold")
-        line = "   |   ".join(facts)
-        figure.text(0.045, 1 - 0.5 / height, line, ha="left", va="top", fontsize=9, color="#666666")
-        figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.82 / height, bottom=0.5 / height, hspace=0.22)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            figure.savefig(temporary, dpi=130, format="png")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        figure.savefig(temporary, dpi=130, format="png")
+        os.replace(temporary, path)
     finally:
-        pyplot.close(figure)
+        temporary.unlink(missing_ok=True)
 
 
 def _row_seconds(total: float) -> float:
@@ -86,13 +86,13 @@ def _draw_row(
         axis.axhline(centre, color=colour, linewidth=0.5, alpha=0.5)
         axis.fill_between(times, centre + low * scale, centre + high * scale, color=colour, linewidth=0, alpha=0.9)
         label_x = start - seconds * 0.006
-        axis.text(label_x, centre, name, ha="right", va="center", fontsize=9, color=colour, fontweight="bold")
+        axis.text(label_x, centre, name, ha="right", va="center", fontsize=9, color=colour, weight="bold")
     visible = [word for word in words if start <= word.seconds < start + seconds]
     for word, level in zip(visible, _levels(visible, seconds), strict=True):
         x, y = min(word.seconds, start + seconds - _width(word, seconds)), -1.55 - 0.62 * level
         axis.plot([word.seconds, word.seconds], [-1.05, y], color=AGENT_COLOUR, linewidth=0.6, alpha=0.35, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        axis.text(x, y, word.text, ha="left", va="center", fontsize=8.5, color=TEXT_COLOUR, bbox=box)
+        axis.text(x, y, word.text, ha="left", va="center", fontsize=8.5, color=TEXT_COLOUR, bbox=box, parse_math=False)
     axis.set_xlim(start, start + seconds)
     axis.set_ylim(-1.55 - 0.62 * WORD_LEVELS + 0.25, 3.1)
     axis.set_yticks([])

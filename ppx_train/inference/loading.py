@@ -1,0 +1,244 @@
+"""Loading a model to talk to: an exported folder, or a public repository in the Moshi or PersonaPlex layout."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from data_pipelines.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
+from model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, config_from_dict, from_pretrained
+from model.config import LMConfig
+from model.duplex import DuplexLM
+from model.errors import UserError
+from model.mimi.codec import Mimi
+from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
+from model.text import TextTokenizer
+from ppx_train.sources import REPOSITORY, codec_path, tokenizer_path
+
+SIDECAR = "personaplex.json"
+VOICES = "voices"
+FORMAT = 1
+"""Version of the sidecar."""
+SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 1.0, 30.0
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(kw_only=True)
+class Release:
+    """All that a conversation needs. `voices` maps names to files in the folder; they are read when chosen."""
+
+    name: str
+    lm: DuplexLM
+    codec: Mimi
+    tokenizer: TextTokenizer
+    silence_codes: tuple[int, ...]
+    sine_codes: tuple[int, ...]
+    pause_frames: int = PAUSE_FRAMES
+    voice_lufs: float = VOICE_LUFS
+    voices: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.text_emb.weight.device
+
+    def prompt(self, voice_codes_CP: Tensor | None, role: str) -> Tensor | None:
+        """Prompt frames [17, P] of a voice and a role text; None if there is neither.
+
+        Raises: UserError if the role text cannot be spelled or the voice is another codec's.
+        """
+        text_ids = role_ids(role, self.tokenizer)
+        if voice_codes_CP is None and not text_ids:
+            return None
+        return hybrid_prompt(
+            self.lm.config, voice_codes_CP, text_ids, self.silence_codes, self.sine_codes, self.pause_frames
+        )
+
+
+def load_release(
+    model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, revision: str | None = None
+) -> Release:
+    """Loads language model, codec, tokenizer and voices of a folder or a hub repository.
+
+    dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec stays in fp32.
+    Raises: UserError if a file is missing or broken, the parts do not fit each other, or the device is not usable.
+    """
+    check_device(device)
+    folder = _folder(str(model), revision)
+    sidecar = read_sidecar(folder)
+    config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else None
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    names = _file_names(folder)
+    codec = Mimi.load(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
+    tokenizer = TextTokenizer(
+        folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
+    )
+    lm = from_pretrained(folder, config=config, dtype=dtype)
+    check_parts(lm.config, codec, tokenizer, str(folder))
+    silence_codes, sine_codes = _constants(codec, sidecar)
+    prompt = sidecar["prompt"] if sidecar else {"pause_frames": PAUSE_FRAMES, "voice_lufs": VOICE_LUFS}
+    return Release(
+        name=folder.name,
+        lm=lm.to(device).eval().requires_grad_(False),
+        codec=codec.to(device).eval(),
+        tokenizer=tokenizer,
+        silence_codes=silence_codes,
+        sine_codes=sine_codes,
+        pause_frames=int(prompt["pause_frames"]),
+        voice_lufs=float(prompt["voice_lufs"]),
+        voices={path.stem: path for path in sorted((folder / VOICES).glob("*.safetensors"))},
+    )
+
+
+def check_device(device: str) -> None:
+    """Raises UserError if nothing can be computed on `device`."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as why:
+        reason = str(why).splitlines()[0]
+        raise UserError(f"device {device!r} is not usable here ({reason}): choose cpu, cuda or cuda:N") from why
+
+
+def check_parts(config: LMConfig, codec: Mimi, tokenizer: TextTokenizer, where: str) -> None:
+    """Raises UserError if the codec or the tokenizer has not the vocabulary the language model was made for."""
+    if codec.card != config.card or codec.num_codebooks != config.num_codebooks:
+        raise UserError(
+            f"{where}: the codec has {codec.num_codebooks} codebooks of {codec.card} entries, the language model "
+            f"{config.num_codebooks} of {config.card}: they belong to different models"
+        )
+    if tokenizer.card > config.text_card:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.card} pieces, the language model {config.text_card}: "
+            "they belong to different models"
+        )
+
+
+def read_sidecar(folder: Path) -> dict[str, Any] | None:
+    """personaplex.json of a folder; None if there is none (public repositories). Raises UserError if it is unusable."""
+    path = folder / SIDECAR
+    if not path.is_file():
+        return None
+    content = _read_json(path)
+    if not {"format", "lm", "prompt"} <= content.keys() or content["format"] != FORMAT:
+        raise UserError(f"{path}: not a sidecar of format {FORMAT}: export the model again")
+    return content
+
+
+def read_voice(path: Path, config: LMConfig) -> Tensor:
+    """Codes [8, P] of a voice file of an exported folder. Raises UserError if it is broken or another codec's."""
+    try:
+        with safe_open(path, "pt") as file:
+            codes_CP = file.get_tensor("codes").long()
+    except (SafetensorError, OSError) as why:
+        raise UserError(f"{path}: not a voice file ({why}): export the model again, or give a wav file") from why
+    if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or not codes_CP.numel():
+        raise UserError(f"{path}: codes of shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]")
+    return codes_CP
+
+
+def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
+    """Codes [8, P] of an audio file of any rate: mono 24 kHz, levelled, encoded with fresh codec state.
+
+    Raises: UserError if it cannot be read, is silent, or lasts less than 1 s or more than 30 s.
+    """
+    audio, rate = read_audio(path)
+    seconds = audio.shape[-1] / rate
+    if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
+        raise UserError(
+            f"{path}: a voice prompt of {seconds:.1f} s: give 3 to 10 s of one speaker "
+            f"(allowed: {SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s)"
+        )
+    clip_S = to_mono_24k(audio, rate)
+    try:
+        clip_S = loudness_normalise(clip_S, codec.config.sample_rate, lufs)
+    except UserError as why:
+        raise UserError(f"{path}: {why}") from why
+    return codec.encode(torch.from_numpy(clip_S)[None, None].to(codec.device))[0]
+
+
+def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Tensor:
+    """Codes [8, P] of a voice: an audio file, or a name in `voice_dir` or among the model's own voices.
+
+    Raises: UserError listing the names there are.
+    """
+    path = Path(name)
+    if path.suffix.lower() == ".pt":
+        raise UserError(
+            f"voice {name}: a .pt voice holds the embeddings of one model, not a voice: give a wav of the speaker"
+        )
+    if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+        return encode_voice(path, release.codec, release.voice_lufs)
+    stem = path.name.removesuffix(".safetensors")
+    if voice_dir is None:
+        if stem in release.voices:
+            return read_voice(release.voices[stem], release.lm.config)
+        choices = ", ".join(release.voices) or "none"
+        raise UserError(f"voice {name}: no such audio file and no such voice in {release.name}; its voices: {choices}")
+    if not voice_dir.is_dir():
+        raise UserError(f"voice folder {voice_dir}: no such folder")
+    if (voice_dir / f"{stem}.safetensors").is_file():
+        return read_voice(voice_dir / f"{stem}.safetensors", release.lm.config)
+    for file in [voice_dir / path.name, *(voice_dir / f"{path.name}{suffix}" for suffix in AUDIO_SUFFIXES)]:
+        if file.is_file():
+            return encode_voice(file, release.codec, release.voice_lufs)
+    found = sorted({p.stem for p in voice_dir.iterdir() if p.suffix.lower() in (".safetensors", *AUDIO_SUFFIXES)})
+    raise UserError(f"voice {name}: not in {voice_dir}, which has: {', '.join(found) or 'none'}")
+
+
+def _folder(model: str, revision: str | None) -> Path:
+    """The local folder of a model, downloaded if it names a hub repository."""
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"revision {revision} has no effect on the folder {model}: leave it out")
+        if not (path / WEIGHTS_NAME).is_file():
+            raise UserError(f"{model}: holds no {WEIGHTS_NAME}: give a folder made by ppx-export")
+        return path
+    if path.exists() or not REPOSITORY.match(model):
+        raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository")
+    return _download(model, revision)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted = ["*.json", "*.model", "*.safetensors", f"{VOICES}/*.safetensors"]
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as why:
+        raise UserError(f"{repository} is gated: accept its licence on its hub page, then run `hf auth login`") from why
+    except RepositoryNotFoundError as why:
+        raise UserError(f"{repository}: no such folder here and no such repository on the hub") from why
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as why:
+        reason = type(why).__name__
+        raise UserError(f"{repository}: no such folder here, and the hub cannot be reached ({reason})") from why
+
+
+def _file_names(folder: Path) -> dict[str, str]:
+    """File names that config.json or the sidecar gives for codec and tokenizer."""
+    names: dict[str, str] = {}
+    for file in (CONFIG_NAME, SIDECAR):
+        content = _read_json(folder / file) if (folder / file).is_file() else {}
+        names |= {key: Path(content[key]).name for key in ("mimi_name", "tokenizer_name") if key in content}
+    return names
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as why:
+        raise UserError(f"{path}: not JSON ({why}): export or fetch the model again") from why
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object: export or fetch the model again")
+    return content
+
+
+def _constants(codec: Mimi, sidecar: dict[str, Any] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Silence and sine frames: as exported, else as the codec has them."""
+    if sidecar is not None:
+        return tuple(sidecar["prompt"]["silence_codes"]), tuple(sidecar["prompt"]["sine_codes"])
+    return codec.constants()
