@@ -130,7 +130,7 @@ def find_dialogues(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder: make dialogues with `ppx-data speak` or `ppx-data fisher`")
-        inside = [d for d in folder.iterdir() if (d / "meta.json").is_file() or (d / "audio.flac").is_file()]
+        inside = [d for d in sorted(folder.iterdir()) if (d / "meta.json").is_file() or (d / "audio.flac").is_file()]
         if not inside:
             raise UserError(f"{folder}: holds no dialogue folder (ID/meta.json, ID/audio.flac): give their parent")
         for dialogue in inside:

@@ -1,0 +1,335 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_dialogues import RATE, TinyCodec, noise, words_every, write_corpus, write_dialogue
+
+from data_pipelines import encode
+from data_pipelines.audio import loudness
+from data_pipelines.encode import build_shards
+from data_pipelines.index import ShardReader
+from data_pipelines.schema import Word
+from data_pipelines.shards import cut_into_shards
+from model.errors import UserError
+
+
+def tree(folder):
+    """Every file below a folder with its hash."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "dialogues")
+
+
+def test_the_layout_has_both_splits_all_sources_and_no_leftovers(corpus, tmp_path, capsys):
+    manifest = build_shards(corpus, TinyCodec(), tmp_path / "out")
+    assert sorted(tree(tmp_path / "out")) == [
+        "heldout/assistant-00000.tar",
+        "heldout/index.npz",
+        "heldout/service-00000.tar",
+        "manifest.json",
+        "report.json",
+        "train/assistant-00000.tar",
+        "train/fisher-00000.tar",
+        "train/index.npz",
+        "train/service-00000.tar",
+    ]
+    assert not (tmp_path / "out" / ".work").exists()
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["content"]["train"]["fisher"] == {
+        "dialogues": 2, "samples": 4, "hours": pytest.approx(7 / 3600), "agent_words": 5 + 3 + 7 + 5
+    }  # fmt: skip
+    assert manifest["codec"] == {
+        "fingerprint": "ab" * 32, "card": 64, "num_codebooks": 8,
+        "silence_codes": list(range(8)), "sine_codes": list(range(8, 16)),
+    }  # fmt: skip
+    assert {name: shard["sha256"] for name, shard in manifest["shards"].items()} == {
+        name: value for name, value in tree(tmp_path / "out").items() if name.endswith(".tar")
+    }
+    out = capsys.readouterr().out
+    assert "10 dialogues, 12 samples" in out and "5 shards; 0 rejected" in out
+    assert "licence CC0-1.0: 7 dialogues" in out and "licence MIT: 3 dialogues" in out
+
+
+def test_stored_codes_are_those_of_the_files(corpus, tmp_path):
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    reader = ShardReader(tmp_path / "out" / "train")
+    sample = reader.read(reader.sources()["service"][1])
+    assert (sample.id, sample.side) == ("service-1", "left")
+    wav_SC, _ = soundfile.read(corpus[0] / "service-1" / "audio.flac", dtype="float32")
+    wav_SC = np.pad(wav_SC, ((0, -len(wav_SC) % 1920), (0, 0)))
+    levels = np.abs(wav_SC).reshape(-1, 1920, 2).mean(axis=1) * 200
+    assert np.array_equal(sample.codes_KT[0], np.floor(levels[:, 0]))
+    assert np.array_equal(sample.codes_KT[15], np.floor(levels[:, 1]) + 7)
+    assert sample.codes_KT.shape == (16, 38) and sample.codes_KT.dtype == torch.int64
+
+
+def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path):
+    """Two recordings of one clip, 20 dB apart, give the same codes, and those of the clip at -24 LUFS."""
+    seen = []
+
+    class Listening(TinyCodec):
+        def encode(self, wav_B1S):
+            seen.append(wav_B1S)
+            return super().encode(wav_B1S)
+
+    for name, level in (("loud", 0.5), ("faint", 0.05)):
+        folder = write_dialogue(tmp_path / "d", name)
+        soundfile.write(folder / "left.voice.flac", noise(3.5, level, 1), RATE, subtype="PCM_16")
+    build_shards([tmp_path / "d"], Listening(), tmp_path / "out")
+    reader = ShardReader(tmp_path / "out" / "train")
+    assert torch.equal(reader.read(0).voice_codes_CP, reader.read(1).voice_codes_CP)
+    voices = [wav for wav in seen if len(wav) == 1]
+    assert [loudness(wav[0].numpy(), RATE) for wav in voices] == pytest.approx([-24, -24], abs=0.01)
+
+
+def test_shards_are_cut_by_size():
+    assert cut_into_shards([4, 4, 4, 9, 1, 1], 8) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
+    assert cut_into_shards([], 8) == []
+
+
+def test_a_small_limit_gives_several_shards_with_all_dialogues(tmp_path):
+    for n in range(9):
+        write_dialogue(tmp_path / "d", f"x-{n}", seconds=6.0)
+    manifest = build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out", shard_mb=1)
+    assert len(manifest["shards"]) > 2
+    assert all(shard["bytes"] < 1_000_000 + 20_480 for shard in manifest["shards"].values())
+    assert [row.id for row in ShardReader(tmp_path / "out" / "train").rows] == [f"x-{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize("stop", ["encode", "pack", "manifest"])
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(corpus, tmp_path, monkeypatch, stop):
+    build_shards(corpus, TinyCodec(), tmp_path / "whole")
+    encoded = []
+
+    class Killed(TinyCodec):
+        def encode(self, wav_B1S):
+            encoded.append(len(wav_B1S))
+            if stop == "encode" and len(encoded) == 9:
+                raise KeyboardInterrupt
+            return super().encode(wav_B1S)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if stop == "pack":
+            patch.setattr(encode, "build_index", interrupted)
+        if stop == "manifest":
+            patch.setattr(encode, "make_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(corpus, Killed(), tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    first = len(encoded)
+    stop = ""
+    build_shards(corpus, Killed(), tmp_path / "out")
+    assert len(encoded) - first <= 10 + 12 - first + 2  # 10 dialogues, 12 voices; one dialogue may be done again
+    ours, whole = tree(tmp_path / "out"), tree(tmp_path / "whole")
+    assert {name: ours[name] for name in ours if name != "report.json"} == {
+        name: whole[name] for name in whole if name != "report.json"
+    }
+
+
+def test_more_dialogues_may_join_an_unfinished_run(corpus, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "make_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(corpus[:1], TinyCodec(), tmp_path / "out")
+    manifest = build_shards(corpus[1:], TinyCodec(), tmp_path / "out")
+    assert list(manifest["shards"]) == ["train/fisher-00000.tar"]
+    assert len(ShardReader(tmp_path / "out" / "train")) == 4
+
+
+def test_finished_shards_are_left_alone(corpus, tmp_path, capsys):
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    before = tree(tmp_path / "out")
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists, made from other dialogues, codec or --shard-mb: use another --out"):
+        build_shards(corpus[:1], TinyCodec(), tmp_path / "out")
+    with pytest.raises(UserError, match="use another --out"):
+        build_shards(corpus, TinyCodec(), tmp_path / "out", shard_mb=100)
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_folder_of_something_else_is_not_touched(corpus, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not an unfinished `ppx-data shard`: use another --out"):
+        build_shards(corpus, TinyCodec(), tmp_path / "mine")
+    assert tree(tmp_path / "mine") == {"thesis.tex": hashlib.sha256(b"years of work").hexdigest()}
+
+
+def spoil_mono(folder):
+    soundfile.write(folder / "audio.flac", noise(4, 0.1, 0), RATE)
+
+
+def spoil_rate(folder):
+    soundfile.write(folder / "audio.flac", np.stack([noise(4, 0.1, 0)] * 2, 1), 16000)
+
+
+def spoil_length(folder):
+    soundfile.write(folder / "audio.flac", np.stack([noise(3, 0.1, 0)] * 2, 1), RATE)
+
+
+def spoil_clipped(folder):
+    wav_SC = np.stack([noise(4, 0.1, 0)] * 2, 1)
+    wav_SC[500:503, 1] = 1
+    soundfile.write(folder / "audio.flac", wav_SC, RATE)
+
+
+def spoil_silence(folder):
+    wav_SC = np.stack([noise(4, 0.1, 0)] * 2, 1)
+    wav_SC[:, 0] = 0
+    soundfile.write(folder / "audio.flac", wav_SC, RATE)
+
+
+def spoil_audio(folder):
+    (folder / "audio.flac").write_bytes(b"fLaC, more or less")
+
+
+def spoil_meta(folder):
+    (folder / "meta.json").write_text('{"id": "bad"}')
+
+
+def spoil_unfinished(folder):
+    (folder / "meta.json").unlink()
+
+
+def spoil_id(folder):
+    meta = folder / "meta.json"
+    meta.write_text(meta.read_text().replace('"id": "bad"', '"id": "good"'))
+
+
+def spoil_split(folder):
+    meta = folder / "meta.json"
+    meta.write_text(meta.read_text().replace('"split": "train"', '"split": "test"'))
+
+
+def spoil_licence(folder):
+    meta = folder / "meta.json"
+    meta.write_text(meta.read_text().replace('"licence": "CC0-1.0"', '"licence": " "'))
+
+
+def spoil_voice(folder):
+    (folder / "left.voice.flac").unlink()
+
+
+def spoil_short_voice(folder):
+    soundfile.write(folder / "left.voice.flac", noise(1.5, 0.1, 0), RATE)
+
+
+def spoil_silent_voice(folder):
+    soundfile.write(folder / "left.voice.flac", np.zeros(4 * RATE), RATE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_mono, "has 1 channel, a dialogue needs 2"),
+        (spoil_rate, "16000 Hz"),
+        (spoil_length, "3.00 s, but its transcript is for 4.00 s"),
+        (spoil_clipped, "right channel is clipped"),
+        (spoil_silence, "left channel is silent but has words"),
+        (spoil_audio, "cannot be read as audio"),
+        (spoil_meta, "not a dialogue record"),
+        (spoil_unfinished, "unfinished"),
+        (spoil_id, "id 'good' must be the folder's name"),
+        (spoil_split, "split 'test': use one of train, heldout"),
+        (spoil_licence, "no licence"),
+        (spoil_voice, "left.voice.flac: no such audio file"),
+        (spoil_short_voice, "1.50 s: a voice prompt lasts 3 to 10 s"),
+        (spoil_silent_voice, "silent"),
+    ],
+)
+def test_one_bad_dialogue_is_left_out_with_its_reason(tmp_path, spoil, reason):
+    write_dialogue(tmp_path / "d", "good")
+    spoil(write_dialogue(tmp_path / "d", "bad"))
+    build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["done"], report["skipped"], [r["id"] for r in report["rejected"]]) == (1, 0, ["bad"])
+    assert reason in report["rejected"][0]["reason"]
+    assert [row.id for row in ShardReader(tmp_path / "out" / "train").rows] == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [((), "the agent .left. says no word"), ((Word(text="late", start=5, end=6),), "does not fit")],
+)
+def test_words_must_be_there_and_inside_the_audio(tmp_path, left, reason):
+    write_dialogue(tmp_path / "d", "bad", words={"left": left, "right": words_every(4, 1)})
+    with pytest.raises(UserError, match=f"none of 1 dialogues can be used.*{reason}"):
+        build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out")
+
+
+def test_nothing_usable_can_be_mended_and_run_again(tmp_path):
+    folder = write_dialogue(tmp_path / "d", "only")
+    voice = (folder / "left.voice.flac").read_bytes()
+    spoil_voice(folder)
+    with pytest.raises(UserError, match="none of 1 dialogues can be used"):
+        build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out")
+    (folder / "left.voice.flac").write_bytes(voice)
+    build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out")
+    assert len(ShardReader(tmp_path / "out" / "train")) == 1
+
+
+def test_wrong_folders_are_named(corpus, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        build_shards([tmp_path / "nowhere"], TinyCodec(), tmp_path / "out")
+    with pytest.raises(UserError, match="holds no dialogue folder"):
+        build_shards([corpus[0] / "qa-0"], TinyCodec(), tmp_path / "out")
+    with pytest.raises(UserError, match="dialogue qa-0 is in .*synth and in .*synth"):
+        build_shards([corpus[0], corpus[0]], TinyCodec(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_plain_webdataset_reads_the_shards(corpus, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    tars = [str(path) for path in sorted((tmp_path / "out" / "train").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
+    assert [s["__key__"] for s in samples] == [f"qa-{n}" for n in range(2)] + [f"call-{n}" for n in range(2)] + [
+        f"service-{n}" for n in range(4)
+    ]
+    assert samples[0]["codes.npy"].shape == (16, 50) and samples[0]["codes.npy"].dtype == np.int16
+    assert samples[3]["meta.json"]["id"] == "call-1" and "right.voice.npy" in samples[3]
+
+
+HF = """
+import sys
+from datasets import Features, Json, List, Value, load_dataset
+codes = List(List(Value("int16")))
+features = Features({
+    "__key__": Value("string"), "__url__": Value("string"), "meta.json": Json(), "codes.npy": codes,
+    "audio.flac": Value("binary"), "left.voice.flac": Value("binary"), "left.voice.npy": codes,
+    "right.voice.flac": Value("binary"), "right.voice.npy": codes})
+for streaming in (False, True):
+    data = load_dataset("webdataset", data_files=sys.argv[1] + "/*.tar", features=features, split="train",
+                        streaming=streaming, cache_dir=sys.argv[2])
+    rows = list(data)
+    print(*(row["__key__"] for row in rows))
+    assert all(len(row["codes.npy"]) == 16 and row["meta.json"]["id"] == row["__key__"] for row in rows)
+"""
+
+
+def test_hugging_face_datasets_read_the_shards(corpus, tmp_path):
+    pytest.importorskip("datasets")
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    args = [str(tmp_path / "out" / "train"), str(tmp_path / "cache")]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", HF, *args], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    expected = "qa-0 qa-1 call-0 call-1 service-0 service-1 service-2 service-3"
+    assert done.stdout.splitlines() == [expected, expected]
