@@ -16,8 +16,8 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
+from model.sources import REPOSITORY, codec_path, tokenizer_path
 from model.text import TextTokenizer
-from ppx_train.sources import REPOSITORY, codec_path, tokenizer_path
 
 SIDECAR = "personaplex.json"
 VOICES = "voices"
