@@ -183,21 +183,20 @@ def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
     return wav_CS
 
 
-def voice_audio(path: Path) -> np.ndarray:
-    """Reads a voice prompt: float32 [1, samples] at -24 LUFS, as inference feeds it.
+def voice_prompt(wav_CS: np.ndarray, rate: int, where: str) -> np.ndarray:
+    """Judges a voice prompt and brings it to -24 LUFS, as inference feeds it: float32 [1, samples].
 
-    Raises: UserError if it is missing, not mono at 24 kHz, not 3 to 10 s long, or silent.
+    Raises: UserError naming `where` if it is not mono at 24 kHz, not 3 to 10 s long, or silent.
     """
-    wav_CS, rate = read_audio(path)
     if len(wav_CS) != 1 or rate != SAMPLE_RATE:
-        raise UserError(f"{path}: {len(wav_CS)} channels at {rate} Hz: a voice prompt is mono at {SAMPLE_RATE} Hz")
+        raise UserError(f"{where}: {len(wav_CS)} channels at {rate} Hz: a voice prompt is mono at {SAMPLE_RATE} Hz")
     seconds, (low, high) = wav_CS.shape[1] / rate, VOICE_SECONDS
     if not low - 0.08 <= seconds <= high + 0.08:
-        raise UserError(f"{path}: {seconds:.2f} s: a voice prompt lasts {low:g} to {high:g} s")
+        raise UserError(f"{where}: {seconds:.2f} s: a voice prompt lasts {low:g} to {high:g} s")
     try:
         return loudness_normalise(wav_CS, rate)
     except UserError as why:
-        raise UserError(f"{path}: {why}") from why
+        raise UserError(f"{where}: {why}") from why
 
 
 @torch.inference_mode()
@@ -215,7 +214,8 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray, device: str = "cpu") -> np.nd
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue, device: str = "cpu") -> dict[str, Codes]:
     """All code members of one dialogue, by member name. Raises UserError as the two readers above."""
     wav_CS = dialogue_audio(folder, dialogue)
-    voices = {side: voice_audio(folder / f"{side}.voice.flac") for side in dialogue.agent_sides}
+    clips = {side: folder / f"{side}.voice.flac" for side in dialogue.agent_sides}
+    voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}
     left, right = encode_audio(codec, wav_CS, device)
     members = {"codes.npy": np.concatenate([left, right])}
     for side, wav_1S in voices.items():

@@ -5,6 +5,7 @@ that any sample is read by its number with three `pread` calls, in any order, fr
 """
 
 import argparse
+import io
 import os
 import tarfile
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from model.errors import UserError
 NAME = "index.npz"
 ROW = np.dtype(
     [("shard", "<i4"), ("side", "<i1"), ("source", "<i2")]
-    + [(f"{part}_{what}", "<i8") for part in ("meta", "codes", "voice", "audio") for what in ("offset", "size")]
+    + [(f"{part}_{what}", "<i8") for part in ("meta", "codes", "voice", "audio", "clip") for what in ("offset", "size")]
     + [("num_frames", "<i4"), ("voice_frames", "<i4"), ("num_words", "<i4"), ("role_chars", "<i4")]
 )
 """`side` counts in SIDES, `shard` and `source` in the lists beside the rows; the rest are bytes, frames and counts.
@@ -183,25 +185,33 @@ class ShardReader:
 
     def audio(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
         """The recording of row i: (float32 [2, samples], left and right as recorded; rate in Hz). Raises BadSample."""
-        import io
+        return self._sound(i, "audio")
 
-        import soundfile
+    def voice_clip(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
+        """The voice prompt of row i as recorded: (float32 [1, samples], rate in Hz). Raises BadSample."""
+        return self._sound(i, "clip")
 
-        (data,) = self._bytes(i, "audio")
-        try:
-            wav_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError) as why:
-            raise BadSample(self.rows[i].id, f"audio.flac cannot be decoded ({why})") from why
-        return np.ascontiguousarray(wav_SC.T), int(rate)
+    def shard_path(self, i: int) -> Path:
+        """The tar that holds row i."""
+        return self._files[self.index.rows[i]["shard"]]
 
     def _bytes(self, i: int, *parts: str) -> list[bytes]:
         row = self.index.rows[i]
         # Opened for each read: 10 us on a disk, no limit on the number of shards, nothing to share between processes
-        file = os.open(self._files[row["shard"]], os.O_RDONLY)
+        file = os.open(self.shard_path(i), os.O_RDONLY)
         try:
             return [os.pread(file, int(row[f"{part}_size"]), int(row[f"{part}_offset"])) for part in parts]
         finally:
             os.close(file)
+
+    def _sound(self, i: int, part: str) -> tuple[npt.NDArray[np.float32], int]:
+        (data,) = self._bytes(i, part)
+        try:
+            wav_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError) as why:
+            name = "audio.flac" if part == "audio" else "voice.flac"
+            raise BadSample(self.rows[i].id, f"{name} cannot be decoded ({why})") from why
+        return np.ascontiguousarray(wav_SC.T), int(rate)
 
     def _parse(self, i: int, meta: bytes) -> Dialogue:
         try:
@@ -296,7 +306,8 @@ def _rows(path: Path, key: str, members: Members) -> list[tuple[str, dict[str, i
                 "num_words": len(dialogue.side(side).words),
                 "role_chars": len(dialogue.side(side).role_prompt),
             }
-            places = {"meta": "meta.json", "codes": "codes.npy", "voice": f"{side}.voice.npy", "audio": "audio.flac"}
+            places = {"meta": "meta.json", "codes": "codes.npy", "audio": "audio.flac"}
+            places |= {"voice": f"{side}.voice.npy", "clip": f"{side}.voice.flac"}
             for part, name in places.items():
                 row[f"{part}_offset"], row[f"{part}_size"] = members[name]
             rows.append((dialogue.source, row))

@@ -1,0 +1,169 @@
+"""`ppx-data check`: are these shards whole, and does every sample say what training takes for granted?"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
+from data_pipelines.index import NAME, BadSample, Index, Sample, ShardReader, scan_split
+from data_pipelines.schema import SIDES
+from data_pipelines.shards import SPLITS, read_manifest, sha256_file
+from model.config import FRAME_RATE, SAMPLE_RATE
+from model.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ppx-data check`."""
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
+    parser.add_argument("--codec", type=Path, help="Mimi weights: encode some dialogues again and compare")
+    parser.add_argument("--again", type=int, default=4, help="with --codec: how many for each split (default: 4)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints every problem and raises UserError if there is one; else one line for each split."""
+    codec = None
+    if args.codec is not None:
+        from model.mimi.codec import Mimi
+
+        codec = Mimi.load(args.codec)
+    problems = check_shards(args.shards, codec, args.again)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(f"{args.shards}: {len(problems)} problems, listed above: make these shards again")
+    manifest = read_manifest(args.shards)
+    for split, by_source in manifest["content"].items():
+        counts = ", ".join(f"{source} {group['samples']}" for source, group in by_source.items())
+        print(f"{args.shards / split}: good ({counts} samples)")
+    for note in shared_speakers(args.shards):
+        print(f"note: {note}")
+
+
+def check_shards(shards: Path, codec: Codec | None = None, again: int = 4) -> list[str]:
+    """All problems of a shard folder, one line each; none if it is good.
+
+    Checks hashes, index, codes, times and licences of every sample; with a codec also `again` dialogues of each
+    split by encoding them anew. Raises: UserError if there is no manifest to check against.
+    """
+    manifest = read_manifest(shards)
+    problems = list(_check_files(shards, manifest))
+    if codec is not None and codec.fingerprint() != manifest["codec"]["fingerprint"]:
+        problems.append("the codec is not the one that made these shards: give that one with --codec")
+        codec = None
+    ids: dict[str, str] = {}
+    for split in SPLITS:
+        if split not in manifest["content"]:
+            continue
+        try:
+            problems += _check_index(shards / split)
+            reader = ShardReader(shards / split)
+        except UserError as why:
+            problems.append(str(why))
+            continue
+        problems += _check_samples(reader, manifest, split)
+        for key in sorted({row.id for row in reader.rows}):
+            if ids.setdefault(key, split) != split:
+                problems.append(f"dialogue {key} is in {ids[key]} and in {split}")
+        if codec is not None:
+            problems += _check_codes(reader, codec, again)
+    return problems
+
+
+def shared_speakers(shards: Path) -> list[str]:
+    """Agent voices that occur in both splits: held-out losses then say nothing about new voices."""
+    voices = {}
+    for split in SPLITS:
+        if (shards / split).is_dir():
+            reader = ShardReader(shards / split)
+            voices[split] = {reader.dialogue(i).side(row.side).speaker for i, row in enumerate(reader.rows)}
+    both = sorted(voices.get("train", set()) & voices.get("heldout", set()))
+    return [f"{len(both)} agent voices are in both splits: {', '.join(both[:5])}"] if both else []
+
+
+def _check_files(shards: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    for name, expected in tqdm(manifest["shards"].items(), desc="hash", unit="shard", disable=None):
+        path = shards / name
+        if not path.is_file():
+            yield f"{name}: missing"
+        elif path.stat().st_size != expected["bytes"]:
+            yield f"{name}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
+        elif sha256_file(path) != expected["sha256"]:
+            yield f"{name}: its sha256 is not the manifest's: the content has changed"
+    for path in sorted(shards.glob("*/*.tar")):
+        if str(path.relative_to(shards)) not in manifest["shards"]:
+            yield f"{path.relative_to(shards)}: not in the manifest"
+
+
+def _check_index(folder: Path) -> list[str]:
+    """What an index made now would have that the stored one has not."""
+    fresh, problems = scan_split(folder)
+    old = Index.load(folder / NAME)
+    same = old.shard_names == fresh.shard_names and old.source_names == fresh.source_names
+    if not same or not np.array_equal(old.rows, fresh.rows) or not np.array_equal(old.ids, fresh.ids):
+        problems.append(f"{folder / NAME}: not the index of these tars: make it again with `ppx-data index {folder}`")
+    return problems
+
+
+def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) -> list[str]:
+    problems = []
+    for i, row in enumerate(tqdm(reader.rows, desc=f"check {split}", unit="sample", disable=None)):
+        try:
+            faults = _faults(reader.read(i), manifest, split)
+            wav_CS, rate = reader.audio(i)
+        except BadSample as why:
+            problems.append(f"{split}: {why}")
+            continue
+        if rate != SAMPLE_RATE or len(wav_CS) != 2 or -(-wav_CS.shape[1] // 1920) != row.num_frames:
+            faults.append(f"audio of {wav_CS.shape} at {rate} Hz does not fit {row.num_frames} frames")
+        problems += [f"{split}: {row.id}/{row.side}: {fault}" for fault in faults]
+    return problems
+
+
+def _faults(sample: Sample, manifest: dict[str, Any], split: str) -> list[str]:
+    """What is wrong with one sample that could be read."""
+    faults, dialogue, card = [], sample.dialogue, manifest["codec"]["card"]
+    for name, codes in (("codes", sample.codes_KT), ("voice codes", sample.voice_codes_CP)):
+        if int(codes.max()) >= card:
+            faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
+    seconds, voice_seconds = sample.codes_KT.shape[1] / FRAME_RATE, sample.voice_codes_CP.shape[1] / FRAME_RATE
+    for side in SIDES:
+        if any(word.end > seconds + 0.05 for word in dialogue.side(side).words):
+            faults.append(f"{side} words end after the audio of {seconds:.2f} s")
+    if not sample.agent_side.words:
+        faults.append("the agent says no word")
+    if not VOICE_SECONDS[0] - 0.1 <= voice_seconds <= VOICE_SECONDS[1] + 0.1:
+        faults.append(f"a voice prompt of {voice_seconds:.2f} s")
+    if dialogue.split != split:
+        faults.append(f"its split is {dialogue.split}")
+    if dialogue.licence not in manifest["licences"]:
+        faults.append(f"licence {dialogue.licence!r} is not in the manifest")
+    return faults
+
+
+def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
+    """Encodes evenly spaced samples anew and compares. Equal on the machine that made them; elsewhere a float's last
+    bit may turn a code, so 1 % may differ."""
+    problems = []
+    for i in sorted({int(n) for n in np.linspace(0, len(reader) - 1, again)}):
+        row = reader.rows[i]
+        try:
+            sample, (wav_CS, _) = reader.read(i), reader.audio(i)
+            voice_CP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
+        except UserError as why:
+            problems.append(f"{reader.path.name}: {row.id}/{row.side}: {why}")
+            continue
+        codes_KT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
+        for name, ours, stored in (
+            ("codes", codes_KT, sample.codes_KT.numpy()),
+            ("voice codes", voice_CP, sample.voice_codes_CP.numpy()),
+        ):
+            share = float((ours != stored).mean()) if ours.shape == stored.shape else 1.0
+            if share > 0.01:
+                problems.append(
+                    f"{reader.path.name}: {row.id}/{row.side}: {share:.1%} of its {name} change on encoding"
+                )
+    return problems
