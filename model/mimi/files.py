@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from model.errors import UserError
 from model.mimi.codec import Mimi
@@ -81,5 +81,5 @@ def write(model: Mimi, path: Path, dtype: torch.dtype) -> None:
     model.constants()
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata={"config": model.config.to_json()})
+    partial.write_bytes(to_bytes(tensors, metadata={"config": model.config.to_json()}))
     os.replace(partial, path)

@@ -1,0 +1,316 @@
+"""Trains a small Mimi on folders of speech; made the shipped model/assets/mimi_small.safetensors.
+
+    python scripts/train_small_codec.py --audio DIR [DIR ...] --out RUN --minutes 90
+
+Any .wav or .flac is taken, at any rate, and held in memory as 16-bit samples (2.9 MB a minute). RUN/last.pt is the
+training state: the same command resumes from it. RUN/mimi.safetensors is the codec so far, RUN/log.jsonl the losses.
+The learning rate ends with the given minutes (or --steps), so plan them once.
+
+Shapes: B batch, S samples at 24 kHz, D codec width, T frames of 80 ms.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from model.config import SAMPLE_RATE
+from model.errors import UserError
+from model.mimi import files
+from model.mimi.codec import Mimi
+from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from model.mimi.train_quantizer import init_codebooks, pass_unquantized, quantize_with_gradient
+
+CROP_FRAMES = 30  # 2.4 s: longer than the transformers' window, so that every distance in it is trained
+SCALES = ((256, 24), (512, 48), (1024, 80), (2048, 128))  # STFT length and mel bands
+FLOOR = 1e-4  # mel magnitudes below -80 dBFS count as silence
+WARMUP_STEPS = 200  # of the learning rate
+UNQUANTIZED_STEPS = 300  # before the codebooks are filled by k-means
+KMEANS_BATCHES = 40
+DROPOUT_SHARE = 0.25  # of the steps use fewer acoustic codebooks
+
+
+def small_config() -> MimiConfig:
+    """2 M parameters: 16 to 256 channels, 128 wide, 2 + 2 transformer layers with a 2 s window, 8 codebooks of 512."""
+    return MimiConfig(
+        seanet=SeanetConfig(dimension=128, n_filters=16),
+        quantizer=QuantizerConfig(dimension=64, n_q=8, bins=512),
+        transformer=TransformerConfig(
+            d_model=128, num_heads=4, num_layers=2, layer_scale=0.1, context=50, dim_feedforward=512
+        ),
+    )
+
+
+# Data
+
+
+def load_folder(folders: list[Path]) -> list[np.ndarray]:
+    """All recordings as int16 at 24 kHz, mixed to mono. Raises: UserError if there are none."""
+    paths = sorted(path for folder in folders for kind in ("*.wav", "*.flac") for path in folder.rglob(kind))
+    clips = []
+    for path in tqdm(paths, desc="loading", unit="file"):
+        try:
+            audio, rate = sf.read(path, dtype="float32", always_2d=True)
+        except sf.LibsndfileError as why:
+            tqdm.write(f"skipped {path}: {why}")
+            continue
+        audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
+        clips.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
+    if not clips:
+        raise UserError(f"no readable .wav or .flac under {', '.join(map(str, folders))}")
+    return clips
+
+
+class Crops:
+    """Random augmented crops; batch n of a seed is always the same."""
+
+    def __init__(self, clips: list[np.ndarray], samples: int, batch: int, seed: int) -> None:
+        self.clips, self.samples, self.batch, self.seed = clips, samples, batch, seed
+        lengths = np.array([len(clip) for clip in clips], np.float64)
+        self.share = lengths / lengths.sum()
+
+    def __call__(self, step: int) -> Tensor:
+        """[B, 1, S] in -1..1."""
+        rng = np.random.default_rng([self.seed, step])
+        return torch.from_numpy(np.stack([self._crop(rng) for _ in range(self.batch)]))[:, None].float()
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        clip = self.clips[rng.choice(len(self.clips), p=self.share)]
+        # Up to half a second of padding on either side: speech must be able to start and stop.
+        start = int(rng.integers(-SAMPLE_RATE // 2, max(1, len(clip) + SAMPLE_RATE // 2 - self.samples)))
+        piece = clip[max(0, start) : max(0, start + self.samples)].astype(np.float32) / 32768
+        audio = np.zeros(self.samples, np.float32)
+        at = max(0, -start)
+        audio[at : at + len(piece)] = piece
+        return augment(audio, rng)
+
+
+def augment(audio_S: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Level, telephone channel, noise, gaps of digital silence, now and then a tone."""
+    if rng.random() < 0.02:
+        times = np.arange(len(audio_S)) / SAMPLE_RATE
+        pitch = 440.0 if rng.random() < 0.5 else rng.uniform(100, 2000)
+        audio_S = 0.5 * np.sin(2 * np.pi * (pitch * times + rng.random())).astype(np.float32)
+    audio_S = audio_S * 10 ** (rng.uniform(-18, 6) / 20)
+    if rng.random() < 0.15:
+        audio_S = audio_S + rng.standard_normal(len(audio_S)).astype(np.float32) * 10 ** (rng.uniform(-70, -35) / 20)
+    if rng.random() < 0.35:
+        audio_S = telephone(audio_S)
+    if rng.random() < 0.15:
+        edges = np.sort(rng.integers(0, len(audio_S), 2))
+        audio_S = audio_S.copy()
+        audio_S[edges[0] : edges[1]] = 0
+    return audio_S / max(1.0, float(np.abs(audio_S).max()))
+
+
+def telephone(audio_S: np.ndarray) -> np.ndarray:
+    """200 to 3700 Hz at 8 kHz, through 8-bit mu-law."""
+    bins = np.fft.rfft(audio_S)
+    hertz = np.fft.rfftfreq(len(audio_S), 1 / SAMPLE_RATE)
+    kept = np.where((hertz > 200) & (hertz < 3700), bins, 0)
+    narrow = np.fft.irfft(kept[: len(audio_S) // 6 + 1], len(audio_S) // 3) / 3
+    bent = np.sign(narrow) * np.log1p(255 * np.minimum(np.abs(narrow), 1)) / np.log(256)
+    rounded = np.round(bent * 127) / 127
+    narrow = np.sign(rounded) * np.expm1(np.abs(rounded) * np.log(256)) / 255
+    wide = np.zeros(len(audio_S) // 2 + 1, np.complex128)
+    wide[: len(narrow) // 2 + 1] = np.fft.rfft(narrow)
+    return (np.fft.irfft(wide, len(audio_S)) * 3).astype(np.float32)
+
+
+# Losses
+
+
+class SpectralLoss(torch.nn.Module):
+    """Distance of log-mel and of mel magnitudes over several window lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.banks = [mel_bank(length, bands) for length, bands in SCALES]
+
+    def forward(self, made_BS: Tensor, wanted_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean absolute log difference, relative linear difference), each averaged over the scales."""
+        log, linear = [], []
+        for (length, _), bank in zip(SCALES, self.banks, strict=True):
+            window = torch.hann_window(length)
+            made, wanted = (
+                torch.matmul(bank, self._magnitude(audio_BS, length, window)) for audio_BS in (made_BS, wanted_BS)
+            )
+            log.append(((made + FLOOR).log() - (wanted + FLOOR).log()).abs().mean())
+            linear.append((made - wanted).abs().sum() / (wanted.sum() + 1.0))
+        return torch.stack(log).mean(), torch.stack(linear).mean()
+
+    def _magnitude(self, audio_BS: Tensor, length: int, window: Tensor) -> Tensor:
+        bins = torch.view_as_real(torch.stft(audio_BS, length, length // 4, window=window, return_complex=True))
+        return (bins.square().sum(-1) + 1e-9).sqrt() / window.sum() * 2  # a full-scale sine has 1
+
+
+def mel_bank(length: int, bands: int) -> Tensor:
+    """Triangular filters [bands, length / 2 + 1] on the mel scale from 0 to 12 kHz; each sums its bins."""
+    hertz = torch.linspace(0, SAMPLE_RATE / 2, length // 2 + 1)
+    mels = torch.linspace(0, 2595 * math.log10(1 + SAMPLE_RATE / 2 / 700), bands + 2)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    # Narrow low bands would fall between two bins: widen them to one bin.
+    step = SAMPLE_RATE / length
+    rise = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2]).clamp(min=step)[:, None]
+    fall = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1]).clamp(min=step)[:, None]
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+# Training
+
+
+@dataclass
+class Run:
+    """Everything that a checkpoint brings back."""
+
+    model: Mimi
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    minutes: float = 0.0
+
+    def save(self, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        state = {
+            "config": self.model.config.to_json(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes,
+        }
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    @classmethod
+    def start(cls, path: Path, config: MimiConfig, rate: float) -> "Run":
+        """Resumes from path if it exists. Raises: UserError if it was trained with another config."""
+        model = Mimi(config)
+        run = cls(model, torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=0.01))
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            if state["config"] != config.to_json():
+                raise UserError(f"{path} was trained with another config: choose another --out")
+            model.load_state_dict(state["model"])
+            run.optimizer.load_state_dict(state["optimizer"])
+            run.step, run.minutes = state["step"], state["minutes"]
+            print(f"resumed at step {run.step}, {run.minutes:.1f} minutes", flush=True)
+        return run
+
+
+def export(model: Mimi, path: Path) -> None:
+    """Writes the codec in half precision, its constants computed with the rounded weights."""
+    rounded = Mimi(replace(model.config, silence_codes=None, sine_codes=None)).eval()
+    rounded.load_state_dict(model.state_dict())
+    for codebook in rounded.codebooks():  # centroids over counts of one round better than sums over counts
+        codebook.embedding_sum.copy_(codebook.centroids_VQ)
+        codebook.cluster_usage.fill_(1)
+    rounded.load_state_dict({name: tensor.half().float() for name, tensor in rounded.state_dict().items()})
+    files.write(rounded, path, torch.float16)
+
+
+@torch.no_grad()
+def fill_codebooks(model: Mimi, crops: Crops) -> None:
+    """K-means on the latents of many crops, before the first quantised step."""
+    batches = [model.latent(crops(UNQUANTIZED_STEPS + n)) for n in range(KMEANS_BATCHES)]
+    init_codebooks(model.quantizer, torch.cat(batches))
+
+
+def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int) -> dict[str, Tensor]:
+    """The terms of the objective; `total` is their weighted sum."""
+    latent_BDT = run.model.latent(wav_B1S)
+    if run.step < UNQUANTIZED_STEPS:
+        quantized_BDT, commit = pass_unquantized(run.model.quantizer, latent_BDT), latent_BDT.new_zeros(())
+    else:
+        quantized_BDT, commit = quantize_with_gradient(run.model.quantizer, latent_BDT, acoustic)
+    made_B1S = run.model.synthesize(quantized_BDT)
+    log, linear = spectral(made_B1S[:, 0], wav_B1S[:, 0])
+    wave = F.l1_loss(made_B1S, wav_B1S) / (wav_B1S.abs().mean() + 0.01)
+    total = log + linear + 0.1 * wave + 0.25 * commit
+    return {"total": total, "log_mel": log, "mel": linear, "wave": wave, "commit": commit}
+
+
+def learning_rate(peak: float, step: int, progress: float) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth."""
+    return peak * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+def train(args: argparse.Namespace) -> None:
+    config = small_config()
+    args.out.mkdir(parents=True, exist_ok=True)
+    clips = load_folder(args.audio)
+    print(f"{len(clips)} recordings, {sum(map(len, clips)) / SAMPLE_RATE / 60:.1f} minutes", flush=True)
+    crops = Crops(clips, CROP_FRAMES * config.frame_samples, args.batch, args.seed)
+    torch.manual_seed(args.seed)
+    run = Run.start(args.out / "last.pt", config, args.rate)
+    spectral = SpectralLoss()
+    means: dict[str, float] = {}
+    total = args.steps or round(args.minutes)
+    bar = tqdm(total=total, initial=run.step if args.steps else round(run.minutes), unit="step" if args.steps else "min")
+    saved = clock = time.monotonic()
+    while (progress := run.step / args.steps if args.steps else run.minutes / args.minutes) < 1:
+        if run.step == UNQUANTIZED_STEPS:
+            fill_codebooks(run.model, crops)
+        rng = np.random.default_rng([args.seed, run.step, 1])
+        every = config.quantizer.n_q - 1
+        terms = losses(run, spectral, crops(run.step), int(rng.integers(1, every)) if rng.random() < DROPOUT_SHARE else every)
+        run.optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(args.rate, run.step, progress)
+        run.optimizer.step()
+        run.step += 1
+        now = time.monotonic()
+        run.minutes, clock = run.minutes + (now - clock) / 60, now
+        for name, term in {**terms, "norm": norm}.items():
+            value = float(term.detach())
+            means[name] = means.get(name, value) * 0.98 + value * 0.02
+        bar.n = run.step if args.steps else round(run.minutes)
+        bar.set_postfix(step=run.step, loss=f"{means['total']:.3f}", refresh=False)
+        bar.update(0)
+        if run.step % 100 == 0:
+            record = {"step": run.step, "minutes": round(run.minutes, 2)} | {k: round(v, 4) for k, v in means.items()}
+            bar.write(json.dumps(record), file=sys.stdout)
+            with open(args.out / "log.jsonl", "a") as log:
+                log.write(json.dumps(record) + "\n")
+        if now - saved > 60 * args.save_minutes:
+            run.save(args.out / "last.pt")
+            export(run.model, args.out / files.NAME)
+            saved = now
+    run.save(args.out / "last.pt")
+    export(run.model, args.out / files.NAME)
+    bar.close()
+    print(f"{args.out / files.NAME}: {hashlib.sha256((args.out / files.NAME).read_bytes()).hexdigest()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--audio", type=Path, nargs="+", required=True, help="folders searched for .wav and .flac")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an existing one is resumed")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="training time, over all resumptions")
+    length.add_argument("--steps", type=int, help="training steps instead of minutes")
+    parser.add_argument("--batch", type=int, default=4, help="crops of 2.4 s in a step (default 4)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (default 1e-3)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-minutes", type=float, default=4.0, help="time between checkpoints (default 4)")
+    try:
+        train(parser.parse_args())
+    except UserError as why:
+        raise SystemExit(f"error: {why}") from why
+
+
+if __name__ == "__main__":
+    main()
