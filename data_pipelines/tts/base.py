@@ -39,7 +39,8 @@ class Engine(Protocol):
     name: str
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, model (id and sha256 where there is one), licence, deterministic."""
+        """Provenance: name, version, model (id and sha256 where there is one), licence of the engine,
+        output_licence of what it says, deterministic."""
 
     def voices(self) -> tuple[Voice, ...]:
         """All voices, in a fixed order."""
@@ -47,7 +48,7 @@ class Engine(Protocol):
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
         """Speaks `text` with the voice of that key. Raises UserError if nothing can be said; never answers silence.
 
-        A deterministic engine (see `identity`) gives the same bytes for every seed.
+        A deterministic engine (see `identity`) gives the same bytes for the same arguments.
         """
 
 

@@ -63,6 +63,7 @@ class KokoroEngine:
             "name": self.name,
             "version": "Kokoro-82M v1.0",
             "licence": "Apache-2.0",
+            "output_licence": "Apache-2.0",
             "deterministic": True,
             **{key: self._record[key] for key in kept if key in self._record},
         }
@@ -95,7 +96,10 @@ class KokoroEngine:
             audio.append(wave)
             times += [(text, start + offset, end + offset) for text, start, end in part_times]
             offset += len(wave) / RATE_HZ
-        return trim_silence(Speech(audio=np.concatenate(audio), rate=RATE_HZ, words=tuple(times)))
+        whole = np.concatenate(audio)
+        # am_puck and am_fenrir overshoot full scale by up to 7 %
+        whole /= max(1.0, float(np.abs(whole).max()))
+        return trim_silence(Speech(audio=whole, rate=RATE_HZ, words=tuple(times)))
 
     def _run(
         self, words: list[SpokenWord], phones: list[str], voice: str, speed: float

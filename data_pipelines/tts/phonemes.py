@@ -13,9 +13,8 @@ from model.extras import package_dir, require
 # What the lexicons get wrong for running speech: "a" is there as the letter's name, "the" always as before a vowel
 WEAK = {"a": "\u0250", "an": "\u0250n", "the": "\u00f0\u0259", "to": "t\u0259"}
 WEAK_BEFORE_VOWEL = {"the": "\u00f0i", "to": "t\u028a"}
-# Backchannels, said as people say them, not as espeak spells them
-SOUNDS = {"mm": "\u02c8m\u02d0", "hm": "h\u02c8\u028cm", "hmm": "h\u02c8\u028cm", "mhm": "\u0259mh\u02c8\u028cm",
-          "huh": "h\u02c8\u028c", "mmhm": "\u0259mh\u02c8\u028cm"}  # fmt: skip
+# Backchannels that the lexicons lack
+SOUNDS = {"mhm": "\u0259mh\u02c8m", "mmhm": "\u0259mh\u02c8m"}
 VOWELS = frozenset(
     "AIOQWYaeiouy\u00e6\u0250\u0251\u0252\u0254\u0259\u025a\u025b\u025c\u026a\u0268\u028a\u028c\u1d4a\u1d7b"
 )

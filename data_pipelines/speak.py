@@ -1,0 +1,193 @@
+"""`ppx-data speak`: scripts to dialogue folders (see data_pipelines.schema), on several processes, resumable.
+
+OUT/speak.json states the settings of the run; a rerun with the same settings goes on where it stopped, one with
+others is refused. OUT/report.json counts what was done, skipped and rejected, and why.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines.audio import RATE_HZ, write_flac
+from data_pipelines.engines import choose_engine, open_engine
+from data_pipelines.schema import Dialogue, Script, read_scripts
+from data_pipelines.stitch import StitchOptions, stitch
+from data_pipelines.tts.base import Engine
+from model.errors import UserError
+
+
+@dataclass(kw_only=True, frozen=True)
+class Outcome:
+    """What became of one script: seconds of audio, or the reason why there is none."""
+
+    id: str
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def is_complete(folder: Path) -> bool:
+    """True if a dialogue folder holds a readable record and both of its audio files."""
+    try:
+        Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder))
+    except (OSError, UserError):
+        return False
+    return (folder / "audio.flac").is_file() and (folder / "left.voice.flac").is_file()
+
+
+def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions, out: Path) -> Outcome:
+    """Speaks one script into OUT/ID; meta.json comes last, so that a folder with it is complete."""
+    try:
+        result = stitch(script, engine, seed, options)
+    except UserError as why:
+        return Outcome(id=script.id, reason=str(why).removeprefix(f"{script.id}: "))
+    folder = out / script.id
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "meta.json").unlink(missing_ok=True)
+    write_flac(folder / "audio.flac", result.audio_CS, RATE_HZ)
+    write_flac(folder / "left.voice.flac", result.voice, RATE_HZ)
+    write_json_text(folder / "meta.json", result.dialogue.to_json())
+    return Outcome(id=script.id, seconds=result.dialogue.seconds)
+
+
+def write_json_text(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(text + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+_ENGINE: Engine | None = None  # one per worker process: loading Kokoro takes most of a second
+
+
+def _start_worker(name: str) -> None:
+    global _ENGINE
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _ENGINE = open_engine(name)
+
+
+def _work(script: Script, seed: int, options: StitchOptions, out: Path) -> Outcome:
+    assert _ENGINE is not None
+    return speak_one(script, _ENGINE, seed, options, out)
+
+
+def outcomes(
+    scripts: Sequence[Script], engine: str, seed: int, options: StitchOptions, out: Path, workers: int
+) -> Iterator[Outcome]:
+    """Speaks scripts in any order on `workers` processes (1: in this one)."""
+    if workers == 1:
+        opened = open_engine(engine)
+        for script in scripts:
+            yield speak_one(script, opened, seed, options, out)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(engine,)) as pool:
+        jobs = [pool.submit(_work, script, seed, options, out) for script in scripts]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def check_scripts(scripts: Sequence[Script]) -> None:
+    """Raises UserError if an id is used twice or cannot be the name of a folder."""
+    for name, count in Counter(script.id for script in scripts).items():
+        if count > 1:
+            raise UserError(f"script id {name!r} is there {count} times: ids must be unique")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
+
+
+def claim_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Makes OUT ours: new or empty, or left by a run with the same settings. Raises UserError otherwise."""
+    record = out / "speak.json"
+    if record.is_file():
+        before = json.loads(record.read_text("utf-8"))
+        changed = [name for name in settings if before.get(name) != json.loads(json.dumps(settings[name]))]
+        if changed:
+            name = changed[0]
+            raise UserError(f"{out} was made with another {name}: give another --out, or the same settings to resume")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and was not made by `ppx-data speak`: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_text(record, json.dumps(settings, indent=1, sort_keys=True))
+
+
+def speak_scripts(
+    scripts: Sequence[Script], out: Path, *, engine: str, seed: int, workers: int, options: StitchOptions
+) -> dict[str, Any]:
+    """Speaks all scripts into `out` and answers the report, which is also written to OUT/report.json.
+
+    Raises: UserError for bad ids, a foreign folder, a missing engine, or if there is no dialogue at all in the end.
+    """
+    if workers < 1:
+        raise UserError(f"workers {workers}: must be 1 or more")
+    check_scripts(scripts)
+    engine = choose_engine(engine)
+    identity = open_engine(engine).identity()
+    claim_folder(out, {"engine": identity, "seed": seed, "options": asdict(options)})
+    todo = [script for script in scripts if not is_complete(out / script.id)]
+    started, done = time.perf_counter(), []
+    bar = tqdm(outcomes(todo, engine, seed, options, out, workers), total=len(todo), unit="dialogue", desc="speak")
+    for outcome in bar:
+        done.append(outcome)
+    elapsed = time.perf_counter() - started
+    rejected = sorted((o for o in done if o.reason), key=lambda o: o.id)
+    seconds = sum(o.seconds for o in done)
+    report = {
+        "done": len(done) - len(rejected),
+        "skipped": len(scripts) - len(todo),
+        "rejected": [{"id": o.id, "reason": o.reason} for o in rejected],
+        "reasons": dict(Counter(o.reason.split(":")[0] for o in rejected)),
+        "audio_seconds": round(seconds, 2),
+        "wall_seconds": round(elapsed, 2),
+        "engine": engine,
+    }
+    write_json_text(out / "report.json", json.dumps(report, indent=1, sort_keys=True))
+    if not report["done"] and not report["skipped"]:
+        raise UserError(f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}")
+    return report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ppx-data speak`."""
+    parser.add_argument("--scripts", type=Path, required=True, help="scripts file, from `ppx-data write`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
+    parser.add_argument("--engine", choices=("auto", "kokoro", "espeak"), default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes; each uses one core")
+    parser.add_argument("--limit", type=int, help="speak only the first N scripts")
+    parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
+    parser.add_argument("--noise-dbfs", type=float, help="white noise on the user's channel, e.g. -60 (default: none)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`ppx-data speak`."""
+    scripts = read_scripts(args.scripts)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be 1 or more")
+    options = StitchOptions(voice_seconds=args.voice_seconds, noise_dbfs=args.noise_dbfs)
+    report = speak_scripts(
+        scripts[: args.limit],
+        args.out,
+        engine=args.engine,
+        seed=args.seed,
+        workers=args.workers,
+        options=options,
+    )
+    print(
+        f"{report['done']} dialogues spoken, {report['audio_seconds'] / 60:.1f} min in {report['wall_seconds']:.0f} s; "
+        f"{report['skipped']} were there, {len(report['rejected'])} rejected: {args.out / 'report.json'}"
+    )
