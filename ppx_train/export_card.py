@@ -137,8 +137,8 @@ def _prompt_format() -> str:
     return (
         "## Prompt format\n\nvoice clip (3 to 10 s of one speaker, mono, 24 kHz, -24 LUFS), pause, "
         "`<system> role text <system>` at one SentencePiece token a frame, pause, then the conversation. "
-        f"A pause is {PAUSE_FRAMES} frames. During the prompt the user's stream holds a 440 Hz tone; the code constants "
-        "are in `personaplex.json`. A role of 100 tokens takes 8 s of the attention window."
+        f"A pause is {PAUSE_FRAMES} frames. During the prompt the user's stream holds a 440 Hz tone; the codes of both "
+        "constants are in `personaplex.json`. A role of 100 tokens takes 8 s of the attention window."
     )
 
 

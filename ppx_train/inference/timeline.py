@@ -1,6 +1,7 @@
 """A picture of a conversation: both waveforms over time and the agent's words where they were said."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def draw_timeline(
     figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.82 / height, bottom=0.5 / height, hspace=0.22)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(temporary, dpi=130, format="png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a rare script is drawn as boxes
+            figure.savefig(temporary, dpi=130, format="png")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -92,7 +95,8 @@ def _draw_row(
         x, y = min(word.seconds, start + seconds - _width(word, seconds)), -1.55 - 0.62 * level
         axis.plot([word.seconds, word.seconds], [-1.05, y], color=AGENT_COLOUR, linewidth=0.6, alpha=0.35, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        axis.text(x, y, word.text, ha="left", va="center", fontsize=8.5, color=TEXT_COLOUR, bbox=box, parse_math=False)
+        text = "".join(c if c.isprintable() else " " for c in word.text)
+        axis.text(x, y, text, ha="left", va="center", fontsize=8.5, color=TEXT_COLOUR, bbox=box, parse_math=False)
     axis.set_xlim(start, start + seconds)
     axis.set_ylim(-1.55 - 0.62 * WORD_LEVELS + 0.25, 3.1)
     axis.set_yticks([])

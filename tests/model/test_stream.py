@@ -1,35 +1,22 @@
 """Streaming against the public runtimes (golden vectors), against the full forward pass, and against itself."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from model.checkpoint import load_native
 from model.config import UNGENERATED_ID, LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.prompt import hybrid_prompt, training_sequence
 from model.sample import Sampling, choose_top_k, draw_noise, row_generators
 from model.stream import DuplexStream
+from tests.model.golden import language_model, tensors
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 GREEDY = Sampling(greedy=True)
-FILE_KEYS = {"causal", "layer_scale", "gating", "norm", "positional_embedding", "depformer_layer_scale",
-             "depformer_multi_linear", "depformer_context", "depformer_max_period", "depformer_gating",
-             "depformer_pos_emb", "depformer_weights_per_step"}  # fmt: skip
 
 
 def golden(name: str) -> tuple[DuplexLM, dict[str, Tensor]]:
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        values = {k: v for k, v in json.loads(file.metadata()["config"]).items() if k not in FILE_KEYS}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    model = DuplexLM(LMConfig(**values))
-    load_native(model, {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
-    return model.eval(), tensors
+    return language_model(name), tensors(name)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +32,13 @@ def run(stream: DuplexStream, prompt_BKP: Tensor | None, user_BCT: Tensor, seeds
     return torch.stack([stream.step(state, user_BC) for user_BC in user_BCT.unbind(2)], dim=2)
 
 
-def golden_prompt(model: DuplexLM, tensors: dict[str, Tensor]) -> Tensor:
+def golden_prompt(model: DuplexLM, vectors: dict[str, Tensor]) -> Tensor:
     return hybrid_prompt(
         model.config,
-        tensors["stream.voice_codes"][0],
-        tensors["stream.text_prompt_ids"].tolist(),
-        tensors["prompt.silence_codes"].tolist(),
-        tensors["prompt.sine_codes"].tolist(),
+        vectors["stream.voice_codes"][0],
+        vectors["stream.text_prompt_ids"].tolist(),
+        vectors["prompt.silence_codes"].tolist(),
+        vectors["prompt.sine_codes"].tolist(),
     )
 
 
@@ -68,31 +55,31 @@ def random_prompts(config: LMConfig, batch: int, frames: int, seed: int) -> Tens
 def test_a_prompted_conversation_equals_the_personaplex_runtime_one_call_earlier(
     small: tuple[DuplexLM, dict[str, Tensor]],
 ) -> None:
-    model, tensors = small
-    agent = run(DuplexStream(model, GREEDY), golden_prompt(model, tensors)[None], tensors["stream.user_codes"])
-    assert torch.equal(agent[:, :, :-1], tensors["stream.personaplex_returns"][:, :, 1:])
+    model, vectors = small
+    agent = run(DuplexStream(model, GREEDY), golden_prompt(model, vectors)[None], vectors["stream.user_codes"])
+    assert torch.equal(agent[:, :, :-1], vectors["stream.personaplex_returns"][:, :, 1:])
 
 
 def test_an_unprompted_conversation_equals_the_moshi_runtime(small: tuple[DuplexLM, dict[str, Tensor]]) -> None:
-    model, tensors = small
-    agent = run(DuplexStream(model, GREEDY), None, tensors["stream.user_codes"])
-    assert tensors["stream.moshi_first_call"].item() == 1
-    assert torch.equal(agent[:, :, 1:], tensors["stream.moshi_returns"])
+    model, vectors = small
+    agent = run(DuplexStream(model, GREEDY), None, vectors["stream.user_codes"])
+    assert vectors["stream.moshi_first_call"].item() == 1
+    assert torch.equal(agent[:, :, 1:], vectors["stream.moshi_returns"])
     assert torch.equal(agent[:, :, 0], torch.full((1, 9), UNGENERATED_ID))
 
 
 def test_streaming_goes_on_past_the_window_as_the_moshi_runtime_does() -> None:
-    model, tensors = golden("lm_window")
-    assert model.config.context < tensors["stream.user_codes"].shape[2] // 3
-    agent = run(DuplexStream(model, GREEDY), None, tensors["stream.user_codes"])
-    assert torch.equal(agent[:, :, 1:], tensors["stream.moshi_returns"])
+    model, vectors = golden("lm_window")
+    assert model.config.context < vectors["stream.user_codes"].shape[2] // 3
+    agent = run(DuplexStream(model, GREEDY), None, vectors["stream.user_codes"])
+    assert torch.equal(agent[:, :, 1:], vectors["stream.moshi_returns"])
 
 
 def test_streamed_tokens_are_the_argmax_of_the_full_forward_on_the_training_sequence(
     small: tuple[DuplexLM, dict[str, Tensor]],
 ) -> None:
-    model, tensors = small
-    prompt, user = golden_prompt(model, tensors), tensors["stream.user_codes"]
+    model, vectors = small
+    prompt, user = golden_prompt(model, vectors), vectors["stream.user_codes"]
     agent = run(DuplexStream(model, GREEDY), prompt[None], user)
     codes, has_loss = training_sequence(model.config, prompt, torch.cat([agent, user], dim=1)[0])
     with torch.no_grad():
@@ -131,17 +118,17 @@ def test_a_batch_gives_each_row_the_tokens_it_has_alone(
 
 
 def test_a_seed_repeats_a_conversation_and_no_seed_does_not(small: tuple[DuplexLM, dict[str, Tensor]]) -> None:
-    model, tensors = small
-    stream, user = DuplexStream(model, Sampling()), tensors["stream.user_codes"]
+    model, vectors = small
+    stream, user = DuplexStream(model, Sampling()), vectors["stream.user_codes"]
     assert torch.equal(run(stream, None, user, [1]), run(stream, None, user, [1]))
     assert not torch.equal(run(stream, None, user, [1]), run(stream, None, user, [2]))
     assert not torch.equal(run(stream, None, user), run(stream, None, user))
 
 
 def test_the_model_hears_the_user_at_once(small: tuple[DuplexLM, dict[str, Tensor]]) -> None:
-    model, tensors = small
-    stream, prompt = DuplexStream(model, Sampling()), golden_prompt(model, tensors)[None]
-    user = tensors["stream.user_codes"]
+    model, vectors = small
+    stream, prompt = DuplexStream(model, Sampling()), golden_prompt(model, vectors)[None]
+    user = vectors["stream.user_codes"]
     changed = user.clone()
     changed[:, :, 15] = (changed[:, :, 15] + 1) % model.config.card
     before, after = run(stream, prompt, user, [0]), run(stream, prompt, changed, [0])
