@@ -170,7 +170,7 @@ class StackedEmbedding(nn.Module):
         codebooks, card, _ = self.weight.shape
         first_K1 = torch.arange(ids_KN.shape[0], device=ids_KN.device)[:, None] * card
         # an id beyond its table must fail, not read the next codebook's table
-        rows_KN = torch.where(ids_KN < card, ids_KN + first_K1, codebooks * card)
+        rows_KN = torch.where((ids_KN >= 0) & (ids_KN < card), ids_KN + first_K1, codebooks * card)
         return torch.where(ids_KN == ZERO_ID, ZERO_ID, rows_KN)
 
     def step(self, k: int, ids_B: Tensor) -> Tensor:

@@ -79,8 +79,10 @@ class KVCache:
         """Which of the keys returned by `append` each new frame may see, [B, 1, T, S] bool; None: all of them."""
         if num_frames == 1 and self.aligned:
             return None
-        slots_S = torch.arange(min(self.seen + (num_frames == 1), self.context), device=self.offset_B.device)
-        last_B1 = self.offset_B[:, None] - (num_frames > 1)  # newest position that the ring holds
+        # one frame is in the ring already when it is attended to, more frames come after it
+        ahead = 1 if num_frames == 1 else 0
+        slots_S = torch.arange(min(self.seen + ahead, self.context), device=self.offset_B.device)
+        last_B1 = self.offset_B[:, None] + ahead - 1  # newest position that the ring holds
         position_BS = last_B1 - (last_B1 - slots_S) % self.context
         frames_T = torch.arange(num_frames, device=slots_S.device)
         query_BT = self.offset_B[:, None] + frames_T

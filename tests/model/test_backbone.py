@@ -1,0 +1,343 @@
+"""The language model against reference vectors, against a plain second implementation, and against itself."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import cross_entropy
+from model.config import LMConfig
+from model.duplex import DuplexLM, StreamSums
+from model.temporal import windowed_attention
+from tests.model.golden import greedy, language_model, lm_config, tensors
+
+TINY = LMConfig(
+    dim=32, num_heads=2, num_layers=2, context=16, text_card=40, card=32,
+    depformer_dim=16, depformer_num_heads=2, depformer_num_layers=2, depformer_dim_feedforward=66,
+)  # fmt: skip
+
+
+def tiny(seed: int = 0, **changes: object) -> DuplexLM:
+    torch.manual_seed(seed)
+    return DuplexLM(dataclasses.replace(TINY, **changes))
+
+
+def random_codes(config: LMConfig, batch: int, num_frames: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    codes_BKT = torch.randint(0, config.card, (batch, 17, num_frames), generator=generator)
+    codes_BKT[:, 0] = torch.randint(0, config.text_card, (batch, num_frames), generator=generator)
+    codes_BKT[torch.rand(codes_BKT.shape, generator=generator) < 0.05] = -1
+    return codes_BKT
+
+
+def random_weights(codes_BKT: Tensor, seed: int = 2) -> Tensor:
+    """Weights with zero entries, and a prompt (first quarter) without any loss."""
+    generator = torch.Generator().manual_seed(seed)
+    weights_BKT = torch.rand(codes_BKT.shape, generator=generator)
+    weights_BKT[torch.rand(codes_BKT.shape, generator=generator) < 0.2] = 0
+    weights_BKT[:, :, : codes_BKT.shape[2] // 4] = 0
+    return weights_BKT
+
+
+def plain_sums(model: DuplexLM, codes_BKT: Tensor, weights_BKT: Tensor) -> StreamSums:
+    """Second implementation: undelayed logits, one cross-entropy per stream, masks selected before the loss."""
+    logits = model.logits(codes_BKT)
+    rows = [torch.zeros(17) for _ in range(4)]
+    for stream in range(1 + model.config.dep_q):
+        values = logits.text_BTV if stream == 0 else logits.audio_BCTV[:, stream - 1]
+        mask = logits.text_mask_BT if stream == 0 else logits.audio_mask_BCT[:, stream - 1]
+        mask = mask & (weights_BKT[:, stream] > 0)
+        chosen, target, weight = values[mask], codes_BKT[:, stream][mask], weights_BKT[:, stream][mask]
+        sums = (
+            (F.cross_entropy(chosen, target, reduction="none") * weight).sum(),
+            weight.sum(),
+            (chosen.argmax(-1) == target).sum(),
+            torch.tensor(float(len(target))),
+        )
+        for row, value in zip(rows, sums, strict=True):
+            row[stream] = value
+    return StreamSums(*rows)
+
+
+def gradients(model: DuplexLM) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, theirs_grad in theirs.items():
+        scale = theirs_grad.abs().max().clamp(min=1e-3)
+        assert (ours[name] - theirs_grad).abs().max() / scale < tolerance, name
+
+
+# -- reference vectors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lm_small", "lm_window"])
+def test_forward_logits_equal_the_public_runtimes(name: str) -> None:
+    golden = tensors(name)
+    with torch.no_grad():
+        logits = language_model(name).logits(golden["forward.codes"])
+    for ours, our_mask, theirs, mask in (
+        (logits.audio_BCTV, logits.audio_mask_BCT, golden["forward.audio_logits"], golden["forward.audio_mask"]),
+        (logits.text_BTV, logits.text_mask_BT, golden["forward.text_logits"][:, 0], golden["forward.text_mask"][:, 0]),
+    ):
+        assert torch.equal(our_mask, mask)
+        assert (ours - theirs)[mask].abs().max() < 1e-4
+
+
+def test_loss_sums_equal_the_reference_losses() -> None:
+    golden = tensors("lm_small")
+    codes_BKT = golden["forward.codes"]
+    weights_BKT = torch.full(codes_BKT.shape, 0.02)
+    weights_BKT[:, [1, 9]] = 1.0
+    padding_BT = (codes_BKT[:, 0] == 3) | (codes_BKT[:, 0] == 0)
+    weights_BKT[:, 0] = torch.where(padding_BT, 0.3, 1.0)
+    sums = language_model("lm_small")(codes_BKT, weights_BKT)
+    text = sums.loss_K[0].double() / sums.weight_K[0]
+    audio = sums.loss_K[1:].double().sum() / sums.weight_K[1:].sum()
+    assert abs(text / golden["loss.text"].item() - 1) < 1e-6
+    assert abs(audio / golden["loss.audio"].item() - 1) < 1e-6
+
+
+# -- training loss ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 11, 45])
+@pytest.mark.parametrize("dep_q", [8, 16])
+def test_sums_and_gradients_equal_a_plain_undelayed_loss(num_frames: int, dep_q: int) -> None:
+    model = tiny(dep_q=dep_q)
+    codes_BKT = random_codes(model.config, 2, num_frames)
+    weights_BKT = random_weights(codes_BKT)
+    factor_K = torch.linspace(0.5, 2, 17)  # streams may be scaled differently afterwards
+    ours = model(codes_BKT, weights_BKT)
+    (ours.loss_K * factor_K).sum().backward()
+    our_grads = gradients(model)
+    model.zero_grad()
+    theirs = plain_sums(model, codes_BKT, weights_BKT)
+    (theirs.loss_K * factor_K).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert_same_gradients(our_grads, gradients(model), 1e-5)
+
+
+def test_loss_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 40)
+    weights_BKT = random_weights(codes_BKT)
+    results = []
+    for rows in (256, 7):
+        monkeypatch.setattr(cross_entropy, "MIN_CHUNK_ROWS", rows)
+        monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", {"cpu": rows * 32})
+        model.zero_grad()
+        sums = model(codes_BKT, weights_BKT)
+        sums.loss_K.sum().backward()
+        results.append((sums.loss_K.detach(), gradients(model)))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-6)
+    assert_same_gradients(results[1][1], results[0][1], 1e-5)
+
+
+def test_weights_of_zero_give_a_finite_loss_that_touches_every_parameter() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 20)
+    sums = model(codes_BKT, torch.zeros(codes_BKT.shape))
+    assert all((value == 0).all() for value in sums)
+    sums.loss_K.sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and (parameter.grad == 0).all(), name
+
+
+def test_without_user_loss_the_agent_sums_are_the_same_and_user_steps_get_no_gradient() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 20)
+    weights_BKT = random_weights(codes_BKT)
+    both = model(codes_BKT, weights_BKT)
+    weights_BKT[:, model.config.user_audio] = 0
+    agent = model(codes_BKT, weights_BKT)
+    assert torch.allclose(agent.loss_K[:9], both.loss_K[:9], rtol=1e-6)
+    assert (agent.loss_K[9:] == 0).all() and (agent.weight_K[9:] == 0).all()
+    agent.loss_K.sum().backward()
+    grad = model.depth.heads.weight.grad
+    assert grad is not None and (grad[8:] == 0).all() and (grad[:8] != 0).any(dim=(1, 2)).all()
+
+
+def test_positions_without_loss_may_hold_any_weightless_target() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 1, 12)
+    codes_BKT[:, :, 4] = -1
+    weights_BKT = torch.ones(codes_BKT.shape)
+    sums = model(codes_BKT, weights_BKT)
+    valid_BKT = codes_BKT != -1
+    valid_BKT[:, [k for k in range(17) if model.config.delays[k]], -1] = False
+    assert torch.equal(sums.count_K, valid_BKT.sum((0, 2)).float())
+    assert sums.loss_K.isfinite().all()
+
+
+def test_gradients_flow_only_where_grad_is_enabled() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 1, 12)
+    weights_BKT = random_weights(codes_BKT)
+    with torch.no_grad():
+        silent = model(codes_BKT, weights_BKT)
+    assert not silent.loss_K.requires_grad
+    assert torch.equal(silent.loss_K, model(codes_BKT, weights_BKT).loss_K)
+
+
+def test_autocast_and_pure_bf16_are_close_to_fp32() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 40)
+    weights_BKT = random_weights(codes_BKT)
+    expected = model(codes_BKT, weights_BKT)
+    expected.loss_K.sum().backward()
+    grads = gradients(model)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sums = model(codes_BKT, weights_BKT)
+    assert sums.loss_K.dtype == torch.float32
+    sums.loss_K.sum().backward()
+    assert torch.allclose(sums.loss_K, expected.loss_K, rtol=0.02)
+    assert torch.equal(sums.weight_K, expected.weight_K)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert F.cosine_similarity(parameter.grad.flatten(), grads[name].flatten(), dim=0) > 0.99, name
+    half = model.to(torch.bfloat16)(codes_BKT, weights_BKT)
+    half.loss_K.sum().backward()
+    assert torch.allclose(half.loss_K, expected.loss_K, rtol=0.02)
+
+
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 40)
+    weights_BKT = random_weights(codes_BKT)
+    model(codes_BKT, weights_BKT).loss_K.sum().backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model.set_activation_checkpointing(True)
+    model(codes_BKT, weights_BKT).loss_K.sum().backward()
+    assert_same_gradients(gradients(model), expected, 1e-7)
+
+
+def test_an_id_outside_its_table_fails() -> None:
+    model = tiny()
+    for stream, bad in ((0, 41), (1, 33), (16, 33), (3, -2)):
+        codes_BKT = torch.zeros(1, 17, 5, dtype=torch.long)
+        codes_BKT[0, stream, 2] = bad
+        with pytest.raises((IndexError, RuntimeError)):
+            model.embed(codes_BKT)
+
+
+def test_codes_and_weights_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"both are \[B, 17, T\]"):
+        tiny()(torch.zeros(1, 17, 5, dtype=torch.long), torch.zeros(1, 17, 4))
+
+
+# -- streaming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_frames", [3, 16, 17, 40])
+def test_blockwise_window_equals_a_dense_banded_mask(num_frames: int) -> None:
+    torch.manual_seed(3)
+    query, key, value = torch.randn(3, 2, 2, num_frames, 8).unbind(0)
+    age = torch.arange(num_frames)[:, None] - torch.arange(num_frames)
+    scores = (query @ key.transpose(2, 3) / 8**0.5).masked_fill((age < 0) | (age >= 16), float("-inf"))
+    assert torch.allclose(windowed_attention(query, key, value, 16), scores.softmax(-1) @ value, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [[60], [1] * 60, [5, 1, 1, 20, 3, 17, 13], [1, 16, 1, 42], [40, 20]])
+def test_cached_chunks_equal_the_full_forward_past_the_window(chunks: list[int]) -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 60)
+    with torch.no_grad():
+        expected_BTD = model.hidden(codes_BKT)
+        cache = model.temporal.init_cache(2, device="cpu", dtype=torch.float32)
+        pieces = [model.hidden(chunk_BKT, cache) for chunk_BKT in codes_BKT.split(chunks, dim=2)]
+    assert torch.allclose(torch.cat(pieces, 1), expected_BTD, atol=1e-5)
+    assert cache.offset_B.tolist() == [60, 60]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 50, [1, 4, 1, 20, 3, 1, 1, 19], [30, 20]])
+def test_rows_at_different_positions_each_equal_their_own_full_forward(sizes: list[int]) -> None:
+    model = tiny()
+    first_BKT, second_BKT = random_codes(model.config, 3, 13), random_codes(model.config, 3, 50, seed=5)
+    with torch.no_grad():
+        cache = model.temporal.init_cache(3, device="cpu", dtype=torch.float32)
+        model.hidden(first_BKT[:, :, :7], cache)
+        cache.reset(torch.tensor([False, True, False]))
+        model.hidden(first_BKT[:, :, 7:], cache)
+        cache.reset(torch.tensor([False, False, True]))
+        assert cache.offset_B.tolist() == [13, 6, 0]
+        ours_BTD = torch.cat([model.hidden(chunk, cache) for chunk in second_BKT.split(sizes, dim=2)], 1)
+        for row, before_KT in enumerate((first_BKT[0], first_BKT[1, :, 7:], first_BKT[2, :, :0])):
+            whole_1KT = torch.cat((before_KT, second_BKT[row]), 1)[None]
+            expected_TD = model.hidden(whole_1KT)[0, -50:]
+            assert torch.allclose(ours_BTD[row], expected_TD, atol=1e-5), row
+        cache.reset()
+        assert torch.allclose(model.hidden(second_BKT, cache), model.hidden(second_BKT), atol=1e-5)
+
+
+def test_a_bf16_cache_serves_a_bf16_model() -> None:
+    model = tiny().to(torch.bfloat16)
+    codes_BKT = random_codes(model.config, 1, 24)
+    with torch.no_grad():
+        cache = model.temporal.init_cache(1, device="cpu", dtype=torch.bfloat16)
+        pieces = [model.hidden(chunk, cache) for chunk in codes_BKT.split([9, 1, 1, 13], dim=2)]
+        expected = model.hidden(codes_BKT)
+    assert (torch.cat(pieces, 1) - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("num_steps", [8, 16])
+def test_greedy_depth_steps_are_the_argmax_of_the_teacher_forced_logits(num_steps: int) -> None:
+    model = language_model("lm_small")
+    torch.manual_seed(4)
+    hidden_ND, text_N = torch.randn(6, model.config.dim), torch.tensor([0, 3, 47, 48, -1, 5])
+    with torch.no_grad():
+        tokens_NC = model.depth.generate(hidden_ND, text_N, greedy, num_steps)
+        seen_KN = torch.cat((text_N[None], tokens_NC.T[:-1]))
+        forced_KNV = model.depth.heads(model.depth(hidden_ND, seen_KN))
+    assert tokens_NC.shape == (6, num_steps)
+    assert torch.equal(forced_KNV.argmax(-1).T, tokens_NC)
+
+
+# -- construction -----------------------------------------------------------------------------------------------------
+
+
+def test_fresh_weights_follow_the_seed_also_through_the_meta_device() -> None:
+    first, second = tiny(7), tiny(7)
+    torch.manual_seed(7)
+    with torch.device("meta"):
+        third = DuplexLM(TINY)
+    assert all(parameter.is_meta for parameter in third.parameters())
+    third.to_empty(device="cpu")
+    torch.manual_seed(7)
+    third.reset_parameters()
+    different = tiny(8)
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), third.parameters(), strict=True):
+        assert torch.equal(a, b) and a.isfinite().all(), name
+        assert torch.allclose(c.std(), a.std(), rtol=0.3), name
+    assert not torch.equal(different.text_emb.weight, first.text_emb.weight)
+
+
+def test_a_fresh_model_starts_near_the_uniform_loss() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 2, 60)
+    sums = model(codes_BKT, torch.ones(codes_BKT.shape))
+    nats_K = sums.loss_K / sums.weight_K
+    assert nats_K[0] < torch.tensor(40.0).log() + 1.5 and nats_K[1:].max() < torch.tensor(32.0).log() + 3
+
+
+def test_the_public_shapes_have_the_published_sizes() -> None:
+    large = DuplexLM(LMConfig(), device="meta")
+    assert round(large.num_parameters() / 1e9, 3) == 8.371
+    assert round(DuplexLM(LMConfig(dep_q=8), device="meta").num_parameters() / 1e9, 2) == 7.69
+    assert abs(large.flops_per_frame(2048) / 1e9 - 16.6) < 0.05
+    # past the window the attention cost per frame stops growing
+    assert large.flops_per_frame(10**6) < 2 * 8.05e9 + 4 * 4096 * 32 * 3000
+
+
+def test_flops_count_the_weights_that_are_multiplied() -> None:
+    model = DuplexLM(lm_config("lm_small"))
+    embeddings = sum(p.numel() for name, p in model.named_parameters() if "_emb" in name or "norm" in name)
+    attention = 2 * 100 * model.config.dim * model.config.num_layers
+    assert model.flops_per_frame(100) == 2 * (model.num_parameters() - embeddings) + attention
