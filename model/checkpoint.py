@@ -132,6 +132,10 @@ def config_from_dict(raw: Mapping[str, Any], where: str) -> LMConfig:
     for key, value in FIXED_FACTS.items():
         if key in raw and raw[key] != value:
             raise UserError(f"{where}: {key}={raw[key]!r}: only {value!r} is supported")
+    for key, example in LMConfig().to_dict().items():
+        kinds = (int, float) if isinstance(example, float) else type(example)
+        if not isinstance(raw[key], kinds) or isinstance(raw[key], bool):
+            raise UserError(f"{where}: {key}={raw[key]!r}: must be of the kind of {example!r}")
     return LMConfig(**{key: raw[key] for key in own})
 
 
