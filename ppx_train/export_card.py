@@ -75,9 +75,7 @@ def model_card(
         _data(data),
         _recipe(run, step, config_sha256),
         _metrics(metrics, step),
-        "## Limits\n\n- English telephone-style conversation; other languages were not trained.\n- Echo: on open "
-        f"speakers the model may hear itself; use headphones.\n- The attention window is {run.model.lm.context} frames "
-        f"({run.model.lm.context * 0.08:.0f} s); the prompt leaves it in longer calls.\n- What it says may be wrong.",
+        _limits(run, data),
         "## Misuse\n\nDo not imitate the voice of a person who has not agreed to it, and tell people that they talk to "
         "a machine.",
         _licences(run, data),
@@ -185,6 +183,25 @@ def _metrics(metrics: dict[str, float], step: int) -> str:
     return "\n".join(
         [f"## Figures on held-out dialogues, up to step {step:,}", "", "| figure | value |", "|---|---|", *rows]
     )
+
+
+def _limits(run: Run, data: DataFacts) -> str:
+    hours = sum(data.hours.get("train", {}).values())
+    lines = [
+        "## Limits",
+        "",
+        "- Trained on English conversations only.",
+        "- Echo: on open speakers the model may hear itself; use headphones.",
+        f"- The attention window is {run.model.lm.context} frames ({run.model.lm.context * 0.08:.0f} s); in longer "
+        "calls the prompt leaves it.",
+        "- What it says may be wrong.",
+    ]
+    if run.model.init == "scratch":
+        scratch = (
+            f"- Trained from scratch on {hours:.1f} h: it learns how conversation sounds, not what is true or wise."
+        )
+        lines.insert(2, scratch)
+    return "\n".join(lines)
 
 
 def _licences(run: Run, data: DataFacts) -> str:
