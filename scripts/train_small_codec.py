@@ -41,12 +41,13 @@ WARMUP_STEPS = 200  # of the learning rate
 UNQUANTIZED_STEPS = 300  # before the codebooks are filled by k-means
 KMEANS_BATCHES = 40
 DROPOUT_SHARE = 0.25  # of the steps use fewer acoustic codebooks
+BF16_SHARE = 0.75  # of the training runs the convolutions in bf16 (1.4 x faster); the rest settles in fp32
 
 
 def small_config() -> MimiConfig:
     """2 M parameters: 16 to 256 channels, 128 wide, 2 + 2 transformer layers with a 2 s window, 8 codebooks of 512."""
     return MimiConfig(
-        seanet=SeanetConfig(dimension=128, n_filters=16),
+        seanet=SeanetConfig(dimension=128, n_filters=16, ratios=(4, 5, 6, 8)),  # 8 first: a third fewer operations
         quantizer=QuantizerConfig(dimension=64, n_q=8, bins=512),
         transformer=TransformerConfig(
             d_model=128, num_heads=4, num_layers=2, layer_scale=0.1, context=50, dim_feedforward=512
@@ -227,14 +228,18 @@ def fill_codebooks(model: Mimi, crops: Crops) -> None:
     init_codebooks(model.quantizer, torch.cat(batches))
 
 
-def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int) -> dict[str, Tensor]:
+def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf16: bool) -> dict[str, Tensor]:
     """The terms of the objective; `total` is their weighted sum."""
-    latent_BDT = run.model.latent(wav_B1S)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        latent_BDT = run.model.latent(wav_B1S)
+    latent_BDT = latent_BDT.float()  # codebooks need the full precision
     if run.step < UNQUANTIZED_STEPS:
         quantized_BDT, commit = pass_unquantized(run.model.quantizer, latent_BDT), latent_BDT.new_zeros(())
     else:
         quantized_BDT, commit = quantize_with_gradient(run.model.quantizer, latent_BDT, acoustic)
-    made_B1S = run.model.synthesize(quantized_BDT)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        made_B1S = run.model.synthesize(quantized_BDT)
+    made_B1S = made_B1S.float()
     log, linear = spectral(made_B1S[:, 0], wav_B1S[:, 0])
     wave = F.l1_loss(made_B1S, wav_B1S) / (wav_B1S.abs().mean() + 0.01)
     total = log + linear + 0.1 * wave + 0.25 * commit
@@ -257,14 +262,17 @@ def train(args: argparse.Namespace) -> None:
     spectral = SpectralLoss()
     means: dict[str, float] = {}
     total = args.steps or round(args.minutes)
-    bar = tqdm(total=total, initial=run.step if args.steps else round(run.minutes), unit="step" if args.steps else "min")
+    bar = tqdm(
+        total=total, initial=run.step if args.steps else round(run.minutes), unit="step" if args.steps else "min"
+    )
     saved = clock = time.monotonic()
     while (progress := run.step / args.steps if args.steps else run.minutes / args.minutes) < 1:
         if run.step == UNQUANTIZED_STEPS:
             fill_codebooks(run.model, crops)
         rng = np.random.default_rng([args.seed, run.step, 1])
         every = config.quantizer.n_q - 1
-        terms = losses(run, spectral, crops(run.step), int(rng.integers(1, every)) if rng.random() < DROPOUT_SHARE else every)
+        acoustic = int(rng.integers(1, every)) if rng.random() < DROPOUT_SHARE else every
+        terms = losses(run, spectral, crops(run.step), acoustic, progress < BF16_SHARE)
         run.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)

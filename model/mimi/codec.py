@@ -151,12 +151,16 @@ class Mimi(nn.Module):
         """
         count = self.config.quantizer.n_q
         if codes_BCT.dim() != 3 or not 1 <= codes_BCT.shape[1] <= count or codes_BCT.shape[2] == 0:
-            raise UserError(f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]")
+            raise UserError(
+                f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]"
+            )
         if codes_BCT.shape[0] != state.batch:
             raise UserError(f"codes of {codes_BCT.shape[0]} streams for a state of {state.batch}")
         low, high = (int(value) for value in codes_BCT.aminmax())
         if low < 0 or high >= self.card:
-            raise UserError(f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first")
+            raise UserError(
+                f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first"
+            )
         return self.synthesize(self.quantizer.decode(codes_BCT), state)
 
     # Constants and identity
@@ -167,7 +171,10 @@ class Mimi(nn.Module):
         From the config (public weights: the published values), else computed once in steady state and kept there.
         """
         if self.config.silence_codes is None or self.config.sine_codes is None:
-            times = torch.arange(round(STEADY_SECONDS * self.config.sample_rate), device=self.device) / self.config.sample_rate
+            times = (
+                torch.arange(round(STEADY_SECONDS * self.config.sample_rate), device=self.device)
+                / self.config.sample_rate
+            )
             sine = 0.5 * torch.sin(2 * math.pi * 440.0 * times)
             silence_codes, sine_codes = self._steady_codes(torch.stack([torch.zeros_like(sine), sine])[:, None])
             self.config = replace(self.config, silence_codes=silence_codes, sine_codes=sine_codes)
@@ -182,7 +189,7 @@ class Mimi(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.upsample.convtr.convtr["convtr"].weight.device
+        return self.upsample.convtr.convtr.convtr.weight.device
 
     def codebooks(self) -> Iterator[Codebook]:
         """All codebooks in stream order."""
@@ -216,5 +223,3 @@ class Mimi(nn.Module):
 def _check_wav(wav_B1S: Tensor) -> None:
     if wav_B1S.dim() != 3 or wav_B1S.shape[1] != 1 or wav_B1S.shape[2] == 0 or not wav_B1S.is_floating_point():
         raise UserError(f"audio {tuple(wav_B1S.shape)} {wav_B1S.dtype}: give floating-point [B, 1, at least 1 sample]")
-
-

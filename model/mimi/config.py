@@ -96,7 +96,9 @@ class MimiConfig:
         if width != self.seanet.dimension:
             raise UserError(f"d_model {width} and seanet dimension {self.seanet.dimension}: they must be equal")
         if self.frame_samples * self.frame_rate != self.sample_rate:
-            raise UserError(f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz")
+            raise UserError(
+                f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz"
+            )
         if self.quantizer.n_q < 2:
             raise UserError(f"n_q={self.quantizer.n_q}: one semantic and at least one acoustic codebook are needed")
 
@@ -141,7 +143,9 @@ class MimiConfig:
             values = dict(json.loads(text))
             seanet, quantizer, transformer = (dict(values.pop(key)) for key in ("seanet", "quantizer", "transformer"))
         except (ValueError, KeyError, TypeError) as why:
-            raise UserError(f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer") from why
+            raise UserError(
+                f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer"
+            ) from why
         width = seanet["dimension"] if "dimension" in seanet else None
         widths = {"input_dimension": width, "output_dimension": width}
         _take_fixed("mimi", values, {"channels": 1})
@@ -171,5 +175,7 @@ def _take_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> 
 def _section(kind: type[Section], values: dict[str, Any]) -> Section:
     known = {f.name for f in fields(kind)}
     if set(values) != known:
-        raise UserError(f"Mimi config keys {sorted(set(values) ^ known)} of {kind.__name__}: give exactly {sorted(known)}")
+        raise UserError(
+            f"Mimi config keys {sorted(set(values) ^ known)} of {kind.__name__}: give exactly {sorted(known)}"
+        )
     return kind(**values)

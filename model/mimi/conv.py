@@ -13,6 +13,22 @@ ConvState = dict[nn.Module, Tensor]
 FEW_STEPS = 32  # up to here one matrix product is up to 15 x faster than the library's convolution on a CPU
 
 
+class Conv(nn.Module):
+    """Holds the library's convolution: the public names say conv.conv."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__()
+        self.conv = conv
+
+
+class ConvTranspose(nn.Module):
+    """Holds the library's transposed convolution: the public names say convtr.convtr."""
+
+    def __init__(self, convtr: nn.ConvTranspose1d) -> None:
+        super().__init__()
+        self.convtr = convtr
+
+
 class CausalConv1d(nn.Module):
     """[B, C, T] -> [B, C', T / stride], each output seeing the past only. T must be a multiple of the stride.
 
@@ -31,8 +47,7 @@ class CausalConv1d(nn.Module):
         replicate: bool = False,
     ) -> None:
         super().__init__()
-        conv = nn.Conv1d(channels_in, channels_out, kernel, stride=stride, dilation=dilation, bias=bias)
-        self.conv = nn.ModuleDict({"conv": conv})  # the public names say conv.conv
+        self.conv = Conv(nn.Conv1d(channels_in, channels_out, kernel, stride=stride, dilation=dilation, bias=bias))
         self.kernel, self.stride, self.dilation, self.replicate = kernel, stride, dilation, replicate
         self.past = (kernel - 1) * dilation + 1 - stride
 
@@ -43,7 +58,7 @@ class CausalConv1d(nn.Module):
             if state is not None:
                 # A copy: a view would keep the whole chunk alive.
                 state[self] = x_BCT[..., x_BCT.shape[2] - self.past :].clone()
-        conv = self.conv["conv"]
+        conv = self.conv.conv
         steps = (x_BCT.shape[2] - self.past) // self.stride
         if self.dilation == 1 and steps <= FEW_STEPS:
             windows_BTCK = x_BCT.unfold(2, self.kernel, self.stride).transpose(1, 2)
@@ -71,12 +86,12 @@ class CausalConvTranspose1d(nn.Module):
         super().__init__()
         groups = channels_in if depthwise else 1
         convtr = nn.ConvTranspose1d(channels_in, channels_out, 2 * stride, stride=stride, groups=groups, bias=bias)
-        self.convtr = nn.ModuleDict({"convtr": convtr})
+        self.convtr = ConvTranspose(convtr)
         self.stride, self.depthwise = stride, depthwise
 
     def forward(self, x_BCT: Tensor, state: ConvState | None = None) -> Tensor:
         """With a state, adds what the last call carried over."""
-        conv = self.convtr["convtr"]
+        conv = self.convtr.convtr
         carried_BCS = None if state is None else state.get(self)
         if self.depthwise or x_BCT.shape[2] <= FEW_STEPS:
             y_BCS = self._by_product(x_BCT, conv.weight)

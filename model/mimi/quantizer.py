@@ -77,7 +77,7 @@ class ResidualQuantizer(nn.Module):
 
     @property
     def codebooks(self) -> list[Codebook]:
-        return [layer._codebook for layer in self.vq.layers]
+        return [layer._codebook for layer in self.vq.layers if isinstance(layer, Layer)]
 
     def project_in(self, latent_BDT: Tensor) -> Tensor:
         """[B, D, T] -> [B, T, Q]."""

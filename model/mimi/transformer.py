@@ -109,6 +109,9 @@ class Layers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
 
+    def blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
 
 class MimiTransformer(nn.Module):
     """[B, D, T] -> [B, D, T], causal over the last `context` steps."""
@@ -121,9 +124,11 @@ class MimiTransformer(nn.Module):
     def init_state(self, batch: int) -> TransformerState:
         """KeyValues with room for two windows: old steps are moved once a window, not once a call."""
         config = self.config
-        weight = self.transformer.layers[0].linear1.weight
+        weight = self.transformer.blocks()[0].linear1.weight
         shape = (batch, config.num_heads, 2 * config.context, config.d_model // config.num_heads)
-        return TransformerState([KeyValues(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(config.num_layers)])
+        return TransformerState(
+            [KeyValues(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(config.num_layers)]
+        )
 
     def forward(self, x_BDT: Tensor, state: TransformerState | None = None) -> Tensor:
         """With a state, continues after the steps it has seen: the same numbers as one pass over everything."""
@@ -131,7 +136,7 @@ class MimiTransformer(nn.Module):
         steps, offset = x_BTD.shape[1], 0 if state is None else state.offset
         turn_TE = rotation(offset, steps, x_BTD.shape[2] // self.config.num_heads, self.config.max_period, x_BTD.device)
         mask_TP = window_mask(min(offset, self.config.context - 1), steps, self.config.context, x_BTD.device)
-        for n, block in enumerate(self.transformer.layers):
+        for n, block in enumerate(self.transformer.blocks()):
             x_BTD = block(x_BTD, turn_TE, mask_TP, None if state is None else state.layers[n])
         if state is not None:
             state.offset += steps

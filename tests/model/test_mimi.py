@@ -145,7 +145,9 @@ def test_constants_are_steady_state_codes_and_are_stored(tmp_path: Path) -> None
     times = torch.arange(20 * 24000) / 24000
     tone = (0.5 * torch.sin(2 * math.pi * 440 * times))[None, None]
     assert tuple(codec.encode(torch.zeros(1, 1, 10 * 24000))[0, :, -1].tolist()) == silence
-    assert sine in {tuple(frame) for frame in codec.encode(tone)[0, :, -5:].t().tolist()}  # 440 Hz repeats every 5 frames
+    assert sine in {
+        tuple(frame) for frame in codec.encode(tone)[0, :, -5:].t().tolist()
+    }  # 440 Hz repeats every 5 frames
     codec.save(tmp_path)
     assert Mimi.load(tmp_path).config == codec.config == replace(codec.config, silence_codes=silence, sine_codes=sine)
 
@@ -192,7 +194,11 @@ def test_configs_are_checked_and_survive_json() -> None:
     config = tiny_codec().config
     assert MimiConfig.from_json(config.to_json()) == config
     values = json.loads(config.to_json())
-    for section, key, value in [("seanet", "norm", "weight_norm"), ("transformer", "extra", 1), ("quantizer", "n_q", 1)]:
+    for section, key, value in [
+        ("seanet", "norm", "weight_norm"),
+        ("transformer", "extra", 1),
+        ("quantizer", "n_q", 1),
+    ]:
         broken = values | {section: values[section] | {key: value}}
         with pytest.raises(UserError, match=key):
             MimiConfig.from_json(json.dumps(broken))
@@ -222,7 +228,8 @@ def test_codebook_training_lowers_the_error_and_passes_gradients() -> None:
         half = quantizer.rvq_rest
         x_BTQ = half.project_in(latent_BDT)
         codes = half.encode(latent_BDT, 7)
-        return float((x_BTQ - sum(b.lookup(c) for b, c in zip(half.codebooks, codes, strict=True))).square().mean())
+        chosen = [codebook.lookup(c) for codebook, c in zip(half.codebooks, codes, strict=True)]
+        return float((x_BTQ - torch.stack(chosen).sum(0)).detach().square().mean())
 
     fresh = latent + 1.0  # the latents have moved since the codebooks were filled
     before = error(fresh)
