@@ -7,9 +7,8 @@ import torch
 from model.checkpoint import from_pretrained
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.lora import inject
 from ppx_train.config import Run
-from ppx_train.sources import REPOSITORY
+from model.sources import REPOSITORY
 
 
 def build_lm(run: Run) -> DuplexLM:
@@ -33,6 +32,8 @@ def build_lm(run: Run) -> DuplexLM:
         model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision)
     model.set_activation_checkpointing(settings.activation_checkpointing)
     if settings.lora.rank:
+        from model.lora import inject
+
         adapters = inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
         if run.trainer.precision == "bf16-mixed":
             for parameter in model.parameters():

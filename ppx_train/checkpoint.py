@@ -111,7 +111,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)  # left by a save that was cut off
             partial.mkdir(parents=True)
-        trainer.save_checkpoint(partial / FILE)  # a collective: every process takes part
+        trainer.save_checkpoint(partial / FILE, weights_only=False)  # a collective: every process takes part
         if trainer.is_global_zero:
             (partial / CONFIG).write_text(self.run.to_yaml(), "utf-8")
             shutil.rmtree(final, ignore_errors=True)  # only an incomplete one can be here: complete ones are resumed

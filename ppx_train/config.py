@@ -305,8 +305,10 @@ def load(arguments: Sequence[str]) -> Run:
     recipe = read_yaml(recipe_path(name))
     overrides = [f"{key}={value}" for key, value in given.items()]
     try:
-        command_line = OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {})
-        chosen = OmegaConf.merge(recipe.get("groups") or {}, command_line.get("groups") or {})
+        command_line = DictConfig(
+            OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {})
+        )
+        chosen = DictConfig(OmegaConf.merge(recipe.get("groups") or {}, command_line.get("groups") or {}))
         layers = [read_group(str(key), str(value)) for key, value in chosen.items()]
         merged = OmegaConf.merge(OmegaConf.structured(Run), *layers, recipe, command_line)
         merged.recipe = Path(name).stem if name.endswith((".yaml", ".yml")) else name

@@ -6,7 +6,7 @@ Shapes: B batch, K streams (17), C codebooks (8), T frames, P prompt frames.
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from data_pipelines.shards import read_manifest
 from model.config import FRAME_RATE, ZERO_ID, LMConfig
 from model.errors import UserError
 from model.mimi.codec import Mimi
-from model.prompt import hybrid_prompt, training_sequence, wrap_role
+from model.prompt import hybrid_prompt, role_ids, training_sequence
 from model.text import TextTokenizer, text_stream
 from ppx_train.config import Data
 from ppx_train.ranks import rank, world_size
 
+CHARS_PER_PIECE = 4  # only to guess lengths for batching, before the role text is tokenised
 MIN_DIALOGUE_FRAMES = 25  # 2 s: less than that after the prompt teaches nothing
 
 
@@ -42,8 +43,10 @@ class MicroBatch:
         return int(self.lengths_B.sum())
 
     def to(self, device: torch.device, **_: Any) -> "MicroBatch":
-        parts = (self.codes_BKT, self.has_loss_BT, self.lengths_B)
-        return MicroBatch(*(part.to(device, non_blocking=True) for part in parts), self.ids)
+        codes_BKT, has_loss_BT, lengths_B = (
+            part.to(device, non_blocking=True) for part in (self.codes_BKT, self.has_loss_BT, self.lengths_B)
+        )
+        return MicroBatch(codes_BKT, has_loss_BT, lengths_B, self.ids)
 
 
 def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
@@ -81,18 +84,21 @@ class SequenceBuilder:
 
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
         """
-        side = sample.dialogue.side(sample.side)
-        role = self.tokenizer.encode(wrap_role(side.role_prompt)) if side.role_prompt else []
+        side = sample.agent_side
+        codes_CT = sample.codes_KT
+        if codes_CT.max() >= self.lm.card:
+            raise BadSample(sample.id, f"code {int(codes_CT.max())} is outside 0..{self.lm.card - 1}")
+        role = role_ids(side.role_prompt, self.tokenizer)
         prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_CP, role, self.silence, self.sine)
         room = self.data.max_frames - (prompt_KP.shape[1] - 1)
-        frames = min(room, sample.codes_KT.shape[1])
+        frames = min(room, codes_CT.shape[1])
         if frames < MIN_DIALOGUE_FRAMES:
             raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
         words = [word for word in side.words if word.start * FRAME_RATE < frames]
         text = text_stream(words, frames, self.tokenizer, self.lm)
         if text.max_lag_frames > self.data.max_text_lag_frames:
             raise BadSample(sample.id, f"text falls {text.max_lag_frames} frames behind the audio")
-        dialogue_KT = torch.cat([text.ids_T[None], sample.codes_KT[:, :frames].long()])
+        dialogue_KT = torch.cat([text.ids_T[None], codes_CT[:, :frames]])
         codes_KT, has_loss_T = training_sequence(self.lm, prompt_KP, dialogue_KT)
         return f"{sample.id}/{sample.side}", codes_KT, has_loss_T
 
@@ -116,14 +122,11 @@ class SamplePool:
             if not (Path(path) / split).is_dir():
                 continue
             reader = ShardReader(Path(path) / split)
-            for row in range(len(reader)):
-                info = reader.rows[row]
-                if not data.both_sides and info.side != "left":
-                    continue
-                self.rows.setdefault(info.source, []).append((reader, row))
-                self.lengths.setdefault(info.source, []).append(
-                    min(data.max_frames, info.num_frames + info.voice_frames)
-                )
+            for at, row in enumerate(reader.rows):
+                if data.both_sides or row.side == "left":
+                    frames = row.voice_frames + row.role_chars // CHARS_PER_PIECE + row.num_frames
+                    self.rows.setdefault(row.source, []).append((reader, at))
+                    self.lengths.setdefault(row.source, []).append(min(data.max_frames, frames))
         if data.limit is not None:
             self.rows = {source: rows[: data.limit] for source, rows in self.rows.items()}
             self.lengths = {source: lengths[: data.limit] for source, lengths in self.lengths.items()}
@@ -142,8 +145,8 @@ class SamplePool:
             reader, row = rows[(at + skipped) % len(rows)]
             try:
                 return self.builder(reader.read(row))
-            except BadSample as why:
-                self.bad[why.id] = why.reason
+            except UserError as why:
+                self.bad[reader.id(row)] = why.reason if isinstance(why, BadSample) else str(why)
         first = next(iter(self.bad.items()))
         raise UserError(f"every sample of source {source!r} is bad; the first: {first[0]}: {first[1]}")
 
@@ -222,4 +225,9 @@ def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
     groups = [chosen[k : k + data.micro_batch] for k in range(0, len(chosen), data.micro_batch)]
-    return [collate([pool.sequence(source, at) for at, source in group]) for group in groups[rank() :: world_size()]]
+    batches = [collate([pool.sequence(source, at) for at, source in group]) for group in groups]
+    # sharded models need the same number of forward passes everywhere: fill up with one that carries no loss
+    while len(batches) % world_size():
+        last = batches[-1]
+        batches.append(replace(last, has_loss_BT=torch.zeros_like(last.has_loss_BT)))
+    return batches[rank() :: world_size()]

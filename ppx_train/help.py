@@ -25,7 +25,9 @@ def _lines(prefix: str, owner: type) -> list[str]:
     lines = []
     notes = _notes(owner)
     for field in fields(owner):
-        default = field.default if field.default is not NO_DEFAULT else field.default_factory()  # type: ignore[misc]
+        default: Any = field.default
+        if field.default_factory is not NO_DEFAULT:
+            default = field.default_factory()
         if is_dataclass(default) and not isinstance(default, LMConfig):
             lines += _lines(f"{prefix}{field.name}.", type(default))
         else:
@@ -39,9 +41,8 @@ def _lines(prefix: str, owner: type) -> list[str]:
 def _notes(owner: type) -> dict[str, str]:
     """The string literal under each field of a dataclass."""
     tree: Any = ast.parse(inspect.getsource(owner)).body[0]
-    pairs = zip(tree.body, tree.body[1:], strict=False)
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in pairs
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+    notes = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            notes[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
+    return notes

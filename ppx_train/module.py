@@ -56,8 +56,7 @@ class DuplexModule(L.LightningModule):
 
     def forward(self, micro: MicroBatch, weights_BKT: Tensor) -> Tensor:
         """[loss, weight, correct, count] x streams, summed over the micro-batch."""
-        sums = self.lm(micro.codes_BKT, weights_BKT)
-        return torch.stack([sums.loss_K, sums.weight_K, sums.correct_K, sums.count_K])
+        return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT)))  # type: ignore[operator]
 
     def weigh(self, micro: MicroBatch) -> Tensor:
         return target_weights(micro.codes_BKT, micro.has_loss_BT, micro.lengths_B, self.run.loss, self.lm.config)

@@ -1,6 +1,7 @@
 """The main job: `ppx-train`, from a resolved configuration to a trained run directory."""
 
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ppx_train.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.meters import HeldOut, Meters
 from ppx_train.module import DuplexModule
 from ppx_train.ranks import is_launcher
-from ppx_train.sources import codec_path, tokenizer_path
+from model.sources import codec_path, tokenizer_path
 
 
 def train(run: Run) -> int:
@@ -161,5 +162,6 @@ def report_bad_samples(run: Run, pool: SamplePool) -> None:
 
 def quiet_lightning() -> None:
     """Silences hints that do not apply: we have our own loader, progress bar and checkpoints."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*barrier.*", ".*isinstance.*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=message)

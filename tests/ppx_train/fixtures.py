@@ -1,0 +1,114 @@
+"""Small shards for training tests: random audio coded by the small golden codec, invented words, a real tokenizer."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from data_pipelines import encode
+from data_pipelines.audio import write_flac
+from data_pipelines.schema import Dialogue, Side, Word
+from tests.model.golden import GOLDEN
+
+RATE = 24000
+WORDS = "please could you tell me about the waste pickup schedule it is every other week on april twelfth".split()
+
+
+def make_codec(path: Path) -> Path:
+    """The golden codec (64 codes, random weights) as a codec file."""
+    with safe_open(GOLDEN / "mimi_small.safetensors", "pt") as file:
+        weights = {key[8:]: file.get_tensor(key) for key in file.keys() if key.startswith("weights.")}
+        save_file(weights, path, metadata={"config": file.metadata()["config"]})
+    return path
+
+
+def make_tokenizer(path: Path) -> Path:
+    """A SentencePiece model of 300 pieces (256 of them bytes)."""
+    lines = [" ".join(np.random.default_rng(n).permutation(WORDS)) for n in range(200)]
+    lines += ["<system> You work for CitySan which is a waste management and your name is Ayelen. <system>"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(path.with_suffix("")), vocab_size=320, byte_fallback=True,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return path
+
+
+def make_dialogue(folder: Path, name: str, source: str, split: str, seconds: float, both: bool, seed: int) -> None:
+    """One dialogue folder: tones that change with every word on the left, noise on the right."""
+    rng = np.random.default_rng(seed)
+    out = folder / name
+    out.mkdir(parents=True)
+    times = np.arange(int(seconds * RATE)) / RATE
+    words, left = [], np.zeros_like(times)
+    at = 0.4
+    while at + 0.3 < seconds:
+        words.append(Word(text=str(rng.choice(WORDS)), start=round(at, 2), end=round(at + 0.28, 2)))
+        inside = (times >= at) & (times < at + 0.28)
+        left[inside] = 0.3 * np.sin(2 * np.pi * rng.uniform(150, 900) * times[inside])
+        at += rng.uniform(0.35, 0.7)
+    right = 0.05 * rng.standard_normal(len(times))
+    clip = 0.2 * np.sin(2 * np.pi * rng.uniform(120, 400) * times[: 3 * RATE])
+    write_flac(out / "audio.flac", np.stack([left, right]).astype(np.float32), RATE)
+    sides = {"left": Side(speaker="a", words=tuple(words), is_agent=True, role_prompt="You work for CitySan.")}
+    sides["right"] = Side(speaker="b", words=tuple(words) if both else (), is_agent=both)
+    for side in ("left", "right") if both else ("left",):
+        write_flac(out / f"{side}.voice.flac", clip.astype(np.float32), RATE)
+    dialogue = Dialogue(
+        id=name, source=source, split=split, scenario=name, seconds=len(times) / RATE, licence="CC0-1.0", **sides
+    )
+    (out / "meta.json").write_text(dialogue.to_json(), "utf-8")
+
+
+def make_shards(folder: Path, dialogues: int = 12) -> Path:
+    """Codec, tokenizer and shards of two sources in `folder`; returns the shards' path."""
+    codec = make_codec(folder / "codec.safetensors")
+    make_tokenizer(folder / "tokenizer.model")
+    for n in range(dialogues):
+        source = "fisher" if n % 3 == 0 else "service"
+        split = "heldout" if n >= dialogues - 3 else "train"
+        make_dialogue(folder / "dialogues", f"{source}-{n:03d}", source, split, 3.5 + (n % 5) * 0.7, n % 3 == 0, n)
+    arguments = ["--dialogues", str(folder / "dialogues"), "--codec", str(codec), "--out", str(folder / "shards")]
+    parser = argparse.ArgumentParser()
+    encode.add_arguments(parser)
+    encode.run(parser.parse_args(arguments))
+    return folder / "shards"
+
+
+def run_arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
+    """Arguments of ppx-train for a model of a few thousand weights on those shards."""
+    shape = {"dim": 32, "num_layers": 2, "num_heads": 2, "depformer_dim": 16, "depformer_dim_feedforward": 66}
+    shape |= {"depformer_num_heads": 2, "depformer_num_layers": 1, "text_card": 320, "card": 64, "context": 40}
+    return [
+        "recipe=quickstart",
+        f"run_dir={run_dir}",
+        f"model.codec={folder / 'codec.safetensors'}",
+        f"model.tokenizer={folder / 'tokenizer.model'}",
+        *(f"model.lm.{key}={value}" for key, value in shape.items()),
+        f"data.paths=[{folder / 'shards'}]",
+        "data.mix={service: 2, fisher: 1, assistant: 0}",
+        "data.batch=4",
+        "data.micro_batch=1",
+        "data.heldout_samples=3",
+        "steps=8",
+        "optim.warmup_steps=2",
+        "trainer.checkpoint_every=3",
+        "trainer.heldout_every=4",
+        "trainer.threads=1",
+        "logging.every=2",
+        "logging.tensorboard=false",
+        *more,
+    ]
+
+
+def metrics_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    from ppx_train.curves import read_metrics
+
+    return read_metrics(run_dir)
+
+
+def bad_samples(run_dir: Path) -> dict[str, str]:
+    return json.loads((run_dir / "bad_samples.json").read_text("utf-8"))
