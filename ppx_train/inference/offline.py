@@ -25,7 +25,7 @@ from model.sample import Sampling
 from model.stream import DuplexStream
 from model.text import SPECIAL_NAMES, TextTokenizer
 from ppx_train.inference.loading import Release, find_voice, load_release
-from ppx_train.inference.timeline import SpokenWord, draw_timeline
+from ppx_train.inference.timeline import SpokenWord, draw_timeline, printable
 
 Audio = npt.NDArray[np.float32]
 
@@ -181,8 +181,11 @@ def run(args: argparse.Namespace) -> None:
     draw_timeline(picture_path, user_S, conversation.agent_S, words, title=title, facts=facts)
     write_whole(args.output_wav, lambda path: soundfile.write(path, agent_S, SAMPLE_RATE, "PCM_16", format="WAV"))
     print(f"{args.output_wav}: {seconds}, {spoke}, {speed}, prompt in {conversation.prompt_seconds:.2f} s")
+    clipped = float(np.mean(np.abs(conversation.agent_S) > 1.0))
+    if clipped > 0:
+        print(f"{clipped:.2%} of the samples were clipped")
     if words:
-        print("agent: " + shorten(" ".join(word.text for word in words), 400))
+        print("agent: " + shorten(printable(" ".join(word.text for word in words)), 400))
 
 
 def voice_name(release: Release, wanted: str | None, voice_dir: Path | None) -> str:

@@ -72,6 +72,11 @@ def draw_timeline(
         temporary.unlink(missing_ok=True)
 
 
+def printable(text: str) -> str:
+    """Text without control characters: an untrained model says any byte, also those that steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _row_seconds(total: float) -> float:
     """Length of a row: rows of equal whole seconds, so that the last is not left half empty."""
     num_rows = max(1, int(np.ceil(total / LONGEST_ROW_SECONDS - 1e-6)))
@@ -95,8 +100,17 @@ def _draw_row(
         x, y = min(word.seconds, start + seconds - _width(word, seconds)), -1.55 - 0.62 * level
         axis.plot([word.seconds, word.seconds], [-1.05, y], color=AGENT_COLOUR, linewidth=0.6, alpha=0.35, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-        text = "".join(c if c.isprintable() else " " for c in word.text)
-        axis.text(x, y, text, ha="left", va="center", fontsize=8.5, color=TEXT_COLOUR, bbox=box, parse_math=False)
+        axis.text(
+            x,
+            y,
+            printable(word.text),
+            ha="left",
+            va="center",
+            fontsize=8.5,
+            color=TEXT_COLOUR,
+            bbox=box,
+            parse_math=False,
+        )
     axis.set_xlim(start, start + seconds)
     axis.set_ylim(-1.55 - 0.62 * WORD_LEVELS + 0.25, 3.1)
     axis.set_yticks([])
