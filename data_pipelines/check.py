@@ -15,22 +15,26 @@ from data_pipelines.shards import SPLITS, read_manifest, sha256_file
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
 
+AGAIN = 4  # dialogues of each split to encode anew
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ppx-data check`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
     parser.add_argument("--codec", type=Path, help="Mimi weights: encode some dialogues again and compare")
-    parser.add_argument("--again", type=int, default=4, help="with --codec: how many for each split (default: 4)")
+    parser.add_argument("--again", type=int, help=f"with --codec: how many for each split (default: {AGAIN})")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
     codec = None
+    if args.again is not None and (args.codec is None or args.again < 1):
+        raise UserError(f"--again {args.again}: give 1 or more, together with --codec")
     if args.codec is not None:
         from model.mimi.codec import Mimi
 
         codec = Mimi.load(args.codec)
-    problems = check_shards(args.shards, codec, args.again)
+    problems = check_shards(args.shards, codec, args.again or AGAIN)
     for problem in problems:
         print(problem)
     if problems:
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: {note}")
 
 
-def check_shards(shards: Path, codec: Codec | None = None, again: int = 4) -> list[str]:
+def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -> list[str]:
     """All problems of a shard folder, one line each; none if it is good.
 
     Checks hashes, index, codes, times and licences of every sample; with a codec also `again` dialogues of each

@@ -89,9 +89,15 @@ class Item:
             seconds=dialogue.seconds,
             agent_words=sum(len(dialogue.side(side).words) for side in sides),
             licence=dialogue.licence,
-            engine=str(dialogue.provenance.get("engine", "not recorded")),
+            engine=_engine_label(dialogue),
             num_bytes=sum(512 + -(-size // 512) * 512 for size in sizes),
         )
+
+
+def _engine_label(dialogue: Dialogue) -> str:
+    """What spoke: provenance["engine"] is a name, or a record with name and version."""
+    engine = dialogue.provenance.get("engine", "none stated")
+    return f"{engine.get('name')} {engine.get('version', '')}".strip() if isinstance(engine, dict) else str(engine)
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

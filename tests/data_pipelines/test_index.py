@@ -1,17 +1,16 @@
 import io
 import os
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
-from tiny_dialogues import TinyCodec, write_corpus
+from tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 
 from data_pipelines import verbs
 from data_pipelines.encode import build_shards
-from data_pipelines.index import BadSample, ShardReader, build_index, scan_tar
+from data_pipelines.index import BadSample, ShardReader, build_index
 from data_pipelines.shards import write_shard
 from model.errors import UserError
 
@@ -21,26 +20,6 @@ def train(tmp_path):
     """A folder of tars: 2 assistant, 4 fisher samples of 2 calls, 4 service."""
     build_shards(write_corpus(tmp_path / "dialogues"), TinyCodec(), tmp_path / "out")
     return tmp_path / "out" / "train"
-
-
-def stored(folder, id):
-    """The members of one dialogue, read by tarfile."""
-    for path in folder.glob("*.tar"):
-        with tarfile.open(path) as tar:
-            found = {m.name.split(".", 1)[1]: tar.extractfile(m).read() for m in tar if m.name.startswith(f"{id}.")}
-        if found:
-            return path, found
-    raise KeyError(id)
-
-
-def overwrite(folder, id, member, change):
-    """Changes the bytes of one member in place, so that no size changes."""
-    path, _ = stored(folder, id)
-    offset, size = scan_tar(path)[id][member]
-    data = bytearray(path.read_bytes())
-    data[offset : offset + size] = change(bytes(data[offset : offset + size]))
-    path.chmod(0o644)
-    path.write_bytes(data)
 
 
 def test_rows_name_every_agent_side(train):

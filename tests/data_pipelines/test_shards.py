@@ -3,20 +3,27 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny_dialogues import RATE, TinyCodec, noise, words_every, write_corpus, write_dialogue
 
-from data_pipelines import encode
+from data_pipelines import encode, verbs
 from data_pipelines.audio import loudness
 from data_pipelines.encode import build_shards
 from data_pipelines.index import ShardReader
 from data_pipelines.schema import Word
-from data_pipelines.shards import cut_into_shards
+from data_pipelines.shards import cut_into_shards, read_manifest
 from model.errors import UserError
+from model.mimi.codec import Mimi
+from model.mimi.config import MimiConfig
+
+MIMI = Path(__file__).parents[1] / "golden" / "mimi_small.safetensors"
 
 
 def tree(folder):
@@ -293,6 +300,33 @@ def test_wrong_folders_are_named(corpus, tmp_path):
     with pytest.raises(UserError, match="dialogue qa-0 is in .*synth and in .*synth"):
         build_shards([corpus[0], corpus[0]], TinyCodec(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def mimi():
+    """The small Mimi of the reference vectors."""
+    tensors = load_file(MIMI)
+    with safe_open(MIMI, framework="pt") as file:
+        codec = Mimi(MimiConfig.from_json(file.metadata()["config"]))
+    codec.load_state_dict({name[8:]: tensors[name] for name in tensors if name.startswith("weights.")})
+    return codec.eval()
+
+
+def test_the_shard_verb_stores_what_mimi_gives_for_each_channel(corpus, tmp_path, mimi, capsys):
+    mimi.save(tmp_path / "codec")
+    argv = ["--dialogues", *map(str, corpus), "--codec", str(tmp_path / "codec"), "--out", str(tmp_path / "out")]
+    verbs.main(["shard", *argv])
+    reader = ShardReader(tmp_path / "out" / "train")
+    wav_CS = torch.from_numpy(reader.audio(4)[0])
+    left, right = (mimi.encode(wav_CS[None, n : n + 1])[0] for n in (0, 1))
+    assert not torch.equal(left, right)
+    assert torch.equal(reader.read(4).codes_KT, torch.cat([left, right]))
+    assert torch.equal(reader.read(5).codes_KT, torch.cat([right, left]))
+    assert read_manifest(tmp_path / "out")["codec"]["fingerprint"] == mimi.fingerprint()
+    verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--again", "2"])
+    assert "train: good" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--device tpu9: not usable here"):
+        verbs.main(["shard", *argv, "--device", "tpu9"])
 
 
 def test_plain_webdataset_reads_the_shards(corpus, tmp_path):

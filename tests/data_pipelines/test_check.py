@@ -1,0 +1,108 @@
+import json
+import os
+
+import pytest
+from tiny_dialogues import TinyCodec, overwrite, write_corpus
+
+from data_pipelines import verbs
+from data_pipelines.check import check_shards
+from data_pipelines.encode import build_shards
+from data_pipelines.index import build_index
+from model.errors import UserError
+
+
+@pytest.fixture
+def shards(tmp_path):
+    build_shards(write_corpus(tmp_path / "dialogues"), TinyCodec(), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def edit_manifest(shards, change):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    change(manifest)
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_good_shards_have_no_problem(shards, capsys):
+    assert check_shards(shards, TinyCodec()) == []
+    verbs.main(["check", str(shards)])
+    out = capsys.readouterr().out
+    assert "train: good (assistant 2, fisher 4, service 4 samples)" in out
+    assert "note: 1 agent voices are in both splits: tiny/left" in out
+
+
+def test_a_changed_tar_is_found_by_its_hash(shards):
+    overwrite(shards / "train", "call-0", "audio.flac", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    problems = check_shards(shards)
+    assert "train/fisher-00000.tar: its sha256 is not the manifest's: the content has changed" in problems
+
+
+def test_every_fault_of_the_files_is_listed_not_only_the_first(shards):
+    os.truncate(shards / "train" / "fisher-00000.tar", 5000)
+    (shards / "heldout" / "service-00000.tar").unlink()
+    (shards / "heldout" / "more-00000.tar").write_bytes(b"")
+    problems = check_shards(shards)
+    for part in (
+        "fisher-00000.tar: 5000 bytes",
+        "heldout/service-00000.tar: missing",
+        "more-00000.tar: not in the man",
+    ):
+        assert [problem for problem in problems if part in problem]
+
+
+def test_samples_that_cannot_be_read_are_named(shards, capsys):
+    overwrite(shards / "train", "service-1", "codes.npy", lambda data: b"\0" * len(data))
+    with pytest.raises(UserError, match=r"out: \d problems, listed above"):
+        verbs.main(["check", str(shards)])
+    assert "sample service-1: not a .npy array" in capsys.readouterr().out
+
+
+def test_codes_beyond_the_codec_are_named(shards):
+    edit_manifest(shards, lambda manifest: manifest["codec"].update(card=20))
+    assert [p for p in check_shards(shards) if "service-0/left: codes up to" in p and "the codec has 0 to 19" in p]
+
+
+def test_an_unlisted_licence_is_named(shards):
+    edit_manifest(shards, lambda manifest: manifest["licences"].pop("MIT"))
+    assert "train: qa-0/left: licence 'MIT' is not in the manifest" in check_shards(shards)
+
+
+def test_words_after_the_audio_are_named(shards):
+    """The reader trusts meta.json's own length; the check compares with the codes."""
+    overwrite(
+        shards / "train", "qa-0", "meta.json", lambda data: data.replace(b'"seconds": 4.0', b'"seconds": 9.0').replace(
+            b'"end": 3.4, ', b'"end": 8.4, ')
+    )  # fmt: skip
+    assert [p for p in check_shards(shards) if "qa-0/left: left words end after the audio of 4.00 s" in p]
+
+
+def test_an_index_of_other_tars_is_named(shards):
+    before = (shards / "train" / "index.npz").read_bytes()
+    (shards / "train" / "assistant-00000.tar").unlink()
+    build_index(shards / "train")
+    assert [p for p in check_shards(shards) if "assistant-00000.tar: missing" in p]
+    (shards / "train" / "index.npz").write_bytes(before)
+    assert [p for p in check_shards(shards) if "not the index of these tars" in p]
+
+
+def test_codes_that_are_not_those_of_the_audio_are_found(shards):
+    class Other(TinyCodec):
+        def encode(self, wav_B1S):
+            return super().encode(wav_B1S).flip(1)
+
+    problems = check_shards(shards, Other(), again=100)
+    assert len(problems) == 2 * 12
+    assert "train: qa-0/left: 100.0% of its codes change on encoding" in problems
+
+    class Newer(TinyCodec):
+        def fingerprint(self):
+            return "cd" * 32
+
+    assert check_shards(shards, Newer()) == [
+        "the codec is not the one that made these shards: give that one with --codec"
+    ]
+
+
+def test_an_option_that_does_nothing_is_refused(shards):
+    with pytest.raises(UserError, match="--again 3: give 1 or more, together with --codec"):
+        verbs.main(["check", str(shards), "--again", "3"])
