@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -147,7 +148,17 @@ def load_dialogue(folder: Path) -> Dialogue:
     """Reads ID/meta.json. Raises UserError if it is missing or broken, or if its names cannot be packed."""
     if not (folder / "meta.json").is_file():
         raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
-    dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder / "meta.json"))
+    try:
+        dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder / "meta.json"))
+        _check_names(folder, dialogue)
+    except UserError:
+        raise
+    except (TypeError, AttributeError, ValueError) as why:  # values of wrong types, bytes that are no UTF-8
+        raise UserError(f"{folder / 'meta.json'}: not a dialogue record ({why}): make it again") from why
+    return dialogue
+
+
+def _check_names(folder: Path, dialogue: Dialogue) -> None:
     if dialogue.id != folder.name or not ID_PATTERN.fullmatch(dialogue.id):
         raise UserError(f"{folder}: id {dialogue.id!r} must be the folder's name, of letters, digits, '-' and '_' only")
     if dialogue.split not in SPLITS:
@@ -156,7 +167,6 @@ def load_dialogue(folder: Path) -> Dialogue:
         raise UserError(f"{folder}: source {dialogue.source!r}: use lower-case letters, digits and '_'")
     if not dialogue.licence.strip():
         raise UserError(f"{folder}: no licence: say under which terms it may be used")
-    return dialogue
 
 
 def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
@@ -263,5 +273,8 @@ def _encode_all(
 
 
 def _cached(store: Path, signature: str) -> bool:
-    with np.load(store, allow_pickle=False) as values:
-        return str(values["signature"]) == signature
+    try:
+        with np.load(store, allow_pickle=False) as values:
+            return str(values["signature"]) == signature
+    except (ValueError, OSError, KeyError, BadZipFile):
+        return False  # damaged on disk: encode again

@@ -211,6 +211,15 @@ def spoil_meta(folder):
     (folder / "meta.json").write_text('{"id": "bad"}')
 
 
+def spoil_type(folder):
+    meta = folder / "meta.json"
+    meta.write_text(meta.read_text().replace('"seconds": 4.0', '"seconds": "4 s"'))
+
+
+def spoil_encoding(folder):
+    (folder / "meta.json").write_bytes(b"\xff\xfe{}")
+
+
 def spoil_unfinished(folder):
     (folder / "meta.json").unlink()
 
@@ -252,6 +261,8 @@ def spoil_silent_voice(folder):
         (spoil_silence, "left channel is silent but has words"),
         (spoil_audio, "cannot be read as audio"),
         (spoil_meta, "not a dialogue record"),
+        (spoil_type, "not a dialogue record"),
+        (spoil_encoding, "not a dialogue record"),
         (spoil_unfinished, "unfinished"),
         (spoil_id, "id 'good' must be the folder's name"),
         (spoil_split, "split 'test': use one of train, heldout"),
