@@ -141,7 +141,8 @@ def export(
         )
         (partial / "README.md").write_text(card, "utf-8")
         _write_sums(partial)
-        partial.chmod(0o755)  # mkdtemp makes it readable by the owner alone
+        for path in [partial, *partial.rglob("*")]:  # mkdtemp and safetensors make things only their owner can read
+            path.chmod(0o755 if path.is_dir() else 0o644)
         os.rename(partial, out)  # fails if `out` has appeared meanwhile and is not empty
     finally:
         shutil.rmtree(partial, ignore_errors=True)

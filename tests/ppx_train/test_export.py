@@ -139,6 +139,11 @@ def test_every_file_is_in_the_sums_and_codec_and_tokenizer_are_copied_byte_for_b
     assert sums["tokenizer.model"] == digest(data / "tokenizer.model")
 
 
+def test_others_may_read_what_was_exported(exported: Path) -> None:
+    for path in [exported, *exported.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
 def test_held_out_synthetic_voices_are_included_and_recorded_people_are_not(data: Path, exported: Path) -> None:
     facts = json.loads((exported / "voices" / "voices.json").read_text())
     assert [(fact["name"], fact["licence"], fact["frames"]) for fact in facts] == [("a", "CC0-1.0", 38)]
