@@ -141,7 +141,7 @@ def native_names(path: str, module: nn.Module) -> list[str]:
 
 
 def merge(model: DuplexLM) -> None:
-    """Adds every adapter to its base weight (in fp32, then back to the weight's type) and removes it."""
+    """Adds every adapter to its base weight (in fp32, then back to its type) and removes it; weights stay frozen."""
     for path, module in list(adapters(model)):
         weight = module.base.weight
         with torch.no_grad():

@@ -54,12 +54,14 @@ class KVCache:
         keys, values = self.keys[layer], self.values[layer]
         num_frames, live = key_BHTd.shape[2], min(self.seen, self.context)
         if num_frames > 1:
-            seen = torch.cat((keys[:, :, :live], key_BHTd), 2), torch.cat((values[:, :, :live], value_BHTd), 2)
+            visible = key_BHTd, value_BHTd
+            if live:
+                visible = torch.cat((keys[:, :, :live], key_BHTd), 2), torch.cat((values[:, :, :live], value_BHTd), 2)
         kept = min(num_frames, self.context)
         self._write(keys, key_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
         self._write(values, value_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
         if num_frames > 1:
-            return seen
+            return visible
         live = min(self.seen + 1, self.context)
         return keys[:, :, :live], values[:, :, :live]
 
