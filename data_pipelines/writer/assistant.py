@@ -1,0 +1,111 @@
+"""Assistant scripts: a user asks a teacher questions of everyday knowledge; the role prompt is always the same.
+
+The second question follows up, changes the topic or asks for clarification; half of the second questions cut
+into the first answer.
+"""
+
+import re
+from random import Random
+from typing import Any
+
+from data_pipelines.schema import Script
+from data_pipelines.writer.conversation import Conversation, with_backchannels, with_fillers
+from data_pipelines.writer.split import members
+from data_pipelines.writer.tables import table
+from data_pipelines.writer.wording import joined, pick
+
+PROMPT = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
+BARGES_IN, AGENT_GREETS, SAYS_HELLO, LEADS_IN, THANKS = 0.5, 0.15, 0.3, 0.4, 0.45
+SHORTEST, LONGEST = 22.0, 52.0  # target seconds when no limit is given
+
+
+def topics() -> dict[str, dict[str, Any]]:
+    """All topics by id."""
+    return table("assistant")["topics"]
+
+
+def write_assistant(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
+    """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
+    first, other = rng.sample(members(tuple(topics()), heldout, split, least=2), 2)
+    kind = rng.choice(["follow_up", "topic_change", "clarification"])
+    barges_in = rng.random() < BARGES_IN
+    writer = _Writer(rng, limit)
+    talk = writer.transcript(topics()[first], topics()[other], kind, barges_in)
+    behaviours = [kind] + ["barge_in"] * barges_in + writer.behaviours
+    return Script(
+        id=name,
+        source="assistant",
+        split=split,
+        scenario=f"assistant/{first}",
+        role_prompt=PROMPT,
+        turns=tuple(with_backchannels(with_fillers(talk.turns, rng), rng)),
+        provenance={
+            "generator": "assistant templates 1",
+            "topics": [first, other] if kind == "topic_change" else [first],
+            "behaviours": behaviours,
+        },
+    )
+
+
+class _Writer:
+    def __init__(self, rng: Random, limit: float | None):
+        self.rng = rng
+        self.target = rng.uniform(SHORTEST, LONGEST) if limit is None else min(limit, rng.uniform(SHORTEST, LONGEST))
+        self.brief = limit is not None and limit < 25
+        self.phrases = table("assistant")["phrases"]
+        self.behaviours: list[str] = []
+
+    def phrase(self, kind: str) -> str:
+        return pick(self.rng, self.phrases[kind], self.brief)
+
+    def transcript(self, topic: dict, other: dict, kind: str, barges_in: bool) -> Conversation:
+        talk = Conversation()
+        if self.rng.random() < AGENT_GREETS and not self.brief:
+            talk.agent(self.phrase("greet"))
+        talk.user(
+            joined(self.phrase("hello") if self.rng.random() < 0.3 else "", pick(self.rng, topic["ask"], self.brief))
+        )
+        talk.agent(self.answer(topic["answer"], leave=0.45, at_least=2 if barges_in and not self.brief else 1))
+        ask, answer, lead = self.second(topic, other, kind)
+        talk.user(joined(self.phrase("cut_in") if barges_in else lead, ask), barges_in=barges_in)
+        talk.agent(self.answer(answer, leave=0.0 if self.brief else 0.15, spent=talk.seconds))
+        self.third(talk, topic, kind)
+        if talk.seconds + 4 < self.target and self.rng.random() < THANKS:
+            talk.user(self.phrase("thanks"))
+            talk.agent(self.phrase("welcome"))
+        return talk
+
+    def second(self, topic: dict, other: dict, kind: str) -> tuple[str, list[str], str]:
+        """The second question, its answer and the words that lead to it."""
+        if kind == "clarification":
+            return self.phrase("clarify"), [joined(self.phrase("simply"), topic["simple"])], ""
+        if kind == "topic_change":
+            return pick(self.rng, other["ask"], self.brief), other["answer"], self.phrase("change")
+        more = self.rng.choice(topic["more"])
+        return more["ask"], more["answer"], self.phrase("next")
+
+    def third(self, talk: Conversation, topic: dict, kind: str) -> None:
+        """Another follow-up, if there is time for one."""
+        said = " ".join(turn.text for turn in talk.turns)
+        rest = [more for more in topic["more"] if more["answer"][0] not in said]
+        if kind == "topic_change" or not rest or self.brief:
+            return
+        more = self.rng.choice(rest)
+        longer = talk.copy()
+        longer.user(joined(self.phrase("next"), more["ask"]))
+        longer.agent(self.answer(more["answer"], leave=0.0, spent=longer.seconds))
+        if longer.seconds < self.target:
+            talk.turns = longer.turns
+            self.behaviours.append("third_question")
+
+    def answer(self, sentences: list[str], *, leave: float, at_least: int = 1, spent: float = 3.0) -> str:
+        """As many sentences as fit into the time left, keeping `leave` of the target for what follows."""
+        text = sentences[0]
+        if self.rng.random() < LEADS_IN and not self.brief and not re.match(r"(Yes|No|Sure|Of course|Put)\b", text):
+            text = f"{self.phrase('lead')} {text}"
+        for n, sentence in enumerate(sentences[1:], 2):
+            seconds = spent + len(f"{text} {sentence}".split()) / 2.6
+            if n > at_least and seconds > self.target * (1 - leave):
+                break
+            text = f"{text} {sentence}"
+        return text

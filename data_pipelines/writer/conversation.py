@@ -1,0 +1,83 @@
+"""The turns of a script while it is written, and the manners of talk that hold for every source."""
+
+import re
+from dataclasses import replace
+from random import Random
+from typing import Literal
+
+from data_pipelines.schema import Turn
+from data_pipelines.writer.tables import table
+from data_pipelines.writer.wording import estimated_seconds, joined
+
+BACKCHANNEL_WORDS = 11
+"""Only a turn of at least this many words gets a backchannel."""
+BACKCHANNEL_SHARE = {"agent": 0.2, "user": 0.25}
+FILLER_SHARE = 0.12
+# Turns that open like this sound wrong after "um"
+STARTERS = (
+    "Um|Uh|Oh|So|Yeah|Well|Okay|Hmm|Sorry|Wait|No|Nope|Alright|Great|Good|Perfect|Got|That|Thank|Thanks|Also|And|Then|One|"
+    "Before|Wow|Huh|Cool|Interesting|You|Bye|Take|Fair|Honestly|Hey|Actually|Hold|Let|Ha|Random|While|Can"
+)
+
+
+class Conversation:
+    """Turns in order. What one side says in a row becomes one turn."""
+
+    def __init__(self, turns: list[Turn] | None = None):
+        self.turns = list(turns or [])
+
+    def copy(self) -> "Conversation":
+        return Conversation(self.turns)
+
+    @property
+    def seconds(self) -> float:
+        return estimated_seconds(self.turns)
+
+    def agent(self, text: str) -> None:
+        self._say("agent", text)
+
+    def user(self, text: str, *, barges_in: bool = False) -> None:
+        """The user speaks; `barges_in`: into the agent's turn before, which stops."""
+        if barges_in:
+            assert self.turns and self.turns[-1].speaker == "agent"
+            self.turns.append(Turn(speaker="user", text=text, kind="barge_in"))
+        else:
+            self._say("user", text)
+
+    def _say(self, speaker: Literal["agent", "user"], text: str) -> None:
+        last = self.turns[-1] if self.turns else None
+        if not text:
+            return
+        if last and last.speaker == speaker:
+            self.turns[-1] = replace(last, text=f"{last.text} {text}")
+        else:
+            self.turns.append(Turn(speaker=speaker, text=text))
+
+
+def with_fillers(turns: list[Turn], rng: Random) -> list[Turn]:
+    """Lets the user hesitate now and then."""
+    fillers = table("phrases")["fillers"]
+    spoken = []
+    for turn in turns:
+        hesitates = rng.random() < FILLER_SHARE and turn.speaker == "user" and turn.kind == "normal"
+        if hesitates and not re.match(f"({STARTERS})\\b", turn.text):
+            turn = replace(turn, text=joined(rng.choice(fillers), turn.text))
+        spoken.append(turn)
+    return spoken
+
+
+def with_backchannels(turns: list[Turn], rng: Random) -> list[Turn]:
+    """Adds "mm-hm" and the like after some long turns: a backchannel overlaps the turn right before it.
+
+    The first and the last turn get none, nor does a turn that is about to be interrupted.
+    """
+    spoken = []
+    for n, turn in enumerate(turns):
+        spoken.append(turn)
+        listener: Literal["agent", "user"] = "user" if turn.speaker == "agent" else "agent"
+        inside = 0 < n < len(turns) - 1 and turns[n + 1].kind == turn.kind == "normal"
+        if inside and len(turn.text.split()) >= BACKCHANNEL_WORDS:
+            if rng.random() < BACKCHANNEL_SHARE[listener]:
+                text = rng.choice(table("phrases")[f"{listener}_backchannel"])
+                spoken.append(Turn(speaker=listener, text=text, kind="backchannel"))
+    return spoken

@@ -1,0 +1,72 @@
+"""Small rules that turn filled templates into speakable English, and the estimate of how long it takes to say."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+
+from data_pipelines.schema import Turn
+
+WORDS_PER_SECOND = 2.6
+GAP_SECONDS = 0.25
+# Plain ASCII that every speech engine reads: no markdown, no symbols beyond money and percent
+SPEAKABLE = re.compile(r"[A-Za-z0-9 .,?!'$%:-]+")
+SENTENCE = re.compile(r"(?<=[.?!])\s+")
+# Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
+LOWERED = frozenset(
+    """A An And Any Are Aren't At Because Before Better But By Can Could Did Do Does Don't Each Every Everything For From
+    Have Has He Hello Hey Hi How If In Is Isn't It It'll It's Just Let Let's Most My No Nobody Not Of On Only Okay Our
+    Plants Please Put Right Should Since Sitting Sleep So Some Start Sure That That'll That's The Then There There's They
+    They're This Thunder To Unfortunately Was Water We We'd We'll We're We've Well What What's When Where Where's Which
+    Who Who's Why Will With Would Yeah Yes You You'd You'll You're Your""".split()
+)
+ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
+# Words whose first letter misleads: "an hour", "a one-way ticket"
+VOWEL_SOUND = re.compile(r"(hour|honest|heir|X-ray|8|11$|18|[aeiouAEIOU](?!ne\b|ni|sed|ser|sual|tility|ropean|\b$))")
+
+
+def with_article(text: str) -> str:
+    """Sets "a" or "an" by the sound of the next word."""
+    return ARTICLE.sub(lambda m: m[1] + ("n " if VOWEL_SOUND.match(m[2]) else " "), text)
+
+
+def fill(template: str, slots: Mapping[str, str]) -> str:
+    """Fills {slots}, sets articles, and starts every sentence with a capital."""
+    text = with_article(template.format_map(slots).strip())
+    return " ".join(part[:1].upper() + part[1:] for part in SENTENCE.split(text))
+
+
+def joined(lead: str, text: str) -> str:
+    """`lead` before `text`; after a comma or a plain word the text goes on in lower case, names excepted."""
+    if not lead:
+        return text
+    first = text.split()[0]
+    keeps_capital = lead[-1] in ".?!" or not re.fullmatch(r"[A-Z]['a-z]*[,.]?", first) or re.match(r"I\b", first)
+    return (
+        f"{lead} {text}"
+        if keeps_capital or first.rstrip(",.") not in LOWERED
+        else f"{lead} {text[0].lower()}{text[1:]}"
+    )
+
+
+def mentions(text: str, value: str) -> bool:
+    """True if `value` stands in the text as a whole: "5" is not in "$15" nor in "5:30"."""
+    pattern = rf"(?<![\w$:.]){re.escape(value)}(?!\w|[.:,]\d)"
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
+def spoken_length(text: str) -> float:
+    """Roughly how many words it takes to say `text`: digits count as words, "$" as one."""
+    return sum(max(1.0, sum(c.isdigit() for c in token) + ("$" in token)) for token in text.split())
+
+
+def estimated_seconds(turns: Iterable[Turn]) -> float:
+    """Estimated length in seconds at 2.6 words a second; backchannels overlap and take no time."""
+    timed = [turn for turn in turns if turn.kind != "backchannel"]
+    return sum(spoken_length(turn.text) for turn in timed) / WORDS_PER_SECOND + GAP_SECONDS * len(timed)
+
+
+def pick(rng: Random, options: Sequence[str], brief: bool = False) -> str:
+    """One of the options; `brief` picks among the shorter half."""
+    if brief:
+        options = sorted(options, key=len)[: (len(options) + 1) // 2]
+    return rng.choice(list(options))
