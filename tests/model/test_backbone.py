@@ -1,6 +1,7 @@
 """The language model against reference vectors, against a plain second implementation, and against itself."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ TINY = LMConfig(
 )  # fmt: skip
 
 
-def tiny(seed: int = 0, **changes: object) -> DuplexLM:
+def tiny(seed: int = 0, **changes: Any) -> DuplexLM:
     torch.manual_seed(seed)
     return DuplexLM(dataclasses.replace(TINY, **changes))
 
