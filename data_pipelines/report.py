@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.out}: exists: give another --out")
     manifest = read_manifest(args.shards)
     groups, example, bad = collect(args.shards, manifest)
-    print(table(args.shards, manifest, groups, bad))
     draw_report(args.out, args.shards, manifest, groups, example)
+    print(table(args.shards, manifest, groups, bad))
     print(f"picture: {args.out}")
 
 
