@@ -30,14 +30,12 @@ AGENT_GREETS, BARGES_IN, CHECKS, DROPS_NAME = 0.88, 0.35, 0.15, 0.4
 # How often each behaviour is considered; the target length decides how many of them fit
 SHARES = {"Q0": 0.25, "Q3": 0.5, "Q4": 0.15, "Q5": 0.35, "Q6": 0.15}
 WH_QUESTION = re.compile(r"\b(how|what|what's|when|when's|which|who|who's|where|any)\b", re.I)
-BAD_NEWS = re.compile(
-    r"\b(sorry|afraid|apologize|unfortunately|cancelled|don't|can't|isn't|understand|wrong)\b", re.I
-)
+BAD_NEWS = re.compile(r"\b(sorry|afraid|apologize|unfortunately|cancelled|don't|can't|isn't|understand|wrong)\b", re.I)
 YES_OPENING = re.compile(r"(Yes, |Yes\. |We do[.,] |We can[.,] |You can\. |It is\. |No, )")
 # An answer that opens like this needs its question and cannot be offered unasked
 NEEDS_QUESTION = re.compile(
-    r"(Yes|No|We do|We can|You can|It|That|Sure|From|Any|Up|Weekdays|Just|Plan|About|Bring|Please|Unfortunately|I'm|Sorry)\b"
-)
+    r"(Yes|No|We do|We can|You can|It|That|Sure|From|Any|Up|Weekdays|Just|Plan|About|Bring|Please|Unfortunately|I'm"
+    r"|Sorry)\b"
 )
 
 
