@@ -245,11 +245,17 @@ def find_weights(source: Source | None, folder: Path | None) -> Weights:
 
 
 def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """Puts Kokoro into the cache, replacing what was there; answers the record written to engine.json.
+    """Puts Kokoro into the cache and answers the record written to engine.json.
 
+    What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given.
     Raises: UserError if no source has it or a checksum is wrong; the cache is then as it was before.
     """
     folder = folder or (Path(os.environ["PPX_KOKORO_DIR"]) if os.environ.get("PPX_KOKORO_DIR") else None)
+    if is_kokoro_fetched() and source != "local" and (source or not folder):
+        record = check_kokoro()
+        if source in (None, record["source"]):
+            print(f"kokoro: {record['num_voices']} voices, weights from {record['source']}, are in {kokoro_folder()}")
+            return record
     model, voices, record = find_weights(source, folder)
     record |= {
         "engine": "kokoro",

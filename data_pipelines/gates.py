@@ -72,8 +72,8 @@ def measure(audio_CS: Audio, dialogue: Dialogue, slots: Sequence[Slot], voice: A
     after_cuts, late_words = [-120.0], 0
     for side, name in enumerate(SIDES):
         own = sorted((slot for slot in slots if slot.side == name), key=lambda slot: slot.start)
-        starts = [slot.start for slot in own[1:]] + [dialogue.seconds]
-        for slot, following in zip(own, starts, strict=True):
+        following_starts = [slot.start for slot in own[1:]] + [dialogue.seconds]
+        for slot, following in zip(own, following_starts, strict=False):  # a silent side has no slot
             if slot.is_cut:
                 after_cuts.append(dbfs(audio_CS[side, round(slot.stop * RATE_HZ) : round(following * RATE_HZ)]))
                 late_words += sum(slot.stop <= w.start < following - 1e-3 for w in dialogue.side(name).words)

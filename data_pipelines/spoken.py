@@ -206,8 +206,9 @@ def expand(text: str) -> list[SpokenWord]:
             tail = "."  # an abbreviation at the end: its full stop ends the sentence too
         following = "" if tail else following
         said = _in_context(core, words[-1] if words else None, following)
-        if said:
-            words.append(SpokenWord(written=written[n], spoken=tuple(said.split()), tail=tail))
+        spoken = tuple(word for word in said.split() if any(c.isalpha() for c in word))
+        if spoken:
+            words.append(SpokenWord(written=written[n], spoken=spoken, tail=tail))
         elif words and not words[-1].tail:
             words[-1] = replace(words[-1], tail=tail)
     return words
@@ -244,7 +245,7 @@ def _in_context(core: str, before: SpokenWord | None, following: str) -> str:
     if core.lower() in SCALES and last[:1] in CURRENCIES:
         return f"{core.lower()} {CURRENCIES[last[0]][0]}s"
     if core.lower() in UNITS and re.search(r"\d$", last) and core.lower() not in ("x", "k"):
-        return UNITS[core.lower()]
+        return say("1" + core).partition(" ")[2] if last == "1" else UNITS[core.lower()]
     if re.fullmatch(r"\d{1,2}:00", core) and following.lower() in ("am", "pm", "a.m.", "p.m."):
         return number_words(int(core[:-3]))
     if re.fullmatch(r"\d{3,}", core) and last.lower() in CODE_WORDS:

@@ -78,12 +78,13 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
                 raise UserError(f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn")
             start = rng.uniform(*timing.lead_in)
         elif turn.kind == "normal":
-            start = _after(slots[floor], side, free, turn, rng, timing, events)
+            start = _after(slots[floor], turns[floor].kind, side, free, turn, rng, timing, events)
         else:
             if slots[floor].side == side:
                 raise UserError(f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn")
             is_stopped_next = n + 1 < len(turns) and turns[n + 1].kind == "barge_in"
             start = _inside(slots[floor], turn, free[side], is_stopped_next, rng, timing)
+        start = round(start, 4)  # as word times are stored
         if turn.kind == "barge_in" and floor is not None and start < slots[floor].stop:
             slots[floor] = _stopped(slots[floor], start, rng, timing)
             free[slots[floor].side] = slots[floor].stop
@@ -105,6 +106,7 @@ def _event(kind: str, side: str, start: float, end: float) -> dict[str, Any]:
 
 def _after(
     floor: Slot,
+    floor_kind: str,
     side: str,
     free: dict[str, float],
     turn: Turn,
@@ -114,8 +116,12 @@ def _after(
 ) -> float:
     """Start of a normal turn that follows the floor turn."""
     gap = min(max(rng.gauss(timing.gap_mean, timing.gap_deviation), timing.gap_range[0]), timing.gap_range[1])
-    # a one-word turn is not talked over from its first sound
-    gap = max(gap, -0.5 * (floor.stop - floor.start), -0.4 if side != floor.side else timing.same_speaker_gap)
+    if side == floor.side:
+        gap = max(gap, timing.same_speaker_gap)
+    elif floor_kind == "barge_in":  # who was interrupted hears the other out
+        gap = max(gap, 0.0)
+    else:  # a one-word turn is not talked over from its first sound
+        gap = max(gap, -0.5 * (floor.stop - floor.start))
     if turn.speaker == "user" and rng.random() < timing.user_silence_share:
         silence = rng.uniform(*timing.user_silence)
         begin = max(free.values())
@@ -137,5 +143,5 @@ def _inside(floor: Slot, turn: Turn, free: float, is_stopped_next: bool, rng: ra
 
 def _stopped(slot: Slot, barge_in: float, rng: random.Random, timing: Timing) -> Slot:
     """The interrupted turn: it stops a reaction time after the barge-in, unless it ends by then anyway."""
-    stop, fade = barge_in + rng.uniform(*timing.stop_after), rng.uniform(*timing.fade)
+    stop, fade = round(barge_in + rng.uniform(*timing.stop_after), 4), rng.uniform(*timing.fade)
     return replace(slot, stop=stop, fade=fade) if stop < slot.stop - 0.02 else slot
