@@ -2,13 +2,13 @@ import json
 import os
 
 import pytest
-from tiny_dialogues import TinyCodec, overwrite, write_corpus
 
 from data_pipelines import verbs
 from data_pipelines.check import check_shards
 from data_pipelines.encode import build_shards
 from data_pipelines.index import build_index
 from model.errors import UserError
+from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
 
 
 @pytest.fixture

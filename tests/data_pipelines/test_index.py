@@ -6,13 +6,13 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
-from tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 
 from data_pipelines import verbs
 from data_pipelines.encode import build_shards
 from data_pipelines.index import BadSample, ShardReader, build_index
 from data_pipelines.shards import write_shard
 from model.errors import UserError
+from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 
 
 @pytest.fixture

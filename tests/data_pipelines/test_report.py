@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import soundfile
-from tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
 
 from data_pipelines import verbs
 from data_pipelines.encode import build_shards
@@ -10,6 +9,7 @@ from data_pipelines.report_picture import excerpt, overlaps
 from data_pipelines.schema import Dialogue, Side, Word
 from data_pipelines.turns import TurnTaking, stretches, turn_taking
 from model.errors import UserError
+from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
 
 
 def talk(left, right, seconds=10.0):

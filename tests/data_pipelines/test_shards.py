@@ -11,7 +11,6 @@ import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_dialogues import RATE, TinyCodec, noise, words_every, write_corpus, write_dialogue
 
 from data_pipelines import encode, verbs
 from data_pipelines.audio import loudness
@@ -22,6 +21,7 @@ from data_pipelines.shards import cut_into_shards, read_manifest
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
+from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, noise, words_every, write_corpus, write_dialogue
 
 MIMI = Path(__file__).parents[1] / "golden" / "mimi_small.safetensors"
 
