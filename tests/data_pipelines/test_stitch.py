@@ -278,7 +278,8 @@ def loud_voice(a, d, s, v):
 
 @pytest.mark.parametrize("fault, reason", [
     (swap, "channel swap"), (late_word, "interrupted words"), (sound_after_cut, "interrupted words"),
-    (clip, "clipping"), (silence, "silence"), (offset, "dc"), (long_word, "word length"), (loud_voice, "voice loudness"),
+    (clip, "clipping"), (silence, "silence"), (offset, "dc"), (long_word, "word length"),
+    (loud_voice, "voice loudness"),
 ])  # fmt: skip
 def test_every_gate_catches_its_fault(fault, reason):
     assert gates.reason_to_reject(gates.measure(*good()), gates.Limits()) is None
