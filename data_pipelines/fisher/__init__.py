@@ -1,0 +1,1 @@
+"""Importer of Fisher English, two-channel telephone conversations of the Linguistic Data Consortium."""

@@ -1,0 +1,92 @@
+"""Where the files of a Fisher corpus lie: found by name at any depth, because every copy is laid out differently.
+
+Audio and text are separate releases (part 1: LDC2004S13 and LDC2004T19, part 2: LDC2005S13 and LDC2005T19),
+on discs named fe_03_p1_sph1 or fisher_eng_tr_sp_d1.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.errors import UserError
+
+_CALL = re.compile(r"fe_03_(\d{5})\.(sph|wav|txt)", re.IGNORECASE)
+_TABLES = {
+    "calldata": re.compile(r"fe_03_p\d_calldata\.tbl", re.IGNORECASE),
+    "pindata": re.compile(r"fe_03_pindata\.tbl", re.IGNORECASE),
+    "filelist": re.compile(r"fe_03_p\d_filelist\.tbl", re.IGNORECASE),
+    "topics": re.compile(r"fe_03_topics\.sgm", re.IGNORECASE),
+    "filetable": re.compile(r"filetable\d*\.txt", re.IGNORECASE),
+}
+LICENCE_FILE = "licence.txt"
+EXPECTED = (
+    "give the folders that hold fe_03_NNNNN.sph (LDC2004S13, LDC2005S13) and fe_03_NNNNN.txt (LDC2004T19, LDC2005T19)"
+)
+
+
+@dataclass(kw_only=True)
+class Corpus:
+    """Paths of one corpus; calls are keyed by their five digits."""
+
+    audio: dict[str, Path] = field(default_factory=dict)
+    transcripts: dict[str, Path] = field(default_factory=dict)
+    tables: dict[str, list[Path]] = field(default_factory=lambda: {name: [] for name in _TABLES})
+    licences: list[Path] = field(default_factory=list)
+
+    @property
+    def calls(self) -> list[str]:
+        """The calls with both audio and transcript."""
+        return sorted(self.audio.keys() & self.transcripts.keys())
+
+
+def find_corpus(roots: Sequence[Path]) -> Corpus:
+    """Searches folders for calls and tables.
+
+    Raises: UserError naming the folders if one is missing, or if no call has both audio and transcript.
+    """
+    corpus = Corpus()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder: {EXPECTED}")
+        for path in _files(root):
+            _sort_in(corpus, path)
+    named = ", ".join(map(str, roots))
+    if not corpus.audio:
+        raise UserError(f"{named}: no Fisher audio in there: {EXPECTED}")
+    if not corpus.transcripts:
+        raise UserError(f"{named}: no Fisher transcript in there: {EXPECTED}")
+    if not corpus.calls:
+        example = min(corpus.audio.values())
+        raise UserError(f"{named}: no transcript has the audio beside it (none for {example.name}): {EXPECTED}")
+    return corpus
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files below a folder in a fixed order; linked folders are followed, each real folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            yield Path(folder, name)
+
+
+def _sort_in(corpus: Corpus, path: Path) -> None:
+    found = _CALL.fullmatch(path.name)
+    if found:
+        call, suffix = found[1], found[2].lower()
+        if suffix == "txt":
+            corpus.transcripts.setdefault(call, path)
+        elif call not in corpus.audio or (suffix == "sph" and corpus.audio[call].suffix.lower() != ".sph"):
+            corpus.audio[call] = path  # the original rather than somebody's conversion
+    elif path.name == LICENCE_FILE:
+        corpus.licences.append(path)
+    for name, pattern in _TABLES.items():
+        if pattern.fullmatch(path.name):
+            corpus.tables[name].append(path)

@@ -1,0 +1,43 @@
+"""Role prompts for a conversation between equals, from the topic alone.
+
+Levels as in the public examples: (a) a bare sentence, (b) plus tone and topic. Level (c), a short biography, needs
+somebody who understands the call and is not made here. The tone is neutral because nobody has listened.
+"""
+
+import random
+import re
+
+BARE = "You enjoy having a good conversation."
+_TONES = ("casual", "friendly", "relaxed", "thoughtful", "reflective", "lively")
+_KINDS = ("conversation", "discussion")
+# Words of the topic titles that keep their capital.
+_NAMES = frozenset(
+    "America American Americans Iraq Middle East September Internet Christmas Thanksgiving Hollywood English".split()
+)
+
+
+def role_prompts(title: str, rng: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
+    """(prompt, level) for both sides of a call, never the same for both: a and b, b and a, or b twice.
+
+    Each case has a third. Without a title both sides get the bare sentence.
+    """
+    topic = spoken_topic(title)
+    if not topic:
+        return (BARE, "a"), (BARE, "a")
+    choices = rng.sample([(tone, kind) for tone in _TONES for kind in _KINDS], 2)
+    first, second = [(f"{BARE} Have a {tone} {kind} about {topic}.", "b") for tone, kind in choices]
+    pattern = rng.choice(("ab", "ba", "bb"))
+    return ((BARE, "a") if pattern[0] == "a" else first), ((BARE, "a") if pattern[1] == "a" else second)
+
+
+def spoken_topic(title: str) -> str:
+    """A title as it reads inside a sentence: "Professional Sports on TV." -> "professional sports on TV"."""
+    parts = [part.strip() for part in re.split(r"(?<!\b[A-Z])\.\s+|\.$", title.strip()) if part and part.strip()]
+    phrase = " ".join(": ".join(parts).split())
+    phrase = re.sub(r"^hypothetical situations?:", "a hypothetical situation:", phrase, flags=re.IGNORECASE)
+    return re.sub(r"[A-Za-z][\w'.]*", lambda found: _lowered(found[0]), phrase)
+
+
+def _lowered(word: str) -> str:
+    keeps = word in _NAMES or re.fullmatch(r"(?:[A-Z]\.)+|[A-Z]{2,}s?", word)
+    return word if keeps else word.lower()
