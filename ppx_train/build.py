@@ -7,39 +7,37 @@ import torch
 from model.checkpoint import from_pretrained
 from model.duplex import DuplexLM
 from model.errors import UserError
-from ppx_train.config import Run
+from model.lora import inject
 from model.sources import REPOSITORY
+from ppx_train.config import Run
 
 
 def build_lm(run: Run) -> DuplexLM:
-    """The model of `run`, fp32, on the CPU; deterministic in run.seed when it starts from scratch.
+    """The model of `run`, on the CPU; deterministic in run.seed when it starts from scratch.
 
-    With adapters the frozen base is cast to bf16 when the run computes in bf16. Raises UserError for
+    fp32, but for a frozen base under adapters, which is bf16 when the run computes in bf16. Raises UserError for
     weights that are missing, broken or of another architecture.
     """
     settings = run.model
     if run.model.lm.dep_q != 16:
         raise UserError(f"model.lm.dep_q={settings.lm.dep_q}: training needs 16 depth steps (the user's stream too)")
+    # a frozen base needs no fp32 master
+    frozen_bf16 = bool(settings.lora.rank) and run.trainer.precision == "bf16-mixed"
+    base_dtype = torch.bfloat16 if frozen_bf16 else torch.float32
     if settings.init == "scratch":
         if settings.revision is not None:
             raise UserError("model.revision has no effect with model.init=scratch: leave it out")
         torch.manual_seed(run.seed)
-        model = DuplexLM(settings.lm)
+        model = DuplexLM(settings.lm).to(base_dtype)
     else:
         is_repository = not Path(settings.init).exists() and REPOSITORY.match(settings.init)
         if settings.revision is not None and not is_repository:
             raise UserError(f"model.revision has no effect with the local path model.init={settings.init}")
-        model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision)
+        model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
     model.set_activation_checkpointing(settings.activation_checkpointing)
     if settings.lora.rank:
-        from model.lora import inject
-
-        adapters = inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
-        if run.trainer.precision == "bf16-mixed":
-            for parameter in model.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(torch.bfloat16)
-        print(f"LoRA: {adapters} adapted layers")
+        adapted = inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
+        print(f"LoRA: rank {settings.lora.rank} on {adapted} linear layers")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trainable")
     return model

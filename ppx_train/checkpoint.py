@@ -80,6 +80,9 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
         self.saved = trainer.global_step
+        if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
 
         def ask_to_stop(number: int, _: FrameType | None) -> None:
             if module.stop_signal:  # a second signal does not wait for the step to end

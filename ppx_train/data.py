@@ -146,7 +146,7 @@ class SamplePool:
             try:
                 return self.builder(reader.read(row))
             except UserError as why:
-                self.bad[reader.id(row)] = why.reason if isinstance(why, BadSample) else str(why)
+                self.bad[reader.rows[row].id] = why.reason if isinstance(why, BadSample) else str(why)
         first = next(iter(self.bad.items()))
         raise UserError(f"every sample of source {source!r} is bad; the first: {first[0]}: {first[1]}")
 

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
+from model.sources import codec_path, tokenizer_path
 from ppx_train.checkpoint import FILE, Checkpoints, check_same_run, checkpoints, read_checkpoint
 from ppx_train.config import Run
 from ppx_train.curves import draw_curves
@@ -20,7 +21,6 @@ from ppx_train.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.meters import HeldOut, Meters
 from ppx_train.module import DuplexModule
 from ppx_train.ranks import is_launcher
-from model.sources import codec_path, tokenizer_path
 
 
 def train(run: Run) -> int:
@@ -29,6 +29,8 @@ def train(run: Run) -> int:
     Raises: UserError for settings, data or checkpoints that do not fit.
     """
     quiet_lightning()
+    if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver")
     start_from = newest_checkpoint(run)
     if start_from is not None and is_complete(run, start_from):
         print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")
@@ -43,8 +45,6 @@ def train(run: Run) -> int:
         callbacks.append(HeldOut(run, SamplePool(run.data.paths, "heldout", builder)))
     module = DuplexModule(run)
     if is_launcher():
-        Path(run.run_dir).mkdir(parents=True, exist_ok=True)
-        (Path(run.run_dir) / "config.yaml").write_text(run.to_yaml(), "utf-8")
         print(describe(run, pool))
     trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
     try:
