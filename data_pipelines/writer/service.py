@@ -112,7 +112,7 @@ class _Writer:
             "customer_first": customer,
         }
         lists = {key: value for key, value in self.business.items() if isinstance(value, list)}
-        self.slots = Slots(self.rng, self.domain["slots"], lists, fixed)
+        self.slots = Slots(self.rng, self.domain["slots"] | self.business.get("slots", {}), lists, fixed)
 
     def _company(self, owner: str) -> str:
         rng, words = self.rng, table("companies")
@@ -199,9 +199,10 @@ class _Writer:
             talk.user(self.line(phrases["user_thanks"]))
         if not ends_on_wrap:
             talk.agent(self.line(phrases["welcome"]))
-        talk.agent(self.line([text for text in self.kind["wrap"] if self.knows_name or "{customer" not in text]))
+        wrap = self.line([text for text in self.kind["wrap"] if self.knows_name or "{customer" not in text])
+        talk.agent(wrap)
         if not self.brief:
-            talk.agent(self.line(phrases["goodbye"]))
+            talk.agent(self.line([text for text in phrases["goodbye"] if text.split()[0] not in wrap]))
         if rng.random() < 0.4 and not self.brief:
             talk.user(self.line(phrases["user_bye"]))
 
@@ -230,8 +231,9 @@ class _Writer:
             yield tag, makers[tag]
 
     def _exchange(self, talk: Conversation, ask: str, answer: str) -> None:
-        kind = "user_next_plain" if BAD_NEWS.search(talk.turns[-1].text) else "user_next"
-        talk.user(joined(self._lead(kind, talk), ask))
+        last = talk.turns[-1]
+        kind = "user_next_plain" if BAD_NEWS.search(last.text) else "user_next"
+        talk.user(joined(self._lead(kind, talk) if last.speaker == "agent" else "", ask))
         talk.agent(answer)
 
     def _lead(self, kind: str, talk: Conversation) -> str:

@@ -13,15 +13,21 @@ SPEAKABLE = re.compile(r"[A-Za-z0-9 .,?!'$%:-]+")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
 # Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
 LOWERED = frozenset(
-    """A An And Any Are Aren't At Because Before Better But By Can Could Did Do Does Don't Each Every Everything For
-    From Have Has He Hello Hey Hi How If In Is Isn't It It'll It's Just Let Let's Most My No Nobody Not Of On Only Okay Our
-    Plants Please Put Right Should Since Sitting Sleep So Some Start Sure That That'll That's The Then There There's
-    They They're This Thunder To Unfortunately Was Water We We'd We'll We're We've Well What What's When Where Where's Which
-    Who Who's Why Will With Would Yeah Yes You You'd You'll You're Your""".split()
+    """
+    A An And Any Are Aren't At Because Before Better Breakfast But By Can Check-in Child Could Damage Delivery Did
+    Do Does Don't Drinks Drivers Each Equipment Every Everything For From Full Gift Guests Has Have He Hello Hey
+    Hi How If In Insurance Introductory Is Isn't It It'll It's Just Late Let Let's Lockers Most My New No Nobody
+    Not Of Okay On Only Our Parking Pickup Plants Please Put Replacement Right Seniors Setup Should Since Sitting
+    Sleep So Some Special Standard Start Sure That That'll That's The Then There There's They They're This Thunder
+    To Unfortunately Visits Was Water We We'd We'll We're We've Well What What's When Where Where's Which Who
+    Who's Why Will With Would Yeah Yes You You'd You'll You're Your
+    """.split()
 )
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
-# Words whose first letter misleads: "an hour", "a one-way ticket"
-VOWEL_SOUND = re.compile(r"(hour|honest|heir|X-ray|8|11$|18|[aeiouAEIOU](?!ne\b|ni|sed|ser|sual|tility|ropean|\b$))")
+# Words whose first letter misleads: "an hour", "an $8 fee", "a one-way ticket"
+VOWEL_SOUND = re.compile(
+    r"(hour|honest|heir|X-ray|\$?8|\$?1[18]$|[aeiouAEIOU](?!ne\b|ni|sed|ser|sual|tility|ropean|\b$))"
+)
 
 
 def with_article(text: str) -> str:
