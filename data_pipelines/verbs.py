@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "shard": ("data_pipelines.encode", "encode dialogues with Mimi and pack them into shards"),
     "index": ("data_pipelines.index", "rebuild the index of shards"),
     "check": ("data_pipelines.check", "verify shards: hashes, index, every sample"),
+    "extract": ("data_pipelines.extract", "take one dialogue out of shards as audio and text files"),
     "report": ("data_pipelines.report", "describe shards: hours, turn taking, one picture"),
 }
 

@@ -1,0 +1,41 @@
+"""`ppx-data extract`: one stored dialogue as files to listen to, and to chat with."""
+
+import argparse
+from pathlib import Path
+
+from data_pipelines.audio import write_flac
+from data_pipelines.index import ShardReader
+from model.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ppx-data extract`."""
+    parser.add_argument("split", type=Path, metavar="SHARDS/SPLIT", help="e.g. shards/heldout")
+    parser.add_argument("--id", help="id of the dialogue (default: the first of --source)")
+    parser.add_argument("--source", help="take the first dialogue of this source, e.g. service")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes DIR/user.flac, agent.flac, role.txt and meta.json of one sample.
+
+    Raises: UserError if DIR exists or no sample fits.
+    """
+    if args.out.exists():
+        raise UserError(f"{args.out}: exists: choose another --out")
+    reader = ShardReader(args.split)
+    fitting = [
+        at for at, row in enumerate(reader.rows) if args.id in (None, row.id) and args.source in (None, row.source)
+    ]
+    if not fitting:
+        wanted = args.id or args.source or "anything"
+        raise UserError(f"{args.split}: holds no sample of {wanted!r}: `ppx-data check` lists what is there")
+    sample = reader.read(fitting[0])
+    audio_CS, rate = reader.audio(fitting[0])
+    agent, user = audio_CS if sample.side == "left" else audio_CS[::-1]
+    args.out.mkdir(parents=True)
+    write_flac(args.out / "user.flac", user, rate)
+    write_flac(args.out / "agent.flac", agent, rate)
+    (args.out / "role.txt").write_text(sample.agent_side.role_prompt, "utf-8")
+    (args.out / "meta.json").write_text(sample.dialogue.to_json(), "utf-8")
+    print(f"{args.out}: {sample.id}, agent on the {sample.side}, {sample.dialogue.seconds:.1f} s")

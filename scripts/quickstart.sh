@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The main job, small: speech -> shards -> training -> export -> a streaming chat, on a laptop without a GPU.
+# Everything lands in quickstart/. Safe to interrupt and to run again: finished steps are skipped.
+#   PPX_QUICK_STEPS (default 300) training steps; PPX_SOUNDS a folder with the unpacked Debian sound packages, for
+#   machines without apt-get; PPX_ENGINE kokoro (default) or espeak (fast, robotic).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+began=$SECONDS
+bash scripts/setup.sh tts,align,fisher
+installed=$SECONDS
+export PATH="$PWD/${PPX_VENV:-.venv}/bin:$PATH"
+here=quickstart
+engine=${PPX_ENGINE:-kokoro}
+workers=$(nproc)
+mkdir -p "$here"
+
+step() { # step NAME FILE COMMAND...: runs the command unless FILE, its result, is there
+  local name=$1 result=$2
+  shift 2
+  if [ -e "$result" ]; then
+    echo "== $name: done before ($result)"
+    return
+  fi
+  echo "== $name (after $((SECONDS - began)) s): $*"
+  "$@"
+}
+again() { # again NAME COMMAND...: for commands that know themselves what is done already
+  echo "== $1 (after $((SECONDS - began)) s): ${*:2}"
+  "${@:2}"
+}
+
+again "speech engine" ppx-data fetch "$engine"
+fetched=$SECONDS
+again "write service scripts" ppx-data write service --num 26 --seed 1 --max-seconds 22 --heldout 0.15 --out $here/service.jsonl
+again "write assistant scripts" ppx-data write assistant --num 12 --seed 1 --max-seconds 20 --heldout 0.15 --out $here/assistant.jsonl
+step "tokenizer" $here/tokenizer.model ppx-data tokenizer --vocab 1000 --out $here/tokenizer.model
+export OMP_NUM_THREADS=1
+for source in service assistant; do
+  again "speak $source" ppx-data speak --scripts $here/$source.jsonl --engine "$engine" --voice-seconds 3.2 \
+    --workers "$workers" --out $here/dialogues/$source
+done
+step "telephone calls of real speech" $here/corpus/README.md \
+  ppx-data standin --calls 6 --seconds 60 --out $here/corpus ${PPX_SOUNDS:+--sounds "$PPX_SOUNDS"}
+again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 --voice-seconds 3.2 \
+  --workers "$workers" --out $here/dialogues/fisher
+unset OMP_NUM_THREADS
+again "shards" ppx-data shard --dialogues $here/dialogues/* --codec small --out $here/shards
+step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
+again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-300}"
+step "export" $here/export ppx-export checkpoint=$here/run out=$here/export
+step "a held-out caller" $here/caller ppx-data extract $here/shards/heldout --source service --out $here/caller
+step "chat" $here/out.wav ppx-chat --model $here/export --input-wav $here/caller/user.flac \
+  --text-prompt "$(cat $here/caller/role.txt)" --seed 1 \
+  --output-wav $here/out.wav --output-text $here/out.json --timeline $here/timeline.png
+echo
+echo "done in $((SECONDS - began)) s, of which $((fetched - began)) s set up the environment and the speech engine"
+echo "  $here/report.png     what the data looks like"
+echo "  $here/run/curves.png losses of every stream, training and held out"
+echo "  $here/timeline.png   the chat: both waveforms and the agent's words"
+echo "  $here/out.wav        the agent's side of it"
+echo "  $here/export         the model as a Hugging Face folder"
