@@ -50,9 +50,17 @@ def scenarios() -> tuple[str, ...]:
     )
 
 
+def request_of(scenario: str) -> str:
+    """ "domain/kind": what the split goes by, so that the wording of a held-out request is new to the model."""
+    domain, _, kind = scenario.split("/")
+    return f"{domain}/{kind}"
+
+
 def write_service(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
     """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
-    scenario = rng.choice(members(scenarios(), heldout, split))
+    requests = members(tuple(dict.fromkeys(map(request_of, scenarios()))), heldout, split)
+    request = rng.choice(requests)
+    scenario = rng.choice([scenario for scenario in scenarios() if request_of(scenario) == request])
     writer = _Writer(scenario, rng, limit)
     writer.cast(lambda draw: drawn_in_split(draw, "company", heldout, split))
     turns = with_backchannels(with_fillers(writer.transcript().turns, rng), rng)
