@@ -309,9 +309,8 @@ class _Writer:
         """The user cuts in to check a value just heard."""
         row = self._fact()
         self._long_answer(talk, row)
-        values = [
-            text for text in map(self.slots.__getitem__, slots_of(row["prompt"])) if mentions(talk.turns[-1].text, text)
-        ]
+        told = [self.slots[slot] for slot in slots_of(row["prompt"])]
+        values = [text for text in told if mentions(talk.turns[-1].text, text)]
         if not values:
             raise _NothingLeft
         self._clarify(talk, values[-1])
@@ -335,16 +334,16 @@ class _Writer:
 
     def role(self) -> tuple[str, list[dict[str, str]]]:
         """The role prompt with all used facts and 1-2 unused ones, and those facts typed."""
-        rest = [
-            name for name in self.facts if name not in self.used and (name in self.domain["facts"] or "not_" in name)
-        ]
+        told = {slot for name in self.used for slot in slots_of(self.facts[name]["prompt"])}
+        tellable = [name for name in self.facts if name in self.domain["facts"] or "not_offered" in name]
+        rest = [name for name in tellable if name not in self.used and not self._only_repeats(name, told)]
         spare = self.rng.choice([1, 2]) if len(self.used) < MAX_USED else 1
         spare = max(spare, 3 - len(self.used))
-        told = self.used + self.rng.sample(rest, min(spare, MAX_FACTS - len(self.used)))
-        told = sorted(told, key=lambda name: (name != "verify", name.startswith("not_offered")))
-        sentences = [fill(self.facts[name]["prompt"], self.slots) for name in told]
+        names = self.used + self.rng.sample(rest, min(spare, MAX_FACTS - len(self.used)))
+        names.sort(key=lambda name: (name != "verify", name.startswith("not_offered")))
+        sentences = [fill(self.facts[name]["prompt"], self.slots) for name in names]
         typed: dict[str, dict[str, str]] = {}
-        for name, sentence in zip(told, sentences, strict=True):
+        for name, sentence in zip(names, sentences, strict=True):
             state = "yes" if name in self.used else "no"
             for slot in slots_of(self.facts[name]["prompt"]):
                 fact = {"type": self.slots.types[slot], "text": self.slots[slot], "label": slot, "used": state}
@@ -353,6 +352,11 @@ class _Writer:
             if not slots_of(self.facts[name]["prompt"]):
                 typed[name] = {"type": "phrase", "text": sentence.rstrip("."), "label": name, "used": state}
         return PROMPT.format_map(self.slots | {"facts": " ".join(sentences)}), list(typed.values())
+
+    def _only_repeats(self, name: str, told: set[str]) -> bool:
+        """True if the fact states no value beyond those in `told`: it could not count as unused."""
+        slots = set(slots_of(self.facts[name]["prompt"]))
+        return bool(slots) and slots <= told
 
     def stages(self) -> dict[str, Any]:
         """What each stage of the hierarchy decided."""
