@@ -1,0 +1,185 @@
+"""Cutting a call: windows that become dialogues, and voice clips from outside of them. Pure arithmetic on times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipelines.fisher.transcript import Letter
+from data_pipelines.schema import Word
+
+LEAD_SECONDS = 0.5
+"""Silence before the first word of a window."""
+MIN_WINDOW_SECONDS = 10.0
+MIN_AGENT_SECONDS = 4.0
+"""Less speech than this in a window teaches silence."""
+MAX_WORDLESS_SHARE = 0.10
+"""Of the agent's speech: more of it without words teaches silence in the text stream."""
+MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 3.0, 10.0
+CLIP_PAUSE = 0.3
+"""Longer pauses are cut out of a voice clip, but for the margins of the words."""
+_BEFORE, _AFTER = 0.05, 0.10  # kept around the words of a clip, seconds
+_SKIP_SECONDS = 30.0  # a window may start this much later than it could, if that makes it better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """One utterance with word times from the start of the call. Without words it is audible but not written."""
+
+    start: float
+    end: float
+    letter: Letter
+    words: tuple[Word, ...]
+    events: tuple[dict[str, Any], ...] = ()
+    is_silent: bool = False
+    """Only a tag such as [noise]: nothing that words should stand for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A voice clip: pieces of one channel, played one after the other; `seconds` is what they add up to."""
+
+    pieces: tuple[tuple[float, float], ...]
+    seconds: float
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return self.pieces[0][0], self.pieces[-1][1]
+
+    def is_outside(self, start: float, end: float) -> bool:
+        return self.span[1] <= start or self.span[0] >= end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of the call and, for each side in it that can be the agent, its clip; else the reason why not."""
+
+    start: float
+    end: float
+    clips: dict[Letter, tuple[Clip, ...]]
+    refusals: dict[Letter, str]
+    score: float
+
+
+def plan_windows(
+    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], seconds: float, max_seconds: float
+) -> list[Window]:
+    """Windows of at most `max_seconds`, one after the other, that start at utterances and cut through none if possible.
+
+    Each is the best among those that start within half a minute: much speech, by both sides, with clips for both.
+    A call that is too short for anything gives windows without an agent (see their `refusals`).
+    """
+    windows: list[Window] = []
+    free = 0.0
+    while True:
+        found = [
+            judge(spoken, clips, start, end)
+            for start in _starts(spoken, free)
+            for end in _ends(spoken, start, min(seconds, start + max_seconds))
+        ]
+        if not found:
+            return windows
+        best = max(found, key=lambda window: (window.score - 0.1 * (window.start - free), -window.start, window.end))
+        if not best.clips and windows and seconds - best.start < max_seconds:
+            return windows  # the rest of the call gives no agent: nothing worth telling
+        windows.append(best)
+        free = best.end
+
+
+def judge(spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: float, end: float) -> Window:
+    """Says which sides can be the agent in this window, and how good it is."""
+    usable: dict[Letter, tuple[Clip, ...]] = {}
+    refusals: dict[Letter, str] = {}
+    speech: dict[Letter, float] = {}
+    for letter in ("A", "B"):
+        side: Letter = letter  # type: ignore[assignment]
+        own = [turn for turn in spoken if turn.letter == side and turn.end > start and turn.start < end]
+        wordless = sum(min(turn.end, end) - max(turn.start, start) for turn in own if is_wordless(turn))
+        speech[side] = sum(
+            word.end - word.start for turn in own for word in turn.words if start <= word.start and word.end <= end
+        )
+        outside = tuple(clip for clip in clips[side] if clip.is_outside(start, end))
+        if speech[side] < MIN_AGENT_SECONDS:
+            refusals[side] = f"says {speech[side]:.1f} s, less than {MIN_AGENT_SECONDS:.0f} s"
+        elif wordless > MAX_WORDLESS_SHARE * (wordless + speech[side]):
+            share = 100 * wordless / (wordless + speech[side])
+            refusals[side] = f"{share:.0f} % of its speech has no words (uncertain or not aligned), more than 10 %"
+        elif not outside:
+            refusals[side] = (
+                f"the call is too short: no {MIN_CLIP_SECONDS:.0f} s of it outside the window for a voice clip"
+            )
+        else:
+            usable[side] = outside
+    score = sum(speech[side] for side in usable) + min(speech.values())
+    return Window(start=start, end=end, clips=usable, refusals=refusals, score=score)
+
+
+def is_wordless(turn: Spoken) -> bool:
+    """True for speech that the text stream would pass over in silence."""
+    return not turn.words and not turn.is_silent
+
+
+def candidate_clips(spoken: Sequence[Spoken], letter: Letter, longest: float) -> list[Clip]:
+    """Voice clips of one side, starting at each of its utterances: the shortest allowed and the longest."""
+    turns = [turn for turn in spoken if turn.letter == letter]
+    found: list[Clip] = []
+    for first in range(len(turns)):
+        pieces: list[tuple[float, float]] = []
+        shortest: Clip | None = None
+        for turn in turns[first:]:
+            if is_wordless(turn) or (pieces and turn.start - pieces[-1][1] > _SKIP_SECONDS):
+                break
+            grown, is_full = _grow(pieces, turn.words, longest)
+            for count in range(len(grown)):
+                clip = _clip(grown[: count + 1])
+                if shortest is None and clip.seconds >= MIN_CLIP_SECONDS:
+                    shortest = clip
+            pieces = grown
+            if is_full:
+                break
+        if shortest is not None:
+            found += {shortest: None, _clip(pieces): None}.keys()
+    return found
+
+
+def _grow(
+    pieces: Sequence[tuple[float, float]], words: Sequence[Word], longest: float
+) -> tuple[list[tuple[float, float]], bool]:
+    """Adds words until the clip would pass `longest`; words less than a pause apart share a piece."""
+    grown = list(pieces)
+    for word in words:
+        start, end = max(0.0, word.start - _BEFORE), word.end + _AFTER
+        if grown and start - grown[-1][1] < CLIP_PAUSE:
+            longer = [*grown[:-1], (grown[-1][0], max(end, grown[-1][1]))]
+        else:
+            longer = [*grown, (start, end)]
+        if _clip(longer).seconds > longest:
+            return grown, True
+        grown = longer
+    return grown, False
+
+
+def _clip(pieces: Sequence[tuple[float, float]]) -> Clip:
+    total = sum(end - start for start, end in pieces)
+    return Clip(pieces=tuple(pieces), seconds=total)
+
+
+def _starts(spoken: Sequence[Spoken], free: float) -> list[float]:
+    """Half a second before utterances that begin while nobody else speaks, from `free` on."""
+    starts = sorted({turn.start for turn in spoken if turn.words and turn.start >= free})
+    quiet = [start for start in starts if not _speaks(spoken, start)]
+    soon = [start for start in quiet or starts if start <= (quiet or starts)[0] + _SKIP_SECONDS]
+    return [max(free, start - LEAD_SECONDS) for start in soon]
+
+
+def _ends(spoken: Sequence[Spoken], start: float, latest: float) -> list[float]:
+    """Ends of utterances while nobody else speaks; `latest` if there is none."""
+    if latest - start < MIN_WINDOW_SECONDS:
+        return []
+    ends = sorted({min(turn.end + _AFTER, latest) for turn in spoken})
+    good = [end for end in ends if start + MIN_WINDOW_SECONDS <= end <= latest and not _speaks(spoken, end)]
+    # All ends matter in a short call, where the rest must give the clips; in a long one the last few do.
+    return good[-40:] or [latest]
+
+
+def _speaks(spoken: Sequence[Spoken], time: float) -> bool:
+    return any(turn.start < time < turn.end and not turn.is_silent for turn in spoken)
