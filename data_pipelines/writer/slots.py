@@ -1,8 +1,8 @@
 """Values for the slots of a template: prices, times, dates, numbers, ids, names.
 
 A slot spec is a kind and its bounds: "money 8 20 0.5", "number 2 12", "time 9 17 30" (hours, step in minutes),
-"time_after open 7 10 60" (hours after slot `open`), "money_above price 2 9 0.5", "date", "weekday", "id R 4"
-(letter, digits; "_" stands for a space or nothing). Any slot that is not in the specs of its domain is a choice
+"time_after open 7 10 60" (hours after slot `open`), "money_above price 2 9 0.5", "date", "weekday", "id R- 4"
+(prefix, digits; "_" in the prefix is a space; the dash makes speech read digit by digit). Any slot that is not in the specs of its domain is a choice
 from a list of its business, where `item2` and `item3` are other choices from the list of `item`.
 """
 
@@ -50,8 +50,8 @@ class Slots(dict[str, str]):
         if kind == "date":
             return f"{rng.choice(MONTHS)} {ordinal(1 + rng.randrange(28))}"
         if kind == "id":
-            letter, digits = bounds
-            return letter.replace("_", " ").lstrip() + "".join(rng.choice("123456789") for _ in range(int(digits)))
+            prefix, digits = bounds
+            return prefix.replace("_", " ").lstrip() + "".join(rng.choice("123456789") for _ in range(int(digits)))
         if kind in ("time_after", "money_above"):
             base, bounds = bounds[0], bounds[1:]
             low, high, step = (float(b) for b in bounds)
