@@ -2,8 +2,9 @@
 
 A slot spec is a kind and its bounds: "money 8 20 0.5", "number 2 12", "time 9 17 30" (hours, step in minutes),
 "time_after open 7 10 60" (hours after slot `open`), "money_above price 2 9 0.5", "date", "weekday", "id R- 4"
-(prefix, digits; "_" in the prefix is a space; the dash makes speech read digit by digit). Any slot that is not in the specs of its domain is a choice
-from a list of its business, where `item2` and `item3` are other choices from the list of `item`.
+(prefix, digits; "_" in the prefix is a space, and after a dash speech reads digit by digit). Any slot that is
+not in the specs of its domain is a choice from a list of its business, where `item2` and `item3` are other
+choices from the list of `item`.
 """
 
 from random import Random
