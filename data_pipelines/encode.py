@@ -34,6 +34,7 @@ from data_pipelines.shards import (
 )
 from model.config import SAMPLE_RATE
 from model.errors import UserError
+from model.sources import codec_path
 
 WORK = ".work"
 VOICE_SECONDS = (3.0, 10.0)  # the documented range of voice prompts
@@ -54,7 +55,7 @@ class Codec(Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ppx-data shard`."""
     parser.add_argument("--dialogues", type=Path, nargs="+", required=True, metavar="DIR", help="folders of dialogues")
-    parser.add_argument("--codec", type=Path, required=True, help="Mimi weights: a folder or a .safetensors file")
+    parser.add_argument("--codec", required=True, help="Mimi: small (shipped), a folder, a file or a hub repository")
     parser.add_argument("--out", type=Path, required=True, metavar="SHARDS", help="folder to make, or to resume")
     parser.add_argument("--shard-mb", type=int, default=512, help="largest size of a tar in MB (default: 512)")
     parser.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda, cuda:1, ...")
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--device {args.device}: not usable here ({first_line}): use --device cpu") from why
     # TF32 would round the encoder's products and change codes
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    codec = Mimi.load(args.codec).to(args.device).eval()
+    codec = Mimi.load(codec_path(args.codec)).to(args.device).eval()
     build_shards(args.dialogues, codec, args.out, shard_mb=args.shard_mb, device=args.device)
 
 

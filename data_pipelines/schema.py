@@ -106,7 +106,10 @@ TurnKind = Literal["normal", "barge_in", "backchannel"]
 
 @dataclass(kw_only=True, frozen=True)
 class Turn:
-    """One utterance. barge_in starts inside the other side's turn and stops it; backchannel overlaps without stopping."""
+    """One utterance.
+
+    A barge_in starts inside the other side's turn and stops it; a backchannel overlaps without stopping anyone.
+    """
 
     speaker: Literal["agent", "user"]
     text: str

@@ -16,12 +16,12 @@ def codec_path(name: str) -> Path:
     """File of the Mimi weights. `name`: `small`, a folder, a .safetensors file or a hub repository."""
     if name == "small":
         return asset("mimi_small.safetensors")
-    return _find(name, "model.codec", (CODEC_FILE, "mimi.safetensors"), CODEC_FILE)
+    return _find(name, "codec", (CODEC_FILE, "mimi.safetensors"), CODEC_FILE)
 
 
 def tokenizer_path(name: str) -> Path:
     """File of the SentencePiece model. `name`: a folder, a .model file or a hub repository."""
-    return _find(name, "model.tokenizer", (TOKENIZER_FILE, "tokenizer.model"), TOKENIZER_FILE)
+    return _find(name, "tokenizer", (TOKENIZER_FILE, "tokenizer.model"), TOKENIZER_FILE)
 
 
 def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str) -> Path:

@@ -88,7 +88,7 @@ class DuplexModule(L.LightningModule):
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             wrapped.require_backward_grad_sync = last
         elif hasattr(self.lm, "set_requires_gradient_sync"):
-            self.lm.set_requires_gradient_sync(last)
+            self.lm.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def _update(self, optimizer: Any) -> None:
         """Clips, sets the learning rate from the step number and steps; all processes skip a non-finite gradient."""
