@@ -1,7 +1,7 @@
 """Assistant scripts: a user asks a teacher questions of everyday knowledge; the role prompt is always the same.
 
 The second question follows up, changes the topic or asks for clarification; half of the second questions cut
-into the first answer.
+into the first answer. Further follow-ups come as long as there is time.
 """
 
 import re
@@ -16,7 +16,7 @@ from data_pipelines.writer.wording import joined, pick
 
 PROMPT = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
 BARGES_IN, AGENT_GREETS, SAYS_HELLO, LEADS_IN, THANKS = 0.5, 0.15, 0.3, 0.4, 0.45
-SHORTEST, LONGEST = 22.0, 52.0  # target seconds when no limit is given
+SHORTEST, LONGEST = 28.0, 62.0  # target seconds by the estimate, which is on the slow side
 
 
 def topics() -> dict[str, dict[str, Any]]:
@@ -69,7 +69,7 @@ class _Writer:
         ask, answer, lead = self.second(topic, other, kind)
         talk.user(joined(self.phrase("cut_in") if barges_in else lead, ask), barges_in=barges_in)
         talk.agent(self.answer(answer, leave=0.0 if self.brief else 0.15, spent=talk.seconds))
-        self.third(talk, topic, kind)
+        self.further(talk, other if kind == "topic_change" else topic)
         if talk.seconds + 4 < self.target and self.rng.random() < THANKS:
             talk.user(self.phrase("thanks"))
             talk.agent(self.phrase("welcome"))
@@ -84,19 +84,16 @@ class _Writer:
         more = self.rng.choice(topic["more"])
         return more["ask"], more["answer"], self.phrase("next")
 
-    def third(self, talk: Conversation, topic: dict, kind: str) -> None:
-        """Another follow-up, if there is time for one."""
-        said = " ".join(turn.text for turn in talk.turns)
-        rest = [more for more in topic["more"] if more["answer"][0] not in said]
-        if kind == "topic_change" or not rest or self.brief:
-            return
-        more = self.rng.choice(rest)
-        longer = talk.copy()
-        longer.user(joined(self.phrase("next"), more["ask"]))
-        longer.agent(self.answer(more["answer"], leave=0.0, spent=longer.seconds))
-        if longer.seconds < self.target:
-            talk.turns = longer.turns
-            self.behaviours.append("third_question")
+    def further(self, talk: Conversation, topic: dict) -> None:
+        """More follow-ups, as long as there is time for them."""
+        for more in self.rng.sample(topic["more"], len(topic["more"])):
+            longer = talk.copy()
+            longer.user(joined(self.phrase("next"), more["ask"]))
+            longer.agent(self.answer(more["answer"], leave=0.0, spent=longer.seconds))
+            asked = any(more["ask"] in turn.text or more["ask"][1:] in turn.text for turn in talk.turns)
+            if longer.seconds < self.target and not asked and not self.brief:
+                talk.turns = longer.turns
+                self.behaviours.append("further_question")
 
     def answer(self, sentences: list[str], *, leave: float, at_least: int = 1, spent: float = 3.0) -> str:
         """As many sentences as fit into the time left, keeping `leave` of the target for what follows."""
