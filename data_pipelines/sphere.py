@@ -22,7 +22,7 @@ from model.extras import require
 
 MAGIC = b"NIST_1A"
 HEADER_BYTES = 1024
-SHORTEN_CODING = "ulaw,embedded-shorten-v2.00"
+SHORTEN_CODING: Literal["ulaw,embedded-shorten-v2.00"] = "ulaw,embedded-shorten-v2.00"
 Coding = Literal["ulaw", "ulaw,embedded-shorten-v2.00"]
 
 _BLOCK = 256  # samples a channel and block; the block size of the files on the discs

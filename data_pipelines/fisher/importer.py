@@ -23,7 +23,7 @@ from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
 from data_pipelines.fisher.split import CallSides, Plan, plan_split
 from data_pipelines.fisher.tables import Tables, read_tables
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
-from data_pipelines.schema import Dialogue
+from data_pipelines.schema import Dialogue, Side
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
@@ -191,11 +191,13 @@ def _describe(corpus: Corpus, tables: Tables, jobs: Sequence[Job]) -> list[str]:
 
 
 def _is_done(out: Path, call: str) -> bool:
-    """True if a call was rejected, or all audio that its draft names is there."""
+    """True if a call was imported and all audio that its draft names is there; rejected calls are tried again."""
     path = out / DRAFTS / f"{call}.json"
     if not path.is_file():
         return False
     draft = json.loads(path.read_text("utf-8"))
+    if "rejected" in draft:
+        return False
     files = [
         out / dialogue["id"] / name
         for dialogue in draft["dialogues"]
@@ -240,7 +242,7 @@ def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue]
     finished = []
     for call, dialogues in by_call.items():
         for dialogue in dialogues:
-            settled = {}
+            settled: dict[str, Side] = {}
             for name in ("left", "right"):
                 side = dialogue.side(name)
                 if side.is_agent and not plan.may_be_agent(call, side.speaker):
@@ -253,7 +255,8 @@ def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue]
                 record.unlink(missing_ok=True)  # an earlier run over fewer calls may have kept it
                 continue
             provenance = dialogue.provenance | ({"split": plan.note} if plan.note else {})
-            dialogue = replace(dialogue, split=plan.splits[call], provenance=provenance, **settled)
+            dialogue = replace(dialogue, split=plan.splits[call], provenance=provenance)
+            dialogue = replace(dialogue, left=settled["left"], right=settled["right"])
             _write_text(record, dialogue.to_json())
             finished.append(dialogue)
     return finished, plan, notes

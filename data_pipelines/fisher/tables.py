@@ -7,7 +7,7 @@ import csv
 import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Tables:
         return self.calls.get(call, unknown)
 
 
-def read_tables(paths: dict[str, Sequence[Path]]) -> Tables:
+def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
     """Reads all tables that were found, keyed as in `layout.Corpus.tables`."""
     texts = {name: [_text(path) for path in found] for name, found in paths.items()}
     sexes: dict[str, tuple[str, str]] = {}

@@ -94,9 +94,7 @@ def judge(spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: floa
         side: Letter = letter  # type: ignore[assignment]
         own = [turn for turn in spoken if turn.letter == side and turn.end > start and turn.start < end]
         wordless = sum(min(turn.end, end) - max(turn.start, start) for turn in own if is_wordless(turn))
-        speech[side] = sum(
-            word.end - word.start for turn in own for word in turn.words if start <= word.start and word.end <= end
-        )
+        speech[side] = sum(_said(turn.words, start, end) for turn in own)
         outside = tuple(clip for clip in clips[side] if clip.is_outside(start, end))
         if speech[side] < MIN_AGENT_SECONDS:
             refusals[side] = f"says {speech[side]:.1f} s, less than {MIN_AGENT_SECONDS:.0f} s"
@@ -111,6 +109,12 @@ def judge(spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: floa
             usable[side] = outside
     score = sum(speech[side] for side in usable) + min(speech.values())
     return Window(start=start, end=end, clips=usable, refusals=refusals, score=score)
+
+
+def _said(words: Sequence[Word], start: float, end: float) -> float:
+    """Seconds from the first to the last word of an utterance that lie in the window."""
+    inside = [word for word in words if start <= word.start and word.end <= end]
+    return inside[-1].end - inside[0].start if inside else 0.0
 
 
 def is_wordless(turn: Spoken) -> bool:
