@@ -1,0 +1,153 @@
+"""Draws docs/architecture.png (from raw speech to a live stream) and docs/sequence.png (what the model sees).
+
+python scripts/draw_architecture.py
+"""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+# (fill, edge) of each package; what lies on disk is white
+DATA = ("#e3edf7", "#4a7fb0")
+MODEL = ("#fbe9d7", "#cf7a2c")
+TRAIN = ("#e2f0e6", "#4b9166")
+DISK = ("#ffffff", "#8a8f98")
+INK, FAINT = "#23272e", "#6b7280"
+SILENCE = ("#f1f2f4", "#c3c7cd")
+ARROW = {"arrowstyle": "-|>", "color": FAINT, "lw": 1.3, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11}
+
+
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white page whose data units are tenths of an inch, so that text and boxes keep their proportion."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width * 10), ylim=(0, height * 10))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def box(axes: Axes, x: float, y: float, width: float, title: str, lines: str, colours: tuple[str, str]) -> None:
+    """One station, 13 units high, with its lower left corner at (x, y)."""
+    fill, edge = colours
+    style = "round,pad=0,rounding_size=1.1"
+    axes.add_patch(FancyBboxPatch((x, y), width, 13, boxstyle=style, facecolor=fill, edgecolor=edge, lw=1.4))
+    axes.text(x + width / 2, y + 9.9, title, ha="center", va="center", fontsize=11.5, weight="bold", color=INK)
+    axes.text(x + width / 2, y + 4.5, lines, ha="center", va="center", fontsize=9.3, color=INK, linespacing=1.4)
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], bend: str = "") -> None:
+    axes.annotate("", end, start, arrowprops=ARROW | ({"connectionstyle": bend} if bend else {}))
+
+
+def draw_flow() -> Figure:
+    """Sources -> scripts -> dialogues -> shards; shards -> model -> checkpoint; checkpoint -> export -> stream."""
+    figure, axes = new_axes(13.2, 8.4)
+    axes.text(3, 80.2, "From raw speech to a live stream", fontsize=15, weight="bold", color=INK, va="center")
+    legend = (("data_pipelines", DATA), ("model", MODEL), ("ppx_train", TRAIN), ("files on disk", DISK))
+    for at, (name, (fill, edge)) in zip((72, 90, 101, 114), legend, strict=True):
+        axes.add_patch(Rectangle((at, 79.4), 2.2, 1.7, facecolor=fill, edgecolor=edge, lw=1.2))
+        axes.text(at + 3, 80.2, name, fontsize=9, color=INK, va="center")
+
+    for y, name, command in (
+        (74.3, "1  Make data", "ppx-data write | speak | fisher | shard"),
+        (37.6, "2  Train", "ppx-train recipe=NAME"),
+        (17.6, "3  Use", "ppx-export, ppx-chat"),
+    ):
+        axes.text(3, y, name, fontsize=11.5, weight="bold", color=INK, va="center")
+        axes.text(20, y, command, fontsize=9, color=FAINT, va="center", family="DejaVu Sans Mono")
+        axes.plot((3, 129), (y - 2.2, y - 2.2), color="#e3e5e9", lw=1, zorder=0)
+
+    top, bottom = 57.3, 41.3
+    box(axes, 3, top, 24, "script writers", "service and assistant\ntemplates -> JSON lines", DATA)
+    box(axes, 32, top, 25, "speak", "Kokoro or espeak-ng voices,\noverlaps, cut-ins, word times", DATA)
+    box(axes, 3, bottom, 24, "real calls", "Fisher discs, or a stand-in\nof free recordings", DISK)
+    box(axes, 32, bottom, 25, "fisher", "forced alignment, windows,\nboth sides as the agent", DATA)
+    box(axes, 63, 49.3, 30, "dialogues", "stereo 24 kHz, words with times,\nvoice clip and role of the agent", DISK)
+    box(axes, 99, 49.3, 30, "shard", "Mimi codes at 12.5 frames/s;\ntars, byte index, manifest", DATA)
+    arrow(axes, (27, top + 6.5), (32, top + 6.5))
+    arrow(axes, (27, bottom + 6.5), (32, bottom + 6.5))
+    arrow(axes, (57, top + 6.5), (63, 58))
+    arrow(axes, (57, bottom + 6.5), (63, 53.6))
+    arrow(axes, (93, 55.8), (99, 55.8))
+
+    y = 21.3
+    box(axes, 3, y, 22.5, "sample order", "step number -> samples:\na pure function of the seed", DATA)
+    box(axes, 29, y, 22.5, "sequences", "hybrid prompt + dialogue,\n17 streams, undelayed", TRAIN)
+    box(axes, 55, y, 26, "DuplexLM", "temporal over frames, depth over\n16 codebooks; delays inside", MODEL)
+    box(axes, 84.5, y, 20.5, "loss", "per stream, divided by the\nweight of the whole step", TRAIN)
+    box(axes, 108.5, y, 20.5, "run", "checkpoints, logs,\ncurves.png", DISK)
+    for start, end in ((25.5, 29), (51.5, 55), (81, 84.5), (105, 108.5)):
+        arrow(axes, (start, y + 6.5), (end, y + 6.5))
+    # shards back to the start of the second row, in the gap above its heading
+    axes.plot((126, 126, 1.2, 1.2), (49.3, 39.9, 39.9, y + 6.5), color=FAINT, lw=1.3)
+    arrow(axes, (1.2, y + 6.5), (3, y + 6.5))
+    axes.text(98, 40.7, "shards: train and heldout", ha="center", va="bottom", fontsize=8.4, color=FAINT)
+
+    y = 1.3
+    box(axes, 3, y, 26, "export", "layout kyutai: 8 depth steps,\nlayout nvidia: 16", TRAIN)
+    box(axes, 34, y, 27, "model folder", "weights, codec, tokenizer,\nvoices, model card, SHA256SUMS", DISK)
+    box(axes, 66, y, 30, "DuplexStream", "each 80 ms: user frame in,\nagent text and audio frame out", MODEL)
+    box(axes, 101, y, 28, "chat", "agent WAV, words,\ntimeline picture", TRAIN)
+    for start, end in ((29, 34), (61, 66), (96, 101)):
+        arrow(axes, (start, y + 6.5), (end, y + 6.5))
+    axes.plot((126, 126, 1.2, 1.2), (21.3, 19.9, 19.9, y + 6.5), color=FAINT, lw=1.3)
+    arrow(axes, (1.2, y + 6.5), (3, y + 6.5))
+    return figure
+
+
+def draw_sequence() -> Figure:
+    """The three channels of a training sequence: prompt segments, then the dialogue."""
+    figure, axes = new_axes(13.2, 4.0)
+    axes.text(3, 36.6, "What the model sees", fontsize=15, weight="bold", color=INK, va="center")
+    axes.text(
+        3, 33.2, "one column is one frame of 80 ms; the same function builds the prompt for training and for a live call",
+        fontsize=9, color=FAINT, va="center",
+    )  # fmt: skip
+    left, heights = 20, {"agent text": 22.0, "agent audio": 14.3, "user audio": 6.6}
+    channels = {"agent text": "channel 0", "agent audio": "channels 1..8", "user audio": "channels 9..16"}
+    segments = (
+        ("voice prompt", 24, ("PAD", "codes of the clip", "440 Hz tone")),
+        ("pause", 9, ("PAD", "silence", "tone")),
+        ("role prompt", 29, ("<system> You work for ... <system>", "silence", "440 Hz tone")),
+        ("pause", 9, ("PAD", "silence", "tone")),
+        ("dialogue", 38, ("words, EPAD, PAD", "codes of the agent", "codes of the user")),
+    )
+    for name, y in heights.items():
+        axes.text(left - 1.5, y + 3.9, name, ha="right", va="center", fontsize=10, weight="bold", color=INK)
+        axes.text(left - 1.5, y + 1.5, channels[name], ha="right", va="center", fontsize=8, color=FAINT)
+    x: float = left
+    speaking = {"codes of the clip": MODEL, "codes of the agent": MODEL, "codes of the user": DATA}
+    speaking |= {"<system> You work for ... <system>": TRAIN, "words, EPAD, PAD": TRAIN}
+    for name, width, contents in segments:
+        axes.text(x + width / 2, 29.7, name, ha="center", va="center", fontsize=9.5, weight="bold", color=INK)
+        for y, content in zip(heights.values(), contents, strict=True):
+            fill, edge = speaking.get(content, SILENCE)
+            axes.add_patch(Rectangle((x + 0.2, y), width - 0.4, 5.6, facecolor=fill, edgecolor=edge, lw=1.1))
+            colour = INK if content in speaking else FAINT
+            axes.text(x + width / 2, y + 2.8, content, ha="center", va="center", fontsize=8.6, color=colour)
+        x += width
+    prompt_end = left + 71
+    for start, end, text, colour in (
+        (left + 0.2, prompt_end - 0.4, "prompt: no loss; frame 0 is discarded", FAINT),
+        (prompt_end + 0.2, left + 108.8, "loss: text, agent audio, user audio", MODEL[1]),
+    ):
+        axes.plot((start, start, end, end), (5.2, 4.2, 4.2, 5.2), color=colour, lw=1.3)
+        axes.text((start + end) / 2, 2.3, text, ha="center", va="center", fontsize=9, color=colour)
+    return figure
+
+
+def main() -> None:
+    for name, figure in (("architecture", draw_flow()), ("sequence", draw_sequence())):
+        path = DOCS / f"{name}.png"
+        figure.savefig(path, dpi=140)
+        print(path.relative_to(DOCS.parent))
+
+
+if __name__ == "__main__":
+    main()
