@@ -7,7 +7,9 @@ Structures and constants: eSpeak NG 1.52, speak_lib.h.
 import _ctypes
 import ctypes
 import hashlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,9 @@ class EspeakEngine:
     def __init__(self) -> None:
         loader = require("espeakng_loader", extra="tts")
         self._path = Path(loader.get_library_path())
+        # a private copy: phonemizer never lets go of the original, so that could not be unloaded
+        self._folder = tempfile.TemporaryDirectory(prefix="ppx-espeak-")
+        self._copy = shutil.copy(self._path, self._folder.name)
         self._data = str(loader.get_data_path()).encode()
         with self._library() as (library, self._rate):
             self._version = (library.espeak_Info(None) or b"").decode()
@@ -74,7 +79,7 @@ class EspeakEngine:
         It is unloaded afterwards, because the synthesizer keeps the phase of its oscillators from one utterance to
         the next: kept open, the same text sounds different each time. Loading takes 7 ms.
         """
-        library: Any = ctypes.CDLL(str(self._path))
+        library: Any = ctypes.CDLL(self._copy)
         library.espeak_Info.restype = ctypes.c_char_p
         library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         library.espeak_Synth.argtypes = [

@@ -123,6 +123,16 @@ def test_espeak_gives_the_same_bytes_whatever_it_said_before(espeak):
         np.testing.assert_array_equal(first.audio, again.audio)
 
 
+def test_espeak_gives_the_same_bytes_beside_phonemizer(espeak):
+    pytest.importorskip("phonemizer")
+    from data_pipelines.tts.phonemes import _espeak_backend
+
+    first = espeak.speak("It is in the box.", "espeak/en-us+m3", seed=5)
+    _espeak_backend("en-us").phonemize(["box"])
+    for _ in range(3):
+        np.testing.assert_array_equal(first.audio, espeak.speak("It is in the box.", "espeak/en-us+m3", seed=5).audio)
+
+
 def test_espeak_holds_out_two_women_and_two_men(espeak):
     held = [voice for voice in espeak.voices() if voice.held_out]
     assert sorted(voice.sex for voice in held) == ["female", "female", "male", "male"]
