@@ -46,7 +46,7 @@ def summary(scripts: Sequence[Script]) -> str:
     lines = [
         f"split: {splits['train']} train, {splits['heldout']} held out, {len({s.scenario for s in scripts})} scenarios",
         f"words: {words['agent']} agent, {words['user']} user; about {seconds / 3600:.2f} h of speech, "
-        f"{seconds / len(scripts):.1f} s and {kinds['normal'] / len(scripts):.1f} turns a script",
+        f"{seconds / len(scripts):.1f} s and {(len(turns) - kinds['backchannel']) / len(scripts):.1f} turns a script",
         f"overlap: {kinds['barge_in']} barge-ins, {kinds['backchannel']} backchannels",
         f"distinct-1/2/3: {variety}",
     ]
