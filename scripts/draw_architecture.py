@@ -105,10 +105,8 @@ def draw_sequence() -> Figure:
     """The three channels of a training sequence: prompt segments, then the dialogue."""
     figure, axes = new_axes(13.2, 4.0)
     axes.text(3, 36.6, "What the model sees", fontsize=15, weight="bold", color=INK, va="center")
-    axes.text(
-        3, 33.2, "one column is one frame of 80 ms; the same function builds the prompt for training and for a live call",
-        fontsize=9, color=FAINT, va="center",
-    )  # fmt: skip
+    below = "one column is one frame of 80 ms; the same function builds the prompt for training and for a live call"
+    axes.text(3, 33.2, below, fontsize=9, color=FAINT, va="center")
     left, heights = 20, {"agent text": 22.0, "agent audio": 14.3, "user audio": 6.6}
     channels = {"agent text": "channel 0", "agent audio": "channels 1..8", "user audio": "channels 9..16"}
     segments = (
