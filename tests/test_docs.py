@@ -1,0 +1,190 @@
+"""README and docs: links and pictures exist, every command shown is one that the tools understand, examples run."""
+
+import argparse
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_pipelines.audio import write_flac
+from data_pipelines.verbs import VERBS
+from model.checkpoint import save_native
+from model.config import LMConfig
+from model.duplex import DuplexLM
+from ppx_train.config import CONFIGS, GROUPS, load, recipe_names
+from ppx_train.export import DTYPES, HELP, LAYOUTS
+from ppx_train.help import settings_help
+from ppx_train.inference import offline
+from tests.ppx_train.fixtures import make_codec, make_tokenizer
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXPORT_KEYS = set(re.findall(r"^  (\w+)=", HELP, re.MULTILINE))
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def fences(page: Path, language: str) -> list[str]:
+    """Contents of a page's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def shell_lines(page: Path) -> Iterator[list[str]]:
+    """Words of every command in a page's bash blocks."""
+    for block in fences(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def parser_of(words: list[str]) -> argparse.ArgumentParser:
+    """The parser of `ppx-data VERB` or `ppx-chat`."""
+    parser = argparse.ArgumentParser(" ".join(words[:2]), exit_on_error=False)
+    if words[0] == "ppx-chat":
+        offline.add_arguments(parser)
+    else:
+        assert words[1] in VERBS, f"{' '.join(words)}: no such verb"
+        importlib.import_module(VERBS[words[1]][0]).add_arguments(parser)
+    return parser
+
+
+def check_command(words: list[str]) -> None:
+    """Fails if one of the ppx tools would refuse these words before it looks at any file."""
+    tool, rest = words[0], words[1:]
+    if rest in (["--help"], ["VERB", "--help"]):
+        return
+    if tool == "ppx-train" and rest != ["recipes"]:
+        load([word for word in rest if word != "--print"])
+    elif tool == "ppx-export":
+        given = dict(word.split("=", 1) for word in rest)
+        assert set(given) <= EXPORT_KEYS and {"checkpoint", "out"} <= set(given), words
+        assert given.get("layout", "kyutai") in LAYOUTS and given.get("dtype", "float32") in DTYPES, words
+    elif tool in ("ppx-data", "ppx-chat"):
+        parser = parser_of(words)
+        try:
+            parser.parse_args(rest[1:] if tool == "ppx-data" else rest)
+        except SystemExit:
+            pytest.fail(f"{' '.join(words)}: refused")
+
+
+def write_recipes(folder: Path) -> None:
+    """The recipes that pages show in full: YAML blocks whose first line is `# FILE.yaml`."""
+    for page in PAGES:
+        for block in fences(page, "yaml"):
+            if name := re.match(r"# (\w+\.yaml)\n", block):
+                (folder / name[1]).write_text(block, "utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_and_pictures_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if target.startswith(("https://", "http://")):
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or ROOT not in (file, *file.parents):
+            missing.append(target)
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file):
+            missing.append(target)
+    assert not missing
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors that a hub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_code_blocks_are_understood(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for words in shell_lines(page):
+        if words[0].startswith("ppx-"):
+            check_command(words)
+        elif words[0] in ("bash", "python") and words[1].endswith((".sh", ".py")):
+            assert (ROOT / words[1]).is_file(), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_within_the_text_name_tools_verbs_and_flags_that_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    for command in re.findall(r"`(ppx-[^`]+)`", text):
+        words = command.replace("\\|", " ").replace("[", " ").replace("]", " ").split()
+        assert words[0] in ("ppx-train", "ppx-data", "ppx-export", "ppx-chat"), command
+        if words[0] == "ppx-data" and len(words) > 1 and not words[1].isupper() or words[0] == "ppx-chat":
+            flags = parser_of(words).format_help()
+            for flag in re.findall(r"(?<!\S)--[\w-]+", command):
+                assert re.search(rf"{flag}\b(?!-)", flags), command
+        if recipe := re.search(r"recipe=([a-z_0-9]+)\b", command):
+            assert recipe[1] in recipe_names(), command
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+def test_the_table_of_recipes_lists_them_all(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    table = re.search(r"^\| recipe \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    assert table
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table[0], re.MULTILINE)) == recipe_names()
+
+
+def test_the_readme_lists_every_verb_of_ppx_data() -> None:
+    assert set(re.findall(r"^\| `ppx-data (\w+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)) == set(
+        VERBS
+    )
+
+
+def test_the_tables_of_groups_and_options_are_complete() -> None:
+    recipes = (ROOT / "docs/recipes.md").read_text("utf-8")
+    for group in GROUPS:
+        row = re.search(rf"^\| `{group}` \|(.*)$", recipes, re.MULTILINE)
+        assert row, group
+        assert set(re.findall(r"`(\w+)`", row[1])) == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+    inference = (ROOT / "docs/inference.md").read_text("utf-8")
+    flags = {flag for action in parser_of(["ppx-chat"])._actions for flag in action.option_strings if flag[:2] == "--"}
+    assert set(re.findall(r"`(--[\w-]+)`", inference)) >= flags - {"--help"}
+    assert set(re.findall(r"^\| `(\w+)` \|", inference, re.MULTILINE)) >= EXPORT_KEYS - {"checkpoint", "out"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_named_in_the_text_exist(page: Path) -> None:
+    known = set(re.findall(r"^  ([\w.]+) = ", settings_help(), re.MULTILINE))
+    known |= {f"model.lm.{name}" for name in LMConfig().to_dict()} | {"data.mix.fisher"}
+    known |= {key.rpartition(".")[0] for key in known}
+    text = page.read_text("utf-8")
+    for key in re.findall(r"`((?:model|data|optim|loss|trainer|logging)\.[a-z_.]+)(?:=[^`]*)?`", text):
+        assert key in known or key == "model.safetensors", key
+
+
+def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = LMConfig(
+        dim=32, num_layers=2, num_heads=2, depformer_dim=16, depformer_dim_feedforward=66, depformer_num_heads=2,
+        depformer_num_layers=1, text_card=320, card=64, context=40,
+    )  # fmt: skip
+    export = Path("quickstart/export")
+    save_native(export, DuplexLM(tiny))
+    make_codec(export / "mimi.safetensors")
+    make_tokenizer(export / "tokenizer.model")
+    (export / "voices").mkdir()
+    save_file({"codes": torch.randint(64, (8, 20), dtype=torch.int32)}, export / "voices" / "anna.safetensors")
+    Path("quickstart/caller").mkdir()
+    noise_S = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
+    write_flac(Path("quickstart/caller/user.flac"), noise_S, 24000)
+    blocks = [block for page in PAGES for block in fences(page, "python")]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "example", "exec"), {})
+    assert Path("answer.wav").is_file()
