@@ -28,11 +28,13 @@ MIN_SCORE = -48.0
 """Mean acoustic score a frame below which the text is not what is said.
 
 Real telephone prompts score -13 to -34 with their own text, in heavy noise down to -43, synthetic voices down to -45.
-With another prompt's text a third finds no path at all and half of the rest scores below -50: one utterance can pass
-with wrong text, most of a call cannot.
+With another prompt's text three of four are rejected, here or for want of a path: one utterance can pass with wrong
+text, most of a call cannot.
 """
 MIN_LEVEL_DBFS = -60.0
 """RMS inside the words below which there is nothing to align: the noise of a quiet telephone line."""
+MAX_WORD_SECONDS = 2.5
+"""A longer word has swallowed silence, a tone or somebody else's speech."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,8 @@ class Aligner:
             at += len(group)
             end = (last.start + last.duration) * FRAME_SECONDS
             aligned.append(Word(text=word, start=round(first.start * FRAME_SECONDS, 2), end=round(end, 2)))
+        if max(word.end - word.start for word in aligned) > MAX_WORD_SECONDS:
+            return None
         if score < MIN_SCORE or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
             return None
         return Alignment(words=tuple(aligned), score=score)

@@ -340,14 +340,19 @@ def fetch_sounds() -> Path:
         target.mkdir()
         for name in PACKAGES:
             package = _download(name, Path(temp))
-            subprocess.run(["dpkg-deb", "-x", str(package), str(target)], check=True)
+            done = subprocess.run(["dpkg-deb", "-x", str(package), str(target)], capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{package.name}: dpkg-deb cannot unpack it ({done.stderr.strip()}): try again")
         os.replace(target, folder)
     return folder
 
 
 def _download(name: str, folder: Path) -> Path:
     """Downloads one package. apt checks its signature; the pinned version is checked against our sum, too."""
-    done = subprocess.run(["apt-get", "download", name], cwd=folder, capture_output=True, text=True, timeout=600)
+    try:
+        done = subprocess.run(["apt-get", "download", name], cwd=folder, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired as late:
+        raise UserError(f"apt-get download {name} took more than 10 minutes: check the network and try again") from late
     found = sorted(folder.glob(f"{name}_*.deb"))
     if done.returncode or not found:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
     parser.add_argument("--seed", type=int, default=0, help="draws prompts and voice clips")
     parser.add_argument("--workers", type=int, default=1, help="processes; each uses one core")
-    parser.add_argument("--max-seconds", type=float, default=150.0, help="longest dialogue; a call gives several")
+    row = "a training row of 163.84 s also holds the voice clip and the prompt"
+    parser.add_argument(
+        "--max-seconds", type=float, default=150.0, help=f"longest dialogue; a call gives several; {row}"
+    )
     parser.add_argument("--voice-seconds", type=float, default=5.0, help="longest voice clip (3-10)")
     parser.add_argument("--limit", type=int, help="import only the first N calls")
     parser.add_argument("--licence", help=f"of the audio (default: the corpus' {LICENCE_FILE}, else {LDC_LICENCE!r})")
