@@ -1,6 +1,7 @@
 """The commands. Each checks its packages, calls one function, and turns a mistake into one line and exit code 2."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -89,6 +90,9 @@ def _run(command: Callable[[list[str]], int | None]) -> None:
         _fail(str(why), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = open(os.devnull, "w")
+        code = 0
     except OSError as why:
         if why.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
