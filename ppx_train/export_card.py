@@ -110,7 +110,7 @@ def _usage(name: str, layout: str, voices: list[Voice]) -> str:
         "## Run it",
         "",
         "```bash",
-        "pip install ppx-train",
+        "pip install .            # in a checkout of ppx-train",
         f"hf download OWNER/{name} --local-dir {name}",
         f"ppx-chat --model {name} --input-wav question.wav --output-wav answer.wav{voice} \\",
         '    --text-prompt "You work for the Harbour clinic and your name is Jane."',
