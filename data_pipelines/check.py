@@ -8,33 +8,52 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.asr import Transcriber, hear_split
 from data_pipelines.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
 from data_pipelines.index import NAME, BadSample, Index, Sample, ShardReader, scan_split
 from data_pipelines.schema import SIDES
 from data_pipelines.shards import SPLITS, read_manifest, sha256_file
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
+from model.sources import codec_path
 
 AGAIN = 4  # dialogues of each split to encode anew
+MAX_WER = 0.5  # far above what is misheard (3 to 5 %), below what swapped or shifted words give
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ppx-data check`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
-    parser.add_argument("--codec", type=Path, help="Mimi weights: encode some dialogues again and compare")
+    parser.add_argument(
+        "--codec", help="encode some dialogues again and compare: small (shipped), a folder, a file or a hub repository"
+    )
     parser.add_argument("--again", type=int, help=f"with --codec: how many for each split (default: {AGAIN})")
+    parser.add_argument(
+        "--asr", type=int, metavar="N", help="transcribe N dialogues of each split and compare with their words"
+    )
+    parser.add_argument(
+        "--max-wer", type=float, help=f"with --asr: the highest word error rate that passes (default: {MAX_WER})"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
-    codec = None
+    codec = transcriber = None
     if args.again is not None and (args.codec is None or args.again < 1):
         raise UserError(f"--again {args.again}: give 1 or more, together with --codec")
+    if args.asr is not None and args.asr < 1:
+        raise UserError(f"--asr {args.asr}: give 1 or more")
+    if args.max_wer is not None and (args.asr is None or not args.max_wer > 0):
+        raise UserError(f"--max-wer {args.max_wer:g}: give more than 0, together with --asr")
     if args.codec is not None:
         from model.mimi.codec import Mimi
 
-        codec = Mimi.load(args.codec)
+        codec = Mimi.load(codec_path(args.codec)).eval()
+    if args.asr is not None:
+        transcriber = Transcriber()
     problems = check_shards(args.shards, codec, args.again or AGAIN)
+    if transcriber is not None and not problems:  # what cannot be read cannot be heard
+        problems = _check_words(args.shards, transcriber, args.asr, MAX_WER if args.max_wer is None else args.max_wer)
     for problem in problems:
         print(problem)
     if problems:
@@ -146,6 +165,17 @@ def _faults(sample: Sample, manifest: dict[str, Any], split: str) -> list[str]:
     if dialogue.licence not in manifest["licences"]:
         faults.append(f"licence {dialogue.licence!r} is not in the manifest")
     return faults
+
+
+def _check_words(shards: Path, transcriber: Transcriber, num: int, max_wer: float) -> list[str]:
+    """Prints the word error rates of `num` dialogues a split, and returns a problem for each above `max_wer`."""
+    print(f"heard by {transcriber.identity()}")
+    problems = []
+    for split in (split for split in SPLITS if (shards / split).is_dir()):
+        lines, found = hear_split(ShardReader(shards / split), transcriber, num, max_wer)
+        print(*lines, sep="\n")
+        problems += found
+    return problems
 
 
 def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
