@@ -12,6 +12,7 @@ export PATH="$PWD/${PPX_VENV:-.venv}/bin:$PATH"
 here=quickstart
 engine=${PPX_ENGINE:-kokoro}
 workers=$(nproc)
+export OMP_NUM_THREADS=1 # one thread a process: more wait for each other as soon as a core is busy
 mkdir -p "$here"
 
 step() { # step NAME FILE COMMAND...: runs the command unless FILE, its result, is there
@@ -34,7 +35,6 @@ fetched=$SECONDS
 again "write service scripts" ppx-data write service --num 26 --seed 1 --max-seconds 22 --heldout 0.15 --out $here/service.jsonl
 again "write assistant scripts" ppx-data write assistant --num 12 --seed 1 --max-seconds 20 --heldout 0.15 --out $here/assistant.jsonl
 step "tokenizer" $here/tokenizer.model ppx-data tokenizer --vocab 1000 --out $here/tokenizer.model
-export OMP_NUM_THREADS=1
 for source in service assistant; do
   again "speak $source" ppx-data speak --scripts $here/$source.jsonl --engine "$engine" --voice-seconds 3.2 \
     --workers "$workers" --out $here/dialogues/$source
@@ -43,7 +43,6 @@ step "telephone calls of real speech" $here/corpus/README.md \
   ppx-data standin --calls 6 --seconds 60 --out $here/corpus ${PPX_SOUNDS:+--sounds "$PPX_SOUNDS"}
 again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 --voice-seconds 3.2 \
   --workers "$workers" --out $here/dialogues/fisher
-unset OMP_NUM_THREADS
 again "shards" ppx-data shard --dialogues $here/dialogues/* --codec small --out $here/shards
 step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
 precision=32-true
