@@ -39,7 +39,7 @@ for source in service assistant; do
   again "speak $source" ppx-data speak --scripts $here/$source.jsonl --engine "$engine" --voice-seconds 3.2 \
     --workers "$workers" --out $here/dialogues/$source
 done
-step "telephone calls of real speech" $here/corpus/README.md \
+step "telephone calls of real speech" $here/corpus \
   ppx-data standin --calls 6 --seconds 60 --out $here/corpus ${PPX_SOUNDS:+--sounds "$PPX_SOUNDS"}
 again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 --voice-seconds 3.2 \
   --workers "$workers" --out $here/dialogues/fisher
