@@ -2,18 +2,25 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.assets import asset
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from model.mimi.train_optimizer import orthogonalize
 from model.mimi.train_quantizer import init_codebooks, quantize_with_gradient
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -240,3 +247,50 @@ def test_codebook_training_lowers_the_error_and_passes_gradients() -> None:
     quantized, commit = quantize_with_gradient(quantizer, fresh, 7)
     (quantized.sum() + commit).backward()
     assert fresh.grad is not None and float(fresh.grad.abs().min()) > 0
+
+
+def test_orthogonalized_updates_have_even_singular_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((40, 200), (200, 40)):
+        matrix = torch.randn(shape, generator=generator) * torch.linspace(0.05, 1, shape[1])
+        values = torch.linalg.svdvals(orthogonalize(matrix).float())
+        assert 0.5 < float(values.min()) and float(values.max()) < 1.4
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Mimi:
+    return Mimi.load(asset("mimi_small.safetensors"))
+
+
+def test_the_shipped_codec_is_small_and_has_its_constants(shipped: Mimi) -> None:
+    assert asset("mimi_small.safetensors").stat().st_size < 8e6
+    assert shipped.num_codebooks == 8 and shipped.config.frame_samples == FRAME
+    assert shipped.config.silence_codes is not None and shipped.config.sine_codes is not None
+    silence = shipped.encode(torch.zeros(1, 1, 80 * FRAME))[0, :, -1]
+    assert tuple(silence.tolist()) == shipped.config.silence_codes
+
+
+def test_the_shipped_codec_keeps_silence_silent_and_levels_apart(shipped: Mimi) -> None:
+    def level(wav: Tensor) -> float:
+        return float(shipped.decode(shipped.encode(wav))[..., -20 * FRAME :].square().mean().sqrt())
+
+    loud = speechlike(1, 30)
+    assert level(torch.zeros_like(loud)) < 1e-3
+    assert level(loud) > 3 * level(0.05 * loud)
+
+
+@pytest.mark.slow
+def test_the_training_script_resumes_and_writes_a_codec(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    wav = speechlike(1, 60)[0, 0, ::3].numpy()
+    sf.write(tmp_path / "audio" / "a.wav", np.tile(wav, 2), 8000)
+    root = Path(__file__).parents[2]
+    script, environment = root / "scripts" / "train_small_codec.py", os.environ | {"PYTHONPATH": str(root)}
+    for steps in (1, 2):
+        command = [sys.executable, str(script), "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "run")]
+        done = subprocess.run(
+            [*command, "--steps", str(steps), "--batch", "1"], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("resumed at step 1" in done.stdout) == (steps == 2)
+    assert Mimi.load(tmp_path / "run").card == 512
