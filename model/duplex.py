@@ -19,6 +19,9 @@ from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinea
 from model.temporal import KVCache, TemporalTransformer
 
 
+HEAD_GAIN = 0.1  # of the output heads' initial weights
+
+
 class Logits(NamedTuple):
     """Undelayed logits: position t predicts frame t. Where a mask is false the logits mean nothing (they are 0)."""
 
@@ -48,7 +51,7 @@ class DuplexLM(nn.Module):
     """Moshi's and PersonaPlex's language model.
 
     `device="meta"` builds the shapes alone: fill them with `checkpoint.load_native`, or `to_empty` and
-    `reset_parameters`. Fresh weights are normal with standard deviation 1 / sqrt(input width).
+    `reset_parameters`. Fresh weights are normal with standard deviation 1 / sqrt(input width), heads a tenth of it.
     """
 
     def __init__(
@@ -62,12 +65,20 @@ class DuplexLM(nn.Module):
         self.out_norm = RMSNorm(config.dim, device=device, dtype=dtype)
         self.text_head = Linear(config.dim, config.text_card, device=device, dtype=dtype)
         self.depth = DepthTransformer(config, device=device, dtype=dtype)
+        self._soften_heads()
 
     def reset_parameters(self) -> None:
         """Draws all weights anew (deterministic under torch.manual_seed); the only initialisation after `to_empty`."""
         for module in self.modules():
             if isinstance(module, (RMSNorm, Linear, StepLinear, Embedding, StackedEmbedding)):
                 module.reset_parameters()
+        self._soften_heads()
+
+    @torch.no_grad()
+    def _soften_heads(self) -> None:
+        """Fresh heads predict nearly uniformly: the depth stack has no final norm, so full-size ones start far off."""
+        for head in (self.text_head, self.depth.heads):
+            head.weight.mul_(HEAD_GAIN)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Keeps only the inputs of the blocks for the backward pass and recomputes the rest: memory for time."""

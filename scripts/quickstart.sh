@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, small: speech -> shards -> training -> export -> a streaming chat, on a laptop without a GPU.
 # Everything lands in quickstart/. Safe to interrupt and to run again: finished steps are skipped.
-#   PPX_QUICK_STEPS (default 250) training steps; PPX_SOUNDS a folder with the unpacked Debian sound packages, for
+#   PPX_QUICK_STEPS (default 150) training steps; PPX_SOUNDS a folder with the unpacked Debian sound packages, for
 #   machines without apt-get; PPX_ENGINE kokoro (default) or espeak (fast, robotic).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,22 +32,33 @@ again() { # again NAME COMMAND...: for commands that know themselves what is don
 
 again "speech engine" ppx-data fetch "$engine"
 fetched=$SECONDS
-again "write service scripts" ppx-data write service --num 26 --seed 1 --max-seconds 22 --heldout 0.15 --out $here/service.jsonl
-again "write assistant scripts" ppx-data write assistant --num 12 --seed 1 --max-seconds 20 --heldout 0.15 --out $here/assistant.jsonl
+write() { # write KIND SEED NUM SECONDS: scripts in $here/KIND-SEED.jsonl
+  again "write $1 scripts" ppx-data write "$1" --seed "$2" --num "$3" --max-seconds "$4" --heldout 0.15 \
+    --out "$here/$1-$2.jsonl"
+}
+speak() { # speak KIND SEED ENGINE: dialogues in $here/dialogues/KIND-SEED
+  again "speak $1 with $3" ppx-data speak --scripts "$here/$1-$2.jsonl" --engine "$3" --voice-seconds 3.2 \
+    --workers "$workers" --out "$here/dialogues/$1-$2"
+}
+
+write service 1 24 22
+write assistant 1 12 20
+write service 2 40 30 # more words to learn from, in a voice that costs nothing
+write assistant 2 20 30
 step "tokenizer" $here/tokenizer.model ppx-data tokenizer --vocab 1000 --out $here/tokenizer.model
-for source in service assistant; do
-  again "speak $source" ppx-data speak --scripts $here/$source.jsonl --engine "$engine" --voice-seconds 3.2 \
-    --workers "$workers" --out $here/dialogues/$source
-done
+speak service 1 "$engine"
+speak assistant 1 "$engine"
+speak service 2 espeak
+speak assistant 2 espeak
 step "telephone calls of real speech" $here/corpus \
   ppx-data standin --calls 6 --seconds 60 --out $here/corpus ${PPX_SOUNDS:+--sounds "$PPX_SOUNDS"}
 again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 --voice-seconds 3.2 \
   --workers "$workers" --out $here/dialogues/fisher
-again "shards" ppx-data shard --dialogues $here/dialogues/* --codec small --out $here/shards
+again "shards" ppx-data shard --dialogues "$here"/dialogues/* --codec small --out $here/shards
 step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
 precision=32-true
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then precision=bf16-mixed; fi # twice as fast there
-again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-250}" trainer.precision=$precision
+again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-150}" trainer.precision=$precision
 step "export" $here/export ppx-export checkpoint=$here/run out=$here/export
 step "a held-out caller" $here/caller ppx-data extract $here/shards/heldout --source service --out $here/caller
 step "chat" $here/out.wav ppx-chat --model $here/export --input-wav $here/caller/user.flac \
