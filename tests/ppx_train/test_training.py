@@ -203,3 +203,13 @@ def test_adapters_train_alone_and_bf16_computes(prepared: Path, tmp_path: Path) 
     state = torch.load(tmp_path / "run" / "checkpoints" / "step-0000004" / FILE, weights_only=True)
     optimised = sum(len(group["params"]) for group in state["optimizer_states"][0]["param_groups"])
     assert optimised == sum("lora" in name for name in state["state_dict"])
+
+
+@pytest.mark.slow
+def test_tensorboard_and_offline_wandb_are_written_on_request(prepared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    more = ("steps=4", "data.heldout_samples=0", "logging.tensorboard=true", "logging.wandb=offline")
+    code, output = finish(start(run_arguments(prepared, tmp_path / "run", *more)))
+    assert code == 0, output
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
