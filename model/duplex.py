@@ -18,7 +18,6 @@ from model.depth import DepthTransformer
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import KVCache, TemporalTransformer
 
-
 HEAD_GAIN = 0.1  # of the output heads' initial weights
 
 
