@@ -97,6 +97,7 @@ def run_arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
         "optim.warmup_steps=2",
         "trainer.checkpoint_every=3",
         "trainer.heldout_every=4",
+        "trainer.devices=1",
         "trainer.threads=1",
         "logging.every=2",
         "logging.tensorboard=false",

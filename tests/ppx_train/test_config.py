@@ -57,7 +57,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("steps=3", "no recipe"),
         ("recipe=quickstart stpes=3", "Did you mean: 'steps'"),
         ("recipe=quickstart optim.lr.temporl=1", "Did you mean: 'temporal'"),
-        ("recipe=quickstart steps=many", "steps: Value 'many' of type 'str' could not be converted to Integer"),
+        ("recipe=quickstart steps=many", "Value 'many' of type 'str' could not be converted to Integer"),
         ("recipe=quickstart model=tinny", "did you mean 'tiny'"),
         ("recipe=quickstart groups.modl=tiny", "did you mean 'model'"),
         ("recipe=quickstart trainer.precision=bf16", "expected one of"),

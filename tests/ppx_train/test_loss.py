@@ -69,7 +69,7 @@ def test_padding_in_a_batch_does_not_change_the_loss() -> None:
         weights = [target_weights(b.codes_BKT, b.has_loss_BT, b.lengths_B, Loss(), LM) for b in batches]
         shared = torch.stack([group_weights(w) for w in weights]).sum(0)
         pairs = zip(batches, weights, strict=True)
-        return sum(float(total_loss(lm(b.codes_BKT, w).loss_K, shared, Loss())) for b, w in pairs)
+        return sum(total_loss(lm(b.codes_BKT, w).loss_K, shared, Loss()).item() for b, w in pairs)
 
     assert loss_of([[0, 1, 2]]) == pytest.approx(loss_of([[0], [1], [2]]), rel=1e-6)
 
