@@ -6,6 +6,9 @@ Any .wav or .flac is taken, at any rate, and held in memory as 16-bit samples (2
 training state: the same command resumes from it. RUN/mimi.safetensors is the codec so far, RUN/log.jsonl the losses.
 The learning rate ends with the given minutes (or --steps), so plan them once.
 
+The shipped file was trained on 43 minutes of Kokoro speech (Apache-2.0, 28 English voices) for 50 minutes on one shared
+CPU core, the first third with AdamW alone and less telephone sound, the rest as it is here.
+
 Shapes: B batch, S samples at 24 kHz, D codec width, T frames of 80 ms.
 """
 
@@ -46,7 +49,7 @@ WARMUP_STEPS = 200  # of the learning rate
 UNQUANTIZED_STEPS = 600  # before the codebooks are filled by k-means
 KMEANS_BATCHES = 40
 DROPOUT_SHARE = 0.25  # of the steps use fewer acoustic codebooks
-BF16_SHARE = 0.9  # of the training runs the convolutions in bf16 (1.4 x faster); the rest settles in fp32
+BF16_SHARE = 0.7  # of the training runs the convolutions in bf16 (1.4 x faster); the rest settles in fp32
 
 
 def small_config() -> MimiConfig:
@@ -306,7 +309,7 @@ def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf1
     readout = run.readout(steps_BDT.float(), wav_B1S[:, 0])
     # No mel band holds 0 Hz: without this term a constant offset would go unpunished.
     offset = F.avg_pool1d(made_B1S.float() - wav_B1S, 480, 240).square().mean()
-    total = log + 0.5 * linear + readout + 0.25 * commit + 2000 * offset
+    total = log + 0.5 * linear + readout + 0.25 * commit + 500 * offset
     return {"total": total, "log_mel": log, "mel": linear, "readout": readout, "commit": commit, "offset": offset}
 
 
@@ -315,58 +318,68 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
     return peak * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
+def train_step(run: Run, spectral: SpectralLoss, crops: Crops, peak: float, progress: float) -> dict[str, float]:
+    """One update on the next batch; returns the terms of the loss and the norm of the gradient."""
+    if run.step == UNQUANTIZED_STEPS:
+        fill_codebooks(run.model, crops)
+    rng = np.random.default_rng([crops.seed, run.step, 1])
+    acoustic = run.model.num_codebooks - 1
+    if rng.random() < DROPOUT_SHARE:
+        acoustic = int(rng.integers(1, acoustic))
+    terms = losses(run, spectral, crops(run.step), acoustic, progress < BF16_SHARE)
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    terms["total"].backward()
+    terms["norm"] = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(peak, run.step, progress)
+        optimizer.step()
+    run.step += 1
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
 def train(args: argparse.Namespace) -> None:
+    """Trains until the steps or minutes are reached, saving every few minutes and at the end."""
+    for name in ("minutes", "steps", "batch", "rate", "save_minutes"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: give a positive number")
     config = small_config()
-    args.out.mkdir(parents=True, exist_ok=True)
     clips = load_folder(args.audio)
     print(f"{len(clips)} recordings, {sum(map(len, clips)) / SAMPLE_RATE / 60:.1f} minutes", flush=True)
     crops = Crops(clips, CROP_FRAMES * config.frame_samples, args.batch, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     run = Run.start(args.out / "last.pt", config, args.rate)
     spectral = SpectralLoss()
-    means: dict[str, float] = {}
-    total = args.steps or round(args.minutes)
-    bar = tqdm(
-        total=total, initial=run.step if args.steps else round(run.minutes), unit="step" if args.steps else "min"
-    )
+    means: dict[str, float] = {}  # moving averages over some 50 steps
+    bar = tqdm(total=args.steps or round(args.minutes), unit="step" if args.steps else "min")
     saved = clock = time.monotonic()
     while (progress := run.step / args.steps if args.steps else run.minutes / args.minutes) < 1:
-        if run.step == UNQUANTIZED_STEPS:
-            fill_codebooks(run.model, crops)
-        rng = np.random.default_rng([args.seed, run.step, 1])
-        every = config.quantizer.n_q - 1
-        acoustic = int(rng.integers(1, every)) if rng.random() < DROPOUT_SHARE else every
-        terms = losses(run, spectral, crops(run.step), acoustic, progress < BF16_SHARE)
-        for optimizer in run.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        for optimizer in run.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(args.rate, run.step, progress)
-            optimizer.step()
-        run.step += 1
+        for name, value in train_step(run, spectral, crops, args.rate, progress).items():
+            means[name] = means.get(name, value) * 0.98 + value * 0.02
         now = time.monotonic()
         run.minutes, clock = run.minutes + (now - clock) / 60, now
-        for name, term in {**terms, "norm": norm}.items():
-            value = float(term.detach())
-            means[name] = means.get(name, value) * 0.98 + value * 0.02
         bar.n = run.step if args.steps else round(run.minutes)
-        bar.set_postfix(step=run.step, loss=f"{means['total']:.3f}", refresh=False)
-        bar.update(0)
+        bar.set_postfix(step=run.step, loss=f"{means['total']:.3f}")
         if run.step % 100 == 0:
             record = {"step": run.step, "minutes": round(run.minutes, 2)} | {k: round(v, 4) for k, v in means.items()}
             bar.write(json.dumps(record), file=sys.stdout)
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(record) + "\n")
         if now - saved > 60 * args.save_minutes:
-            run.save(args.out / "last.pt")
-            export(run.model, args.out / files.NAME)
+            save(run, args.out)
             saved = now
-    run.save(args.out / "last.pt")
-    export(run.model, args.out / files.NAME)
+    save(run, args.out)
     bar.close()
     print(f"{args.out / files.NAME}: {hashlib.sha256((args.out / files.NAME).read_bytes()).hexdigest()}")
+
+
+def save(run: Run, folder: Path) -> None:
+    """Writes the training state and the codec so far."""
+    run.save(folder / "last.pt")
+    export(run.model, folder / files.NAME)
 
 
 def main() -> None:
