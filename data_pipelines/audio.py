@@ -4,6 +4,7 @@ Arrays are float32 in [-1, 1]. Files on the way to training are 16-bit FLAC at 2
 prompts, stereo (left side, right side) for dialogues.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -82,8 +83,10 @@ def write_flac(path: Path, x: Audio, rate: int) -> None:
     """Writes [samples] or [channels, samples] as 16-bit FLAC; the file appears whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    data = io.BytesIO()  # libsndfile would call a full disk a "System error"
+    soundfile.write(data, x.T, rate, subtype="PCM_16", format="FLAC")
     try:
-        soundfile.write(str(temporary), x.T, rate, subtype="PCM_16", format="FLAC")
+        temporary.write_bytes(data.getvalue())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -43,6 +43,7 @@ from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
 
 SPLITS = ("train", "heldout")
+FACTS = ("codec", "content", "licences", "engines", "shards")  # mappings in the manifest, beside format and inputs
 FORMAT = 1
 """Version of the layout above, in the manifest."""
 
@@ -196,13 +197,19 @@ def read_manifest(shards: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({why}): make the shards again with `ppx-data shard`") from why
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path}: not a manifest of format {FORMAT}: make the shards again with `ppx-data shard`")
+    lost = [key for key in FACTS if not isinstance(manifest.get(key), dict)]
+    lost += [] if isinstance(manifest.get("inputs"), str) else ["inputs"]
+    if lost or "fingerprint" not in manifest["codec"]:
+        what = lost[0] if lost else "codec.fingerprint"
+        raise UserError(f"{path}: damaged, {what} is not there: make the shards again with `ppx-data shard`")
     return manifest
 
 
 def pack_all(items: Sequence[Item], out: Path, work: Path, limit: int) -> dict[str, dict[str, Any]]:
     """Writes the tars of every split and source, of at most `limit` bytes each.
 
-    Codes come from WORK/ID.npz. Finished tars of a killed run over the same dialogues are kept.
+    Codes come from WORK/ID.npz. Finished tars of a killed run over the same dialogues are kept; those over other
+    dialogues are deleted. Raises UserError if a split's folder holds anything that this stage did not write.
     Returns {"train/service-00000.tar": {"bytes", "sha256", "dialogues"}}.
     """
     plan: dict[str, list[Item]] = {}
@@ -213,19 +220,28 @@ def pack_all(items: Sequence[Item], out: Path, work: Path, limit: int) -> dict[s
                 plan[f"{split}/{source}-{n:05d}.tar"] = [group[i] for i in cut]
     for split in SPLITS:  # what a killed run over other dialogues left
         for path in (out / split).glob("*"):
+            name = path.name.removeprefix(".").removesuffix(".part")
+            if name != "index.npz" and not _note(out / split / name, work).is_file():
+                raise UserError(f"{path}: was not written by `ppx-data shard`: move it elsewhere")
             if f"{split}/{path.name}" not in plan:
                 path.unlink()
     shards = tqdm(plan.items(), desc="pack", unit="shard", disable=None)
     return {name: _pack(out / name, content, work) for name, content in shards}
 
 
+def _note(path: Path, work: Path) -> Path:
+    """Where the tar at `path` is noted; only files with a note are ours to replace."""
+    return work / f"{path.parent.name}-{path.stem}.json"
+
+
 def _pack(path: Path, items: Sequence[Item], work: Path) -> dict[str, Any]:
     plan = digest(*(f"{item.id} {item.signature}" for item in items))
-    note = work / f"{path.parent.name}-{path.stem}.json"
+    note = _note(path, work)
     if note.is_file() and path.is_file():
         before = json.loads(note.read_text("utf-8"))
-        if before["plan"] == plan and before["shard"]["bytes"] == path.stat().st_size:
+        if before["plan"] == plan and before["shard"] and before["shard"]["bytes"] == path.stat().st_size:
             return before["shard"]
+    write_json(note, {"plan": plan, "shard": None})  # from here on a file of this name is ours
     shard = write_shard(path, _members(items, work)) | {"dialogues": len(items)}
     write_json(note, {"plan": plan, "shard": shard})
     return shard

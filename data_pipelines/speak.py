@@ -6,14 +6,13 @@ others is refused. OUT/report.json counts what was done, skipped and rejected, a
 
 import argparse
 import json
-import multiprocessing
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from data_pipelines.engines import choose_engine, open_engine
 from data_pipelines.schema import Dialogue, Script, read_scripts
 from data_pipelines.stitch import StitchOptions, stitch
 from data_pipelines.tts.base import Engine
+from data_pipelines.workers import in_processes
 from model.errors import UserError
 
 
@@ -54,6 +54,8 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
     folder = out / script.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)
+    for left in folder.glob(".*.part"):  # of a run that was killed while writing
+        left.unlink()
     write_flac(folder / "audio.flac", result.audio_CS, RATE_HZ)
     write_flac(folder / "left.voice.flac", result.voice, RATE_HZ)
     write_json_text(folder / "meta.json", result.dialogue.to_json())
@@ -63,8 +65,11 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
 def write_json_text(path: Path, text: str) -> None:
     """Writes a text file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(text + "\n", "utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text + "\n", "utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 _ENGINE: Engine | None = None  # one per worker process: loading Kokoro takes most of a second
@@ -90,14 +95,8 @@ def outcomes(
         for script in scripts:
             yield speak_one(script, opened, seed, options, out)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(engine,)) as pool:
-        jobs = [pool.submit(_work, script, seed, options, out) for script in scripts]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    work = partial(_work, seed=seed, options=options, out=out)
+    yield from in_processes(workers, work, scripts, initializer=_start_worker, initargs=(engine,))
 
 
 def check_scripts(scripts: Sequence[Script]) -> None:

@@ -200,10 +200,15 @@ def from_pretrained(
     tensors: Mapping[str, Tensor] = read_weights(file)
     config = config or read_config(file.parent / CONFIG_NAME) or LMConfig(dep_q=depth_steps(tensors))
     tensors, report = fit_depth(tensors, config)
+    if broken := next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None):
+        raise UserError(f"{file}: {broken} holds NaN or infinite values: download or export it again")
+    model = DuplexLM(config, device="meta")
+    try:
+        load_native(model, tensors)
+    except UserError as why:
+        raise UserError(f"{file}: {why}") from why
     for line in report:
         log.warning("%s: %s", path_or_repo, line)
-    model = DuplexLM(config, device="meta")
-    load_native(model, tensors)
     return model if dtype is None else model.to(dtype)
 
 
@@ -242,6 +247,10 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
         os.replace(temporary, path)
+    except SafetensorError as why:
+        if found := re.search(r"os error (\d+)", str(why)):  # as any other writer says it
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from why
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,6 +12,14 @@ from model.sources import REPOSITORY
 from ppx_train.config import Run
 
 
+def empty_lm(run: Run) -> DuplexLM:
+    """The model of `run` without values (meta device), with its adapters: what its checkpoints must fit."""
+    model = DuplexLM(run.model.lm, device="meta")
+    if run.model.lora.rank:
+        inject(model, run.model.lora.rank, run.model.lora.scaling, run.model.lora.patterns)
+    return model
+
+
 def build_lm(run: Run) -> DuplexLM:
     """The model of `run`, on the CPU; deterministic in run.seed when it starts from scratch.
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from model.checkpoint import check_names
 from model.errors import UserError
 from ppx_train.config import Run, load_saved
 from ppx_train.module import DuplexModule
@@ -39,6 +41,19 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "state_dict" not in state or "global_step" not in state:
         raise UserError(f"{folder / FILE} is not a checkpoint of ppx-train")
     return state
+
+
+def language_model(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model's tensors in a saved state."""
+    return {name[3:]: value for name, value in state["state_dict"].items() if name.startswith("lm.")}
+
+
+def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raises UserError naming `folder` if a checkpoint's tensors are not those of the model in its configuration."""
+    try:
+        check_names(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}, strict=True)
+    except UserError as why:
+        raise UserError(f"{folder / FILE} is not of the model in {CONFIG}: {why}") from why
 
 
 # what may differ when a run goes on: it changes how the run is watched and stored, not what is computed

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from model.errors import UserError
 from ppx_train.roots import check_packages
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
 
 def train() -> None:
     """ppx-train recipe=NAME [group=NAME] [key=value ...]"""
-    _run(_train)
+    _run(_train, "resume=true goes on from the last checkpoint, or starts if there is none")
 
 
 def data() -> None:
@@ -82,25 +85,33 @@ def _chat(arguments: list[str]) -> int:
     return 0
 
 
-def _run(command: Callable[[list[str]], int | None]) -> None:
+def _run(command: Callable[[list[str]], int | None], again: str = "run the same command again") -> None:
     try:
         check_packages()
         code = command(sys.argv[1:]) or 0
     except UserError as why:
         _fail(str(why), 2)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail(f"interrupted: {again}", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = open(os.devnull, "w")
         code = 0
     except OSError as why:
-        if why.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(f"no space left on the disk while writing {why.filename or 'a file'}: free some and run it again", 1)
+        if why.errno in FULL:
+            _fail(f"no space left on the disk while writing {why.filename or 'a file'}: free some and run it again", 1)
+        if why.errno in FORBIDDEN and why.filename:
+            _fail(f"{why.filename}: {why.strerror}: choose a folder that can be written", 1)
+        raise
     except RuntimeError as why:
-        if "PytorchStreamWriter" not in str(why):  # how torch.save reports a full disk
+        if "PytorchStreamWriter" in str(why):  # how torch.save reports a full disk
+            _fail(f"a checkpoint could not be written ({str(why).splitlines()[0]}): is the disk full?", 1)
+        if "closed by peer" not in str(why) and "reset by peer" not in str(why):  # how gloo reports it
             raise
-        _fail(f"a checkpoint could not be written ({str(why).splitlines()[0]}): is the disk full?", 1)
+        from ppx_train.ranks import is_launcher
+
+        if not is_launcher():  # what became of the process that a person started, that person sees
+            sys.exit(1)
+        _fail(f"another process of this run has ended, its message is above: {again}", 1)
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -304,6 +305,8 @@ def load(arguments: Sequence[str]) -> Run:
     groups = {key: given.pop(key) for key in GROUPS if key in given}
     recipe = read_yaml(recipe_path(name))
     overrides = [f"{key}={value}" for key, value in given.items()]
+    for override in overrides:
+        check_override(override)
     try:
         command_line = DictConfig(
             OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {})
@@ -322,9 +325,24 @@ def load(arguments: Sequence[str]) -> Run:
             raise UserError(f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe") from why
         key = f"{why.full_key}: " if getattr(why, "full_key", None) else ""
         raise UserError(f"{key}{first_line(why)}") from why
+    except TypeError as why:  # how OmegaConf reports a list where a mapping belongs
+        raise UserError(f"recipe={name}: {first_line(why)}: compare it with `ppx-train --help`") from why
     assert isinstance(run, Run)
     run.check()
     return run
+
+
+def check_override(override: str) -> None:
+    """Raises UserError naming one key=value of the command line that is no setting, or not of its setting's type."""
+    try:
+        OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.from_dotlist([override]))
+    except yaml.YAMLError as why:
+        raise UserError(f"{override}: not readable as YAML ({first_line(why)}): quote the value") from why
+    except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
+        key, _, value = override.partition("=")
+        needs_list = "is not a ListConfig" in str(why)
+        reason = f"a list is needed, such as {key}=[{value}]" if needs_list else first_line(why)
+        raise UserError(f"{override}: {reason}: see `ppx-train --help`") from why
 
 
 def load_saved(path: Path) -> Run:

@@ -18,18 +18,19 @@ import torch
 
 from data_pipelines.audio import VOICE_LUFS
 from data_pipelines.shards import sha256_file
-from model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, check_names, config_to_dict, save_native, write_json
+from model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, config_to_dict, save_native, write_json
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.lora import inject, merge
+from model.lora import merge
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
 from model.prompt import PAUSE_FRAMES, SYSTEM_TAG
 from model.sources import CODEC_FILE, TOKENIZER_FILE, codec_path, tokenizer_path
 from model.text import TextTokenizer
 from ppx_train import __version__
-from ppx_train.checkpoint import CONFIG, FILE, checkpoints, read_checkpoint
+from ppx_train.build import empty_lm
+from ppx_train.checkpoint import CONFIG, FILE, check_weights, checkpoints, language_model, read_checkpoint
 from ppx_train.config import Run, load_saved
 from ppx_train.curves import read_metrics
 from ppx_train.export_card import data_facts, model_card
@@ -166,17 +167,10 @@ def load_checkpoint(folder: Path) -> tuple[Run, DuplexLM, int]:
     """
     run = load_saved(folder / CONFIG)
     state = read_checkpoint(folder)
-    tensors = {name[3:]: value for name, value in state["state_dict"].items() if name.startswith("lm.")}
-    model = DuplexLM(run.model.lm, device="meta")
-    lora = run.model.lora
-    if lora.rank:
-        inject(model, lora.rank, lora.scaling, lora.patterns)
-    try:
-        check_names(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}, strict=True)
-    except UserError as why:
-        raise UserError(f"{folder / FILE} is not of the model in {CONFIG}: {why}") from why
+    tensors, model = language_model(state), empty_lm(run)
+    check_weights(folder, tensors, model)
     model.load_state_dict(tensors, assign=True)
-    if lora.rank:
+    if run.model.lora.rank:
         merge(model)
     return run, model.requires_grad_(False), int(state["global_step"])
 

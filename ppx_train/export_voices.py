@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from data_pipelines.index import ShardReader
@@ -104,9 +104,18 @@ def write_voices(folder: Path, voices: list[Voice]) -> None:
     for voice in voices:
         values = {key: value for key, value in asdict(voice).items() if key != "codes_CP"}
         codes_CP = voice.codes_CP.to(torch.int32).contiguous()
-        save_file({"codes": codes_CP}, folder / f"{voice.name}.safetensors", metadata=values)
+        data = _sorted_header(save({"codes": codes_CP}, metadata=values))
+        (folder / f"{voice.name}.safetensors").write_bytes(data)
         facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_CP.shape[1]})
     (folder / "voices.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The bytes of a safetensors file with the keys of its header in order: safetensors shuffles metadata."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def _terms(clip: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -14,13 +15,24 @@ from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
 from model.sources import codec_path, tokenizer_path
-from ppx_train.checkpoint import FILE, Checkpoints, check_same_run, checkpoints, read_checkpoint
+from ppx_train.build import empty_lm
+from ppx_train.checkpoint import (
+    FILE,
+    Checkpoints,
+    check_same_run,
+    check_weights,
+    checkpoints,
+    language_model,
+    read_checkpoint,
+)
 from ppx_train.config import Run
 from ppx_train.curves import draw_curves
 from ppx_train.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.meters import HeldOut, Meters
 from ppx_train.module import DuplexModule
 from ppx_train.ranks import is_launcher
+
+LOGS = {"logs", "tensorboard", "wandb"}  # all there is of a run that failed before its first step
 
 
 def train(run: Run) -> int:
@@ -31,6 +43,7 @@ def train(run: Run) -> int:
     quiet_lightning()
     if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver")
+    check_writable(Path(run.run_dir))
     start_from = newest_checkpoint(run)
     if start_from is not None and is_complete(run, start_from):
         print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")
@@ -49,6 +62,10 @@ def train(run: Run) -> int:
     trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
+    except SystemExit as why:  # Lightning's answer to Ctrl-C before the first step
+        if isinstance(why.__context__, KeyboardInterrupt):
+            raise why.__context__ from None
+        raise
     finally:
         report_bad_samples(run, pool)
     if trainer.is_global_zero:
@@ -69,7 +86,7 @@ def newest_checkpoint(run: Run) -> Path | None:
     run_dir = Path(run.run_dir)
     if not run.resume:
         # only the first process decides: it has made the folder by the time the others look
-        if is_launcher() and run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if is_launcher() and run_dir.is_dir() and any(path.name not in LOGS for path in run_dir.iterdir()):
             raise UserError(f"run_dir={run_dir} exists: resume=true goes on with it, or choose another run_dir")
         return None
     found = checkpoints(run_dir)
@@ -81,9 +98,19 @@ def newest_checkpoint(run: Run) -> Path | None:
     return found[-1]
 
 
+def check_writable(run_dir: Path) -> None:
+    """Raises UserError if `run_dir` is a file, lies below one, or can not be made or written."""
+    there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is a file" if not there.is_dir() else "cannot be written"
+        raise UserError(f"run_dir={run_dir}: {there} {why}: choose another run_dir")
+
+
 def is_complete(run: Run, checkpoint: Path) -> bool:
-    """Whether a checkpoint is at the last step. Raises UserError if it is damaged."""
-    return int(read_checkpoint(checkpoint)["global_step"]) >= run.steps
+    """Whether a checkpoint is at the last step. Raises UserError if it is damaged or not of the run's model."""
+    state = read_checkpoint(checkpoint)
+    check_weights(checkpoint, language_model(state), empty_lm(run))
+    return int(state["global_step"]) >= run.steps
 
 
 def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:

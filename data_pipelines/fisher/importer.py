@@ -6,10 +6,8 @@ each dialogue is written at the end, when the split of all calls is known. OUT/r
 
 import argparse
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from data_pipelines.fisher.split import CallSides, Plan, plan_split
 from data_pipelines.fisher.tables import Tables, read_tables
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
 from data_pipelines.schema import Dialogue, Side
+from data_pipelines.workers import in_processes
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
@@ -215,14 +214,7 @@ def _drafts(jobs: Sequence[Job], settings: Settings, out: Path, workers: int) ->
     if workers == 1 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=spawn) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    yield from in_processes(min(workers, len(jobs)), work, jobs)
 
 
 def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue], Plan, list[dict[str, str]]]:

@@ -49,6 +49,27 @@ class _Event(ctypes.Structure):
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
+@contextmanager
+def _callback_errors() -> Iterator[None]:
+    """Raises what a callback raised: ctypes only reports it and goes on, so that Ctrl-C would cost a piece of audio."""
+    raised: list[BaseException] = []
+    report = sys.unraisablehook
+
+    def collect(what: Any) -> None:
+        if "ctypes callback" in (what.err_msg or "") and what.exc_value is not None:
+            raised.append(what.exc_value)
+        else:
+            report(what)
+
+    sys.unraisablehook = collect
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+    if raised:
+        raise raised[0]
+
+
 def _unload(handle: int) -> None:
     name = "FreeLibrary" if sys.platform == "win32" else "dlclose"
     getattr(_ctypes, name)(handle)
@@ -138,7 +159,7 @@ class EspeakEngine:
         self._chunks.clear()
         self._events.clear()
         data = line.encode()
-        with self._library() as (library, _):
+        with self._library() as (library, _), _callback_errors():
             library.espeak_SetSynthCallback(self._callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise UserError(f"{voice}: eSpeak NG {self._version} does not know this voice")

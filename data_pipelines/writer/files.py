@@ -1,5 +1,6 @@
 """Writing an output file once, atomically."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -18,8 +19,13 @@ def save_once(path: Path, content: bytes) -> bool:
             raise UserError(f"{path}: exists with other content: remove it or choose another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as why:
+        if why.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no mistake of the user: the command says what to do
         raise UserError(f"{path}: cannot be written ({why.strerror}): choose another --out") from why
     return True

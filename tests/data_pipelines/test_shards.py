@@ -378,3 +378,32 @@ def test_hugging_face_datasets_read_the_shards(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     expected = "qa-0 qa-1 call-0 call-1 service-0 service-1 service-2 service-3"
     assert done.stdout.splitlines() == [expected, expected]
+
+
+def test_a_file_of_the_user_in_an_unfinished_run_is_never_deleted(corpus, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "make_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(corpus, TinyCodec(), tmp_path / "out")
+    for name in ("notes.txt", "mine-00000.tar"):
+        mine = tmp_path / "out" / "train" / name
+        mine.write_text("keep me")
+        with pytest.raises(UserError, match=f"{name}: was not written by"):
+            build_shards(corpus, TinyCodec(), tmp_path / "out")
+        assert mine.read_text() == "keep me"
+        mine.unlink()
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["codec", "content", "shards", "inputs"])
+def test_a_manifest_without_a_key_is_named(corpus, tmp_path, key):
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    facts = json.loads(path.read_text())
+    del facts[key]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=f"{key} is not there"):
+        read_manifest(tmp_path / "out")

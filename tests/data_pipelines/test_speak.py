@@ -156,3 +156,23 @@ def test_the_verb_reads_scripts_and_says_what_it_did(tmp_path, capsys):
         speak.run(parser.parse_args(["--scripts", str(tmp_path / "no"), "--out", str(tmp_path / "x")]))
     with pytest.raises(UserError, match="workers 0"):
         speak.run(parser.parse_args([*options, "--workers", "0"]))
+
+
+def test_an_interrupt_inside_the_synthesizer_is_not_swallowed(monkeypatch):
+    engine = speak.open_engine("espeak")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "_callback", type(engine._callback)(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        engine.speak("Hello there.", engine.voices()[0].key, seed=0)
+
+
+def test_what_a_killed_run_left_is_tidied_up(spoken, tmp_path):
+    out = tmp_path / "out"
+    (out / "s-0").mkdir(parents=True)
+    (out / "s-0" / ".audio.flac.123.part").write_bytes(b"half")
+    outcome = speak.speak_one(SCRIPTS[0], speak.open_engine("espeak"), 0, OPTIONS, out)
+    assert not outcome.reason
+    assert sorted(p.name for p in (out / "s-0").iterdir()) == ["audio.flac", "left.voice.flac", "meta.json"]

@@ -1,5 +1,6 @@
 """The commands as a person meets them: help, lists, one-line errors and exit codes."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake_of_the_user(capsys: pytest.Capture
     with pytest.raises(RuntimeError, match="a bug"):
         cli._run(broken)
     assert run_failing(UserError("mend this"), capsys) == (2, "error: mend this\n")
-    assert run_failing(KeyboardInterrupt(), capsys) == (130, "error: interrupted\n")
+    assert run_failing(KeyboardInterrupt(), capsys) == (130, "error: interrupted: run the same command again\n")
 
 
 def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +102,14 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch
     )
     with pytest.raises(UserError, match=f"`model` comes from {tmp_path}"):
         roots.check_packages()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    why = OSError(errno.EROFS, "Read-only file system", "/there/out")
+    expected = "error: /there/out: Read-only file system: choose a folder that can be written\n"
+    assert run_failing(why, capsys) == (1, expected)
+
+
+def test_a_lost_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = run_failing(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), capsys)
+    assert code == 1 and message.startswith("error: another process of this run has ended")

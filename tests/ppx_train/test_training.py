@@ -213,3 +213,21 @@ def test_tensorboard_and_offline_wandb_are_written_on_request(prepared: Path, tm
     assert code == 0, output
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("resume", ["true", "false"])
+def test_a_run_dir_that_is_a_file_is_one_line(prepared: Path, tmp_path: Path, resume: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="file is a file: choose another run_dir"):
+            train(load(run_arguments(prepared, run_dir, f"resume={resume}")))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    for saved in (tmp_path / "run").glob("checkpoints/*/config.yaml"):
+        saved.write_text(saved.read_text().replace("\n    dim: 32", "\n    dim: 64"))
+    other = run_arguments(prepared, tmp_path / "run", "resume=true", "model.lm.dim=64", "trainer.devices=1")
+    with pytest.raises(UserError, match="is not of the model in config.yaml"):
+        train(load(other))
