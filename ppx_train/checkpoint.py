@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,6 +23,19 @@ from ppx_train.config import Run, load_saved
 from ppx_train.module import DuplexModule
 
 FILE, CONFIG = "checkpoint.ckpt", "config.yaml"
+
+
+class PlainFiles(TorchCheckpointIO):
+    """Saves straight to its place. Lightning would write a copy to the system's temporary folder first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        try:
+            with open(path, "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as why:  # torch closes its archive after a full disk, and fails once more
+            if isinstance(why.__context__, OSError):
+                raise why.__context__ from None
+            raise
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

@@ -98,7 +98,8 @@ def _run(command: Callable[[list[str]], int | None], again: str = "run the same 
         code = 0
     except OSError as why:
         if why.errno in FULL:
-            _fail(f"no space left on the disk while writing {why.filename or 'a file'}: free some and run it again", 1)
+            place = why.filename2 or why.filename or "a file"
+            _fail(f"no space left on the disk while writing {place}: free some and run it again", 1)
         if why.errno in FORBIDDEN and why.filename:
             _fail(f"{why.filename}: {why.strerror}: choose a folder that can be written", 1)
         raise

@@ -89,6 +89,10 @@ class Meters(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.bar.close()
 
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if self.bar is not None:  # the message that follows begins a line of its own
+            self.bar.close()
+
 
 class HeldOut(L.Callback):
     """Scores the fixed held-out micro-batches before the first step, every `heldout_every` steps and after the last."""

@@ -19,6 +19,7 @@ from ppx_train.build import empty_lm
 from ppx_train.checkpoint import (
     FILE,
     Checkpoints,
+    PlainFiles,
     check_same_run,
     check_weights,
     checkpoints,
@@ -128,6 +129,7 @@ def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
         max_steps=run.steps,
         logger=make_loggers(run),
         callbacks=callbacks,
+        plugins=[PlainFiles()],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.errors import UserError
 from ppx_train import cli, roots
+from ppx_train.checkpoint import PlainFiles
 from ppx_train.config import recipe_names
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +115,9 @@ def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixtur
 def test_a_lost_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = run_failing(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), capsys)
     assert code == 1 and message.startswith("error: another process of this run has ended")
+
+
+def test_a_checkpoint_on_a_full_disk_names_the_disk() -> None:
+    with pytest.raises(OSError) as caught:
+        PlainFiles().save_checkpoint({"state_dict": {"a": torch.zeros(1 << 16)}}, "/dev/full")
+    assert caught.value.errno == errno.ENOSPC
