@@ -21,10 +21,12 @@ def codec_path(name: str) -> Path:
 
 def tokenizer_path(name: str) -> Path:
     """File of the SentencePiece model. `name`: a folder, a .model file or a hub repository."""
-    return _find(name, "tokenizer", (TOKENIZER_FILE, "tokenizer.model"), TOKENIZER_FILE)
+    return _find(
+        name, "tokenizer", (TOKENIZER_FILE, "tokenizer.model"), TOKENIZER_FILE, make="`ppx-data tokenizer` makes one"
+    )
 
 
-def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str) -> Path:
+def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str, make: str = "") -> Path:
     path = Path(name)
     if path.is_file():
         return path
@@ -34,7 +36,7 @@ def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str) -> Path:
                 return path / file
         raise UserError(f"{key}={name}: the folder holds none of {', '.join(inside)}")
     if not REPOSITORY.match(name) or path.suffix in (".safetensors", ".model"):
-        raise UserError(f"{key}={name}: no such file or folder")
+        raise UserError(f"{key}={name}: no such file or folder" + (f"; {make}" if make else ""))
     return hub_download(name, hub_file, key)
 
 
