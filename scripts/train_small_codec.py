@@ -53,7 +53,7 @@ BF16_SHARE = 0.7  # of the training runs the convolutions in bf16 (1.4 x faster)
 
 
 def small_config() -> MimiConfig:
-    """2.1 M parameters: 16 to 256 channels, 128 wide, 2 + 2 transformer layers with a 2 s window, 8 codebooks of 512."""
+    """2.1 M parameters: 16 to 256 channels, 128 wide, 2 + 2 transformer layers of a 2 s window, 8 x 512 codes."""
     return MimiConfig(
         seanet=SeanetConfig(dimension=128, n_filters=16, ratios=(4, 5, 6, 8)),  # 8 first: a third fewer operations
         quantizer=QuantizerConfig(dimension=64, n_q=8, bins=512),
