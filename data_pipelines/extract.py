@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes DIR/user.flac, agent.flac, role.txt and meta.json of one sample.
+    """Writes DIR/user.flac, agent.flac, voice.flac (the agent's voice prompt), role.txt and meta.json of one sample.
 
     Raises: UserError if DIR exists or no sample fits.
     """
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True)
     write_flac(args.out / "user.flac", user, rate)
     write_flac(args.out / "agent.flac", agent, rate)
+    write_flac(args.out / "voice.flac", *reader.voice_clip(fitting[0]))
     (args.out / "role.txt").write_text(sample.agent_side.role_prompt, "utf-8")
     (args.out / "meta.json").write_text(sample.dialogue.to_json(), "utf-8")
     print(f"{args.out}: {sample.id}, agent on the {sample.side}, {sample.dialogue.seconds:.1f} s")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, small: speech -> shards -> training -> export -> a streaming chat, on a laptop without a GPU.
 # Everything lands in quickstart/. Safe to interrupt and to run again: finished steps are skipped.
-#   PPX_QUICK_STEPS (default 150) training steps; PPX_SOUNDS a folder with the unpacked Debian sound packages, for
+#   PPX_QUICK_STEPS (default 240) training steps; PPX_SOUNDS a folder with the unpacked Debian sound packages, for
 #   machines without apt-get; PPX_ENGINE kokoro (default) or espeak (fast, robotic).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -58,11 +58,11 @@ again "shards" ppx-data shard --dialogues "$here"/dialogues/* --codec small --ou
 step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
 precision=32-true
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then precision=bf16-mixed; fi # twice as fast there
-again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-150}" trainer.precision=$precision
+again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-240}" trainer.precision=$precision
 step "export" $here/export ppx-export checkpoint=$here/run out=$here/export
 step "a held-out caller" $here/caller ppx-data extract $here/shards/heldout --source service --out $here/caller
 step "chat" $here/out.wav ppx-chat --model $here/export --input-wav $here/caller/user.flac \
-  --text-prompt "$(cat $here/caller/role.txt)" --seed 1 \
+  --voice-prompt $here/caller/voice.flac --text-prompt "$(cat $here/caller/role.txt)" --seed 1 \
   --output-wav $here/out.wav --output-text $here/out.json --timeline $here/timeline.png
 echo
 echo "done in $((SECONDS - began)) s, of which $((fetched - began)) s set up the environment and the speech engine"

@@ -57,6 +57,7 @@ def test_from_text_to_a_conversation(tmp_path: Path) -> None:
     call(tmp_path, "data", "extract", "shards/heldout", "--source", "service", "--out", "caller")
     role = (tmp_path / "caller" / "role.txt").read_text("utf-8")
     chat = ["--model", "model", "--input-wav", "caller/user.flac", "--text-prompt", role, "--seed", "3"]
+    chat += ["--voice-prompt", "caller/voice.flac"]
     for name in ("first", "second"):
         call(tmp_path, "chat", *chat, "--output-wav", f"{name}.wav", "--output-text", f"{name}.json")
     user, rate = soundfile.read(tmp_path / "caller" / "user.flac")

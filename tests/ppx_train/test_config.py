@@ -69,7 +69,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("recipe=quickstart trainer.devices=3", "cannot be shared by 3 processes"),
         ("recipe=quickstart model.lm.dim=255", "width 255"),
         ("recipe=quickstart steps=0", "steps=0: must be above 0"),
-        ("recipe=quickstart optim.warmup_steps=150", "must be below steps"),
+        ("recipe=quickstart optim.warmup_steps=240", "must be below steps"),
         ("recipe=quickstart data.mix.service=0 data.mix.assistant=0 data.mix.fisher=0", "at least one source"),
         ("recipe=quickstart loss.user=-1", "must not be negative"),
         ("recipe=quickstart --fast", "key=value"),
