@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def train(run: Run) -> int:
         report_bad_samples(run, pool)
     if trainer.is_global_zero:
         print(f"curves: {draw_curves(Path(run.run_dir))}")
-    if module.stop_signal:
+    if module.stop_agreed and trainer.global_step < run.steps:
         if trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
-        return 128 + module.stop_signal
+        return 128 + (module.stop_signal or signal.SIGTERM)  # only another process may have been told to stop
     return 0
 
 
