@@ -98,21 +98,16 @@ def _differences(prefix: str, ours: Any, theirs: Any) -> list[tuple[str, Any, An
     return found
 
 
-class Checkpoints(L.Callback):
-    """Saves every `checkpoint_every` steps, at the end, and when a signal asks the run to stop."""
+class StopSignals(L.Callback):
+    """Turns SIGINT and SIGTERM into a wish that all processes follow at the end of a step.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.folder = Path(run.run_dir) / "checkpoints"
-        self.saved = -1
+    Comes before the other callbacks, so that a signal during the first held-out score is not lost.
+    """
+
+    def __init__(self) -> None:
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
-        self.saved = trainer.global_step
-        if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
-
         def ask_to_stop(number: int, _: FrameType | None) -> None:
             if module.stop_signal:  # a second signal does not wait for the step to end
                 signal.signal(number, signal.SIG_DFL)
@@ -123,6 +118,25 @@ class Checkpoints(L.Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, ask_to_stop)
 
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Checkpoints(L.Callback):
+    """Saves every `checkpoint_every` steps, at the end, and when a signal asks the run to stop."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.folder = Path(run.run_dir) / "checkpoints"
+        self.saved = -1
+
+    def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        self.saved = trainer.global_step
+        if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
+
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
         step = trainer.global_step
         due = step % self.run.trainer.checkpoint_every == 0 or step == self.run.steps
@@ -131,10 +145,6 @@ class Checkpoints(L.Callback):
             self._save(trainer, step)
         if module.stop_agreed:
             trainer.should_stop = True
-
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
     def _save(self, trainer: L.Trainer, step: int) -> None:
         self.saved = step

@@ -21,6 +21,7 @@ from ppx_train.checkpoint import (
     FILE,
     Checkpoints,
     PlainFiles,
+    StopSignals,
     check_same_run,
     check_weights,
     checkpoints,
@@ -55,7 +56,7 @@ def train(run: Run) -> int:
     builder = SequenceBuilder(run.model.lm, run.data, codec_path(run.model.codec), tokenizer_path(run.model.tokenizer))
     pool = SamplePool(run.data.paths, "train", builder)
     loader = StepLoader(pool, run.data, run.seed)
-    callbacks: list[L.Callback] = []
+    callbacks: list[L.Callback] = [StopSignals()]
     if run.data.heldout_samples:
         callbacks.append(HeldOut(run, SamplePool(run.data.paths, "heldout", builder)))
     module = DuplexModule(run)

@@ -91,17 +91,20 @@ def test_a_killed_run_ends_bitwise_as_if_never_killed(prepared: Path, whole_run:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
-    arguments = run_arguments(prepared, tmp_path / "run", "trainer.checkpoint_every=100")
+def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, tmp_path: Path) -> None:
+    more = ("steps=40", "trainer.checkpoint_every=100", "trainer.heldout_every=40")  # long enough to be caught in time
+    assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
+    arguments = run_arguments(prepared, tmp_path / "run", *more)
     process = start(arguments)
     wait_for(tmp_path / "run" / "logs" / "version_0" / "metrics.csv", process)  # step 0 was scored: training runs
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
     assert code == 128 + signal.SIGINT, output
     assert "resume=true" in output
-    assert len(checkpoints(tmp_path / "run")) == 1
+    (saved,) = checkpoints(tmp_path / "run")
+    assert saved.name < "step-0000040"
     assert train(load([*arguments, "resume=true"])) == 0
-    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+    assert_bitwise_equal(weights(tmp_path / "run", 40), weights(tmp_path / "whole", 40))
 
 
 @pytest.mark.slow
