@@ -234,3 +234,19 @@ def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_
     other = run_arguments(prepared, tmp_path / "run", "resume=true", "model.lm.dim=64", "trainer.devices=1")
     with pytest.raises(UserError, match="is not of the model in config.yaml"):
         train(load(other))
+
+
+def test_start_weights_with_a_nan_are_refused_before_training(prepared: Path, tmp_path: Path) -> None:
+    from model.checkpoint import save_native
+    from ppx_train.build import build_lm
+
+    run = load(run_arguments(prepared, tmp_path / "run"))
+    lm = build_lm(run)
+    with torch.no_grad():
+        lm.text_head.weight[3, 4] = float("nan")
+    save_native(tmp_path / "weights", lm)
+    with pytest.raises(UserError, match="(?i)nan|finite") as caught:
+        train(load(run_arguments(prepared, tmp_path / "run", f"model.init={tmp_path / 'weights'}")))
+    assert "text_linear.weight" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
