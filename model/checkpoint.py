@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.native import cut_depth, depth_steps, expand_depth, fuse_split, native_path, split_fused
+from model.sources import REPOSITORY, hub_errors
 
 log = logging.getLogger(__name__)
 WEIGHTS_NAME = "model.safetensors"
@@ -223,18 +224,15 @@ def fit_depth(tensors: Mapping[str, Tensor], config: LMConfig) -> tuple[Mapping[
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not REPOSITORY.match(repo):
         raise UserError(f"{repo}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
-    try:
+    with hub_errors(repo):
         try:
             hf_hub_download(repo, CONFIG_NAME, revision=revision)
-        except EntryNotFoundError as why:
+        except EntryNotFoundError as why:  # public repositories may have none
             if isinstance(why, LocalEntryNotFoundError):
                 raise
         return Path(hf_hub_download(repo, WEIGHTS_NAME, revision=revision))
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as why:
-        reason = str(why).splitlines()[0] if str(why) else type(why).__name__
-        raise UserError(f"{repo}: no such path, and cannot be downloaded ({reason}): check the name or log in") from why
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -1,6 +1,8 @@
 """Finds what a run names: codec, tokenizer and start weights, by path, shipped name or hub repository."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from model.assets import asset
@@ -40,20 +42,31 @@ def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str, make: str
     return hub_download(name, hub_file, key)
 
 
-def hub_download(repository: str, file: str, key: str, revision: str | None = None) -> Path:
+def hub_download(repository: str, file: str, key: str) -> Path:
     """One file of a hub repository, through huggingface_hub's cache. Raises UserError with the fix."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    with hub_errors(f"{key}={repository}"):
+        return Path(hf_hub_download(repository, file))
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises inside the block into a UserError that names `what` and the fix."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
+        yield
     except GatedRepoError as why:
-        raise UserError(
-            f"{key}={repository} is gated: accept its licence on its hub page, then run `hf auth login`"
-        ) from why
+        raise UserError(f"{what} is gated: accept its licence on its hub page, then run `hf auth login`") from why
     except RepositoryNotFoundError as why:
-        raise UserError(f"{key}={repository}: no such folder here and no such repository on the hub") from why
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as why:
-        raise UserError(
-            f"{key}={repository}: not a local path, and the hub cannot be reached ({type(why).__name__})"
-        ) from why
+        raise UserError(f"{what}: no such folder here and no such repository on the hub: check the name") from why
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as why:
+        reason = str(why).splitlines()[0] if str(why) else type(why).__name__
+        raise UserError(f"{what}: no such path, and cannot be downloaded ({reason}): check the name or log in") from why

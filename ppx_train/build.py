@@ -1,14 +1,11 @@
 """Makes the language model a run trains: from scratch or from weights, with or without adapters."""
 
-from pathlib import Path
-
 import torch
 
 from model.checkpoint import from_pretrained
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.lora import inject
-from model.sources import REPOSITORY
 from ppx_train.config import Run
 
 
@@ -38,9 +35,6 @@ def build_lm(run: Run) -> DuplexLM:
         torch.manual_seed(run.seed)
         model = DuplexLM(settings.lm).to(base_dtype)
     else:
-        is_repository = not Path(settings.init).exists() and REPOSITORY.match(settings.init)
-        if settings.revision is not None and not is_repository:
-            raise UserError(f"model.revision has no effect with the local path model.init={settings.init}")
         model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
     model.set_activation_checkpointing(settings.activation_checkpointing)
     if settings.lora.rank:

@@ -16,7 +16,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
-from model.sources import REPOSITORY, codec_path, tokenizer_path
+from model.sources import REPOSITORY, codec_path, hub_errors, tokenizer_path
 from model.text import TextTokenizer
 
 SIDECAR = "personaplex.json"
@@ -204,18 +204,10 @@ def _folder(model: str, revision: str | None) -> Path:
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     wanted = ["*.json", "*.model", "*.safetensors", f"{VOICES}/*.safetensors"]
-    try:
+    with hub_errors(repository):
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    except GatedRepoError as why:
-        raise UserError(f"{repository} is gated: accept its licence on its hub page, then run `hf auth login`") from why
-    except RepositoryNotFoundError as why:
-        raise UserError(f"{repository}: no such folder here and no such repository on the hub") from why
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as why:
-        reason = type(why).__name__
-        raise UserError(f"{repository}: no such folder here, and the hub cannot be reached ({reason})") from why
 
 
 def _file_names(folder: Path) -> dict[str, str]:
