@@ -180,8 +180,16 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_line(path: Path, text: str) -> None:
+    """Writes a file of one line of text, atomically."""
+    write_bytes(path, (text + "\n").encode())
 
 
 def read_manifest(shards: Path) -> dict[str, Any]:

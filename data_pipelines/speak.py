@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data_pipelines.audio import RATE_HZ, write_flac
 from data_pipelines.engines import choose_engine, open_engine
 from data_pipelines.schema import Dialogue, Script, read_scripts
+from data_pipelines.shards import write_json, write_line
 from data_pipelines.stitch import StitchOptions, stitch
 from data_pipelines.tts.base import Engine
 from data_pipelines.workers import in_processes
@@ -58,18 +59,8 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
         left.unlink()
     write_flac(folder / "audio.flac", result.audio_CS, RATE_HZ)
     write_flac(folder / "left.voice.flac", result.voice, RATE_HZ)
-    write_json_text(folder / "meta.json", result.dialogue.to_json())
+    write_line(folder / "meta.json", result.dialogue.to_json())
     return Outcome(id=script.id, seconds=result.dialogue.seconds)
-
-
-def write_json_text(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text + "\n", "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _ENGINE: Engine | None = None  # one per worker process: loading Kokoro takes most of a second
@@ -121,7 +112,7 @@ def claim_folder(out: Path, settings: dict[str, Any]) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and was not made by `ppx-data speak`: give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_json_text(record, json.dumps(settings, indent=1, sort_keys=True))
+    write_json(record, settings)
 
 
 def speak_scripts(
@@ -154,7 +145,7 @@ def speak_scripts(
         "wall_seconds": round(elapsed, 2),
         "engine": engine,
     }
-    write_json_text(out / "report.json", json.dumps(report, indent=1, sort_keys=True))
+    write_json(out / "report.json", report)
     if not report["done"] and not report["skipped"]:
         raise UserError(f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}")
     return report

@@ -6,7 +6,6 @@ each dialogue is written at the end, when the split of all calls is known. OUT/r
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +21,7 @@ from data_pipelines.fisher.split import CallSides, Plan, plan_split
 from data_pipelines.fisher.tables import Tables, read_tables
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
 from data_pipelines.schema import Dialogue, Side
+from data_pipelines.shards import write_json, write_line
 from data_pipelines.workers import in_processes
 from model.errors import UserError
 
@@ -94,7 +94,7 @@ def import_corpus(
         print(message)
     todo = [job for job in jobs if not _is_done(out, job.call)]
     for draft in tqdm(_drafts(todo, settings, out, workers), total=len(todo), unit="call", desc="fisher"):
-        _write_json(out / DRAFTS / f"{draft['call']}.json", draft)
+        write_json(out / DRAFTS / f"{draft['call']}.json", draft)
     drafts = [json.loads(path.read_text("utf-8")) for path in sorted((out / DRAFTS).glob("*.json"))]
     dialogues, plan, notes = _finish(out, drafts)
     if plan.note:
@@ -114,7 +114,7 @@ def import_corpus(
         "heldout": sum(dialogue.split == "heldout" for dialogue in dialogues),
         "hours": round(sum(dialogue.seconds for dialogue in dialogues) / 3600, 4),
     }
-    _write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     if not dialogues:
         reason = rejected[0]["reason"] if rejected else "no side can be the agent"
         raise UserError(f"no call gave a dialogue, see {out / 'report.json'}; the first reason: {reason}")
@@ -157,7 +157,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and was not made by `ppx-data fisher`: give another --out")
     (out / DRAFTS).mkdir(parents=True, exist_ok=True)
-    _write_json(record, settings)
+    write_json(record, settings)
 
 
 def _jobs(corpus: Corpus, tables: Tables) -> list[Job]:
@@ -252,17 +252,6 @@ def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue]
             provenance = dialogue.provenance | ({"split": plan.note} if plan.note else {})
             dialogue = replace(dialogue, split=plan.splits[call], provenance=provenance)
             dialogue = replace(dialogue, left=settled["left"], right=settled["right"])
-            _write_text(record, dialogue.to_json())
+            write_line(record, dialogue.to_json())
             finished.append(dialogue)
     return finished, plan, notes
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(text + "\n", "utf-8")
-    os.replace(temporary, path)
