@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from model.config import ZERO_ID, LMConfig
 from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
+from model.kv_cache import KVCache
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
-from model.temporal import KVCache, TemporalTransformer
+from model.temporal import TemporalTransformer
 
 HEAD_GAIN = 0.1  # of the output heads' initial weights
 
@@ -121,7 +122,8 @@ class DuplexLM(nn.Module):
 
     def hidden(self, inputs_BKT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Temporal transformer and final norm -> [B, T, D]. With a cache: the next T positions of a stream."""
-        return self.out_norm(self.temporal(self.embed(inputs_BKT), cache))
+        x_BTD = self.embed(inputs_BKT)
+        return self.out_norm(self.temporal(x_BTD) if cache is None else self.temporal.stream(x_BTD, cache))
 
     def logits(self, codes_BKT: Tensor) -> Logits:
         """All logits, for parity and evaluation: memory grows with B x T x vocabulary. Training uses `forward`."""

@@ -18,8 +18,8 @@ from model.config import UNGENERATED_ID
 from model.depth import DepthCache
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.kv_cache import KVCache
 from model.sample import Sampling, choose_greedy, choose_top_k, draw_noise, row_generators
-from model.temporal import KVCache
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 # Shapes: B batch, T frames, S keys, D width, H heads, C context (ring size), L layers
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,89 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model.config import LMConfig
+from model.kv_cache import KVCache
 from model.layers import Gating, Linear, RMSNorm, rotary_angles, rotate
-
-
-@dataclass
-class KVCache:
-    """Keys and values of the last `context` frames of every row.
-
-    keys, values: [L, B, H, C, head_dim]; the frame at position p of a row lies in slot p % C.
-    offset_B: frames seen by each row (int64). `seen` is the largest of them, known to the host so that only
-    live slots are read; `aligned` is true while all rows are at the same position, when no mask is needed.
-    """
-
-    keys: Tensor
-    values: Tensor
-    offset_B: Tensor
-    seen: int = 0
-    aligned: bool = True
-
-    @property
-    def context(self) -> int:
-        return self.keys.shape[3]
-
-    def reset(self, rows_B: Tensor | None = None) -> None:
-        """Forgets everything, or only the rows where rows_B (bool) is true: they start again at position 0."""
-        if rows_B is None or bool(rows_B.all()):
-            self.offset_B.zero_()
-            self.seen, self.aligned = 0, True
-        elif bool(rows_B.any()):
-            self.offset_B.masked_fill_(rows_B, 0)
-            self.aligned = False
-
-    def advance(self, num_frames: int) -> None:
-        self.offset_B += num_frames
-        self.seen += num_frames
-
-    def append(self, layer: int, key_BHTd: Tensor, value_BHTd: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds T frames and returns all keys and values that they may attend to, [B, H, S, head_dim].
-
-        One frame: the live slots of the ring, the new frame included. More: the ring as it was, then the new
-        frames, because the first of them still needs keys that the last ones push out.
-        """
-        keys, values = self.keys[layer], self.values[layer]
-        num_frames, live = key_BHTd.shape[2], min(self.seen, self.context)
-        if num_frames > 1:
-            visible = key_BHTd, value_BHTd
-            if live:
-                visible = torch.cat((keys[:, :, :live], key_BHTd), 2), torch.cat((values[:, :, :live], value_BHTd), 2)
-        kept = min(num_frames, self.context)
-        self._write(keys, key_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
-        self._write(values, value_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
-        if num_frames > 1:
-            return visible
-        live = min(self.seen + 1, self.context)
-        return keys[:, :, :live], values[:, :, :live]
-
-    def _write(self, ring_BHCd: Tensor, new_BHTd: Tensor, skipped: int) -> None:
-        count = new_BHTd.shape[2]
-        if self.aligned:
-            first = (self.seen + skipped) % self.context
-            head = min(count, self.context - first)
-            ring_BHCd[:, :, first : first + head] = new_BHTd[:, :, :head]
-            ring_BHCd[:, :, : count - head] = new_BHTd[:, :, head:]
-            return
-        rows_B1 = torch.arange(len(self.offset_B), device=self.offset_B.device)[:, None]
-        slots_BT = (self.offset_B[:, None] + skipped + torch.arange(count, device=rows_B1.device)) % self.context
-        ring_BHCd[rows_B1, :, slots_BT] = new_BHTd.transpose(1, 2).to(ring_BHCd.dtype)
-
-    def mask(self, num_frames: int) -> Tensor | None:
-        """Which of the keys returned by `append` each new frame may see, [B, 1, T, S] bool; None: all of them."""
-        if num_frames == 1 and self.aligned:
-            return None
-        # one frame is in the ring already when it is attended to, more frames come after it
-        ahead = 1 if num_frames == 1 else 0
-        slots_S = torch.arange(min(self.seen + ahead, self.context), device=self.offset_B.device)
-        last_B1 = self.offset_B[:, None] + ahead - 1  # newest position that the ring holds
-        position_BS = last_B1 - (last_B1 - slots_S) % self.context
-        frames_T = torch.arange(num_frames, device=slots_S.device)
-        query_BT = self.offset_B[:, None] + frames_T
-        if num_frames > 1:
-            position_BS = torch.cat((position_BS, query_BT), dim=1)
-        age_BTS = query_BT[:, :, None] - position_BS[:, None, :]
-        # a negative position marks a slot that this row has not filled since its start
-        return ((age_BTS >= 0) & (age_BTS < self.context) & (position_BS >= 0)[:, None])[:, None]
 
 
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
@@ -122,21 +41,29 @@ class Attention(nn.Module):
         self.in_proj = Linear(config.dim, 3 * config.dim, device=device, dtype=dtype)
         self.out_proj = Linear(config.dim, config.dim, device=device, dtype=dtype)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, layer: int, mask: Tensor | None
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        query, key, value = self._project(x_BTD, rotation)
+        return self._merge(windowed_attention(query, key, value, self.context))
+
+    def stream(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache, layer: int, mask: Tensor | None
     ) -> Tensor:
+        """The next T frames of a cached sequence."""
+        query, key, value = self._project(x_BTD, rotation)
+        if cache.seen == 0 and x_BTD.shape[1] > 1:
+            cache.append(layer, key, value)
+            return self._merge(windowed_attention(query, key, value, self.context))
+        keys, values = cache.append(layer, key.to(cache.keys.dtype), value.to(cache.values.dtype))
+        return self._merge(F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, attn_mask=mask))
+
+    def _project(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, [B, H, T, head_dim] each."""
         qkv = self.in_proj(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(qkv[:2], *rotation).unbind(0)
-        value = qkv[2]
-        if cache is None:
-            y = windowed_attention(query, key, value, self.context)
-        elif cache.seen == 0 and x_BTD.shape[1] > 1:
-            cache.append(layer, key, value)
-            y = windowed_attention(query, key, value, self.context)
-        else:
-            keys, values = cache.append(layer, key.to(cache.keys.dtype), value.to(cache.values.dtype))
-            y = F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, attn_mask=mask)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+        return query, key, qkv[2]
+
+    def _merge(self, y_BHTd: Tensor) -> Tensor:
+        return self.out_proj(y_BHTd.transpose(1, 2).flatten(2))
 
 
 class TemporalBlock(nn.Module):
@@ -152,15 +79,15 @@ class TemporalBlock(nn.Module):
             Linear(dim, 2 * hidden, device=device, dtype=dtype), Linear(hidden, dim, device=device, dtype=dtype)
         )
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        cache: KVCache | None = None,
-        layer: int = 0,
-        mask: Tensor | None = None,
+    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation)
+        return x_BTD + self.gating(self.norm2(x_BTD))
+
+    def stream(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache, layer: int, mask: Tensor | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation, cache, layer, mask)
+        """The next T frames of a cached sequence."""
+        x_BTD = x_BTD + self.attention.stream(self.norm1(x_BTD), rotation, cache, layer, mask)
         return x_BTD + self.gating(self.norm2(x_BTD))
 
 
@@ -173,7 +100,9 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.remat = False
-        self.layers = nn.ModuleList(TemporalBlock(config, device=device, dtype=dtype) for _ in range(config.num_layers))
+        self.layers: Any = nn.ModuleList(
+            TemporalBlock(config, device=device, dtype=dtype) for _ in range(config.num_layers)
+        )
 
     def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> KVCache:
         """Empty cache for `batch` rows. The only state of streaming: hand it to `forward` with every chunk."""
@@ -185,20 +114,26 @@ class TemporalTransformer(nn.Module):
             offset_B=torch.zeros(batch, device=device, dtype=torch.long),
         )
 
-    def forward(self, x_BTD: Tensor, cache: KVCache | None = None) -> Tensor:
-        """All positions of a sequence, or the next T >= 1 frames of a cached one: both give the same values."""
-        num_frames, device = x_BTD.shape[1], x_BTD.device
-        positions_BT = torch.arange(num_frames, device=device)[None]
-        mask = None
-        if cache is not None:
-            positions_BT = positions_BT + cache.offset_B[:, None]
-            mask = cache.mask(num_frames)
-        rotation = rotary_angles(positions_BT, self.config.dim // self.config.num_heads, self.config.max_period)
-        for i, block in enumerate(self.layers):
-            if self.remat and cache is None and torch.is_grad_enabled():
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """All positions of a sequence."""
+        positions_1T = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
+        rotation = self._rotation(positions_1T)
+        for block in self.layers:
+            if self.remat and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, rotation, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rotation, cache, i, mask)
-        if cache is not None:
-            cache.advance(num_frames)
+                x_BTD = block(x_BTD, rotation)
         return x_BTD
+
+    def stream(self, x_BTD: Tensor, cache: KVCache) -> Tensor:
+        """The next T >= 1 frames of a cached sequence: the same values as `forward` over all of it."""
+        num_frames = x_BTD.shape[1]
+        positions_BT = cache.offset_B[:, None] + torch.arange(num_frames, device=x_BTD.device)
+        rotation, mask = self._rotation(positions_BT), cache.mask(num_frames)
+        for i, block in enumerate(self.layers):
+            x_BTD = block.stream(x_BTD, rotation, cache, i, mask)
+        cache.advance(num_frames)
+        return x_BTD
+
+    def _rotation(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return rotary_angles(positions_BT, self.config.dim // self.config.num_heads, self.config.max_period)
