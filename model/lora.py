@@ -6,8 +6,11 @@ files: one pair per native linear layer, `{path}.lora_A.weight` [rank, in] and `
 
 # Shapes: K steps, N rows, I input width, O output width, R rank
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from model.checkpoint import check_names
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.layers import Linear, StepLinear, shared_matmul
-from model.native import native_path
+from model.native import DEPTH_STEP, native_path
 
 SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
@@ -143,11 +146,36 @@ def native_names(path: str, module: nn.Module) -> list[str]:
 def merge(model: DuplexLM) -> None:
     """Adds every adapter to its base weight (in fp32, then back to its type) and removes it; weights stay frozen."""
     for path, module in list(adapters(model)):
-        weight = module.base.weight
         with torch.no_grad():
-            delta = module.scaling * (module.lora_B.float() @ module.lora_A.float())
-            weight.copy_((weight.float() + delta).to(weight.dtype))
+            module.base.weight.copy_(merged_weight(module))
         _replace(model, path, module.base)
+
+
+@contextmanager
+def merged(model: DuplexLM) -> Iterator[None]:
+    """Inside the `with` block the model is plain, as after `merge`; afterwards base and adapters are as before.
+
+    The base is set aside, not recomputed: subtracting the adapters from rounded sums would not give its bits back.
+    So a second copy of the adapted weights exists inside the block. Do not train there.
+    """
+    found = list(adapters(model))
+    try:
+        for path, module in found:
+            plain = copy.copy(module.base)  # shares all but its own table of parameters
+            plain._parameters = {"weight": nn.Parameter(merged_weight(module), requires_grad=False)}
+            _replace(model, path, plain)
+        yield
+    finally:
+        for path, module in found:
+            _replace(model, path, module)
+
+
+@torch.no_grad()
+def merged_weight(module: Adapter) -> Tensor:
+    """W + scaling * B A, summed in fp32, in the type of W."""
+    weight = module.base.weight
+    delta = module.scaling * (module.lora_B.float() @ module.lora_A.float())
+    return (weight.float() + delta).to(weight.dtype)
 
 
 def adapter_state_dict(model: DuplexLM, *, complete: bool = False) -> dict[str, Tensor]:
@@ -171,9 +199,7 @@ def adapter_state_dict(model: DuplexLM, *, complete: bool = False) -> dict[str, 
             raise UserError(f"adapters of ranks {sorted(ranks)}: Kyutai's runtime knows one rank for all layers")
         rank = ranks.pop()
         for path, linear in _linears(model):
-            for name in native_names(path, linear):
-                tensors[name + SUFFIXES[0]] = torch.zeros(rank, linear.in_features)
-                tensors[name + SUFFIXES[1]] = torch.zeros(linear.out_features, rank)
+            tensors |= {name: torch.zeros(shape) for name, shape in _pair_shapes(path, linear, rank).items()}
     return tensors
 
 
@@ -181,28 +207,55 @@ def load_adapter(model: DuplexLM, tensors: Mapping[str, Tensor], scaling: float)
     """Puts adapter tensors with Kyutai's names into the model, adding adapters where it has none at all.
 
     A model with adapters must have exactly the file's layers, ranks and scaling.
-    Raises: UserError listing missing, extra and misshapen names.
+    Raises: UserError listing missing, extra, misshapen or non-finite tensors; the model is then as it was.
     """
     strange = sorted(name for name in tensors if not name.endswith(SUFFIXES))
     if strange or not tensors:
         raise UserError(
             f"not an adapter file: {strange[0] if strange else 'it is empty'}: give a LoRA .safetensors file"
         )
-    if not any(adapters(model)):
-        ranks = {}
-        for path, module in _linears(model):
-            named = [tensors[n + SUFFIXES[0]] for n in native_names(path, module) if n + SUFFIXES[0] in tensors]
-            if named:
-                ranks[path] = named[0].shape[0]
-        _wrap(model, ranks, scaling)
     found = dict(adapters(model))
     wrong = {module.scaling for module in found.values()} - {scaling}
     if wrong:
         raise UserError(f"scaling={scaling}: the model's adapters have {wrong.pop()}: use the same")
-    own = adapter_state_dict(model) if found else {}
-    check_names(tensors, {name: tensor.shape for name, tensor in own.items()}, strict=True)
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])  # own shares memory with the parameters
+    ranks = {path: module.lora_A.shape[-2] for path, module in found.items()} or _ranks(model, tensors)
+    expected: dict[str, torch.Size] = {}
+    for path, rank in ranks.items():
+        expected |= _pair_shapes(path, found.get(path, model.get_submodule(path)), rank)
+    check_names(tensors, expected, strict=True)
+    if broken := next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None):
+        raise UserError(f"{broken} holds NaN or infinite values: download or train the adapter again")
+    if not found:
+        _wrap(model, ranks, scaling)
+    for name, tensor in adapter_state_dict(model).items():
+        tensor.copy_(tensors[name])  # shares memory with the parameters
+
+
+def cut_adapter(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out depth steps 8..15, for a base that has only the 8 of the agent. Kyutai's names in and out."""
+    steps = {name: DEPTH_STEP.fullmatch(name) for name in tensors}
+    return {name: tensors[name] for name, step in steps.items() if step is None or int(step["step"]) < 8}
+
+
+def _ranks(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Rank of the adapter that a file has for each of our linear layers; layers it says nothing of are left out."""
+    ranks = {}
+    for path, module in _linears(model):
+        named = [tensors[n + SUFFIXES[0]] for n in native_names(path, module) if n + SUFFIXES[0] in tensors]
+        if named:
+            ranks[path] = named[0].shape[:1].numel()  # a scalar does not fit, whatever its rank
+    return ranks
+
+
+def _pair_shapes(path: str, module: nn.Module, rank: int) -> dict[str, torch.Size]:
+    """Shapes of A and B of each native layer that one of our modules holds."""
+    base: Any = module.base if isinstance(module, Adapter) else module
+    shapes = torch.Size((rank, base.in_features)), torch.Size((base.out_features, rank))
+    return {
+        name + suffix: shape
+        for name in native_names(path, module)
+        for suffix, shape in zip(SUFFIXES, shapes, strict=True)
+    }
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, Linear | StepLinear]]:

@@ -1,12 +1,16 @@
 """Makes the language model a run trains: from scratch or from weights, with or without adapters."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 
 from model.checkpoint import from_pretrained
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.lora import inject
+from model.lora import adapters, inject, native_names
 from ppx_train.config import Run
+from ppx_train.optim import DEPTH
 
 
 def empty_lm(run: Run) -> DuplexLM:
@@ -38,8 +42,28 @@ def build_lm(run: Run) -> DuplexLM:
         model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
     model.set_activation_checkpointing(settings.activation_checkpointing)
     if settings.lora.rank:
-        adapted = inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
-        print(f"LoRA: rank {settings.lora.rank} on {adapted} linear layers")
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"model: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trainable")
+        inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
     return model
+
+
+def describe_lm(run: Run) -> str:
+    """How many parameters `run` has and trains, in all and by optimiser group, and its adapters. Loads no weights."""
+    model = empty_lm(run)
+    groups: dict[str, list[nn.Parameter]] = {"temporal": [], "depth": []}
+    for name, parameter in model.named_parameters():
+        groups["depth" if DEPTH.match(name) else "temporal"].append(parameter)
+    lines = [f"model: {_counts([*groups['temporal'], *groups['depth']])}"]
+    lines += [f"  {group}: {_counts(parameters)}" for group, parameters in groups.items()]
+    lora = run.model.lora
+    if lora.rank:
+        adapted = sum(len(native_names(path, module)) for path, module in adapters(model))
+        lines.append(
+            f"  LoRA: rank {lora.rank}, scaling {lora.scaling:g}, on {adapted} linear layers; the rest is frozen"
+        )
+    return "\n".join(lines)
+
+
+def _counts(parameters: Sequence[nn.Parameter]) -> str:
+    total = sum(parameter.numel() for parameter in parameters)
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return f"{total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})"

@@ -16,7 +16,7 @@ from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
 from model.sources import codec_path, tokenizer_path
-from ppx_train.build import empty_lm
+from ppx_train.build import describe_lm, empty_lm
 from ppx_train.checkpoint import (
     FILE,
     Checkpoints,
@@ -62,6 +62,7 @@ def train(run: Run) -> int:
     module = DuplexModule(run)
     if is_launcher():
         print(describe(run, pool))
+        print(describe_lm(run))
     trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)

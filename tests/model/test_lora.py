@@ -1,13 +1,18 @@
 """Adapters: parity with Kyutai's runtime, names, and what trains."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from model.checkpoint import native_state_dict
+from model.checkpoint import load_native, native_state_dict
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.lora import adapter_state_dict, adapters, inject, load_adapter, merge
+from model.layers import Linear, StepLinear
+from model.lora import adapter_state_dict, adapters, cut_adapter, inject, load_adapter, merge, merged
+from model.native import cut_depth
 from tests.model.golden import language_model, lm_config, metadata, tensors
 
 
@@ -45,6 +50,30 @@ def test_a_merged_adapter_gives_the_same_logits_and_leaves_a_plain_model() -> No
     assert not list(adapters(model))
     assert native_state_dict(model).keys() == native_state_dict(language_model("lora_small")).keys()
     check_logits(model)
+
+
+def test_unmerging_gives_back_base_and_adapters_bit_by_bit() -> None:
+    model = adapted().to(torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with merged(model):
+        assert not list(adapters(model))
+        inside = native_state_dict(model)
+    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == {
+        n: t.dtype for n, t in before.items()
+    }
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    merge(model)  # for good: the weights that the block had
+    assert native_state_dict(model).keys() == inside.keys()
+    assert all(torch.equal(tensor, inside[name]) for name, tensor in native_state_dict(model).items())
+    assert not torch.equal(model.text_head.weight, before["text_head.base.weight"])
+
+
+def test_an_error_while_merged_still_gives_the_adapters_back() -> None:
+    model = adapted()
+    with pytest.raises(ZeroDivisionError), merged(model):
+        check_logits(model)
+        raise ZeroDivisionError
+    assert adapter_state_dict(model).keys() == file_adapter()[0].keys()
 
 
 def test_saved_adapter_tensors_equal_the_file() -> None:
@@ -127,6 +156,60 @@ def test_a_complete_file_has_zero_pairs_for_all_other_layers() -> None:
     assert names["linears.0.lora_A.weight"].abs().sum() == 0 < names["text_linear.lora_A.weight"].abs().sum()
 
 
+def test_an_adapter_of_16_steps_cut_to_8_gives_the_logits_of_the_agents_steps() -> None:
+    model = language_model("lm_small")
+    assert model.config.dep_q == 16
+    torch.manual_seed(3)
+    inject(model, 3, 2.0, [".*"])
+    for _, module in adapters(model):
+        torch.nn.init.normal_(module.lora_B, std=0.1)
+    small = DuplexLM(replace(model.config, dep_q=8))
+    load_native(small, cut_depth(native_state_dict(model)))
+    cut = cut_adapter(adapter_state_dict(model))
+    load_adapter(small, cut, 2.0)
+    codes = tensors("lm_small")["forward.codes"]
+    with torch.no_grad():
+        ours, full = small.logits(codes), model.logits(codes)
+    torch.testing.assert_close(ours.audio_BCTV, full.audio_BCTV[:, :8])
+    torch.testing.assert_close(ours.text_BTV, full.text_BTV)
+    assert cut_adapter(cut).keys() == cut.keys()  # 8 steps have nothing to lose
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_no_gradient_of_a_frozen_weight_is_ever_computed(remat: bool) -> None:
+    codes = tensors("lora_small")["forward.codes"]
+    weights = torch.ones(codes.shape)
+
+    def flops(model: DuplexLM) -> int:
+        model.set_activation_checkpointing(remat)
+        with FlopCounterMode(display=False) as counter:  # torch's own count of all matrix products
+            model(codes, weights).loss_K.sum().backward()
+        return counter.get_total_flops()
+
+    lora = language_model("lora_small")
+    inject(lora, 1, 2.0, ["^transformer.layers.0.self_attn.in_projs"])  # gradients must go all the way down to it
+    maps = [m for m in lora.modules() if isinstance(m, Linear | StepLinear)]
+    of_weights = 2 * codes.shape[0] * codes.shape[2] * sum(m.weight.numel() for m in maps)
+    assert flops(language_model("lora_small")) - flops(lora) >= of_weights
+    for name, parameter in lora.named_parameters():
+        assert (parameter.grad is not None) == ("lora_" in name), name
+
+
+def test_recomputed_blocks_give_adapters_the_same_gradients_though_frozen_embeddings_need_none() -> None:
+    codes = tensors("lora_small")["forward.codes"]
+    weights = torch.ones(codes.shape)
+    kept, recomputed = adapted(), adapted()
+    recomputed.set_activation_checkpointing(True)
+    assert not recomputed.embed(recomputed.delayed_inputs(codes)[0]).requires_grad
+    for model in (kept, recomputed):
+        model(codes, weights).loss_K.sum().backward()
+    for (path, ours), (_, theirs) in zip(adapters(recomputed), adapters(kept), strict=True):
+        assert ours.lora_B.grad is not None and ours.lora_A.grad is not None
+        assert theirs.lora_B.grad is not None and theirs.lora_A.grad is not None
+        torch.testing.assert_close(ours.lora_B.grad, theirs.lora_B.grad, msg=path)
+        torch.testing.assert_close(ours.lora_A.grad, theirs.lora_A.grad, msg=path)
+
+
 def test_an_adapter_runs_on_a_bf16_base_under_autocast() -> None:
     codes = tensors("lora_small")["forward.codes"]
     weights = torch.ones(codes.shape)
@@ -172,7 +255,25 @@ def test_adapter_files_that_do_not_fit_name_the_tensors() -> None:
         load_adapter(language_model("lora_small"), pairs | {"text_linear.lora_B.weight": torch.zeros(41, 4)}, scaling)
     with pytest.raises(UserError, match="not an adapter file: text_emb.weight"):
         load_adapter(language_model("lora_small"), {"text_emb.weight": torch.zeros(2, 2)}, scaling)
+    with pytest.raises(UserError, match="linears.0.lora_B.weight holds NaN"):
+        nan = torch.full_like(pairs["linears.0.lora_B.weight"], torch.nan)
+        load_adapter(language_model("lora_small"), pairs | {"linears.0.lora_B.weight": nan}, scaling)
+    with pytest.raises(UserError, match=r"misshapen: linears.0.lora_A.weight \[\]"):
+        load_adapter(language_model("lora_small"), pairs | {"linears.0.lora_A.weight": torch.tensor(1.0)}, scaling)
     with pytest.raises(UserError, match="have 2.0: use the same"):
         load_adapter(adapted(), pairs, 1.0)
     with pytest.raises(UserError, match="already"):
         inject(adapted(), 2, 1.0, [".*"])
+
+
+def test_a_model_that_refused_an_adapter_file_is_as_it_was() -> None:
+    pairs, scaling = file_adapter()
+    bad = pairs | {"text_linear.lora_B.weight": torch.zeros(41, 4)}
+    plain = language_model("lora_small")
+    with pytest.raises(UserError):
+        load_adapter(plain, bad, scaling)
+    assert not list(adapters(plain)) and all(parameter.requires_grad for parameter in plain.parameters())
+    model = adapted()
+    with pytest.raises(UserError):
+        load_adapter(model, {name: tensor + 1 for name, tensor in bad.items()}, scaling)
+    check_logits(model)
