@@ -4,10 +4,8 @@ Step k has its own weights. It sees the temporal output through its own input ma
 frame (step 0: the text token). No positions, no final norm.
 """
 
-# Shapes: K depth steps, N rows (frames with loss), B batch, D temporal width, d depth width, H heads, V vocabulary
+# Shapes: K depth steps, N rows (frames with loss), D temporal width, d depth width, H heads
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 from model.config import LMConfig
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
-
-
-@dataclass
-class DepthCache:
-    """Keys and values of the steps taken in the current frame, [layers, B, H, K, head_dim] each."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class DepthAttention(nn.Module):
@@ -47,14 +37,6 @@ class DepthAttention(nn.Module):
         y = torch.bmm(scores.softmax(-1).to(value.dtype), value)
         return self.out_proj(y.unflatten(0, (num_rows, -1)).permute(2, 0, 1, 3).flatten(2))
 
-    def step(self, k: int, x_Bd: Tensor, keys_BHKd: Tensor, values_BHKd: Tensor) -> Tensor:
-        query, key, value = self.in_proj.step(k, x_Bd).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        keys_BHKd[:, :, k] = key
-        values_BHKd[:, :, k] = value
-        scores = torch.matmul(query[:, :, None] * self.scale, keys_BHKd[:, :, : k + 1].transpose(2, 3))
-        y = torch.matmul(scores.softmax(-1).to(values_BHKd.dtype), values_BHKd[:, :, : k + 1])
-        return self.out_proj.step(k, y.flatten(1))
-
 
 class DepthBlock(nn.Module):
     """x + attention(norm1(x)), then x + gating(norm2(x)); the norms are shared by all steps."""
@@ -73,10 +55,6 @@ class DepthBlock(nn.Module):
     def forward(self, x_KNd: Tensor) -> Tensor:
         x_KNd = x_KNd + self.attention(self.norm1(x_KNd))
         return x_KNd + self.gating(self.norm2(x_KNd))
-
-    def step(self, k: int, x_Bd: Tensor, keys_BHKd: Tensor, values_BHKd: Tensor) -> Tensor:
-        x_Bd = x_Bd + self.attention.step(k, self.norm1(x_Bd), keys_BHKd, values_BHKd)
-        return x_Bd + self.gating.step(k, self.norm2(x_Bd))
 
 
 class DepthTransformer(nn.Module):
@@ -111,40 +89,3 @@ class DepthTransformer(nn.Module):
             else:
                 x_KNd = block(x_KNd)
         return x_KNd
-
-    def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> DepthCache:
-        """Cache of one frame. It may be reused for the next: step 0 starts over, no clearing needed."""
-        config = self.config
-        head_dim = config.depformer_dim // config.depformer_num_heads
-        shape = (config.depformer_num_layers, batch, config.depformer_num_heads, config.dep_q, head_dim)
-        return DepthCache(
-            keys=torch.zeros(shape, device=device, dtype=dtype), values=torch.zeros(shape, device=device, dtype=dtype)
-        )
-
-    def step(self, k: int, hidden_BD: Tensor, token_B: Tensor, cache: DepthCache) -> Tensor:
-        """Logits [B, V] of codebook k, given the frame's temporal output and previous token. Call k = 0, 1, ..."""
-        token_Bd = self.text_emb(token_B) if k == 0 else self.audio_emb.step(k - 1, token_B)
-        x_Bd = self.inputs.step(k, hidden_BD) + token_Bd
-        for i, block in enumerate(self.layers):
-            x_Bd = block.step(k, x_Bd, cache.keys[i], cache.values[i])
-        return self.heads.step(k, x_Bd)
-
-    def generate(
-        self,
-        hidden_BD: Tensor,
-        text_B: Tensor,
-        choose: Callable[[int, Tensor], Tensor],
-        num_steps: int,
-        cache: DepthCache | None = None,
-    ) -> Tensor:
-        """Runs steps 0..num_steps-1 of one frame -> the chosen tokens [B, num_steps].
-
-        choose(k, logits_BV) returns the token of codebook k for every row: sampled, greedy, or forced.
-        """
-        if cache is None:
-            cache = self.init_cache(hidden_BD.shape[0], device=hidden_BD.device, dtype=hidden_BD.dtype)
-        tokens, token_B = [], text_B
-        for k in range(num_steps):
-            token_B = choose(k, self.step(k, hidden_BD, token_B, cache))
-            tokens.append(token_B)
-        return torch.stack(tokens, dim=1)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from model.config import ZERO_ID, LMConfig
 from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
-from model.kv_cache import KVCache
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import TemporalTransformer
 
@@ -120,10 +119,9 @@ class DuplexLM(nn.Module):
         inputs_BKT = torch.cat((start_K[None, :, None].expand(len(codes_BKT), -1, -1), delayed_BKT[:, :, :-1]), dim=2)
         return inputs_BKT, self._delay(codes_BKT, ZERO_ID)
 
-    def hidden(self, inputs_BKT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Temporal transformer and final norm -> [B, T, D]. With a cache: the next T positions of a stream."""
-        x_BTD = self.embed(inputs_BKT)
-        return self.out_norm(self.temporal(x_BTD) if cache is None else self.temporal.stream(x_BTD, cache))
+    def hidden(self, inputs_BKT: Tensor) -> Tensor:
+        """Temporal transformer and final norm -> [B, T, D]."""
+        return self.out_norm(self.temporal(self.embed(inputs_BKT)))
 
     def logits(self, codes_BKT: Tensor) -> Logits:
         """All logits, for parity and evaluation: memory grows with B x T x vocabulary. Training uses `forward`."""

@@ -1,90 +1,110 @@
 """The ring of keys and values that a conversation keeps: a frame then costs one position, not its whole history."""
 
-# Shapes: L layers, B batch, T frames, S keys, H heads, C context (ring size)
+# Shapes: L layers, B batch, R some rows of the batch, T frames, S slots, H heads, C context (ring size), d head width
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass
-class KVCache:
-    """Keys and values of the last `context` frames of every row.
+class Window(NamedTuple):
+    """What one new frame of every row writes to and reads from the ring, the same in all layers.
 
-    keys, values: [L, B, H, C, head_dim]; the frame at position p of a row lies in slot p % C.
-    offset_B: frames seen by each row (int64). `seen` is the largest of them, known to the host so that only
-    live slots are read; `aligned` is true while all rows are at the same position, when no mask is needed.
+    slots_N: where its keys and values go, N = 2 * B * H. keys, values: per layer [B, H, S, d].
+    mask: which slots a row may see, [B, 1, 1, S], 0 or -inf; None: all of them.
     """
 
-    keys: Tensor
-    values: Tensor
-    offset_B: Tensor
-    seen: int = 0
-    aligned: bool = True
+    slots_N: Tensor
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    mask: Tensor | None
 
-    @property
-    def context(self) -> int:
-        return self.keys.shape[3]
 
-    def reset(self, rows_B: Tensor | None = None) -> None:
-        """Forgets everything, or only the rows where rows_B (bool) is true: they start again at position 0."""
-        if rows_B is None or bool(rows_B.all()):
-            self.offset_B.zero_()
-            self.seen, self.aligned = 0, True
-        elif bool(rows_B.any()):
-            self.offset_B.masked_fill_(rows_B, 0)
-            self.aligned = False
+class KVCache:
+    """Keys and values of the last `context` frames of every row, preallocated.
 
-    def advance(self, num_frames: int) -> None:
-        self.offset_B += num_frames
-        self.seen += num_frames
+    kv: [L, 2, B, H, C, d]; the frame at position p of a row lies in slot p % C. A ring of exactly `context` slots is
+    enough: one frame at a time it holds context + 1 - 1 keys, and `append` hands out the old keys beside the new ones.
+    offset_B: frames seen by each row (int64, on the device). positions: the same numbers, known to the host.
+    """
 
-    def append(self, layer: int, key_BHTd: Tensor, value_BHTd: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds T frames and returns all keys and values that they may attend to, [B, H, S, head_dim].
+    def __init__(
+        self,
+        *,
+        layers: int,
+        batch: int,
+        heads: int,
+        context: int,
+        head_dim: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        self.context = context
+        self.kv = torch.zeros(layers, 2, batch, heads, context, head_dim, device=device, dtype=dtype)
+        self.offset_B = torch.zeros(batch, device=device, dtype=torch.long)
+        self.positions = [0] * batch
+        self._flat = self.kv.view(layers, -1, head_dim).unbind(0)
+        self._ring_starts_2BH = torch.arange(2 * batch * heads, device=device).view(2, batch, heads) * context
+        self._slots_C = torch.arange(context, device=device)
 
-        One frame: the live slots of the ring, the new frame included. More: the ring as it was, then the new
-        frames, because the first of them still needs keys that the last ones push out.
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Forgets everything, or only some rows: they start again at position 0."""
+        for row in range(len(self.positions)) if rows is None else rows:
+            self.positions[row] = 0
+            self.offset_B[row] = 0
+
+    def live(self, rows: Sequence[int]) -> int:
+        """Slots that the rows have filled once each has written one more frame."""
+        return min(max((self.positions[row] for row in rows), default=0) + 1, self.context)
+
+    def all_visible(self, rows: Sequence[int]) -> bool:
+        """Whether each of the rows may see all of its `live(rows)` slots, so that no mask is needed."""
+        return min((self.positions[row] for row in rows), default=0) + 1 >= self.live(rows)
+
+    def window(self, live: int, *, masked: bool) -> Window:
+        """The first `live` slots, for the frame at position offset_B of each row.
+
+        A row that does not advance may write too: its slot holds a key too old for its next frame to see.
         """
-        keys, values = self.keys[layer], self.values[layer]
-        num_frames, live = key_BHTd.shape[2], min(self.seen, self.context)
-        if num_frames > 1:
-            visible = key_BHTd, value_BHTd
-            if live:
-                visible = torch.cat((keys[:, :, :live], key_BHTd), 2), torch.cat((values[:, :, :live], value_BHTd), 2)
+        slots_N = (self._ring_starts_2BH + (self.offset_B % self.context)[:, None]).flatten()
+        keys, values = self.kv[..., :live, :].unbind(1)
+        mask = None
+        if masked:
+            hidden_BS = self._slots_C[:live] > self.offset_B[:, None]  # a full ring has no slot beyond its offset
+            mask = torch.zeros(hidden_BS.shape, device=self.kv.device, dtype=self.kv.dtype)
+            mask = mask.masked_fill_(hidden_BS, float("-inf"))[:, None, None]
+        return Window(slots_N, keys.unbind(0), values.unbind(0), mask)
+
+    def write(self, layer: int, window: Window, kv_B2Hd: Tensor) -> None:
+        """Puts one frame of every row into the ring."""
+        rows_Nd = kv_B2Hd.transpose(0, 1).reshape(-1, kv_B2Hd.shape[-1])
+        self._flat[layer].index_copy_(0, window.slots_N, rows_Nd)
+
+    def append(self, layer: int, kv_2RHTd: Tensor, rows_R: Tensor, live: int) -> Tensor:
+        """Adds T frames to some rows and returns what they may attend to, [2, R, H, live + T, d].
+
+        That is the ring as it was, then the new frames, because the first of them still needs keys that the last ones
+        push out.
+        """
+        ring = self.kv[layer]
+        visible = torch.cat((ring[:, rows_R, :, :live], kv_2RHTd), 3) if live else kv_2RHTd
+        num_frames = kv_2RHTd.shape[3]
         kept = min(num_frames, self.context)
-        self._write(keys, key_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
-        self._write(values, value_BHTd[:, :, num_frames - kept :].detach(), num_frames - kept)
-        if num_frames > 1:
-            return visible
-        live = min(self.seen + 1, self.context)
-        return keys[:, :, :live], values[:, :, :live]
+        steps_T = torch.arange(num_frames - kept, num_frames, device=rows_R.device)
+        slots_RT = (self.offset_B[rows_R][:, None] + steps_T) % self.context
+        ring[:, rows_R[:, None], :, slots_RT] = kv_2RHTd[:, :, :, num_frames - kept :].permute(1, 3, 0, 2, 4)
+        return visible
 
-    def _write(self, ring_BHCd: Tensor, new_BHTd: Tensor, skipped: int) -> None:
-        count = new_BHTd.shape[2]
-        if self.aligned:
-            first = (self.seen + skipped) % self.context
-            head = min(count, self.context - first)
-            ring_BHCd[:, :, first : first + head] = new_BHTd[:, :, :head]
-            ring_BHCd[:, :, : count - head] = new_BHTd[:, :, head:]
-            return
-        rows_B1 = torch.arange(len(self.offset_B), device=self.offset_B.device)[:, None]
-        slots_BT = (self.offset_B[:, None] + skipped + torch.arange(count, device=rows_B1.device)) % self.context
-        ring_BHCd[rows_B1, :, slots_BT] = new_BHTd.transpose(1, 2).to(ring_BHCd.dtype)
-
-    def mask(self, num_frames: int) -> Tensor | None:
-        """Which of the keys returned by `append` each new frame may see, [B, 1, T, S] bool; None: all of them."""
-        if num_frames == 1 and self.aligned:
+    def append_mask(self, num_frames: int, rows_R: Tensor, live: int) -> Tensor | None:
+        """Which of the keys returned by `append` each new frame may see, [R, 1, T, live + T] bool; None: causal."""
+        if not live and num_frames <= self.context:
             return None
-        # one frame is in the ring already when it is attended to, more frames come after it
-        ahead = 1 if num_frames == 1 else 0
-        slots_S = torch.arange(min(self.seen + ahead, self.context), device=self.offset_B.device)
-        last_B1 = self.offset_B[:, None] + ahead - 1  # newest position that the ring holds
-        position_BS = last_B1 - (last_B1 - slots_S) % self.context
-        frames_T = torch.arange(num_frames, device=slots_S.device)
-        query_BT = self.offset_B[:, None] + frames_T
-        if num_frames > 1:
-            position_BS = torch.cat((position_BS, query_BT), dim=1)
-        age_BTS = query_BT[:, :, None] - position_BS[:, None, :]
+        last_R1 = self.offset_B[rows_R][:, None] - 1  # newest position that the ring holds
+        ring_RS = last_R1 - (last_R1 - self._slots_C[:live]) % self.context
+        query_RT = last_R1 + 1 + torch.arange(num_frames, device=rows_R.device)
+        position_RS = torch.cat((ring_RS, query_RT), dim=1)
+        age_RTS = query_RT[:, :, None] - position_RS[:, None, :]
         # a negative position marks a slot that this row has not filled since its start
-        return ((age_BTS >= 0) & (age_BTS < self.context) & (position_BS >= 0)[:, None])[:, None]
+        return ((age_RTS >= 0) & (age_RTS < self.context) & (position_RS >= 0)[:, None])[:, None]

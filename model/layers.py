@@ -120,11 +120,6 @@ class Gating(nn.Module):
         a, b = self.linear_in(x).chunk(2, dim=-1)
         return self.linear_out(F.silu(a) * b)
 
-    def step(self, k: int, x_BD: Tensor) -> Tensor:
-        """Step k alone, for StepLinear maps."""
-        a, b = self.linear_in.step(k, x_BD).chunk(2, dim=-1)
-        return self.linear_out.step(k, F.silu(a) * b)
-
 
 class Embedding(nn.Module):
     """A table [V, D] where ZERO_ID gives a zero vector."""
@@ -172,10 +167,6 @@ class StackedEmbedding(nn.Module):
         # an id beyond its table must fail, not read the next codebook's table
         rows_KN = torch.where((ids_KN >= 0) & (ids_KN < card), ids_KN + first_K1, codebooks * card)
         return torch.where(ids_KN == ZERO_ID, ZERO_ID, rows_KN)
-
-    def step(self, k: int, ids_B: Tensor) -> Tensor:
-        """Codebook k alone: [B] -> [B, D]."""
-        return embed_or_zero(ids_B, self.weight[k])
 
     def forward(self, ids_KN: Tensor) -> Tensor:
         """[K, N] ids of the first K codebooks -> [K, N, D]."""

@@ -45,11 +45,12 @@ def row_generators(batch: int, seeds: Sequence[int] | None) -> list[Generator]:
     return generators
 
 
-def draw_noise(generators: Sequence[Generator], count: int, device: torch.device) -> Tensor:
-    """[B, count] fp32 values of the exponential distribution, row b from generator b."""
-    uniform_BN = torch.stack([torch.rand(count, generator=g) for g in generators])
-    # 1 - u lies in (0, 1]: the logarithm stays finite; the floor keeps a division by it finite too
-    return (-torch.log1p(-uniform_BN)).clamp_min_(1e-20).to(device)
+def draw_noise(generators: Sequence[Generator], noise_BN: Tensor, rows: Sequence[int]) -> None:
+    """Fills some rows of a CPU buffer with fp32 values of the exponential distribution, row b from generator b."""
+    for row in rows:
+        uniform_N = torch.rand(noise_BN.shape[1], generator=generators[row], out=noise_BN[row])
+        # 1 - u lies in (0, 1]: the logarithm stays finite; the floor keeps a division by it finite too
+        uniform_N.neg_().log1p_().neg_().clamp_min_(1e-20)
 
 
 def choose_greedy(logits_BV: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from model import cross_entropy
 from model.config import LMConfig
 from model.duplex import DuplexLM, StreamSums
 from model.temporal import windowed_attention
-from tests.model.golden import greedy, language_model, lm_config, tensors
+from tests.model.golden import language_model, lm_config, tensors
 
 TINY = LMConfig(
     dim=32, num_heads=2, num_layers=2, context=16, text_card=40, card=32,
@@ -244,61 +244,6 @@ def test_blockwise_window_equals_a_dense_banded_mask(num_frames: int) -> None:
     age = torch.arange(num_frames)[:, None] - torch.arange(num_frames)
     scores = (query @ key.transpose(2, 3) / 8**0.5).masked_fill((age < 0) | (age >= 16), float("-inf"))
     assert torch.allclose(windowed_attention(query, key, value, 16), scores.softmax(-1) @ value, atol=1e-6)
-
-
-@pytest.mark.parametrize("chunks", [[60], [1] * 60, [5, 1, 1, 20, 3, 17, 13], [1, 16, 1, 42], [40, 20]])
-def test_cached_chunks_equal_the_full_forward_past_the_window(chunks: list[int]) -> None:
-    model = tiny()
-    codes_BKT = random_codes(model.config, 2, 60)
-    with torch.no_grad():
-        expected_BTD = model.hidden(codes_BKT)
-        cache = model.temporal.init_cache(2, device="cpu", dtype=torch.float32)
-        pieces = [model.hidden(chunk_BKT, cache) for chunk_BKT in codes_BKT.split(chunks, dim=2)]
-    assert torch.allclose(torch.cat(pieces, 1), expected_BTD, atol=1e-5)
-    assert cache.offset_B.tolist() == [60, 60]
-
-
-@pytest.mark.parametrize("sizes", [[1] * 50, [1, 4, 1, 20, 3, 1, 1, 19], [30, 20]])
-def test_rows_at_different_positions_each_equal_their_own_full_forward(sizes: list[int]) -> None:
-    model = tiny()
-    first_BKT, second_BKT = random_codes(model.config, 3, 13), random_codes(model.config, 3, 50, seed=5)
-    with torch.no_grad():
-        cache = model.temporal.init_cache(3, device="cpu", dtype=torch.float32)
-        model.hidden(first_BKT[:, :, :7], cache)
-        cache.reset(torch.tensor([False, True, False]))
-        model.hidden(first_BKT[:, :, 7:], cache)
-        cache.reset(torch.tensor([False, False, True]))
-        assert cache.offset_B.tolist() == [13, 6, 0]
-        ours_BTD = torch.cat([model.hidden(chunk, cache) for chunk in second_BKT.split(sizes, dim=2)], 1)
-        for row, before_KT in enumerate((first_BKT[0], first_BKT[1, :, 7:], first_BKT[2, :, :0])):
-            whole_1KT = torch.cat((before_KT, second_BKT[row]), 1)[None]
-            expected_TD = model.hidden(whole_1KT)[0, -50:]
-            assert torch.allclose(ours_BTD[row], expected_TD, atol=1e-5), row
-        cache.reset()
-        assert torch.allclose(model.hidden(second_BKT, cache), model.hidden(second_BKT), atol=1e-5)
-
-
-def test_a_bf16_cache_serves_a_bf16_model() -> None:
-    model = tiny().to(torch.bfloat16)
-    codes_BKT = random_codes(model.config, 1, 24)
-    with torch.no_grad():
-        cache = model.temporal.init_cache(1, device="cpu", dtype=torch.bfloat16)
-        pieces = [model.hidden(chunk, cache) for chunk in codes_BKT.split([9, 1, 1, 13], dim=2)]
-        expected = model.hidden(codes_BKT)
-    assert (torch.cat(pieces, 1) - expected).abs().max() < 0.1
-
-
-@pytest.mark.parametrize("num_steps", [8, 16])
-def test_greedy_depth_steps_are_the_argmax_of_the_teacher_forced_logits(num_steps: int) -> None:
-    model = language_model("lm_small")
-    torch.manual_seed(4)
-    hidden_ND, text_N = torch.randn(6, model.config.dim), torch.tensor([0, 3, 47, 48, -1, 5])
-    with torch.no_grad():
-        tokens_NC = model.depth.generate(hidden_ND, text_N, greedy, num_steps)
-        seen_KN = torch.cat((text_N[None], tokens_NC.T[:-1]))
-        forced_KNV = model.depth.heads(model.depth(hidden_ND, seen_KN))
-    assert tokens_NC.shape == (6, num_steps)
-    assert torch.equal(forced_KNV.argmax(-1).T, tokens_NC)
 
 
 # -- construction -----------------------------------------------------------------------------------------------------

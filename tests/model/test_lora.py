@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.checkpoint import load_native, native_state_dict
+from model.depth_stream import DepthStream
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.layers import Linear, StepLinear
@@ -88,9 +89,14 @@ def test_depth_steps_one_by_one_equal_the_parallel_pass_with_adapters() -> None:
     hidden_ND, tokens_KN = torch.randn(5, model.config.dim), torch.randint(0, 30, (8, 5))
     with torch.no_grad():
         expected_KNV = model.depth.heads(model.depth(hidden_ND, tokens_KN))
-        cache = model.depth.init_cache(5, device="cpu", dtype=torch.float32)
-        for k in range(8):
-            assert torch.allclose(model.depth.step(k, hidden_ND, tokens_KN[k], cache), expected_KNV[k], atol=1e-5)
+        stream = DepthStream(model.depth, 8)
+        cache = stream.init_cache(5, device="cpu", dtype=torch.float32)
+
+        def forced(k: int, logits_BV: Tensor) -> Tensor:
+            assert torch.allclose(logits_BV, expected_KNV[k], atol=1e-5)
+            return tokens_KN[k + 1] if k < 7 else tokens_KN[0]
+
+        stream.generate(hidden_ND, tokens_KN[0], forced, cache)
 
 
 def test_fresh_adapters_change_nothing_and_only_they_train() -> None:

@@ -144,8 +144,7 @@ def test_rows_may_stand_at_different_positions(small: tuple[DuplexLM, dict[str, 
     state = stream.init_state(2)
     for user_BC in user[:, :, :10].unbind(2):
         stream.step(state, user_BC)
-    renewed = torch.tensor([False, True])  # row 1 hangs up, another caller takes its place
-    state.cache.reset(renewed)
+    stream.reset(state, [1])  # row 1 hangs up, another caller takes its place
     rest = torch.stack([stream.step(state, user_BC) for user_BC in user[:, :, 10:].unbind(2)], dim=2)
     assert torch.equal(rest[0], run(stream, None, user[:1])[0, :, 10:])
     assert torch.equal(rest[1], run(stream, None, user[1:, :, 10:])[0])
@@ -153,7 +152,9 @@ def test_rows_may_stand_at_different_positions(small: tuple[DuplexLM, dict[str, 
 
 def test_sampled_tokens_follow_the_softmax_of_the_top_k() -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0]).expand(20000, -1)
-    noise = draw_noise(row_generators(1, [0]), 20000 * 3, torch.device("cpu")).view(20000, 3)
+    noise = torch.empty(1, 20000 * 3)
+    draw_noise(row_generators(1, [0]), noise, [0])
+    noise = noise.view(20000, 3)
     counts = torch.bincount(choose_top_k(logits, 0.7, noise), minlength=5) / 20000
     wanted = torch.softmax(torch.tensor([2.0, 1.0, float("-inf"), float("-inf"), 3.0]) / 0.7, dim=0)
     assert (counts - wanted).abs().max() < 0.01  # 3 standard deviations
