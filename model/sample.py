@@ -1,7 +1,7 @@
 """Choosing tokens: greedy or top-k sampling, with one random stream per batch row.
 
 A row draws the same numbers alone and in a batch, and on every device: the noise comes from a CPU generator of its
-own, one block a frame. Shapes: B batch, V vocabulary, N noise values.
+own, one number for each token of a frame. Shapes: B batch, V vocabulary, N tokens of a frame or of the top k.
 """
 
 from collections.abc import Sequence
@@ -45,12 +45,10 @@ def row_generators(batch: int, seeds: Sequence[int] | None) -> list[Generator]:
     return generators
 
 
-def draw_noise(generators: Sequence[Generator], noise_BN: Tensor, rows: Sequence[int]) -> None:
-    """Fills some rows of a CPU buffer with fp32 values of the exponential distribution, row b from generator b."""
+def draw_uniform(generators: Sequence[Generator], uniform_BN: Tensor, rows: Sequence[int]) -> None:
+    """Fills some rows of a CPU buffer with fp32 values of [0, 1), row b from generator b."""
     for row in rows:
-        uniform_N = torch.rand(noise_BN.shape[1], generator=generators[row], out=noise_BN[row])
-        # 1 - u lies in (0, 1]: the logarithm stays finite; the floor keeps a division by it finite too
-        uniform_N.neg_().log1p_().neg_().clamp_min_(1e-20)
+        torch.rand(uniform_BN.shape[1], generator=generators[row], out=uniform_BN[row])
 
 
 def choose_greedy(logits_BV: Tensor) -> Tensor:
@@ -58,11 +56,16 @@ def choose_greedy(logits_BV: Tensor) -> Tensor:
     return logits_BV.float().argmax(dim=-1)
 
 
-def choose_top_k(logits_BV: Tensor, temperature: float, noise_BN: Tensor) -> Tensor:
-    """Samples one token [B] among the N most likely ones, N = noise_BN.shape[1], with exponential noise.
+def choose_top_k(logits_BV: Tensor, temperature: float, top_k: int, uniform_B1: Tensor) -> Tensor:
+    """Samples one token [B] among the top_k most likely ones, with one uniform number in [0, 1) a row.
 
-    p_i / e_i with e_i exponential is largest at i with probability p_i / sum(p): no multinomial, no synchronisation.
+    The number picks a place on the cumulative probabilities in the order of the ids. Logits that differ by rounding,
+    as in batches of other sizes, then give the same token, where noise that goes by rank would change hands.
     """
-    top_BN, ids_BN = logits_BV.float().topk(noise_BN.shape[1], dim=-1)
-    winner_B1 = (torch.softmax(top_BN / temperature, dim=-1) / noise_BN).argmax(dim=-1, keepdim=True)
-    return ids_BN.gather(-1, winner_B1)[:, 0]
+    logits_BV = logits_BV.float()
+    top_BN = logits_BV.topk(top_k, dim=-1).values
+    weight_BV = ((logits_BV - top_BN[:, :1]) / temperature).exp_().masked_fill_(logits_BV < top_BN[:, -1:], 0)
+    sum_BV = weight_BV.cumsum(-1)
+    # kept below the whole sum, which rounding could reach: no token lies beyond it
+    place_B1 = uniform_B1 * (sum_BV[:, -1:] * (1 - 2**-20))
+    return (sum_BV <= place_B1).sum(-1)

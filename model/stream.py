@@ -1,7 +1,7 @@
 """Streaming: one user frame in, the agent's tokens of the same frame out, for a batch of conversations.
 
 Shapes: B batch, R some rows of it, K streams (17), A agent streams (9: text and 8 codebooks), C codebooks (8), P prompt
-frames, D width, N noise values, V vocabulary.
+frames, D width, V vocabulary.
 
 Position p of the model is fed [text_p, agent_p[0], agent_{p-1}[1..7] | user_p[0], user_{p-1}[1..7]] and answers with
 [text_{p+1}, agent_{p+1}[0], agent_p[1..7]]. Position 0, and every delayed stream at position 1, get start ids: frame 0
@@ -21,7 +21,7 @@ from model.depth_stream import DepthCache, DepthStream
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.kv_cache import KVCache
-from model.sample import Sampling, choose_greedy, choose_top_k, draw_noise, row_generators
+from model.sample import Sampling, choose_greedy, choose_top_k, draw_uniform, row_generators
 from model.step_maps import linear_map
 from model.temporal_stream import TemporalStream
 
@@ -36,7 +36,7 @@ class StreamState:
     cache: keys and values of the temporal transformer; its offset_B is the position each row is fed next.
     depth_cache: working space of one frame. agent_BA: agent streams of the next position, delays applied.
     user_BC: the user frame before it. generators: one random stream a row.
-    new_user_BC, active_B, noise_BN: what the present step is given. graphs: captured steps, on a GPU.
+    new_user_BC, active_B, uniform_BA: what the present step is given. graphs: captured steps, on a GPU.
     """
 
     cache: KVCache
@@ -46,8 +46,8 @@ class StreamState:
     generators: list[Generator]
     new_user_BC: Tensor
     active_B: Tensor
-    noise_BN: Tensor
-    host_noise_BN: Tensor
+    uniform_BA: Tensor
+    host_uniform_BA: Tensor
     active_rows: list[int]
     graphs: StepGraphs | None = field(default=None, repr=False)
 
@@ -93,8 +93,7 @@ class DuplexStream:
 
     def init_state(self, batch: int, seeds: Sequence[int] | None = None) -> StreamState:
         """State before position 0. With seeds, one a row, the same seed gives the same tokens alone and in a batch."""
-        num_noise = 0 if self.sampling.greedy else self.text_k + self.config.num_codebooks * self.audio_k
-        host_noise_BN = torch.ones(batch, num_noise)
+        host_uniform_BA = torch.zeros(batch, self.num_agent)
         agent_BA, user_BC = self.start_K.repeat(batch, 1).split((self.num_agent, self.config.num_codebooks), 1)
         state = StreamState(
             cache=self.temporal.init_cache(batch, device=self.device, dtype=self.dtype),
@@ -104,8 +103,8 @@ class DuplexStream:
             generators=row_generators(batch, seeds),
             new_user_BC=user_BC.clone(),
             active_B=torch.ones(batch, device=self.device, dtype=torch.bool),
-            noise_BN=host_noise_BN.to(self.device),
-            host_noise_BN=host_noise_BN,
+            uniform_BA=host_uniform_BA.to(self.device),
+            host_uniform_BA=host_uniform_BA,
             active_rows=list(range(batch)),
         )
         if self.cuda_graphs:
@@ -141,9 +140,9 @@ class DuplexStream:
         positions_RP = state.cache.offset_B[rows_R][:, None] + torch.arange(prompt_RKP.shape[2], device=self.device)
         x_RPD = self.model.embed(self._with_start_ids(inputs_RKP, positions_RP))
         hidden_RD = self.temporal.extend(x_RPD, state.cache, rows)[:, -1].contiguous()
-        noise_RN = self._noise(state, rows)[rows_R]
+        uniform_RA = self._uniform(state, rows)[rows_R]
         depth_cache = self.depth.init_cache(len(rows), device=self.device, dtype=self.dtype)
-        answer = self._generate(hidden_RD, depth_cache, noise_RN, self.prefill_steps)
+        answer = self._generate(hidden_RD, depth_cache, uniform_RA, self.prefill_steps)
         # the codebooks that were not run are delayed ones: they are taken from the prompt
         answer_RA = torch.stack(answer + answer[:1] * (self.num_agent - len(answer)), dim=1)
         agent_RA, user_RC = prompt_RKP[:, :, -1].split((self.num_agent, self.config.num_codebooks), 1)
@@ -165,7 +164,7 @@ class DuplexStream:
             state.active_rows = rows
             state.active_B.copy_(torch.tensor([row in rows for row in range(state.batch)]))
         state.new_user_BC.copy_(user_codes_BC)
-        self._noise(state, rows)
+        self._uniform(state, rows)
         live = state.cache.live(rows)
         if state.graphs is not None:
             frame_BA = state.graphs.replay(self._static_length(live)).clone()
@@ -187,7 +186,7 @@ class DuplexStream:
         inputs_BK = torch.cat([state.agent_BA, fed_user_BC], dim=1)
         inputs_BK1 = self._with_start_ids(inputs_BK[:, :, None], cache.offset_B[:, None])
         hidden_BD = self.temporal.step(self.model.embed(inputs_BK1)[:, 0], cache, cache.window(live, masked=masked))
-        answer = self._generate(hidden_BD, state.depth_cache, state.noise_BN, self.config.num_codebooks)
+        answer = self._generate(hidden_BD, state.depth_cache, state.uniform_BA, self.config.num_codebooks)
         answer_BA = torch.stack(answer, dim=1)
         frame_BA = torch.where(self.agent_delayed_A, answer_BA, state.agent_BA)
         active_B1 = state.active_B[:, None]
@@ -202,32 +201,32 @@ class DuplexStream:
         is_start_RKT = positions_RT[:, None] <= self.delays_K[:, None]
         return torch.where(is_start_RKT, self.start_K[:, None], inputs_RKT)
 
-    def _generate(self, hidden_RD: Tensor, cache: DepthCache, noise_RN: Tensor, num_steps: int) -> list[Tensor]:
+    def _generate(self, hidden_RD: Tensor, cache: DepthCache, uniform_RA: Tensor, num_steps: int) -> list[Tensor]:
         """Agent tokens of one position, [R] each: the text and the first `num_steps` codebooks."""
-        choose = self._chooser(noise_RN)
+        choose = self._chooser(uniform_RA)
         text_R = choose(-1, self.text_head(hidden_RD))
         return [text_R, *self.depth.generate(hidden_RD, text_R, choose, cache, num_steps)]
 
-    def _chooser(self, noise_RN: Tensor) -> Callable[[int, Tensor], Tensor]:
+    def _chooser(self, uniform_RA: Tensor) -> Callable[[int, Tensor], Tensor]:
         """Picks a token from logits of depth step k (text: -1)."""
         sampling, text_k, audio_k = self.sampling, self.text_k, self.audio_k
         if sampling.greedy:
             return lambda k, logits_RV: choose_greedy(logits_RV)
 
         def choose(k: int, logits_RV: Tensor) -> Tensor:
+            uniform_R1 = uniform_RA[:, 1 + k : 2 + k]
             if k < 0:
-                return choose_top_k(logits_RV, sampling.text_temperature, noise_RN[:, :text_k])
-            first = text_k + k * audio_k
-            return choose_top_k(logits_RV, sampling.audio_temperature, noise_RN[:, first : first + audio_k])
+                return choose_top_k(logits_RV, sampling.text_temperature, text_k, uniform_R1)
+            return choose_top_k(logits_RV, sampling.audio_temperature, audio_k, uniform_R1)
 
         return choose
 
-    def _noise(self, state: StreamState, rows: Sequence[int]) -> Tensor:
-        """[B, N], drawn anew for some rows: once a position, for all its tokens."""
+    def _uniform(self, state: StreamState, rows: Sequence[int]) -> Tensor:
+        """[B, 9] random numbers, drawn anew for some rows: once a position, for all its tokens."""
         if not self.sampling.greedy:
-            draw_noise(state.generators, state.host_noise_BN, rows)
-            state.noise_BN.copy_(state.host_noise_BN)
-        return state.noise_BN
+            draw_uniform(state.generators, state.host_uniform_BA, rows)
+            state.uniform_BA.copy_(state.host_uniform_BA)
+        return state.uniform_BA
 
     def _active_rows(self, state: StreamState, active: Sequence[bool] | Tensor | None) -> list[int]:
         if active is None:

@@ -50,5 +50,5 @@ def language_model(name: str) -> DuplexLM:
 
 
 def greedy(_: int, logits_BV: Tensor) -> Tensor:
-    """`choose` for DepthTransformer.generate: the most likely token."""
+    """`choose` for DepthStream.generate: the most likely token."""
     return torch.argmax(logits_BV, dim=-1)

@@ -8,7 +8,7 @@ from model.config import UNGENERATED_ID, LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.prompt import hybrid_prompt, training_sequence
-from model.sample import Sampling, choose_top_k, draw_noise, row_generators
+from model.sample import Sampling, choose_top_k, draw_uniform, row_generators
 from model.stream import DuplexStream
 from tests.model.golden import language_model, tensors
 
@@ -152,12 +152,19 @@ def test_rows_may_stand_at_different_positions(small: tuple[DuplexLM, dict[str, 
 
 def test_sampled_tokens_follow_the_softmax_of_the_top_k() -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, -1.0, 3.0]).expand(20000, -1)
-    noise = torch.empty(1, 20000 * 3)
-    draw_noise(row_generators(1, [0]), noise, [0])
-    noise = noise.view(20000, 3)
-    counts = torch.bincount(choose_top_k(logits, 0.7, noise), minlength=5) / 20000
+    uniform = torch.empty(1, 20000)
+    draw_uniform(row_generators(1, [0]), uniform, [0])
+    counts = torch.bincount(choose_top_k(logits, 0.7, 3, uniform.T), minlength=5) / 20000
     wanted = torch.softmax(torch.tensor([2.0, 1.0, float("-inf"), float("-inf"), 3.0]) / 0.7, dim=0)
     assert (counts - wanted).abs().max() < 0.01  # 3 standard deviations
+
+
+def test_the_ends_of_the_random_interval_choose_tokens_of_the_top_k() -> None:
+    logits = torch.tensor([[-9.0, 1.0, 2.0, 1.5, -9.0]])
+    below_one = torch.tensor([[1 - 2**-24]])
+    assert choose_top_k(logits, 0.7, 3, torch.zeros(1, 1)) == 1
+    assert choose_top_k(logits, 0.7, 3, below_one) == 3
+    assert choose_top_k(logits, 0.7, 5, below_one) == 3  # token 4 has less than a millionth
 
 
 @pytest.mark.parametrize(
