@@ -4,27 +4,27 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.native import cut_depth, depth_steps, expand_depth, fuse_split, native_path, split_fused
-from model.sources import REPOSITORY, hub_errors
+from model.native import Weight, depth_steps, fit_depth, fuse_split, native_path, split_fused
+from model.sources import hub_snapshot
+from model.weights import WEIGHTS_NAME, Rows, dtype_of, pieces, read_header, weights_path
 
 log = logging.getLogger(__name__)
-WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+HUB_FILES = (CONFIG_NAME, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+"""What is fetched of a repository: the weights whole or in parts."""
 
 FILE_KEYS = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "model_id"}
 FILE_KEYS |= {"version", "lm_gen_config", "tts_config", "stt_config", "lora", "lora_rank", "lora_scaling"}
@@ -60,35 +60,73 @@ def split_layout(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     return layout
 
 
-def native_state_dict(model: DuplexLM) -> dict[str, Tensor]:
-    """The base weights under their native (fused) names, detached; adapters are left out."""
+def split_state_dict(model: DuplexLM) -> dict[str, Tensor]:
+    """The base weights under their split native names: detached views. Adapters are left out."""
     own = dict(model.named_parameters())
-    split = {
+    return {
         native: (own[name] if k is None else own[name][k]).detach() for native, (name, k) in split_layout(model).items()
     }
-    return fuse_split(split)
+
+
+def native_state_dict(model: DuplexLM) -> dict[str, Tensor]:
+    """The base weights under their native (fused) names, detached; adapters are left out."""
+    return fuse_split(split_state_dict(model))
 
 
 def load_native(model: DuplexLM, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
     """Copies native weights into the model; parameters on the meta device are created in the tensors' type.
 
-    strict=False leaves parameters alone for which the weights hold nothing. All other mismatches are errors.
+    strict=False leaves parameters alone for which the weights hold nothing; on the meta device all must be given.
     Raises: UserError listing missing, extra and misshapen names.
     """
-    split = split_fused(tensors, model.config.dep_q)
+    strict = strict or any(parameter.is_meta for parameter in model.parameters())
+    _copy(_targets(model, split_fused(tensors, model.config.dep_q), strict=strict))
+
+
+def _targets(
+    model: DuplexLM,
+    split: Mapping[str, Tensor | Rows],
+    *,
+    strict: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> list[tuple[Tensor | Rows, Tensor]]:
+    """(weight, where its values go in the model) of split weights, all of whose names and shapes are known to fit.
+
+    dtype, device: of parameters that are created; None: that of the weights (of the widest, in a stack), and the CPU.
+    """
     layout = split_layout(model)
     own = dict(model.named_parameters())
     expected = {native: own[name].shape if k is None else own[name].shape[1:] for native, (name, k) in layout.items()}
     check_names(split, expected, strict=strict)
-    stacks: dict[str, dict[int | None, Tensor]] = {}
-    for native in split:
-        name, k = layout[native]
-        stacks.setdefault(name, {})[k] = split[native]
-    for name, parts in stacks.items():
-        _fill(model, name, own[name], parts)
+    types: dict[str, torch.dtype] = {}
+    for native, part in split.items():
+        name = layout[native][0]
+        types[name] = torch.promote_types(types.get(name, dtype_of(part)), dtype_of(part))
+    for name, found in types.items():
+        if own[name].is_meta:
+            own[name] = _create(model, name, dtype or found, device)
+    places = ((part, layout[native]) for native, part in split.items())
+    return [(part, own[name].detach() if k is None else own[name].detach()[k]) for part, (name, k) in places]
 
 
-def check_names(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size], *, strict: bool) -> None:
+def _copy(targets: Iterable[tuple[Tensor | Rows, Tensor]]) -> None:
+    for part, target in targets:
+        for rows, piece in pieces(part):
+            target[rows].copy_(piece)
+
+
+def _create(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device | str | None) -> nn.Parameter:
+    """Replaces a parameter on the meta device by one without values yet."""
+    path, _, leaf = name.rpartition(".")
+    old = model.get_parameter(name)
+    values = torch.empty(old.shape, dtype=dtype, device=device or "cpu")
+    new = nn.Parameter(values, requires_grad=old.requires_grad)
+    model.get_submodule(path).register_parameter(leaf, new)
+    return new
+
+
+def check_names(found: Mapping[str, Weight], expected: Mapping[str, torch.Size], *, strict: bool = True) -> None:
     """Raises UserError naming missing (if strict), extra and misshapen tensors."""
     problems = []
     missing = sorted(expected.keys() - found.keys()) if strict else []
@@ -104,19 +142,6 @@ def check_names(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
             problems.append(f"{len(names)} {kind}: {', '.join(names[:5])}{rest}")
     if problems:
         raise UserError(f"the weights do not fit this model ({'; '.join(problems)}): check dep_q and the other sizes")
-
-
-def _fill(model: nn.Module, name: str, parameter: nn.Parameter, parts: dict[int | None, Tensor]) -> None:
-    if parameter.is_meta:
-        if None not in parts and len(parts) != parameter.shape[0]:
-            raise UserError(f"{name}: {len(parts)} of {parameter.shape[0]} steps are in the weights: give all of them")
-        value = parts[None].clone() if None in parts else torch.stack([parts[k] for k in range(parameter.shape[0])])
-        module = model.get_submodule(name.rpartition(".")[0])
-        module.register_parameter(name.rpartition(".")[2], nn.Parameter(value, requires_grad=parameter.requires_grad))
-        return
-    with torch.no_grad():
-        for k, tensor in parts.items():
-            (parameter if k is None else parameter[k]).copy_(tensor)
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str) -> LMConfig:
@@ -158,81 +183,44 @@ def read_config(path: Path) -> LMConfig | None:
     return config_from_dict(raw, str(path)) if raw.keys() - FILE_KEYS else None
 
 
-def weights_path(path: Path) -> Path:
-    """The weights file of a model folder, or the file itself. Raises: UserError if there is none."""
-    file = path / WEIGHTS_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such file: give a folder with {WEIGHTS_NAME} or a .safetensors file")
-    return file
-
-
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, or of model.safetensors in a folder.
-
-    Raises: UserError if the file is missing, cut short, or not safetensors.
-    """
-    file = weights_path(Path(path))
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}
-    except (SafetensorError, OSError) as why:
-        raise UserError(f"{file}: not a whole safetensors file ({why}): download or export it again") from why
-
-
 def from_pretrained(
     path_or_repo: Path | str,
     config: LMConfig | None = None,
     revision: str | None = None,
     *,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
 ) -> DuplexLM:
     """A model from a folder, a .safetensors file, or a Hugging Face repository ("nvidia/personaplex-7b-v1").
 
     config: None reads config.json beside the weights; without one, the public 7B shape is taken. If its dep_q differs
     from the file's, the depth stack is expanded or cut, and the log says how. dtype: None keeps the file's type.
-    Raises: UserError if the weights are missing, broken, or do not fit.
+    All names and shapes are checked before a value is read. The values go from the file into place, at most 16 MiB at
+    a time, on a GPU without a copy on the CPU.
+    Raises: UserError if the weights are missing, broken, hold NaN or do not fit.
     """
     path = Path(path_or_repo)
     if not path.exists():
-        path = _download(str(path_or_repo), revision)
+        path = hub_snapshot(str(path_or_repo), HUB_FILES, revision=revision)
     elif revision is not None:
         raise UserError(f"revision={revision!r} with the local path {path}: a revision needs a repository name")
     file = weights_path(path)
-    tensors: Mapping[str, Tensor] = read_weights(file)
-    config = config or read_config(file.parent / CONFIG_NAME) or LMConfig(dep_q=depth_steps(tensors))
-    tensors, report = fit_depth(tensors, config)
-    if broken := next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None):
-        raise UserError(f"{file}: {broken} holds NaN or infinite values: download or export it again")
-    model = DuplexLM(config, device="meta")
+    stored = read_header(file)
+    beside = read_config(file.parent / CONFIG_NAME) if config is None else None
     try:
-        load_native(model, tensors)
+        found = depth_steps(stored)
+        if beside is not None and beside.dep_q != found:
+            raise UserError(f"{found} depth steps, but dep_q={beside.dep_q} in {CONFIG_NAME}: they are not one model's")
+        config = config or beside or LMConfig(dep_q=found)
+        split, report = fit_depth(stored, config.dep_q)
+        model = DuplexLM(config, device="meta")
+        targets = _targets(model, split, dtype=dtype, device=device)
     except UserError as why:
         raise UserError(f"{file}: {why}") from why
+    _copy(targets)
     for line in report:
         log.warning("%s: %s", path_or_repo, line)
-    return model if dtype is None else model.to(dtype)
-
-
-def fit_depth(tensors: Mapping[str, Tensor], config: LMConfig) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Expands or cuts native weights to config.dep_q steps, with a report of what was done (empty: nothing)."""
-    found = depth_steps(tensors)
-    if found == config.dep_q:
-        return tensors, []
-    if found < config.dep_q:
-        return expand_depth(tensors, config)
-    return cut_depth(tensors), ["depth steps 8..15 and embedding tables 7..14 are left out"]
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    if not REPOSITORY.match(repo):
-        raise UserError(f"{repo}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
-    with hub_errors(repo):
-        try:
-            hf_hub_download(repo, CONFIG_NAME, revision=revision)
-        except EntryNotFoundError as why:  # public repositories may have none
-            if isinstance(why, LocalEntryNotFoundError):
-                raise
-        return Path(hf_hub_download(repo, WEIGHTS_NAME, revision=revision))
+    return model
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -267,9 +255,9 @@ def save_native(
     Raises: UserError if the weights file exists.
     """
     path = Path(path)
-    tensors: Mapping[str, Tensor] = native_state_dict(model)
     config = model.config if dep_q is None else replace(model.config, dep_q=dep_q)
-    tensors, _ = fit_depth(tensors, config)
+    split, _ = fit_depth(split_state_dict(model), config.dep_q)
+    tensors = fuse_split(split)
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     if path.suffix == ".safetensors":

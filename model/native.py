@@ -5,12 +5,12 @@ names with one tensor per step, `...self_attn.in_projs.{k}.weight` included, whi
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from model.config import LMConfig
 from model.errors import UserError
 
 # our module path -> native path; {k} counts the steps of a stacked weight
@@ -38,6 +38,18 @@ DEPTH_TABLE = re.compile(r"depformer_emb\.(?P<table>\d+)\.weight")
 SPLIT = re.compile(r"(?P<attention>.*\.self_attn)\.(?P<side>in|out)_projs\.(?P<step>\d+)\.weight")
 
 
+class Weight(Protocol):
+    """A Tensor, or anything with a shape that can be cut into equal parts along its rows."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def chunk(self, chunks: int) -> Sequence[Any]: ...
+
+
+W = TypeVar("W", bound=Weight)
+
+
 def native_path(path: str) -> str:
     """Native path of one of our modules, `{k}` standing for the step if its weight is stacked. KeyError if unknown."""
     for pattern, template in PATHS:
@@ -47,19 +59,19 @@ def native_path(path: str) -> str:
     raise KeyError(path)
 
 
-def split_fused(tensors: Mapping[str, Tensor], steps: int) -> dict[str, Tensor]:
+def split_fused(tensors: Mapping[str, W], steps: int) -> dict[str, W]:
     """Splits fused attention weights into one per step; split names pass through.
 
     Raises: UserError if a fused weight cannot be cut into `steps` equal parts, or a file has both forms of one.
     """
-    result: dict[str, Tensor] = {}
+    result: dict[str, W] = {}
     for name, tensor in tensors.items():
         match = FUSED.fullmatch(name)
         if not match:
             parts = {name: tensor}
         else:
             count = steps if name.startswith("depformer.") else 1
-            if tensor.dim() != 2 or tensor.shape[0] % count:
+            if len(tensor.shape) != 2 or tensor.shape[0] % count:
                 raise UserError(f"{name}: shape {list(tensor.shape)} does not hold {count} steps: wrong architecture")
             side = "out" if match["out"] else "in"
             chunks = tensor.chunk(count)
@@ -87,43 +99,43 @@ def fuse_split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def depth_steps(tensors: Mapping[str, Tensor]) -> int:
+def depth_steps(names: Iterable[str]) -> int:
     """Depth steps that native weights hold: 8 (Moshi) or 16 (PersonaPlex). Raises: UserError for any other number."""
-    steps = sum(bool(re.fullmatch(r"linears\.\d+\.weight", name)) for name in tensors)
+    steps = sum(bool(re.fullmatch(r"linears\.\d+\.weight", name)) for name in names)
     if steps not in (8, 16):
         raise UserError(f"the weights hold {steps} heads linears.*: a Moshi language model has 8 or 16 depth steps")
     return steps
 
 
-def expand_depth(tensors: Mapping[str, Tensor], config: LMConfig) -> tuple[dict[str, Tensor], list[str]]:
-    """Makes 16 depth steps of 8: native weights in, (native weights, report lines) out.
+def expand_depth(tensors: Mapping[str, W]) -> tuple[dict[str, W], list[str]]:
+    """Makes 16 depth steps of 8: native weights in, (split weights, report lines) out. Copies share their values.
 
     Steps 8..15 start as copies of steps 0..7 and embedding tables 8..14 as copies of 0..6. Table 7 (agent codebook 7,
     seen by step 8) has no source: it copies table 0, and the report says so.
-    Raises: UserError if config has not 16 steps or the weights not 8.
+    Raises: UserError if the weights have not 8 steps.
     """
     found = depth_steps(tensors)
-    if config.dep_q != 16 or found != 8:
-        raise UserError(f"expanding {found} depth steps to dep_q={config.dep_q}: only 8 to 16 is defined")
+    if found != 8:
+        raise UserError(f"expanding {found} depth steps to 16: only 8 to 16 is defined")
     split = split_fused(tensors, found)
     result = dict(split)
     for name, tensor in split.items():
         if match := DEPTH_STEP.fullmatch(name):
-            result[f"{match['before']}{int(match['step']) + 8}{match['after']}"] = tensor.clone()
+            result[f"{match['before']}{int(match['step']) + 8}{match['after']}"] = tensor
         elif match := DEPTH_TABLE.fullmatch(name):
-            result[f"depformer_emb.{int(match['table']) + 8}.weight"] = tensor.clone()
+            result[f"depformer_emb.{int(match['table']) + 8}.weight"] = tensor
     if "depformer_emb.0.weight" not in split:
         raise UserError("depformer_emb.0.weight is missing: the weights are incomplete")
-    result["depformer_emb.7.weight"] = split["depformer_emb.0.weight"].clone()
+    result["depformer_emb.7.weight"] = split["depformer_emb.0.weight"]
     report = [
         "depth steps 8..15 start as copies of steps 0..7, embedding tables 8..14 as copies of tables 0..6",
         "depformer_emb.7 (agent codebook 7, seen by step 8) has no source: it starts as a copy of depformer_emb.0",
     ]
-    return fuse_split(result), report
+    return result, report
 
 
-def cut_depth(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keeps depth steps 0..7 of 16, those that predict the agent. Native weights in and out, values untouched.
+def cut_depth(tensors: Mapping[str, W]) -> dict[str, W]:
+    """Keeps depth steps 0..7 of 16, those that predict the agent: native weights in, split weights out.
 
     Raises: UserError if the weights have not 16 steps.
     """
@@ -135,4 +147,14 @@ def cut_depth(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         step, table = DEPTH_STEP.fullmatch(name), DEPTH_TABLE.fullmatch(name)
         if not (step and int(step["step"]) >= 8 or table and int(table["table"]) >= 7):
             result[name] = tensor
-    return fuse_split(result)
+    return result
+
+
+def fit_depth(tensors: Mapping[str, W], steps: int) -> tuple[dict[str, W], list[str]]:
+    """Split weights with that many depth steps, expanded or cut, and a report of what was done (empty: nothing)."""
+    found = depth_steps(tensors)
+    if found == steps:
+        return split_fused(tensors, found), []
+    if found < steps:
+        return expand_depth(tensors)
+    return cut_depth(tensors), ["depth steps 8..15 and embedding tables 7..14 are left out"]

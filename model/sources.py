@@ -1,9 +1,21 @@
 """Finds what a run names: codec, tokenizer and start weights, by path, shipped name or hub repository."""
 
+import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,  # of the HTTP library that it uses
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from model.assets import asset
 from model.errors import UserError
@@ -42,31 +54,62 @@ def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str, make: str
     return hub_download(name, hub_file, key)
 
 
-def hub_download(repository: str, file: str, key: str) -> Path:
+def hub_download(repository: str, file: str, key: str, revision: str | None = None) -> Path:
     """One file of a hub repository, through huggingface_hub's cache. Raises UserError with the fix."""
-    from huggingface_hub import hf_hub_download
+    with hub_errors(f"{key}={repository}", revision):
+        return Path(hf_hub_download(repository, file, revision=revision))
 
-    with hub_errors(f"{key}={repository}"):
-        return Path(hf_hub_download(repository, file))
+
+def hub_snapshot(repository: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+    """The files of a hub repository that match a pattern, through huggingface_hub's cache -> their folder.
+
+    Raises: UserError with the fix if it is not a repository's name or cannot be fetched.
+    """
+    if not REPOSITORY.match(repository):
+        raise UserError(f"{repository}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
+    with hub_errors(repository, revision):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
 
 
 @contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises inside the block into a UserError that names `what` and the fix."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-    )
+def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
+    """Turns what huggingface_hub raises inside the block into a UserError that names `what` and the fix.
 
+    A full disk, or a cache that may not be written, stays the OSError that it is.
+    """
     try:
         yield
     except GatedRepoError as why:
-        raise UserError(f"{what} is gated: accept its licence on its hub page, then run `hf auth login`") from why
+        raise UserError(
+            f"{what} is gated: ask for access on its hub page, then log in with `hf auth login`, or set HF_TOKEN"
+        ) from why
     except RepositoryNotFoundError as why:
-        raise UserError(f"{what}: no such folder here and no such repository on the hub: check the name") from why
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as why:
-        reason = str(why).splitlines()[0] if str(why) else type(why).__name__
-        raise UserError(f"{what}: no such path, and cannot be downloaded ({reason}): check the name or log in") from why
+        raise UserError(
+            f"{what}: no such folder here and no such repository on the hub: check the name, or log in with "
+            "`hf auth login` if it is private"
+        ) from why
+    except RevisionNotFoundError as why:
+        raise UserError(f"{what}: the repository has no revision {revision}: see its branches, tags, commits") from why
+    except LocalEntryNotFoundError as why:
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(
+                f"{what}: no such folder here, not (whole) in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it: "
+                "unset it"
+            ) from why
+        raise UserError(
+            f"{what}: no such folder here, not (whole) in the hub's cache, and the hub cannot be reached "
+            f"({_reason(why.__cause__ or why)}): check the connection and run it again"
+        ) from why
+    except EntryNotFoundError as why:
+        raise UserError(f"{what}: the repository lacks a file ({_reason(why)}): is it the right one?") from why
+    except (HFValidationError, HTTPError, OSError) as why:
+        if isinstance(why, OSError) and why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(
+            f"{what}: cannot be downloaded ({_reason(why)}): run it again, it goes on where it stopped"
+        ) from why
+
+
+def _reason(why: BaseException) -> str:
+    """First line of an error."""
+    return str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__

@@ -10,20 +10,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_pipelines.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
-from model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, config_from_dict, from_pretrained
+from model.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
-from model.sources import REPOSITORY, codec_path, hub_errors, tokenizer_path
+from model.sources import REPOSITORY, codec_path, hub_snapshot, tokenizer_path
 from model.text import TextTokenizer
+from model.weights import weights_path
 
 SIDECAR = "personaplex.json"
 VOICES = "voices"
 FORMAT = 1
 """Version of the sidecar."""
 SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 1.0, 30.0
+HUB_FILES = ("*.json", "*.model", "*.safetensors")
+"""What is fetched of a repository, in its subfolders too."""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -76,13 +79,13 @@ def load_release(
     tokenizer = TextTokenizer(
         folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
     )
-    lm = from_pretrained(folder, config=config, dtype=dtype)
+    lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
     check_parts(lm.config, codec, tokenizer, str(folder))
     silence_codes, sine_codes = _constants(codec, sidecar)
     prompt = sidecar["prompt"] if sidecar else {"pause_frames": PAUSE_FRAMES, "voice_lufs": VOICE_LUFS}
     return Release(
         name=folder.name,
-        lm=lm.to(device).eval().requires_grad_(False),
+        lm=lm.eval().requires_grad_(False),
         codec=codec.to(device).eval(),
         tokenizer=tokenizer,
         silence_codes=silence_codes,
@@ -194,20 +197,11 @@ def _folder(model: str, revision: str | None) -> Path:
     if path.is_dir():
         if revision is not None:
             raise UserError(f"revision {revision} has no effect on the folder {model}: leave it out")
-        if not (path / WEIGHTS_NAME).is_file():
-            raise UserError(f"{model}: holds no {WEIGHTS_NAME}: give a folder made by ppx-export")
+        weights_path(path)
         return path
     if path.exists() or not REPOSITORY.match(model):
         raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository")
-    return _download(model, revision)
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.model", "*.safetensors", f"{VOICES}/*.safetensors"]
-    with hub_errors(repository):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    return hub_snapshot(model, HUB_FILES, revision=revision)
 
 
 def _file_names(folder: Path) -> dict[str, str]:
