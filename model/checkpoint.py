@@ -18,7 +18,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.native import Weight, depth_steps, fit_depth, fuse_split, native_path, split_fused
-from model.sources import hub_snapshot
+from model.sources import hub_model
 from model.weights import WEIGHTS_NAME, Rows, dtype_of, pieces, read_header, weights_path
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def from_pretrained(
     """
     path = Path(path_or_repo)
     if not path.exists():
-        path = hub_snapshot(str(path_or_repo), HUB_FILES, revision=revision)
+        path = hub_model(str(path_or_repo), HUB_FILES, revision)
     elif revision is not None:
         raise UserError(f"revision={revision!r} with the local path {path}: a revision needs a repository name")
     file = weights_path(path)

@@ -10,6 +10,7 @@ from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     HTTPError,  # of the HTTP library that it uses
     LocalEntryNotFoundError,
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
 
 from model.assets import asset
 from model.errors import UserError
+from model.weights import INDEX_NAME, WEIGHTS_NAME
 
 # file names inside the public repositories (kyutai/moshiko-*, nvidia/personaplex-7b-v1)
 CODEC_FILE = "tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -56,23 +58,27 @@ def _find(name: str, key: str, inside: tuple[str, ...], hub_file: str, make: str
 
 def hub_download(repository: str, file: str, key: str, revision: str | None = None) -> Path:
     """One file of a hub repository, through huggingface_hub's cache. Raises UserError with the fix."""
-    with hub_errors(f"{key}={repository}", revision):
+    with hub_errors(f"{key}={repository}", revision, file):
         return Path(hf_hub_download(repository, file, revision=revision))
 
 
-def hub_snapshot(repository: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
-    """The files of a hub repository that match a pattern, through huggingface_hub's cache -> their folder.
+def hub_model(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The files of a model's repository that match a pattern, through huggingface_hub's cache -> their folder.
 
-    Raises: UserError with the fix if it is not a repository's name or cannot be fetched.
+    Raises: UserError with the fix if it is not a repository's name, cannot be fetched or holds no safetensors weights.
     """
     if not REPOSITORY.match(repository):
         raise UserError(f"{repository}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
     with hub_errors(repository, revision):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    if not any((folder / name).is_file() for name in (WEIGHTS_NAME, INDEX_NAME)):
+        where = "its cached copy" if constants.HF_HUB_OFFLINE else "the repository"
+        raise UserError(f"{repository}: {where} holds no {WEIGHTS_NAME}: give one of a Moshi or PersonaPlex model")
+    return folder
 
 
 @contextmanager
-def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
+def hub_errors(what: str, revision: str | None = None, file: str = "such file") -> Iterator[None]:
     """Turns what huggingface_hub raises inside the block into a UserError that names `what` and the fix.
 
     A full disk, or a cache that may not be written, stays the OSError that it is.
@@ -101,13 +107,15 @@ def hub_errors(what: str, revision: str | None = None) -> Iterator[None]:
             f"({_reason(why.__cause__ or why)}): check the connection and run it again"
         ) from why
     except EntryNotFoundError as why:
-        raise UserError(f"{what}: the repository lacks a file ({_reason(why)}): is it the right one?") from why
+        raise UserError(f"{what}: the repository has no {file}: give one that has") from why
     except (HFValidationError, HTTPError, OSError) as why:
         if isinstance(why, OSError) and why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise UserError(
-            f"{what}: cannot be downloaded ({_reason(why)}): run it again, it goes on where it stopped"
-        ) from why
+        if isinstance(why, HfHubHTTPError) and getattr(why.response, "status_code", None) in (401, 403):
+            raise UserError(
+                f"{what}: the hub refuses access ({_reason(why)}): log in with `hf auth login`, or mend HF_TOKEN"
+            ) from why
+        raise UserError(f"{what}: cannot be downloaded ({_reason(why)}): run it again, whole files are kept") from why
 
 
 def _reason(why: BaseException) -> str:

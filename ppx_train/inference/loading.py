@@ -16,7 +16,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
-from model.sources import REPOSITORY, codec_path, hub_snapshot, tokenizer_path
+from model.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.text import TextTokenizer
 from model.weights import weights_path
 
@@ -201,7 +201,7 @@ def _folder(model: str, revision: str | None) -> Path:
         return path
     if path.exists() or not REPOSITORY.match(model):
         raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository")
-    return hub_snapshot(model, HUB_FILES, revision=revision)
+    return hub_model(model, HUB_FILES, revision)
 
 
 def _file_names(folder: Path) -> dict[str, str]:
