@@ -50,6 +50,8 @@ def split_layout(model: nn.Module) -> dict[str, tuple[str, int | None]]:
     layout: dict[str, tuple[str, int | None]] = {}
     for name, parameter in model.named_parameters():
         path, _, leaf = name.replace(".base.", ".").rpartition(".")  # `base`: the frozen weight inside an adapter
+        if leaf == "codes":
+            raise UserError(f"{path} is quantized: only full weights have native names, start from those")
         if leaf not in ("weight", "alpha"):
             continue  # an adapter's own A or B
         template = f"{native_path(path)}.{leaf}"

@@ -21,18 +21,21 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.layers import Linear, StepLinear, shared_matmul
 from model.native import DEPTH_STEP, native_path
+from model.quantized import QuantizedLinear, QuantizedStepLinear
 
 SUFFIXES = (".lora_A.weight", ".lora_B.weight")
+Single = Linear | QuantizedLinear
+Stacked = StepLinear | QuantizedStepLinear
 
 
 class LoRALinear(nn.Module):
     """A frozen Linear with its adapter: lora_A [R, I], lora_B [O, R], both fp32. It starts as the base map (B = 0)."""
 
-    def __init__(self, base: Linear, rank: int, scaling: float) -> None:
+    def __init__(self, base: Single, rank: int, scaling: float) -> None:
         super().__init__()
         self.base = base
         self.scaling = scaling
-        device = base.weight.device
+        device = next(base.parameters()).device
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.empty(base.out_features, rank, device=device, dtype=torch.float32))
         self.reset_parameters()
@@ -56,11 +59,11 @@ class LoRALinear(nn.Module):
 class LoRAStepLinear(nn.Module):
     """A frozen StepLinear with one adapter per step: lora_A [K, R, I], lora_B [K, O, R], both fp32."""
 
-    def __init__(self, base: StepLinear, rank: int, scaling: float) -> None:
+    def __init__(self, base: Stacked, rank: int, scaling: float) -> None:
         super().__init__()
         self.base = base
         self.scaling = scaling
-        steps, device = base.steps, base.weight.device
+        steps, device = base.steps, next(base.parameters()).device
         self.lora_A = nn.Parameter(torch.empty(steps, rank, base.in_features, device=device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.empty(steps, base.out_features, rank, device=device, dtype=torch.float32))
         self.reset_parameters()
@@ -140,15 +143,18 @@ def native_names(path: str, module: nn.Module) -> list[str]:
     """Native names of the linear layers that one of our modules holds: one per step if it is stacked."""
     base = module.base if isinstance(module, Adapter) else module
     template = native_path(path)
-    return [template.format(k=k) for k in range(base.steps)] if isinstance(base, StepLinear) else [template]
+    return [template.format(k=k) for k in range(base.steps)] if isinstance(base, Stacked) else [template]
 
 
 def merge(model: DuplexLM) -> None:
-    """Adds every adapter to its base weight (in fp32, then back to its type) and removes it; weights stay frozen."""
-    for path, module in list(adapters(model)):
+    """Adds every adapter to its base weight (in fp32, then back to its type) and removes it; weights stay frozen.
+
+    Raises: UserError if a base is quantized: there is no weight to add to.
+    """
+    for path, module, base in _mergeable(model):
         with torch.no_grad():
-            module.base.weight.copy_(merged_weight(module))
-        _replace(model, path, module.base)
+            base.weight.copy_(_merged_weight(module, base))
+        _replace(model, path, base)
 
 
 @contextmanager
@@ -157,25 +163,18 @@ def merged(model: DuplexLM) -> Iterator[None]:
 
     The base is set aside, not recomputed: subtracting the adapters from rounded sums would not give its bits back.
     So a second copy of the adapted weights exists inside the block. Do not train there.
+    Raises: UserError if a base is quantized.
     """
-    found = list(adapters(model))
+    found = _mergeable(model)
     try:
-        for path, module in found:
-            plain = copy.copy(module.base)  # shares all but its own table of parameters
-            plain._parameters = {"weight": nn.Parameter(merged_weight(module), requires_grad=False)}
+        for path, module, base in found:
+            plain = copy.copy(base)  # shares all but its own table of parameters
+            plain._parameters = {"weight": nn.Parameter(_merged_weight(module, base), requires_grad=False)}
             _replace(model, path, plain)
         yield
     finally:
-        for path, module in found:
+        for path, module, _ in found:
             _replace(model, path, module)
-
-
-@torch.no_grad()
-def merged_weight(module: Adapter) -> Tensor:
-    """W + scaling * B A, summed in fp32, in the type of W."""
-    weight = module.base.weight
-    delta = module.scaling * (module.lora_B.float() @ module.lora_A.float())
-    return (weight.float() + delta).to(weight.dtype)
 
 
 def adapter_state_dict(model: DuplexLM, *, complete: bool = False) -> dict[str, Tensor]:
@@ -258,11 +257,27 @@ def _pair_shapes(path: str, module: nn.Module, rank: int) -> dict[str, torch.Siz
     }
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[str, Linear | StepLinear]]:
+def _mergeable(model: nn.Module) -> list[tuple[str, Adapter, Linear | StepLinear]]:
+    found = []
+    for path, module in adapters(model):
+        if not isinstance(module.base, Linear | StepLinear):
+            raise UserError(f"{path}: a quantized base cannot take up adapters: load them into the full weights")
+        found.append((path, module, module.base))
+    return found
+
+
+@torch.no_grad()
+def _merged_weight(module: Adapter, base: Linear | StepLinear) -> Tensor:
+    """W + scaling * B A, summed in fp32, in the type of W."""
+    delta = module.scaling * (module.lora_B.float() @ module.lora_A.float())
+    return (base.weight.float() + delta).to(base.weight.dtype)
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, Single | Stacked]]:
     """Linear layers without an adapter."""
     wrapped = {path for path, _ in adapters(model)}
     for path, module in model.named_modules():
-        if isinstance(module, Linear | StepLinear) and path.removesuffix(".base") not in wrapped:
+        if isinstance(module, Single | Stacked) and path.removesuffix(".base") not in wrapped:
             yield path, module
 
 
@@ -270,9 +285,9 @@ def _wrap(model: nn.Module, ranks: Mapping[str, int], scaling: float) -> None:
     model.requires_grad_(False)
     for path, rank in ranks.items():
         base = model.get_submodule(path)
-        if isinstance(base, StepLinear):
+        if isinstance(base, Stacked):
             _replace(model, path, LoRAStepLinear(base, rank, scaling))
-        elif isinstance(base, Linear):
+        elif isinstance(base, Single):
             _replace(model, path, LoRALinear(base, rank, scaling))
 
 

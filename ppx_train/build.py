@@ -1,31 +1,30 @@
 """Makes the language model a run trains: from scratch or from weights, with or without adapters."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.checkpoint import from_pretrained
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.lora import adapters, inject, native_names
+from model.quantized import quantize_base
 from ppx_train.config import Run
 from ppx_train.optim import DEPTH
 
 
 def empty_lm(run: Run) -> DuplexLM:
-    """The model of `run` without values (meta device), with its adapters: what its checkpoints must fit."""
-    model = DuplexLM(run.model.lm, device="meta")
-    if run.model.lora.rank:
-        inject(model, run.model.lora.rank, run.model.lora.scaling, run.model.lora.patterns)
-    return model
+    """The model of `run` without values (meta device), with its adapters: what trains in it is in its checkpoints."""
+    return _with_adapters(run, DuplexLM(run.model.lm, device="meta"))
 
 
-def build_lm(run: Run) -> DuplexLM:
-    """The model of `run`, on the CPU; deterministic in run.seed when it starts from scratch.
+def base_lm(run: Run) -> DuplexLM:
+    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed from scratch.
 
-    fp32, but for a frozen base under adapters, which is bf16 when the run computes in bf16. Raises UserError for
-    weights that are missing, broken or of another architecture.
+    fp32, but bf16 if they stay frozen under adapters and the run computes in bf16.
+    Raises: UserError for weights that are missing, broken or of another architecture.
     """
     settings = run.model
     if run.model.lm.dep_q != 16:
@@ -37,12 +36,61 @@ def build_lm(run: Run) -> DuplexLM:
         if settings.revision is not None:
             raise UserError("model.revision has no effect with model.init=scratch: leave it out")
         torch.manual_seed(run.seed)
-        model = DuplexLM(settings.lm).to(base_dtype)
-    else:
-        model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
-    model.set_activation_checkpointing(settings.activation_checkpointing)
-    if settings.lora.rank:
-        inject(model, settings.lora.rank, settings.lora.scaling, settings.lora.patterns)
+        return DuplexLM(settings.lm).to(base_dtype)
+    return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
+
+
+def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
+    """What `run` trains, made of its start weights in place: adapters, quantized base, activation checkpointing."""
+    model = _with_adapters(run, base)
+    if run.model.lora.base != "full":
+        quantize_base(model, run.model.lora.base)
+    model.set_activation_checkpointing(run.model.activation_checkpointing)
+    return model
+
+
+def build_lm(run: Run) -> DuplexLM:
+    """The model of `run` at its first step, on the CPU. Raises UserError as `base_lm` does."""
+    return trainable_lm(run, base_lm(run))
+
+
+def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None) -> DuplexLM:
+    """The model of a checkpoint, with its adapters over the start weights in full precision, on the CPU.
+
+    tensors, base_sha256: of the checkpoint (see ppx_train/checkpoint.py), checked by `check_weights`.
+    Raises: UserError if the start weights cannot be read again or are no longer the same.
+    """
+    model = empty_lm(run)
+    if run.model.lora.rank:
+        base = base_lm(run)
+        check_base(run, fingerprint(base), base_sha256)
+        model = _with_adapters(run, base)
+    model.load_state_dict(tensors, strict=not run.model.lora.rank, assign=True)
+    return model
+
+
+def fingerprint(model: DuplexLM) -> str:
+    """SHA-256 over names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_base(run: Run, found: str | None, saved: str | None) -> None:
+    """Raises UserError if a checkpoint's adapters were trained on other start weights than are found now."""
+    if found != saved:
+        raise UserError(
+            f"model.init={run.model.init}: these are not the start weights that the checkpoint's adapters were trained "
+            "on: give the same files (model.revision for a repository), or the same torch for scratch"
+        )
+
+
+def _with_adapters(run: Run, model: DuplexLM) -> DuplexLM:
+    lora = run.model.lora
+    if lora.rank:
+        inject(model, lora.rank, lora.scaling, lora.patterns)
     return model
 
 
@@ -58,7 +106,7 @@ def describe_lm(run: Run) -> str:
     if lora.rank:
         adapted = sum(len(native_names(path, module)) for path, module in adapters(model))
         lines.append(
-            f"  LoRA: rank {lora.rank}, scaling {lora.scaling:g}, on {adapted} linear layers; the rest is frozen"
+            f"  LoRA: rank {lora.rank}, scaling {lora.scaling:g}, on {adapted} linear layers; frozen base: {lora.base}"
         )
     return "\n".join(lines)
 

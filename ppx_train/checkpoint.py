@@ -2,6 +2,9 @@
 
 RUN/checkpoints/step-0000100/checkpoint.ckpt    weights, optimiser, loader and loop state (Lightning's format)
 RUN/checkpoints/step-0000100/config.yaml        the resolved run
+
+Weights that are frozen under adapters are left out: they are read again from where the run found them. `base_sha256`
+in the checkpoint makes sure that they are the same.
 """
 
 import os
@@ -19,10 +22,12 @@ from tqdm import tqdm
 
 from model.checkpoint import check_names
 from model.errors import UserError
+from ppx_train.build import check_base
 from ppx_train.config import Run, load_saved
 from ppx_train.module import DuplexModule
 
 FILE, CONFIG = "checkpoint.ckpt", "config.yaml"
+BASE = "base_sha256"
 
 
 class PlainFiles(TorchCheckpointIO):
@@ -63,9 +68,10 @@ def language_model(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """Raises UserError naming `folder` if a checkpoint's tensors are not those of the model in its configuration."""
+    """Raises UserError naming `folder` if a checkpoint's tensors are not those that train in its configuration."""
+    trained = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     try:
-        check_names(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}, strict=True)
+        check_names(tensors, trained, strict=True)
     except UserError as why:
         raise UserError(f"{folder / FILE} is not of the model in {CONFIG}: {why}") from why
 
@@ -136,6 +142,16 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+        if module.base_sha256 is None:
+            return
+        trained = {f"lm.{name}" for name, parameter in module.lm.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint[BASE] = module.base_sha256
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+        check_base(self.run, module.base_sha256, checkpoint.get(BASE))
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
         step = trainer.global_step

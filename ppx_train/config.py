@@ -30,10 +30,16 @@ class Lora:
     scaling: float = 2.0
     patterns: list[str] = field(default_factory=lambda: [".*"])
     """Regular expressions over the native names of linear layers; each must match at least one."""
+    base: Literal["full", "int8", "nf4"] = "full"
+    """How the frozen weights are held: as they are, or in 8 or 4 bits (needs the extra `quantized`)."""
 
     def check(self) -> None:
         if self.rank < 0 or (self.rank and not self.patterns):
             raise UserError(f"model.lora.rank={self.rank}: give a rank >= 0, and patterns when it is > 0")
+        if self.base != "full" and not self.rank:
+            raise UserError(
+                f"model.lora.base={self.base} without adapters would train nothing: set model.lora.rank=128"
+            )
 
 
 @dataclass(kw_only=True)

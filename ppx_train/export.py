@@ -29,8 +29,8 @@ from model.prompt import PAUSE_FRAMES, SYSTEM_TAG
 from model.sources import CODEC_FILE, TOKENIZER_FILE, codec_path, tokenizer_path
 from model.text import TextTokenizer
 from ppx_train import __version__
-from ppx_train.build import empty_lm
-from ppx_train.checkpoint import CONFIG, FILE, check_weights, checkpoints, language_model, read_checkpoint
+from ppx_train.build import empty_lm, restore_lm
+from ppx_train.checkpoint import BASE, CONFIG, FILE, check_weights, checkpoints, language_model, read_checkpoint
 from ppx_train.config import Run, load_saved
 from ppx_train.curves import read_metrics
 from ppx_train.export_card import data_facts, model_card
@@ -163,13 +163,15 @@ def find_checkpoint(path: Path) -> Path:
 def load_checkpoint(folder: Path) -> tuple[Run, DuplexLM, int]:
     """The run, its language model with adapters merged, and the step, from a checkpoint folder.
 
-    Raises: UserError if the checkpoint is damaged or its tensors are not those of its configuration.
+    Adapters go into the full-precision start weights, also if they were trained on quantized ones.
+    Raises: UserError if the checkpoint is damaged, its tensors are not those of its configuration, or the start weights
+    of its adapters have gone or changed.
     """
     run = load_saved(folder / CONFIG)
     state = read_checkpoint(folder)
-    tensors, model = language_model(state), empty_lm(run)
-    check_weights(folder, tensors, model)
-    model.load_state_dict(tensors, assign=True)
+    tensors = language_model(state)
+    check_weights(folder, tensors, empty_lm(run))
+    model = restore_lm(run, tensors, state.get(BASE))
     if run.model.lora.rank:
         merge(model)
     return run, model.requires_grad_(False), int(state["global_step"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.duplex import DuplexLM
 from model.errors import UserError
-from ppx_train.build import build_lm
+from ppx_train.build import base_lm, fingerprint, trainable_lm
 from ppx_train.config import Run
 from ppx_train.data import MicroBatch
 from ppx_train.loss import group_weights, target_weights, total_loss
@@ -34,6 +34,8 @@ class DuplexModule(L.LightningModule):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = not run.model.lora.rank  # checkpoints of adapters leave out what is frozen
+        self.base_sha256: str | None = None
         self.run = run
         self.stop_signal = 0  # number of a signal this process caught
         self.stop_agreed = False  # whether any process had caught one when the step began; equal on all of them
@@ -46,7 +48,9 @@ class DuplexModule(L.LightningModule):
     def configure_model(self) -> None:
         if hasattr(self, "lm"):  # Lightning may call this more than once
             return
-        self.lm = build_lm(self.run)
+        base = base_lm(self.run)
+        self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
+        self.lm = trainable_lm(self.run, base)
         if self.run.trainer.strategy == "fsdp2":
             assert self.device_mesh is not None
             shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)

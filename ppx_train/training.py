@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
+from model.quantized import bitsandbytes
 from model.sources import codec_path, tokenizer_path
 from ppx_train.build import describe_lm, empty_lm
 from ppx_train.checkpoint import (
@@ -46,6 +47,8 @@ def train(run: Run) -> int:
     quiet_lightning()
     if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver")
+    if run.model.lora.base != "full":
+        bitsandbytes()
     check_writable(Path(run.run_dir))
     start_from = newest_checkpoint(run)
     if start_from is not None and is_complete(run, start_from):

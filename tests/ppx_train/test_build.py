@@ -31,5 +31,5 @@ def test_parameters_of_a_lora_run_are_those_that_get_optimiser_state(tmp_path: P
     model, temporal, depth, lora = describe_lm(run).splitlines()
     assert f"{lm.num_parameters():,} parameters, {trainable:,} trainable" in model
     assert f" {3 * 2 * 192:,} trainable" in temporal and f" {3 * 16 * 96:,} trainable" in depth
-    assert lora == "  LoRA: rank 3, scaling 2, on 36 linear layers; the rest is frozen"
+    assert lora == "  LoRA: rank 3, scaling 2, on 36 linear layers; frozen base: full"
     assert {p.dtype for p in lm.parameters() if not p.requires_grad} == {torch.bfloat16}

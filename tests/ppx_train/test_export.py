@@ -15,10 +15,10 @@ from torch import Tensor
 from model.checkpoint import native_state_dict
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.lora import inject
 from model.mimi.codec import Mimi
 from model.sample import Sampling
 from model.stream import DuplexStream
+from ppx_train.build import base_lm, fingerprint, trainable_lm
 from ppx_train.config import load
 from ppx_train.export import export, find_checkpoint, main
 from ppx_train.export_voices import voices_of_shards
@@ -49,17 +49,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_checkpoint(data: Path, run_dir: Path, step: int, *more: str) -> tuple[Path, DuplexLM]:
     """A checkpoint as the trainer leaves it, with random weights (and adapters); returns it and the model."""
     run = load([*run_arguments(data, run_dir), *more])
+    base = base_lm(run)
+    base_sha256 = fingerprint(base)
     torch.manual_seed(step)
-    lm = DuplexLM(run.model.lm)
     if run.model.lora.rank:
-        inject(lm, run.model.lora.rank, run.model.lora.scaling, run.model.lora.patterns)
+        lm = trainable_lm(run, base)
         for name, parameter in lm.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.2)  # zeros at the start of training
+    else:
+        lm = DuplexLM(run.model.lm)
     folder = run_dir / "checkpoints" / f"step-{step:07d}"
     folder.mkdir(parents=True)
-    state = {f"lm.{name}": value for name, value in lm.state_dict().items()}
-    torch.save({"state_dict": state, "global_step": step, "epoch": 0}, folder / "checkpoint.ckpt")
+    state = {f"lm.{name}": value.detach() for name, value in lm.named_parameters() if value.requires_grad}
+    saved = {"state_dict": state, "global_step": step, "epoch": 0}
+    if run.model.lora.rank:
+        saved["base_sha256"] = base_sha256
+    torch.save(saved, folder / "checkpoint.ckpt")
     (folder / "config.yaml").write_text(run.to_yaml(), "utf-8")
     logs = run_dir / "logs" / "version_0"
     logs.mkdir(parents=True, exist_ok=True)
