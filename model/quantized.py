@@ -60,6 +60,7 @@ class _Quantized(nn.Module):
         """The weight that the products use, [K, O, I]."""
         return dequantize(self.codes[steps], self.scales[steps], self.layout, dtype)
 
+    @torch.compiler.disable  # the library's kernels gain nothing from it
     def product(self, x_KNI: Tensor, steps: slice) -> Tensor:
         """The maps `steps` of their own inputs [K, N, I], or all side by side of one input [1, N, I]: [1, N, K O]."""
         x_KNI = x_KNI.to(_compute_dtype(x_KNI))

@@ -21,7 +21,7 @@ def empty_lm(run: Run) -> DuplexLM:
 
 
 def base_lm(run: Run) -> DuplexLM:
-    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed from scratch.
+    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed, as are the adapters drawn next.
 
     fp32, but bf16 if they stay frozen under adapters and the run computes in bf16.
     Raises: UserError for weights that are missing, broken or of another architecture.
@@ -32,10 +32,10 @@ def base_lm(run: Run) -> DuplexLM:
     # a frozen base needs no fp32 master
     frozen_bf16 = bool(settings.lora.rank) and run.trainer.precision == "bf16-mixed"
     base_dtype = torch.bfloat16 if frozen_bf16 else torch.float32
+    torch.manual_seed(run.seed)  # of weights from scratch, and of adapters
     if settings.init == "scratch":
         if settings.revision is not None:
             raise UserError("model.revision has no effect with model.init=scratch: leave it out")
-        torch.manual_seed(run.seed)
         return DuplexLM(settings.lm).to(base_dtype)
     return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
 

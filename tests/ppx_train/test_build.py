@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
+from model.checkpoint import save_native
 from model.duplex import DuplexLM
+from model.lora import adapters
 from ppx_train.build import build_lm, describe_lm
 from ppx_train.config import load
 from tests.ppx_train.fixtures import run_arguments
@@ -33,3 +35,16 @@ def test_parameters_of_a_lora_run_are_those_that_get_optimiser_state(tmp_path: P
     assert f" {3 * 2 * 192:,} trainable" in temporal and f" {3 * 16 * 96:,} trainable" in depth
     assert lora == "  LoRA: rank 3, scaling 2, on 36 linear layers; frozen base: full"
     assert {p.dtype for p in lm.parameters() if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_adapters_on_given_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    save_native(tmp_path / "weights", build_lm(load(run_arguments(tmp_path, tmp_path / "run"))))
+    more = ["model.lora.rank=3", f"model.init={tmp_path / 'weights'}"]
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.rand(7)  # whatever happened before
+        lm = build_lm(load(run_arguments(tmp_path, tmp_path / "run", *more, f"seed={seed}")))
+        return dict(adapters(lm))["temporal.layers.0.attention.in_proj"].lora_A.detach()
+
+    first = drawn(5)
+    assert torch.equal(drawn(5), first) and not torch.equal(drawn(6), first)
