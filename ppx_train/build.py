@@ -21,7 +21,7 @@ def empty_lm(run: Run) -> DuplexLM:
 
 
 def base_lm(run: Run) -> DuplexLM:
-    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed, as are the adapters drawn next.
+    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed, as adapters drawn next are.
 
     fp32, but bf16 if they stay frozen under adapters and the run computes in bf16.
     Raises: UserError for weights that are missing, broken or of another architecture.
