@@ -41,12 +41,13 @@ class _Quantized(nn.Module):
     They are parameters that never train, not buffers: DDP would send buffers to all processes with every pass.
     """
 
-    def __init__(self, weight_KOI: Tensor, kind: str) -> None:
+    def __init__(self, weight_KOI: Tensor, kind: str, work_on: torch.device | None) -> None:
         super().__init__()
         self.layout = Layout(kind, *weight_KOI.shape[1:])
-        codes, scales = quantize(weight_KOI, kind)
-        self.codes = nn.Parameter(codes, requires_grad=False)
-        self.scales = nn.Parameter(scales, requires_grad=False)
+        device = weight_KOI.device
+        codes, scales = quantize(weight_KOI.to(work_on or device), kind)
+        self.codes = nn.Parameter(codes.to(device), requires_grad=False)
+        self.scales = nn.Parameter(scales.to(device), requires_grad=False)
 
     @property
     def in_features(self) -> int:
@@ -70,8 +71,8 @@ class _Quantized(nn.Module):
 class QuantizedLinear(_Quantized):
     """A frozen `Linear` in few bits."""
 
-    def __init__(self, base: Linear, kind: str) -> None:
-        super().__init__(base.weight.detach()[None], kind)
+    def __init__(self, base: Linear, kind: str, work_on: torch.device | None = None) -> None:
+        super().__init__(base.weight.detach()[None], kind, work_on)
 
     def terms(self, x_NI: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(x_NI[None], self.dense(slice(None), _compute_dtype(x_NI)))]
@@ -84,8 +85,8 @@ class QuantizedLinear(_Quantized):
 class QuantizedStepLinear(_Quantized):
     """A frozen `StepLinear` in few bits."""
 
-    def __init__(self, base: StepLinear, kind: str) -> None:
-        super().__init__(base.weight.detach(), kind)
+    def __init__(self, base: StepLinear, kind: str, work_on: torch.device | None = None) -> None:
+        super().__init__(base.weight.detach(), kind, work_on)
         self.steps = base.steps
 
     def terms(self, x_KNI: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -118,9 +119,10 @@ class _Product(torch.autograd.Function):
         return torch.bmm(grad_KNO, weight_KOI.reshape(len(grad_KNO), -1, ctx.layout.in_features)), None, None, None
 
 
-def quantize_base(model: DuplexLM, kind: str) -> None:
+def quantize_base(model: DuplexLM, kind: str, work_on: torch.device | None = None) -> None:
     """Puts all linear maps but the heads into `kind`, in place, those inside adapters included.
 
+    work_on: a GPU that does the work for weights in main memory: minutes for the 7B model on a CPU.
     The dense weights are gone afterwards: to merge adapters, load them into the full weights.
     Raises: UserError if bitsandbytes is missing, or a map still trains.
     """
@@ -130,7 +132,10 @@ def quantize_base(model: DuplexLM, kind: str) -> None:
         if module.weight.requires_grad:
             raise UserError(f"{path} trains: only a frozen model can be held in {kind}: add adapters first")
         parent, _, name = path.rpartition(".")
-        small = QuantizedLinear(module, kind) if isinstance(module, Linear) else QuantizedStepLinear(module, kind)
+        if isinstance(module, Linear):
+            small: nn.Module = QuantizedLinear(module, kind, work_on)
+        else:
+            small = QuantizedStepLinear(module, kind, work_on)
         setattr(model.get_submodule(parent), name, small)
 
 

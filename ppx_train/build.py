@@ -44,7 +44,8 @@ def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
     """What `run` trains, made of its start weights in place: adapters, quantized base, activation checkpointing."""
     model = _with_adapters(run, base)
     if run.model.lora.base != "full":
-        quantize_base(model, run.model.lora.base)
+        has_gpu = run.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        quantize_base(model, run.model.lora.base, torch.device("cuda") if has_gpu else None)
     model.set_activation_checkpointing(run.model.activation_checkpointing)
     return model
 

@@ -205,3 +205,23 @@ def test_what_quantized_weights_cannot_do_is_an_error() -> None:
         quantize_base(language_model("lora_small"), "nf4")
     with pytest.raises(UserError, match="is quantized: only full weights have native names"):
         save_native("nowhere.safetensors", quantized("nf4"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_quantizes_and_multiplies_like_the_cpu(kind: str) -> None:
+    base = frozen(3, 64, 32, kind)
+    here, there = QuantizedStepLinear(base, kind), QuantizedStepLinear(base, kind, torch.device("cuda"))
+    assert there.codes.device.type == "cpu"
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.testing.assert_close(there.dense(slice(None), dtype), here.dense(slice(None), dtype))
+        on_gpu = there.cuda().dense(slice(None), dtype)
+        torch.testing.assert_close(on_gpu.cpu(), here.dense(slice(None), dtype))
+        there.cpu()
+    x_KNI = torch.randn(3, 5, 64, requires_grad=True)
+    far_KNI = x_KNI.detach().cuda().requires_grad_()
+    here(x_KNI).square().sum().backward()
+    there.cuda()(far_KNI).square().sum().backward()
+    assert x_KNI.grad is not None and far_KNI.grad is not None
+    torch.testing.assert_close(far_KNI.grad.cpu(), x_KNI.grad, rtol=1e-3, atol=1e-3)
