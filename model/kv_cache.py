@@ -12,7 +12,7 @@ from torch import Tensor
 class Window(NamedTuple):
     """What one new frame of every row writes to and reads from the ring, the same in all layers.
 
-    slots_N: where its keys and values go, N = 2 * B * H. keys, values: per layer [B, H, S, d].
+    slots_N: where its keys and values go, N = 2 * B * H. keys, values: per layer [B * H, S, d].
     mask: which slots a row may see, [B, 1, 1, S], 0 or -inf; None: all of them.
     """
 
@@ -69,7 +69,7 @@ class KVCache:
         A row that does not advance may write too: its slot holds a key too old for its next frame to see.
         """
         slots_N = (self._ring_starts_2BH + (self.offset_B % self.context)[:, None]).flatten()
-        keys, values = self.kv[..., :live, :].unbind(1)
+        keys, values = self.kv.flatten(2, 3)[..., :live, :].unbind(1)
         mask = None
         if masked:
             hidden_BS = self._slots_C[:live] > self.offset_B[:, None]  # a full ring has no slot beyond its offset

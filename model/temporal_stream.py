@@ -39,7 +39,10 @@ class TemporalStream:
         device = out_norm.alpha.device
         pairs = torch.arange(self.head_dim // 2, device=device, dtype=torch.float32)
         self.frequencies = config.max_period ** (-2 * pairs / self.head_dim)
-        self.one = torch.ones((), device=device)
+        self.one, self.zero = torch.ones((), device=device), torch.zeros((), device=device)
+        self.scale = self.head_dim**-0.5
+        # For one query a CPU is faster with plain products than with the fused kernel, which is made for many.
+        self.plain_attention = device.type == "cpu" and out_norm.alpha.dtype == torch.float32
 
     def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> KVCache:
         """Empty cache for `batch` rows."""
@@ -60,10 +63,23 @@ class TemporalStream:
         for i, block in enumerate(self.blocks):
             qkv_B3Hd = self._qkv(block, x_BD, turn_B1p)
             cache.write(i, window, qkv_B3Hd[:, 1:])
-            query_BH1d = qkv_B3Hd[:, 0, :, None]
-            y = F.scaled_dot_product_attention(query_BH1d, window.keys[i], window.values[i], attn_mask=window.mask)
+            y = self._attend(qkv_B3Hd[:, 0], window.keys[i], window.values[i], window.mask)
             x_BD = _rest(block, x_BD, y.reshape(x_BD.shape))
         return self.out_norm(x_BD)
+
+    def _attend(self, query_BHd: Tensor, keys_NSd: Tensor, values_NSd: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of one frame, N = B * H, in any shape."""
+        batch = len(query_BHd)
+        if not self.plain_attention:
+            keys, values = (x.view(batch, self.num_heads, -1, self.head_dim) for x in (keys_NSd, values_NSd))
+            return F.scaled_dot_product_attention(query_BHd[:, :, None], keys, values, attn_mask=mask)
+        query_Nd1 = query_BHd.reshape(-1, self.head_dim, 1)
+        if mask is None:
+            scores_NS1 = torch.baddbmm(self.zero, keys_NSd, query_Nd1, beta=0, alpha=self.scale)
+        else:
+            mask_NS1 = mask.expand(-1, self.num_heads, -1, -1).reshape(len(keys_NSd), -1, 1)
+            scores_NS1 = torch.baddbmm(mask_NS1, keys_NSd, query_Nd1, alpha=self.scale)
+        return torch.bmm(scores_NS1.softmax(1).transpose(1, 2), values_NSd)
 
     @torch.no_grad()
     def extend(self, x_RTD: Tensor, cache: KVCache, rows: list[int]) -> Tensor:
