@@ -52,8 +52,10 @@ class LoRALinear(nn.Module):
         return [*self.base.terms(x_NI), (low_NR[None], self.lora_B.to(low_NR.dtype)[None])]
 
     def forward(self, x: Tensor) -> Tensor:
-        low = self.low_rank(x)
-        return self.base(x) + F.linear(low, self.lora_B.to(low.dtype))
+        y = self.base(x)
+        low_NR = self.low_rank(x).to(y.dtype).flatten(0, -2)
+        # product and sum in one pass over the output
+        return torch.addmm(y.flatten(0, -2), low_NR, self.lora_B.to(y.dtype).T).view_as(y)
 
 
 class LoRAStepLinear(nn.Module):
@@ -75,8 +77,10 @@ class LoRAStepLinear(nn.Module):
     def low_rank(self, x_KNI: Tensor) -> Tensor:
         return self.scaling * torch.bmm(x_KNI, self.lora_A[: len(x_KNI)].to(x_KNI.dtype).transpose(1, 2))
 
-    def raised(self, low_KNR: Tensor) -> Tensor:
-        return torch.bmm(low_KNR, self.lora_B[: len(low_KNR)].to(low_KNR.dtype).transpose(1, 2))
+    def plus_raised(self, y_KNO: Tensor, low_KNR: Tensor) -> Tensor:
+        """y + B low, in one pass over the output."""
+        up_KRO = self.lora_B[: len(y_KNO)].to(y_KNO.dtype).transpose(1, 2)
+        return torch.baddbmm(y_KNO, low_KNR.to(y_KNO.dtype), up_KRO)
 
     def terms(self, x_KNI: Tensor) -> list[tuple[Tensor, Tensor]]:
         low_KNR = self.low_rank(x_KNI)
@@ -88,10 +92,10 @@ class LoRAStepLinear(nn.Module):
 
     def shared(self, x_NI: Tensor, steps: int) -> Tensor:
         low_KNR = self.scaling * shared_matmul(x_NI, self.lora_A[:steps].to(x_NI.dtype))
-        return self.base.shared(x_NI, steps) + self.raised(low_KNR)
+        return self.plus_raised(self.base.shared(x_NI, steps), low_KNR)
 
     def forward(self, x_KNI: Tensor) -> Tensor:
-        return self.base(x_KNI) + self.raised(self.low_rank(x_KNI))
+        return self.plus_raised(self.base(x_KNI), self.low_rank(x_KNI))
 
 
 Adapter = LoRALinear | LoRAStepLinear
