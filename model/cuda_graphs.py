@@ -29,17 +29,18 @@ class StepGraphs:
         return result
 
     def _capture(self, live: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        active_B = self._active_B.clone()
+        active_B, device = self._active_B.clone(), self._active_B.device
         self._active_B.fill_(False)
-        stream = torch.cuda.Stream(self._active_B.device)
-        stream.wait_stream(torch.cuda.current_stream(self._active_B.device))
-        with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the capture
-            for _ in range(WARM_UP_STEPS):
-                self._advance(live)
-        torch.cuda.current_stream(self._active_B.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):  # nothing runs while it is captured
-            result = self._advance(live)
+        with torch.cuda.device(device):
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # libraries allocate their workspaces outside of the capture
+                for _ in range(WARM_UP_STEPS):
+                    self._advance(live)
+            torch.cuda.current_stream().wait_stream(side)
+            # one pool for all: a graph starts from the state's buffers alone, never from what another left behind
+            with torch.cuda.graph(graph, pool=pool):  # nothing runs while it is captured
+                result = self._advance(live)
         self._active_B.copy_(active_B)
         return graph, result

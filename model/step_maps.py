@@ -55,7 +55,9 @@ def product(weight_OI: Tensor) -> Map:
 def norm_map(module: RMSNorm) -> Map:
     """An RMSNorm. On a CPU in fp32 with half the operators of PyTorch's, which has no fused kernel there."""
     alpha_D = module.alpha.detach().flatten()
-    if not (alpha_D.is_cpu and alpha_D.dtype == torch.float32):
+    if not alpha_D.is_cpu:
+        return partial(F.rms_norm, normalized_shape=alpha_D.shape, weight=alpha_D, eps=NORM_EPS)
+    if alpha_D.dtype != torch.float32:
         return module
     share, eps_1 = 1 / len(alpha_D), torch.full((1,), NORM_EPS)
 

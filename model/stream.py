@@ -184,7 +184,8 @@ class DuplexStream:
         cache = state.cache
         fed_user_BC = torch.where(self.user_delayed_C, state.user_BC, state.new_user_BC)
         inputs_BK = torch.cat([state.agent_BA, fed_user_BC], dim=1)
-        inputs_BK1 = self._with_start_ids(inputs_BK[:, :, None], cache.offset_B[:, None])
+        positions_B = cache.offset_B * state.active_B  # start ids too where a row is not active: its codes mean nothing
+        inputs_BK1 = self._with_start_ids(inputs_BK[:, :, None], positions_B[:, None])
         hidden_BD = self.temporal.step(self.model.embed(inputs_BK1)[:, 0], cache, cache.window(live, masked=masked))
         answer = self._generate(hidden_BD, state.depth_cache, state.uniform_BA, self.config.num_codebooks)
         answer_BA = torch.stack(answer, dim=1)

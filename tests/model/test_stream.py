@@ -103,6 +103,19 @@ def test_a_prompt_in_one_pass_equals_the_prompt_in_pieces(cuts: list[int]) -> No
     assert torch.equal(pieces, run(stream, prompts, user))
 
 
+@pytest.mark.parametrize("frames", [9, 24], ids=["within the window", "past the window"])
+def test_a_prompt_in_one_pass_leaves_the_state_of_prompting_frame_by_frame(frames: int) -> None:
+    model, _ = golden("lm_window")
+    stream, prompts = DuplexStream(model, GREEDY), random_prompts(model.config, 2, frames, seed=0)
+    at_once, one_by_one = stream.init_state(2), stream.init_state(2)
+    stream.prefill(at_once, prompts)
+    for piece in prompts.split(1, dim=2):
+        stream.prefill(one_by_one, piece)
+    assert torch.allclose(at_once.cache.kv, one_by_one.cache.kv, atol=1e-5)
+    assert at_once.cache.positions == one_by_one.cache.positions == at_once.cache.offset_B.tolist() == [frames] * 2
+    assert torch.equal(at_once.agent_BA, one_by_one.agent_BA) and torch.equal(at_once.user_BC, one_by_one.user_BC)
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(text_top_k=0, audio_top_k=5)])
 def test_a_batch_gives_each_row_the_tokens_it_has_alone(
     small: tuple[DuplexLM, dict[str, Tensor]], sampling: Sampling

@@ -65,6 +65,7 @@ def talk(model: DuplexLM, stream: DuplexStream, luck: random.Random) -> list[Con
                 seated[row] = None
         user_BC = random_codes(model, 8, ROWS, 1000 + tick).T
         active = [call is not None and luck.random() < 0.8 for call in seated]
+        user_BC[~torch.tensor(active)] = -7  # no code at all: nobody may look at it
         agent_BA = stream.step(state, user_BC, active)
         for row, call in enumerate(seated):
             if call is not None and active[row]:
@@ -122,6 +123,16 @@ def test_steps_do_not_allocate_with_the_length_of_the_conversation(model: Duplex
     after = [tensor for tensor in vars(state).values() if isinstance(tensor, Tensor)]
     assert addresses == [tensor.data_ptr() for tensor in [*after, state.cache.kv, state.cache.offset_B]]
     assert state.cache.kv.shape[4] == model.config.context
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(text_top_k=10, audio_top_k=20)], ids=["greedy", "sampled"])
+def test_a_step_to_be_captured_reads_nothing_back(model: DuplexLM, sampling: Sampling) -> None:
+    stream = DuplexStream(DuplexLM(model.config, device="meta"), sampling)  # no values: whatever asks for one fails
+    state = stream.init_state(3)
+    with torch.no_grad():
+        assert stream._advance(state, 8, masked=True).shape == (3, 9)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            state.active_B.any().item()
 
 
 def test_bad_rows_and_cuda_graphs_without_a_gpu_are_refused(model: DuplexLM) -> None:
