@@ -23,7 +23,7 @@ from model.errors import UserError
 from model.layers import embed_or_zero
 from model.weights import Rows
 
-SWEEPS = 30
+SWEEPS, TRIES = 30, 16
 ROUNDING = 2**-8
 """Of a sum in bf16, relative; what separates signal from noise when the sums are whitened."""
 TINY = 1e-30
@@ -109,25 +109,33 @@ def recover(voice: PickledVoice, weights: Mapping[str, Rows], config: LMConfig) 
     return RecoveredVoice(codes_CP=_undelayed(inputs_KP, config), exact=exact)
 
 
-def nearest_rows(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
+def nearest_rows(sums_ND: Tensor, tables: Sequence[Tensor], tries: int = 1) -> Tensor:
     """Ids [N, C]: one row of each of C tables [V, D], whose sum is as near as can be found to each of N sums.
 
-    Coordinate descent: the best row of one table at a time, given those of the others, until nothing changes.
+    Coordinate descent: the best row of one table at a time, given those of the others, until nothing changes. It starts
+    from the tables' means; further tries start from random rows, and the nearest end counts.
     """
+    draw = torch.Generator().manual_seed(0)
+    count = len(sums_ND)
+    wanted = sums_ND.repeat(tries, 1)
+    chosen = []
+    for table_VD in tables:
+        random = torch.randint(len(table_VD), (count * (tries - 1),), generator=draw)
+        chosen.append(torch.cat((table_VD.mean(0).expand(count, -1), table_VD[random])))
     squares = [table_VD.square().sum(1) for table_VD in tables]
-    chosen = [table_VD.mean(0).expand_as(sums_ND) for table_VD in tables]
-    rest_ND = sums_ND - sum(chosen)
-    ids_NC = torch.full((len(sums_ND), len(tables)), ZERO_ID)
+    rest = wanted - sum(chosen)
+    ids = torch.full((len(wanted), len(tables)), ZERO_ID)
     for _ in range(SWEEPS):
-        before_NC = ids_NC.clone()
+        before = ids.clone()
         for c, table_VD in enumerate(tables):
-            wanted_ND = rest_ND + chosen[c]
-            ids_NC[:, c] = (squares[c] - 2 * wanted_ND @ table_VD.T).argmin(1)
-            chosen[c] = table_VD[ids_NC[:, c]]
-            rest_ND = wanted_ND - chosen[c]
-        if torch.equal(ids_NC, before_NC):
+            wanted = rest + chosen[c]
+            ids[:, c] = (squares[c] - 2 * wanted @ table_VD.T).argmin(1)
+            chosen[c] = table_VD[ids[:, c]]
+            rest = wanted - chosen[c]
+        if torch.equal(ids, before):
             break
-    return ids_NC
+    best_N = rest.square().sum(1).view(tries, count).argmin(0)
+    return ids.view(tries, count, -1)[best_N, torch.arange(count)]
 
 
 def nearest_rows_whitened(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
@@ -146,7 +154,7 @@ def nearest_rows_whitened(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
     def whiten(rows: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(factor_DD, rows.T, upper=False).T
 
-    return nearest_rows(whiten(sums_ND - sum(means)), [whiten(table_VD) for table_VD in centred])
+    return nearest_rows(whiten(sums_ND - sum(means)), [whiten(table_VD) for table_VD in centred], TRIES)
 
 
 def _known_inputs(voice: PickledVoice, config: LMConfig) -> Tensor:
