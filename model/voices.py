@@ -77,8 +77,13 @@ def recover(voice: PickledVoice, weights: Mapping[str, Rows], config: LMConfig) 
     if width != config.dim:
         raise UserError(f"{voice.path}: made for a model of width {width}, not {config.dim}: name its model")
     inputs_KP = _known_inputs(voice, config)
-    names = ["text_emb.weight", *(f"emb.{k}.weight" for k in range(config.n_q))]
-    tables = [weights[name].read().to(dtype) for name in names]
+    cards = {"text_emb.weight": config.text_card} | {f"emb.{k}.weight": config.card for k in range(config.n_q)}
+    for name, card in cards.items():
+        if name not in weights or weights[name].shape != (card + 1, width):
+            raise UserError(
+                f"the weights hold no {name} of shape {[card + 1, width]}: not a model that fits its config"
+            )
+    tables = [weights[name].read().to(dtype) for name in cards]
     sums_PD, fed_KP = voice.embeddings_PD, inputs_KP[:, : len(voice.embeddings_PD)]  # a view: filled in below
     if _wrong(fed_KP[:, :1], sums_PD[:1], tables).any():
         raise UserError(f"{voice.path}: does not begin as prompts of this model do: name the model it was made with")

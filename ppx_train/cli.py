@@ -25,7 +25,7 @@ def data() -> None:
 
 
 def export() -> None:
-    """ppx-export checkpoint=RUN out=DIR [key=value ...]"""
+    """ppx-export checkpoint=RUN out=DIR [key=value ...], or ppx-export voice in=VOICE.pt ..."""
     _run(_export)
 
 
@@ -68,6 +68,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _export(arguments: list[str]) -> int:
+    if arguments[:1] == ["voice"]:
+        from ppx_train.convert_voice import main as convert_voice
+
+        return convert_voice(arguments[1:])
     from ppx_train.export import main
 
     return main(arguments)

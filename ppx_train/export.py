@@ -55,6 +55,8 @@ ppx-export checkpoint=RUN out=DIR [key=value ...]
   max_voices=8         at most so many held-out voices
   data=DIR             the run's shards, if they are no longer where the run found them
   licence=ID           licence in the header of the model card (default: that of the start weights)
+
+ppx-export voice ...   converts a pickled voice of PersonaPlex; see ppx-export voice --help
 """
 
 

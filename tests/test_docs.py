@@ -17,6 +17,7 @@ from data_pipelines.verbs import VERBS
 from model.checkpoint import save_native
 from model.config import LMConfig
 from model.duplex import DuplexLM
+from ppx_train import convert_voice
 from ppx_train.config import CONFIGS, GROUPS, load, recipe_names
 from ppx_train.export import DTYPES, HELP, LAYOUTS
 from ppx_train.help import settings_help
@@ -59,10 +60,13 @@ def parser_of(words: list[str]) -> argparse.ArgumentParser:
 def check_command(words: list[str]) -> None:
     """Fails if one of the ppx tools would refuse these words before it looks at any file."""
     tool, rest = words[0], words[1:]
-    if rest in (["--help"], ["VERB", "--help"]):
+    if rest in (["--help"], ["VERB", "--help"], ["voice", "--help"]):
         return
     if tool == "ppx-train" and rest != ["recipes"]:
         load([word for word in rest if word != "--print"])
+    elif words[:2] == ["ppx-export", "voice"]:
+        given = {word.split("=", 1)[0] for word in rest[1:]}
+        assert {"in", "model", "out"} <= given <= set(convert_voice.KEYS), words
     elif tool == "ppx-export":
         given = dict(word.split("=", 1) for word in rest)
         assert set(given) <= EXPORT_KEYS and {"checkpoint", "out"} <= set(given), words
@@ -155,7 +159,8 @@ def test_the_tables_of_groups_and_options_are_complete() -> None:
     inference = (ROOT / "docs/inference.md").read_text("utf-8")
     flags = {flag for action in parser_of(["ppx-chat"])._actions for flag in action.option_strings if flag[:2] == "--"}
     assert set(re.findall(r"`(--[\w-]+)`", inference)) >= flags - {"--help"}
-    assert set(re.findall(r"^\| `(\w+)` \|", inference, re.MULTILINE)) >= EXPORT_KEYS - {"checkpoint", "out"}
+    keys = (EXPORT_KEYS | set(convert_voice.KEYS)) - {"checkpoint", "out"}
+    assert set(re.findall(r"^\| `(\w+)` \|", inference, re.MULTILINE)) >= keys
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -10,15 +10,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_pipelines.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
-from model.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained
+from model.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
+from model.native import depth_steps
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
 from model.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.text import TextTokenizer
-from model.weights import weights_path
+from model.weights import Rows, read_header, weights_path
 
 SIDECAR = "personaplex.json"
 VOICES = "voices"
@@ -96,6 +97,18 @@ def load_release(
     )
 
 
+def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Rows], LMConfig]:
+    """Names and shapes of a model's weights, and its configuration. Reads no values.
+
+    Raises: UserError if it is no model, cannot be downloaded, or is broken.
+    """
+    folder = _folder(model, revision)
+    weights = read_header(weights_path(folder))
+    sidecar = read_sidecar(folder)
+    config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
+    return weights, config or LMConfig(dep_q=depth_steps(weights))
+
+
 def check_device(device: str) -> None:
     """Raises UserError if nothing can be computed on `device`."""
     try:
@@ -163,17 +176,17 @@ def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
 
 
 def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Tensor:
-    """Codes [8, P] of a voice: an audio file, or a name in `voice_dir` or among the model's own voices.
+    """Codes [8, P] of a voice: an audio or voice file, or a name in `voice_dir` or among the model's own voices.
 
     Raises: UserError listing the names there are.
     """
     path = Path(name)
     if path.suffix.lower() == ".pt":
-        raise UserError(
-            f"voice {name}: a .pt voice holds the embeddings of one model, not a voice: give a wav of the speaker"
-        )
+        raise _pickled_voice(path)
     if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
         return encode_voice(path, release.codec, release.voice_lufs)
+    if path.suffix == ".safetensors" and path.is_file():
+        return read_voice(path, release.lm.config)
     stem = path.name.removesuffix(".safetensors")
     if voice_dir is None:
         if stem in release.voices:
@@ -187,8 +200,17 @@ def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Te
     for file in [voice_dir / path.name, *(voice_dir / f"{path.name}{suffix}" for suffix in AUDIO_SUFFIXES)]:
         if file.is_file():
             return encode_voice(file, release.codec, release.voice_lufs)
+    if (voice_dir / f"{stem}.pt").is_file():
+        raise _pickled_voice(voice_dir / f"{stem}.pt")
     found = sorted({p.stem for p in voice_dir.iterdir() if p.suffix.lower() in (".safetensors", *AUDIO_SUFFIXES)})
     raise UserError(f"voice {name}: not in {voice_dir}, which has: {', '.join(found) or 'none'}")
+
+
+def _pickled_voice(path: Path) -> UserError:
+    return UserError(
+        f"voice {path}: a pickle for one model: convert it once with `ppx-export voice in={path} model=MODEL "
+        f"out={path.with_suffix('.safetensors')}`, or give a wav of the speaker"
+    )
 
 
 def _folder(model: str, revision: str | None) -> Path:

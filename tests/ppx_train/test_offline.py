@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from model.checkpoint import save_native
 from model.config import FRAME_SAMPLES, UNGENERATED_ID, LMConfig
@@ -135,6 +136,19 @@ def test_the_command_writes_wav_text_and_picture(
     ]  # fmt: skip
 
 
+def test_a_voice_is_found_by_its_file_and_a_pickled_one_points_to_its_conversion(
+    release: Release, tmp_path: Path
+) -> None:
+    codes_CP = torch.randint(64, (8, 20), dtype=torch.int32)
+    save_file({"codes": codes_CP}, tmp_path / "anna.safetensors")
+    (tmp_path / "NATF0.pt").write_bytes(b"pickle")
+    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_CP.long())
+    assert torch.equal(find_voice(release, "anna", tmp_path), codes_CP.long())
+    for name, folder in ((str(tmp_path / "NATF0.pt"), None), ("NATF0.pt", tmp_path), ("NATF0", tmp_path)):
+        with pytest.raises(UserError, match="`ppx-export voice in=.*NATF0.pt model=MODEL out=.*NATF0.safetensors`"):
+            find_voice(release, name, folder)
+
+
 def test_existing_outputs_stay_unless_overwriting_is_asked_for(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text("mine")
     with pytest.raises(UserError, match=r"out.json exists: .*--overwrite"):
@@ -149,7 +163,7 @@ def test_existing_outputs_stay_unless_overwriting_is_asked_for(folder: Path, tmp
     [
         (["--input-wav", "none.wav"], "none.wav: no such audio file"),
         (["--voice-prompt", "NATF0"], "NATF0: no such audio file and no such voice in tiny; its voices: none"),
-        (["--voice-prompt", "NATF0.pt"], "give a wav of the speaker"),
+        (["--voice-prompt", "NATF0.pt"], "`ppx-export voice in=NATF0.pt model=MODEL out=NATF0.safetensors`"),
         (["--voice-prompt-dir", "voices"], "name the voice to take from it"),
         (["--temp-audio", "0"], "audio_temperature=0.0"),
         (["--seed", "-2"], "--seed -2"),
