@@ -235,3 +235,9 @@ def test_a_header_says_all_but_the_values(tmp_path: Path) -> None:
     assert torch.equal(rows.read(), weights("lm_small")["linears.3.weight"].bfloat16())
     half = rows.chunk(2)[1]
     assert torch.equal(half.read(), weights("lm_small")["linears.3.weight"][32:].bfloat16())
+
+
+def test_parameters_are_made_on_the_device_asked_for(tmp_path: Path) -> None:
+    save_native(tmp_path, language_model("lm_small"))
+    model = from_pretrained(tmp_path, dtype=torch.bfloat16, device="meta")  # a device that every machine has
+    assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {("meta", torch.bfloat16)}
