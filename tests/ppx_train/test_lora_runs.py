@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import save_native
+from model.checkpoint import from_pretrained, save_native
 from model.errors import UserError
 from ppx_train.build import base_lm, build_lm
 from ppx_train.checkpoint import FILE
 from ppx_train.config import load
 from ppx_train.curves import read_metrics
-from ppx_train.export import load_checkpoint
+from ppx_train.export import export
 from ppx_train.training import train
 from tests.ppx_train.fixtures import run_arguments
 
@@ -67,10 +67,10 @@ def test_a_checkpoint_holds_adapters_and_their_moments_alone(lora_run: tuple[Pat
     assert len(saved["base_sha256"]) == 64
 
 
-def test_an_export_adds_adapters_to_the_full_start_weights(lora_run: tuple[Path, list[str]]) -> None:
+def test_an_export_adds_adapters_to_the_full_start_weights(lora_run: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, arguments = lora_run
-    _, exported, step = load_checkpoint(folder / "run" / "checkpoints" / "step-0000004")
-    assert step == 4
+    out = export(folder / "run", tmp_path / "out", layout="nvidia", dtype="float32", voices="none")
+    exported = from_pretrained(out, load(arguments).model.lm)
     # by hand: the start weights, plus scaling x B x A of the checkpoint
     start, saved = base_lm(load(arguments)), state(folder / "run", 4)["state_dict"]
     moved = 0
@@ -95,7 +95,10 @@ def test_other_start_weights_than_the_checkpoints_are_refused(lora_run: tuple[Pa
         lm.text_head.weight[0, 0] += 1e-3
     save_native(tmp_path / "weights", lm)
     resume = [argument.replace(str(folder), str(tmp_path)) for argument in arguments] + ["resume=true"]
-    for act in (lambda: train(load(resume)), lambda: load_checkpoint(saved.parent)):
+    for act in (
+        lambda: train(load(resume)),
+        lambda: export(saved.parent, tmp_path / "out", voices="none"),
+    ):
         with pytest.raises(UserError, match="weights: these are not the start weights") as caught:
             act()
         assert "\n" not in str(caught.value)
