@@ -62,16 +62,21 @@ def hub_download(repository: str, file: str, key: str, revision: str | None = No
         return Path(hf_hub_download(repository, file, revision=revision))
 
 
-def hub_model(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+def hub_model(
+    repository: str,
+    patterns: Sequence[str],
+    revision: str | None = None,
+    one_of: Sequence[str] = (WEIGHTS_NAME, INDEX_NAME),
+) -> Path:
     """The files of a model's repository that match a pattern, through huggingface_hub's cache -> their folder.
 
-    Raises: UserError with the fix if it is not a repository's name, cannot be fetched or holds no safetensors weights.
+    Raises: UserError with the fix if it is not a repository's name, cannot be fetched or holds no file of `one_of`.
     """
     if not REPOSITORY.match(repository):
         raise UserError(f"{repository}: no such path, nor a repository name like nvidia/personaplex-7b-v1")
     with hub_errors(repository, revision):
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
-    if not any((folder / name).is_file() for name in (WEIGHTS_NAME, INDEX_NAME)):
+    if not any((folder / name).is_file() for name in one_of):
         where = "its cached copy" if constants.HF_HUB_OFFLINE else "the repository"
         raise UserError(f"{repository}: {where} holds no {WEIGHTS_NAME}: give one of a Moshi or PersonaPlex model")
     return folder

@@ -25,6 +25,7 @@ from model.errors import UserError
 from ppx_train.build import check_base
 from ppx_train.config import Run, load_saved
 from ppx_train.module import DuplexModule
+from ppx_train.origin import KEY, origin
 
 FILE, CONFIG = "checkpoint.ckpt", "config.yaml"
 BASE = "base_sha256"
@@ -136,14 +137,17 @@ class Checkpoints(L.Callback):
         self.run = run
         self.folder = Path(run.run_dir) / "checkpoints"
         self.saved = -1
+        self.origin: dict[str, str] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
         self.saved = trainer.global_step
+        self.origin = origin(self.run)
         if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+        checkpoint[KEY] = self.origin
         if module.base_sha256 is None:
             return
         trained = {f"lm.{name}" for name, parameter in module.lm.named_parameters() if parameter.requires_grad}

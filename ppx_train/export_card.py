@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards import read_manifest
+from model.errors import UserError
 from model.prompt import PAUSE_FRAMES
+from model.sources import REPOSITORY
+from ppx_train import __version__
 from ppx_train.config import Run
+from ppx_train.export_config import Source
 from ppx_train.export_voices import Voice
+from ppx_train.inference.loading import read_sidecar
+from ppx_train.origin import project_commit
 
 # hub repository -> (licence for the card's header, its name and link where the hub has no identifier)
 BASES = {
@@ -52,39 +58,50 @@ def data_facts(shards: list[Path]) -> DataFacts:
 def model_card(
     *,
     name: str,
-    run: Run,
-    step: int,
-    layout: str,
+    source: Source,
+    dtype: str,
     parameters: int,
     data: DataFacts,
     metrics: dict[str, float],
     voices: list[Voice],
     licence: str | None,
-    config_sha256: str,
-    version: str,
 ) -> str:
-    """README.md in full. metrics: last value of each held-out figure. licence: overrides that of the base model."""
+    """README.md in full. name: OWNER/NAME. metrics: last value of each held-out figure. licence: not that of the base.
+
+    parameters: of the model, or of the adapter in layout `lora`.
+    """
+    what = f"{parameters:,} parameters in {dtype}"
+    if source.base is not None:
+        what = f"A LoRA adapter ({what}) for `{_base_name(source)}`, which it needs"
+    title = name.rpartition("/")[2]
     parts = [
-        _header(run, layout, licence),
-        f"# {name}\n\nA full-duplex speech-to-speech model: it listens and speaks at once, in frames of 80 ms, in a "
-        f"voice and a role given at the start.\n{parameters:,} parameters; trained with ppx-train {version}, recipe "
-        f"`{run.recipe}`, step {step:,}.",
-        _usage(name, layout, voices),
+        _header(source, licence),
+        f"# {title}\n\nA full-duplex speech-to-speech model: it listens and speaks at once, in frames of 80 ms, in a "
+        f"voice and a role given at the start.\n{what}; trained with recipe `{source.run.recipe}`, step "
+        f"{source.step:,}.",
+        _usage(name, source, voices),
         _prompt_format(),
         _voices(voices),
         _data(data),
-        _recipe(run, step, config_sha256),
-        _metrics(metrics, step),
-        _limits(run, data),
+        _recipe(source),
+        _metrics(metrics, source.step),
+        _limits(source.run, data),
         "## Misuse\n\nDo not imitate the voice of a person who has not agreed to it, and tell people that they talk to "
         "a machine.",
-        _licences(run, data),
+        "## Licences\n\n" + _licences(source, data, voices),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _header(run: Run, layout: str, licence: str | None) -> str:
-    base = BASES.get(run.model.init)
+def _base_name(source: Source) -> str:
+    """Of the start weights: their repository, or the name of the local file or folder without its place."""
+    name = source.base.name if source.base is not None else source.run.model.init
+    return Path(name).name if Path(name).exists() else name
+
+
+def _header(source: Source, licence: str | None) -> str:
+    name = _base_name(source)
+    base = BASES.get(name)
     lines = ["---"]
     if licence is not None:
         lines.append(f"license: {licence}")
@@ -93,34 +110,38 @@ def _header(run: Run, layout: str, licence: str | None) -> str:
     else:
         lines.append(f"license: {base[0]}")
         lines += [f"license_name: {base[1]}", f"license_link: {base[2]}"] if base[1] else []
-    if base is not None:
-        lines += [f"base_model: {run.model.init}", "base_model_relation: finetune"]
+    if REPOSITORY.match(name):
+        lines += [f"base_model: {name}", f"base_model_relation: {'adapter' if source.base else 'finetune'}"]
     tags = ("moshi", "mimi", "personaplex", "full-duplex", "speech-to-speech", "role-prompt", "voice-prompt")
     lines += [
         "language: en",
         "pipeline_tag: audio-to-audio",
-        f"library_name: {'moshi' if layout == 'kyutai' else 'personaplex'}",
+        f"library_name: {'moshi' if source.for_stock_moshi else 'personaplex'}",
     ]
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
-def _usage(name: str, layout: str, voices: list[Voice]) -> str:
+def _usage(name: str, source: Source, voices: list[Voice]) -> str:
     voice = f" --voice-prompt {voices[0].name}" if voices else ""
     lines = [
         "## Run it",
         "",
         "```bash",
         "pip install .            # in a checkout of ppx-train",
-        f"hf download OWNER/{name} --local-dir {name}",
         f"ppx-chat --model {name} --input-wav question.wav --output-wav answer.wav{voice} \\",
         '    --text-prompt "You work for the Harbour clinic and your name is Jane."',
         "```",
         "",
     ]
-    if layout == "kyutai":
+    file = "model.safetensors" if source.base is None else "lora.safetensors"
+    if source.for_stock_moshi:
         lines.append(
-            "`config.json` and `model.safetensors` (8 depth steps) also load in the stock `moshi` package: "
-            f"`python -m moshi.server --hf-repo OWNER/{name}` (there without voice and role prompts)."
+            f"`config.json` and `{file}` (8 depth steps) also load in the stock `moshi` package: "
+            f"`python -m moshi.server --hf-repo {name}` (there without voice and role prompts)."
+        )
+    elif source.base is not None:
+        lines.append(
+            "The stock `moshi` package cannot load this adapter: it wants the base in one file, with 8 depth steps."
         )
     else:
         lines.append(
@@ -160,20 +181,30 @@ def _data(data: DataFacts) -> str:
     return "\n".join(lines)
 
 
-def _recipe(run: Run, step: int, config_sha256: str) -> str:
-    adapters = f"LoRA rank {run.model.lora.rank}, merged" if run.model.lora.rank else "all weights"
+def _recipe(source: Source) -> str:
+    run, lora = source.run, source.run.model.lora
+    adapters = f"LoRA rank {lora.rank}, scaling {lora.scaling:g}, on {', '.join(f'`{p}`' for p in lora.patterns)}"
+    start = source.base.commit if source.base is not None else source.trained_with.get("start_commit")
+    revision = start or run.model.revision
+    trained_with = _engine(source.trained_with.get("version", ""), source.trained_with.get("commit", ""))
     facts: dict[str, Any] = {
         "recipe": run.recipe,
-        "start weights": Path(run.model.init).name if Path(run.model.init).exists() else run.model.init,
-        "trained": adapters,
-        "steps": f"{step:,} of {run.steps:,}, {run.data.batch} sequences each",
-        "mixture": ", ".join(f"{source} {draws}" for source, draws in run.data.mix.items()),
+        "start weights": _base_name(source) + (f", revision {revision}" if revision else ""),
+        "trained": f"{adapters}{'' if source.base else ', merged'}" if lora.rank else "all weights",
+        "steps": f"{source.step:,} of {run.steps:,}, {run.data.batch} sequences each",
+        "mixture": ", ".join(f"{name} {draws}" for name, draws in run.data.mix.items()),
         "learning rates": f"temporal {run.optim.lr.temporal:g}, depth {run.optim.lr.depth:g}",
         "precision": run.trainer.precision,
         "seed": run.seed,
-        "configuration (sha256)": config_sha256,
+        "configuration (sha256)": source.config_sha256,
+        "trained with": trained_with if source.trained_with else "not recorded",
+        "exported with": _engine(__version__, project_commit()),
     }
     return "\n".join(["## Recipe", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())])
+
+
+def _engine(version: str, commit: str) -> str:
+    return f"ppx-train {version}" + (f", commit {commit}" if commit else "")
 
 
 def _metrics(metrics: dict[str, float], step: int) -> str:
@@ -204,8 +235,37 @@ def _limits(run: Run, data: DataFacts) -> str:
     return "\n".join(lines)
 
 
-def _licences(run: Run, data: DataFacts) -> str:
-    base = f"start weights `{run.model.init}` under their own licence" if run.model.init in BASES else ""
-    named = [base, *(f"training data under {licence}" for licence in sorted(data.licences))]
-    chain = "; ".join(part for part in named if part) or "not recorded"
-    return f"## Licences\n\nThis model is derived from: {chain}. Check that your use is allowed by each."
+def _licences(source: Source, data: DataFacts, voices: list[Voice]) -> str:
+    run = source.run
+    chain = [] if run.model.init == "scratch" else [f"start weights {_terms(run.model.init, _base_name(source))}"]
+    chain += [f"codec {_terms(run.model.codec)}"] if run.model.codec in BASES else []
+    chain += [f"tokenizer {_terms(run.model.tokenizer)}"] if run.model.tokenizer in BASES else []
+    chain += [f"training data under {licence} ({hours:.2f} h)" for licence, hours in sorted(data.licences.items())]
+    chain += [f"voices under {licence}" for licence in sorted({voice.licence for voice in voices})]
+    if not chain:
+        return "Not recorded: neither start weights nor training data were known when this was exported."
+    return "\n".join(["This model is derived from:", "", *(f"- {part}" for part in chain), "", CHECK])
+
+
+CHECK = "Check that your use is allowed by each."
+
+
+def _terms(place: str, name: str | None = None) -> str:
+    """A source by name with its licence, and with what it was itself made from if it is one of our exports."""
+    known = BASES.get(name or place)
+    if known is not None:
+        return f"`{name or place}` under {known[1] or known[0]}"
+    own = _chain_of(Path(place))
+    return f"`{name or Path(place).name}` under its own licence" + (f", itself derived from {own}" if own else "")
+
+
+def _chain_of(folder: Path) -> str:
+    """The licence chain in the model card of one of our exports, in one line; empty for anything else."""
+    try:
+        if not folder.is_dir() or read_sidecar(folder) is None:
+            return ""
+        card = (folder / "README.md").read_text("utf-8")
+    except (UserError, OSError):
+        return ""
+    _, found, chain = card.partition("This model is derived from:")
+    return "; ".join(line[2:] for line in chain.splitlines() if line.startswith("- ")) if found else ""

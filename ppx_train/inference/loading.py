@@ -19,7 +19,8 @@ from model.native import depth_steps
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
 from model.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.text import TextTokenizer
-from model.weights import Rows, read_header, weights_path
+from model.weights import INDEX_NAME, WEIGHTS_NAME, Rows, read_header, weights_path
+from ppx_train.inference.adapter import ADAPTER_NAME, load_adapted
 
 SIDECAR = "personaplex.json"
 VOICES = "voices"
@@ -80,7 +81,10 @@ def load_release(
     tokenizer = TextTokenizer(
         folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
     )
-    lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
+    if sidecar is not None and sidecar.get("layout") == "lora":
+        lm = load_adapted(folder, sidecar, str(folder / SIDECAR), dtype, device)
+    else:
+        lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
     check_parts(lm.config, codec, tokenizer, str(folder))
     silence_codes, sine_codes = _constants(codec, sidecar)
     prompt = sidecar["prompt"] if sidecar else {"pause_frames": PAUSE_FRAMES, "voice_lufs": VOICE_LUFS}
@@ -219,11 +223,12 @@ def _folder(model: str, revision: str | None) -> Path:
     if path.is_dir():
         if revision is not None:
             raise UserError(f"revision {revision} has no effect on the folder {model}: leave it out")
-        weights_path(path)
+        if not (path / ADAPTER_NAME).is_file():
+            weights_path(path)
         return path
     if path.exists() or not REPOSITORY.match(model):
         raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository")
-    return hub_model(model, HUB_FILES, revision)
+    return hub_model(model, HUB_FILES, revision, one_of=(WEIGHTS_NAME, INDEX_NAME, ADAPTER_NAME))
 
 
 def _file_names(folder: Path) -> dict[str, str]:

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from data_pipelines import encode
 from data_pipelines.audio import write_flac
 from data_pipelines.schema import Dialogue, Side, Word
+from model.duplex import DuplexLM
+from model.sample import Sampling
+from model.stream import DuplexStream
+from ppx_train.build import base_lm, fingerprint, trainable_lm
+from ppx_train.checkpoint import BASE
+from ppx_train.config import load
+from ppx_train.origin import KEY, origin
 from tests.model.golden import GOLDEN
 
 RATE = 24000
@@ -103,6 +112,37 @@ def run_arguments(folder: Path, run_dir: Path, *more: str) -> list[str]:
         "logging.tensorboard=false",
         *more,
     ]
+
+
+def write_checkpoint(data: Path, run_dir: Path, step: int, *more: str) -> tuple[Path, DuplexLM]:
+    """A checkpoint as the trainer leaves it, with random weights (and adapters); returns it and the model."""
+    run = load([*run_arguments(data, run_dir), *more])
+    base = base_lm(run)
+    saved = {"global_step": step, "epoch": 0, KEY: origin(run)}
+    if run.model.lora.rank:
+        saved[BASE] = fingerprint(base)
+    torch.manual_seed(step)
+    lm = trainable_lm(run, base) if run.model.lora.rank else DuplexLM(run.model.lm)
+    for name, parameter in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)  # zeros at the start of training
+    folder = run_dir / "checkpoints" / f"step-{step:07d}"
+    folder.mkdir(parents=True)
+    state = {f"lm.{name}": value.detach() for name, value in lm.named_parameters() if value.requires_grad}
+    torch.save({**saved, "state_dict": state}, folder / "checkpoint.ckpt")
+    (folder / "config.yaml").write_text(run.to_yaml(), "utf-8")
+    logs = run_dir / "logs" / "version_0"
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / "metrics.csv").write_text(f"step,heldout/loss,train/loss\n{step},2.5,2.0\n{step + 1},9.0,9.0\n")
+    return folder, lm.eval()
+
+
+def greedy_tokens(lm: DuplexLM) -> Tensor:
+    """Twelve frames [12, 1, 9] that a model says to a random user."""
+    stream = DuplexStream(lm, Sampling(greedy=True))
+    state = stream.init_state(1)
+    user = torch.randint(lm.config.card, (12, 1, 8), generator=torch.Generator().manual_seed(0))
+    return torch.stack([stream.step(state, user_BC) for user_BC in user])
 
 
 def metrics_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:

@@ -10,21 +10,19 @@ import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from model.checkpoint import native_state_dict
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.sample import Sampling
-from model.stream import DuplexStream
-from ppx_train.build import base_lm, fingerprint, trainable_lm
-from ppx_train.config import load
+from ppx_train import __version__
 from ppx_train.export import export, find_checkpoint, main
 from ppx_train.export_voices import voices_of_shards
 from ppx_train.inference.loading import find_voice, load_release
 from ppx_train.inference.offline import chat
-from tests.ppx_train.fixtures import make_shards, run_arguments
+from ppx_train.origin import project_commit
+from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
 
 # the keys that the stock loader takes out or hands to its constructor; any other is a crash there
 STOCK_KEYS = set(
@@ -46,33 +44,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_checkpoint(data: Path, run_dir: Path, step: int, *more: str) -> tuple[Path, DuplexLM]:
-    """A checkpoint as the trainer leaves it, with random weights (and adapters); returns it and the model."""
-    run = load([*run_arguments(data, run_dir), *more])
-    base = base_lm(run)
-    base_sha256 = fingerprint(base)
-    torch.manual_seed(step)
-    if run.model.lora.rank:
-        lm = trainable_lm(run, base)
-        for name, parameter in lm.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.2)  # zeros at the start of training
-    else:
-        lm = DuplexLM(run.model.lm)
-    folder = run_dir / "checkpoints" / f"step-{step:07d}"
-    folder.mkdir(parents=True)
-    state = {f"lm.{name}": value.detach() for name, value in lm.named_parameters() if value.requires_grad}
-    saved = {"state_dict": state, "global_step": step, "epoch": 0}
-    if run.model.lora.rank:
-        saved["base_sha256"] = base_sha256
-    torch.save(saved, folder / "checkpoint.ckpt")
-    (folder / "config.yaml").write_text(run.to_yaml(), "utf-8")
-    logs = run_dir / "logs" / "version_0"
-    logs.mkdir(parents=True, exist_ok=True)
-    (logs / "metrics.csv").write_text(f"step,heldout/loss,train/loss\n{step},2.5,2.0\n{step + 1},9.0,9.0\n")
-    return folder, lm.eval()
-
-
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DuplexLM]:
     run_dir = tmp_path_factory.mktemp("run")
@@ -83,13 +54,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dup
 @pytest.fixture(scope="module")
 def exported(run: tuple[Path, DuplexLM], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(run[0], tmp_path_factory.mktemp("out") / "my-model", dtype="float32")
-
-
-def greedy_tokens(lm: DuplexLM) -> Tensor:
-    stream = DuplexStream(lm, Sampling(greedy=True))
-    state = stream.init_state(1)
-    user = torch.randint(lm.config.card, (12, 1, 8), generator=torch.Generator().manual_seed(0))
-    return torch.stack([stream.step(state, user_BC) for user_BC in user])
 
 
 def digest(path: Path) -> str:
@@ -177,6 +141,23 @@ def test_the_card_tells_recipe_data_licences_figures_and_voices(exported: Path) 
     assert str(exported.parent) not in card
 
 
+def test_the_card_tells_the_commits_and_the_type(exported: Path) -> None:
+    card, commit = (exported / "README.md").read_text(), project_commit()
+    engine = f"ppx-train {__version__}" + (f", commit {commit}" if commit else "")
+    for part in (f"| trained with | {engine} |", f"| exported with | {engine} |", "parameters in float32;"):
+        assert part in card, part
+    assert json.loads((exported / "personaplex.json").read_text())["origin"].get("commit", "") == commit
+
+
+def test_the_licence_chain_goes_on_through_start_weights_that_were_exported_here(
+    data: Path, exported: Path, tmp_path: Path
+) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 2, f"model.init={exported}")
+    card = (export(folder, tmp_path / "out", voices="none") / "README.md").read_text()
+    assert "- start weights `my-model` under its own licence, itself derived from training data under CC0-1.0 (" in card
+    assert str(exported.parent) not in card
+
+
 def test_an_exported_model_talks_in_its_voice(exported: Path) -> None:
     release = load_release(exported)
     prompt = release.prompt(find_voice(release, "a"), "You work for CitySan.")
@@ -257,7 +238,7 @@ def test_a_failed_export_leaves_nothing_behind(
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ppx_train.export._write_sums", full_disk)
+    monkeypatch.setattr("ppx_train.export.write_sums", full_disk)
     with pytest.raises(OSError, match="No space left"):
         export(run[0], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -293,7 +274,7 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
     [
         (["checkpoint=a"], "out is not given"),
         (["checkpoint=a", "out=b", "layuot=nvidia"], "layuot=nvidia"),
-        (["checkpoint=a", "out=b", "layout=onnx"], "choose one of kyutai, nvidia"),
+        (["checkpoint=a", "out=b", "layout=onnx"], "choose one of kyutai, nvidia, lora"),
         (["checkpoint=a", "out=b", "dtype=int8"], "choose one of bfloat16, float32"),
         (["checkpoint=a", "out=b", "max_voices=many"], "max_voices=many"),
     ],

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from model.errors import UserError
-from ppx_train.checkpoint import FILE, checkpoints
+from ppx_train import __version__, origin
+from ppx_train.checkpoint import FILE, checkpoints, read_checkpoint
 from ppx_train.config import load
 from ppx_train.curves import read_metrics
 from ppx_train.training import train
@@ -74,6 +75,7 @@ def test_a_run_learns_and_leaves_its_files(whole_run: Path) -> None:
     assert [folder.name for folder in checkpoints(whole_run)] == ["step-0000003", "step-0000006", "step-0000008"]
     assert (whole_run / "curves.png").stat().st_size > 10_000
     assert load(["recipe=quickstart"]).recipe in (whole_run / "config.yaml").read_text("utf-8")
+    assert read_checkpoint(checkpoints(whole_run)[-1])[origin.KEY]["version"] == __version__
 
 
 @pytest.mark.slow
