@@ -62,10 +62,13 @@ def choose_top_k(logits_BV: Tensor, temperature: float, top_k: int, uniform_B1: 
     The number picks a place on the cumulative probabilities in the order of the ids. Logits that differ by rounding,
     as in batches of other sizes, then give the same token, where noise that goes by rank would change hands.
     """
-    logits_BV = logits_BV.float()
-    top_BN = logits_BV.topk(top_k, dim=-1).values
-    weight_BV = ((logits_BV - top_BN[:, :1]) / temperature).exp_().masked_fill_(logits_BV < top_BN[:, -1:], 0)
-    sum_BV = weight_BV.cumsum(-1)
+    logits_BN, ids_BN = logits_BV.float(), None
+    if top_k < logits_BV.shape[-1]:
+        logits_BN, ids_BN = logits_BN.topk(top_k, dim=-1, sorted=False)
+        ids_BN, order_BN = ids_BN.sort(dim=-1)
+        logits_BN = logits_BN.gather(-1, order_BN)
+    sum_BN = torch.softmax(logits_BN / temperature, dim=-1).cumsum(-1)
     # kept below the whole sum, which rounding could reach: no token lies beyond it
-    place_B1 = uniform_B1 * (sum_BV[:, -1:] * (1 - 2**-20))
-    return (sum_BV <= place_B1).sum(-1)
+    place_B1 = uniform_B1 * (sum_BN[:, -1:] * (1 - 2**-20))
+    index_B1 = torch.searchsorted(sum_BN, place_B1, right=True)
+    return (index_B1 if ids_BN is None else ids_BN.gather(-1, index_B1))[:, 0]

@@ -73,13 +73,14 @@ class TemporalStream:
         if not self.plain_attention:
             keys, values = (x.view(batch, self.num_heads, -1, self.head_dim) for x in (keys_NSd, values_NSd))
             return F.scaled_dot_product_attention(query_BHd[:, :, None], keys, values, attn_mask=mask)
-        query_Nd1 = query_BHd.reshape(-1, self.head_dim, 1)
+        query_N1d = query_BHd.reshape(-1, 1, self.head_dim)
+        keys_NdS = keys_NSd.transpose(1, 2)
         if mask is None:
-            scores_NS1 = torch.baddbmm(self.zero, keys_NSd, query_Nd1, beta=0, alpha=self.scale)
+            scores_N1S = torch.baddbmm(self.zero, query_N1d, keys_NdS, beta=0, alpha=self.scale)
         else:
-            mask_NS1 = mask.expand(-1, self.num_heads, -1, -1).reshape(len(keys_NSd), -1, 1)
-            scores_NS1 = torch.baddbmm(mask_NS1, keys_NSd, query_Nd1, alpha=self.scale)
-        return torch.bmm(scores_NS1.softmax(1).transpose(1, 2), values_NSd)
+            mask_N1S = mask.expand(-1, self.num_heads, -1, -1).reshape(len(keys_NSd), 1, -1)
+            scores_N1S = torch.baddbmm(mask_N1S, query_N1d, keys_NdS, alpha=self.scale)
+        return torch.bmm(scores_N1S.softmax(-1), values_NSd)
 
     @torch.no_grad()
     def extend(self, x_RTD: Tensor, cache: KVCache, rows: list[int]) -> Tensor:
