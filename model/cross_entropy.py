@@ -5,13 +5,16 @@ chunk of them exists at a time: its gradient is taken on the spot and only the g
 are kept. That costs no second matmul (unlike recomputing) and, on a CPU, stays in the cache.
 """
 
-# Shapes: K heads (one per depth step; 1 for text), N rows, V vocabulary, I input width
+# Shapes: K heads (one per depth step; 1 for text), N rows, n rows of a chunk, V vocabulary, I input width
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.matmul import autocast_to_one_type, product
 
 MIN_CHUNK_ROWS = 256  # fewer rows make the matmul wait for the weights
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # 4 MB fit the cache; 512 MB is 4096 rows of 32000 text pieces
@@ -24,13 +27,9 @@ def head_loss(terms: Sequence[tuple[Tensor, Tensor]], targets_KN: Tensor, weight
     Rows of weight 0 add nothing, whatever their target (even ZERO_ID). A hit is argmax == target at weight > 0.
     The logits are made in the type of the inputs (autocast's type inside autocast), all else is fp32.
     """
-    device = targets_KN.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        terms = [(x.to(dtype), weight.to(dtype)) for x, weight in terms]
-    tensors = [tensor for term in terms for tensor in term]
+    tensors = [tensor for x, weight in terms for tensor in autocast_to_one_type(x, weight)]
     needs_grad = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(targets_KN.device.type, enabled=False):
         return _HeadLoss.apply(targets_KN, weights_KN, needs_grad, *tensors)
 
 
@@ -42,43 +41,56 @@ class _HeadLoss(torch.autograd.Function):
         inputs, weights = tensors[0::2], tensors[1::2]
         grads = [_grad_buffer(t, is_weight=i % 2 == 1) if needs_grad[i] else None for i, t in enumerate(tensors)]
         num_heads, num_rows = targets_KN.shape
-        vocabulary = weights[0].shape[1]
-        chunk = max(MIN_CHUNK_ROWS, CHUNK_LOGITS.get(targets_KN.device.type, 2**27) // vocabulary)
-        loss_K = torch.zeros(num_heads, device=targets_KN.device)
-        correct_K = torch.zeros(num_heads, device=targets_KN.device)
+        chunk = max(MIN_CHUNK_ROWS, CHUNK_LOGITS.get(targets_KN.device.type, 2**27) // weights[0].shape[1])
+        loss_K, correct_K = torch.zeros(2, num_heads, device=targets_KN.device).unbind(0)
         for k in range(num_heads):
             for start in range(0, num_rows, chunk):
                 rows = slice(start, start + chunk)
-                target_N1, weight_N1 = targets_KN[k, rows, None].clamp(min=0), weights_KN[k, rows, None]
-                logits_NV = inputs[0][k, rows] @ weights[0][k].T
+                logits_nV = product(inputs[0][k, rows], weights[0][k])
                 for x, weight in zip(inputs[1:], weights[1:], strict=True):
-                    logits_NV += x[k, rows] @ weight[k].T
-                logits_NV = logits_NV.float()
-                maximum_N1, predicted_N1 = logits_NV.max(-1, keepdim=True)
-                right_N1 = logits_NV.gather(1, target_N1)
-                grad_NV = torch.softmax(logits_NV, -1)
-                # the largest probability is 1 / sum(exp(logits - maximum)): no further pass over the logits
-                entropy_N1 = maximum_N1 - grad_NV.amax(-1, keepdim=True).log() - right_N1
-                has_loss_N1 = weight_N1 > 0
-                loss_K[k] += torch.where(has_loss_N1, entropy_N1 * weight_N1, 0).sum()
-                correct_K[k] += ((predicted_N1 == target_N1) & has_loss_N1).sum()
+                    logits_nV += product(x[k, rows], weight[k])
+                target_n, weight_n = targets_KN[k, rows].clamp(min=0), weights_KN[k, rows]
+                loss, correct, grad_nV = _rows_loss(logits_nV, target_n, weight_n)
+                loss_K[k] += loss
+                correct_K[k] += correct
                 if any(needs_grad):
-                    grad_NV *= weight_N1
-                    grad_NV.scatter_add_(1, target_N1, -weight_N1)
-                    _add_grads(grads, tensors, grad_NV.to(inputs[0].dtype), k, rows)
+                    _add_grads(grads, tensors, grad_nV, weight_n, k, rows)
         ctx.save_for_backward(*(grad.to(t.dtype) for grad, t in zip(grads, tensors, strict=True) if grad is not None))
         ctx.needs_grad = needs_grad
         ctx.mark_non_differentiable(correct_K)
         return loss_K, correct_K
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_K: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         scaled = []
         for needed in ctx.needs_grad:
             grad = next(saved) if needed else None
-            scaled.append(None if grad is None else grad * grad_K[:, None, None].to(grad.dtype))
+            scaled.append(None if grad is None else grad.mul_(grad_K[:, None, None]))
         return (None, None, None, *scaled)
+
+
+def _rows_loss(logits_nV: Tensor, target_n: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted loss and hits of a chunk, and the gradient of each row's own loss (not weighted), of the logits' type."""
+    scores_nV = logits_nV.float()
+    maximum_n1, target_n1 = scores_nV.amax(-1, keepdim=True), target_n[:, None]
+    right_n1 = scores_nV.gather(1, target_n1)
+    p_nV = torch.softmax(scores_nV, -1)
+    # the largest probability is 1 / sum(exp(score - maximum)): no further pass over the scores
+    loss_n1 = maximum_n1 - p_nV.amax(-1, keepdim=True).log() - right_n1
+    has_loss_n = weight_n > 0
+    is_hit_n = _hits(scores_nV, target_n, (right_n1 == maximum_n1)[:, 0] & has_loss_n)
+    p_nV.scatter_add_(1, target_n1, torch.full_like(right_n1, -1))
+    return torch.where(has_loss_n, loss_n1[:, 0] * weight_n, 0).sum(), is_hit_n.sum(), p_nV.to(logits_nV.dtype)
+
+
+def _hits(scores_nV: Tensor, target_n: Tensor, is_best_n: Tensor) -> Tensor:
+    """Rows of `is_best_n` whose target is the first of the best scores."""
+    if scores_nV.device.type != "cpu":
+        return (scores_nV.argmax(-1) == target_n) & is_best_n
+    rows = is_best_n.nonzero()[:, 0]  # argmax takes as long as a softmax on a CPU: only for those that may be hits
+    return scores_nV.index_select(0, rows).argmax(-1) == target_n[rows]
 
 
 def _grad_buffer(tensor: Tensor, is_weight: bool) -> Tensor:
@@ -86,10 +98,14 @@ def _grad_buffer(tensor: Tensor, is_weight: bool) -> Tensor:
     return torch.zeros_like(tensor, dtype=torch.float32) if is_weight else torch.empty_like(tensor)
 
 
-def _add_grads(grads: Sequence[Tensor | None], tensors: Sequence[Tensor], grad_NV: Tensor, k: int, rows: slice) -> None:
+def _add_grads(
+    grads: Sequence[Tensor | None], tensors: Sequence[Tensor], grad_nV: Tensor, weight_n: Tensor, k: int, rows: slice
+) -> None:
+    """Adds the chunk's gradients; the rows' weights are applied to the narrow factors, not to the vocabulary."""
     for i in range(0, len(tensors), 2):
         grad_input, grad_weight = grads[i], grads[i + 1]
         if grad_input is not None:
-            grad_input[k, rows] = grad_NV @ tensors[i + 1][k]
+            torch.mul(product(grad_nV, tensors[i + 1][k].t()), weight_n[:, None], out=grad_input[k, rows])
         if grad_weight is not None:
-            grad_weight[k] += grad_NV.T @ tensors[i][k, rows]
+            weighted_nI = (tensors[i][k, rows] * weight_n[:, None]).to(grad_nV.dtype)
+            grad_weight[k] += product(grad_nV.t(), weighted_nI.t())

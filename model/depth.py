@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.attention import step_attention
 from model.config import LMConfig
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
 
@@ -28,14 +29,7 @@ class DepthAttention(nn.Module):
         self.out_proj = StepLinear(config.dep_q, dim, dim, device=device, dtype=dtype)
 
     def forward(self, x_KNd: Tensor) -> Tensor:
-        num_steps, num_rows, _ = x_KNd.shape
-        qkv = self.in_proj(x_KNd).unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)
-        query, key, value = qkv.flatten(1, 2).unbind(0)  # each [N * H, K, head_dim]
-        # Plain matmuls: fused attention kernels are slow on sequences of 16 (a quarter of a bf16 step on a CPU).
-        future_KK = torch.full((num_steps, num_steps), float("-inf"), device=x_KNd.device, dtype=query.dtype).triu(1)
-        scores = torch.baddbmm(future_KK[None], query, key.transpose(1, 2), alpha=self.scale)
-        y = torch.bmm(scores.softmax(-1).to(value.dtype), value)
-        return self.out_proj(y.unflatten(0, (num_rows, -1)).permute(2, 0, 1, 3).flatten(2))
+        return self.out_proj(step_attention(self.in_proj(x_KNd), self.num_heads))
 
 
 class DepthBlock(nn.Module):

@@ -18,6 +18,7 @@ from model.depth import DepthTransformer
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import TemporalTransformer
 
+CHECKPOINTING = ("none", "selective", "full")
 HEAD_GAIN = 0.1  # of the output heads' initial weights
 
 

@@ -6,15 +6,20 @@ batched matmul instead of sixteen small ones.
 
 # Shapes: K steps or codebooks, N rows, B batch, T frames, H heads, I input width, O output width, R rank
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.attention import on_cpu
 from model.config import ZERO_ID
+from model.matmul import linear, step_linear
 
 NORM_EPS = 1e-8
+CACHED_VALUES = 2**18  # on a CPU: 1 MB of fp32 values stay in the cache between passes over them
 
 
 class RMSNorm(nn.Module):
@@ -31,9 +36,48 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.alpha)
 
     def forward(self, x: Tensor) -> Tensor:
+        if on_cpu(x):
+            return _RMSNorm.apply(x, self.alpha)
         with torch.autocast(x.device.type, enabled=False):
-            alpha_D = self.alpha.float().flatten()
-            return F.rms_norm(x.float(), alpha_D.shape, alpha_D, NORM_EPS).to(x.dtype)
+            return F.rms_norm(x, x.shape[-1:], self.alpha.flatten().to(x.dtype), NORM_EPS)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """For the CPU, where PyTorch has no fused kernel: groups of rows that fit the cache, and only x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        x_ND, y_ND = x.reshape(-1, x.shape[-1]), torch.empty_like(x, memory_format=torch.contiguous_format)
+        alpha_D = alpha.float().flatten()
+        inverse_N1 = torch.empty(len(x_ND), 1)
+        for x_nD, y_nD, inverse_n1 in _groups(x_ND, y_ND.view_as(x_ND), inverse_N1):
+            x_nD = x_nD.float()
+            norm_n1 = torch.linalg.vector_norm(x_nD, dim=-1, keepdim=True)
+            torch.rsqrt(norm_n1.square_().div_(x_nD.shape[-1]).add_(NORM_EPS), out=inverse_n1)
+            torch.mul(x_nD * inverse_n1, alpha_D, out=y_nD)
+        ctx.save_for_backward(x, alpha, inverse_N1)
+        return y_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, alpha, inverse_N1 = ctx.saved_tensors
+        x_ND, grad_ND = (tensor.reshape(-1, x.shape[-1]) for tensor in (x, grad))
+        alpha_D = alpha.float().flatten()
+        grad_x, grad_alpha_D = torch.empty_like(x_ND), torch.zeros_like(alpha_D)
+        for x_nD, grad_nD, inverse_n1, out_nD in _groups(x_ND, grad_ND, inverse_N1, grad_x):
+            normed_nD = x_nD * inverse_n1
+            product_nD = grad_nD * normed_nD
+            grad_alpha_D += product_nD.sum(0)
+            mean_n1 = product_nD.mul_(alpha_D).mean(-1, keepdim=True)
+            torch.mul((grad_nD * alpha_D).sub_(normed_nD.mul_(mean_n1)), inverse_n1, out=out_nD)
+        grad_alpha = grad_alpha_D.view_as(alpha).to(alpha.dtype) if ctx.needs_input_grad[1] else None
+        return grad_x.view(x.shape), grad_alpha
+
+
+def _groups(*tensors_ND: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    rows = max(1, CACHED_VALUES // tensors_ND[0].shape[-1])
+    return zip(*(tensor.split(rows) for tensor in tensors_ND), strict=True)
 
 
 class Linear(nn.Module):
@@ -61,7 +105,7 @@ class Linear(nn.Module):
         return [(x_NI[None], self.weight[None])]
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
 
 class StepLinear(nn.Module):
@@ -99,12 +143,12 @@ class StepLinear(nn.Module):
         return shared_matmul(x_NI, self.weight[:steps])
 
     def forward(self, x_KNI: Tensor) -> Tensor:
-        return torch.bmm(x_KNI, self.weight[: x_KNI.shape[0]].transpose(1, 2))
+        return step_linear(x_KNI, self.weight)
 
 
 def shared_matmul(x_NI: Tensor, weight_KOI: Tensor) -> Tensor:
     """x W_k^T for every k -> [K, N, O]. One wide matmul: its gradient never holds a [K, N, I] copy of x."""
-    y_NX = F.linear(x_NI, weight_KOI.flatten(0, 1))
+    y_NX = linear(x_NI, weight_KOI.flatten(0, 1))
     return y_NX.unflatten(1, weight_KOI.shape[:2]).transpose(0, 1)
 
 
@@ -117,8 +161,37 @@ class Gating(nn.Module):
         self.linear_out: Any = linear_out
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.linear_in(x).chunk(2, dim=-1)
-        return self.linear_out(F.silu(a) * b)
+        return self.linear_out(gated(self.linear_in(x)))
+
+
+def gated(x: Tensor) -> Tensor:
+    """silu(a) * b of the two halves a, b of the last axis."""
+    if on_cpu(x):
+        return _Gated.apply(x)
+    a, b = x.chunk(2, dim=-1)
+    return F.silu(a) * b
+
+
+class _Gated(torch.autograd.Function):
+    """For the CPU: keeps x alone, and writes both halves of its gradient in place instead of joining them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        a, b = x.chunk(2, dim=-1)
+        return F.silu(a).mul_(b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        rows = (tensor.flatten(0, -2) for tensor in (x, grad, grad_x))
+        for x_nX, grad_nH, out_nX in _groups(*rows):
+            (a_nH, b_nH), (grad_a_nH, grad_b_nH) = x_nX.chunk(2, dim=-1), out_nX.chunk(2, dim=-1)
+            torch.mul(F.silu(a_nH), grad_nH, out=grad_b_nH)
+            torch.ops.aten.silu_backward.grad_input(grad_nH * b_nH, a_nH, grad_input=grad_a_nH)
+        return grad_x
 
 
 class Embedding(nn.Module):

@@ -9,25 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from model.attention import windowed_attention
 from model.config import LMConfig
 from model.layers import Gating, Linear, RMSNorm, rotary_angles, rotate
 
 
-def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
-    """Causal attention where a frame sees itself and the context - 1 frames before it. [B, H, T, head_dim]."""
-    num_frames = query.shape[2]
-    if num_frames <= context:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    # blocks of `context` queries: each needs only the keys of its own block and of the one before
-    blocks = []
-    for start in range(0, num_frames, context):
-        first, stop = max(0, start - context + 1), min(start + context, num_frames)
-        frames = torch.arange(first, stop, device=query.device)
-        age_TS = frames[start - first :, None] - frames
-        mask_TS = (age_TS >= 0) & (age_TS < context)
-        keys, values = key[:, :, first:stop], value[:, :, first:stop]
-        blocks.append(F.scaled_dot_product_attention(query[:, :, start:stop], keys, values, attn_mask=mask_TS))
-    return torch.cat(blocks, dim=2)
 
 
 class Attention(nn.Module):
