@@ -7,6 +7,7 @@ No mask or score matrix larger than one block of queries exists at any time.
 
 # Shapes: B batch, H heads, T frames, d head width, K depth steps, N rows
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 QUERY_BLOCK = 128  # on a CPU: a block's scores stay in the cache
-STEP_ROWS = 64
+STEP_GROUP = 512  # rows x heads of the depth attention
 MAX_SDPA_BATCH = 2**15  # CUDA launches at most 65535 blocks along the batch
 
 
@@ -63,10 +64,11 @@ def _visible(start: int, stop: int, first: int, context: int, device: torch.devi
     return (age_TS >= 0) & (age_TS < context)
 
 
-def _probabilities(query: Tensor, key: Tensor, hidden: Tensor) -> Tensor:
-    """softmax(query key^T / sqrt(d)) of [X, T, d] and [X, S, d], where `hidden` [T, S] is false; fp32 inside."""
-    scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(query.shape[-1] ** -0.5)
-    return scores.masked_fill_(hidden, float("-inf")).softmax(-1).to(query.dtype)
+def _probabilities(query: Tensor, key: Tensor, visible_TS: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(d)) of [X, T, d] and [X, S, d] where `visible_TS` is true; fp32 inside."""
+    mask_TS = torch.zeros_like(visible_TS, dtype=query.dtype).masked_fill_(~visible_TS, float("-inf"))
+    scores = torch.baddbmm(mask_TS, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+    return scores.float().softmax(-1).to(query.dtype)
 
 
 def _grad_scores(grad_y: Tensor, value: Tensor, probabilities: Tensor) -> Tensor:
@@ -79,26 +81,26 @@ def _grad_scores(grad_y: Tensor, value: Tensor, probabilities: Tensor) -> Tensor
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.context, shape = context, query.shape
+        shape = query.shape
         query, key, value = (part.flatten(0, 1) for part in (query, key, value))
+        ctx.save_for_backward(query, key, value)
+        ctx.context = context
         y = torch.empty_like(query)
         for start, stop, first in _blocks(query.shape[1], QUERY_BLOCK, context):
-            hidden = ~_visible(start, stop, first, context, query.device)
-            p = _probabilities(query[:, start:stop], key[:, first:stop], hidden)
-            y[:, start:stop] = torch.bmm(p, value[:, first:stop])
+            visible_TS = _visible(start, stop, first, context, query.device)
+            p = _probabilities(query[:, start:stop], key[:, first:stop], visible_TS)
+            torch.bmm(p, value[:, first:stop], out=y[:, start:stop])
         return y.view(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        shape = grad.shape
-        query, key, value, grad = (part.flatten(0, 1) for part in (*ctx.saved_tensors, grad))
+        query, key, value = ctx.saved_tensors
+        shape, grad = grad.shape, grad.flatten(0, 1)
         grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for start, stop, first in _blocks(query.shape[1], QUERY_BLOCK, ctx.context):
-            hidden = ~_visible(start, stop, first, ctx.context, query.device)
             q, k, v, g = query[:, start:stop], key[:, first:stop], value[:, first:stop], grad[:, start:stop]
-            p = _probabilities(q, k, hidden)
+            p = _probabilities(q, k, _visible(start, stop, first, ctx.context, query.device))
             grad_s = _grad_scores(g, v, p)
             grad_q[:, start:stop] = torch.bmm(grad_s, k)
             grad_k[:, first:stop] += torch.bmm(grad_s.transpose(1, 2), q)
@@ -107,42 +109,47 @@ class _BlockAttention(torch.autograd.Function):
 
 
 class _StepAttention(torch.autograd.Function):
-    """Rows are taken in groups whose query, key and value fit the cache."""
+    """Works on a copy that has the steps of a row together, in groups of rows that fit the cache.
+
+    The copy and the probabilities (16 x 16 a row and head) are kept for the gradient instead of the input.
+    """
 
     @staticmethod
     def forward(ctx: Any, qkv_KNX: Tensor, num_heads: int) -> Tensor:
-        ctx.save_for_backward(qkv_KNX)
-        ctx.num_heads = num_heads
         steps, num_rows, width = qkv_KNX.shape
-        hidden = torch.ones(steps, steps, dtype=torch.bool).triu(1)
+        visible_KK = torch.ones(steps, steps, dtype=torch.bool).tril()
+        qkv = _rows_first(qkv_KNX, 3, num_heads)
+        y = torch.empty_like(qkv[0])
+        p = qkv.new_empty(num_rows * num_heads, steps, steps)
+        for (query, key, value), p_part, y_part in _parts(qkv, p, y):
+            p_part.copy_(_probabilities(query, key, visible_KK))
+            torch.bmm(p_part, value, out=y_part)
+        ctx.save_for_backward(qkv, p)
+        ctx.num_heads = num_heads
         y_KNd = qkv_KNX.new_empty(steps, num_rows, width // 3)
-        for start in range(0, num_rows, STEP_ROWS):
-            query, key, value = _rows_first(qkv_KNX[:, start : start + STEP_ROWS], 3, num_heads)
-            y = torch.bmm(_probabilities(query, key, hidden), value)
-            _steps_first(y_KNd[:, start : start + STEP_ROWS], 1, num_heads).copy_(y.view(1, -1, num_heads, *y.shape[1:]))
+        _steps_first(y_KNd, 1, num_heads)[0].copy_(y.unflatten(0, (num_rows, num_heads)))
         return y_KNd
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_KNd: Tensor) -> tuple[Tensor, None]:
-        (qkv_KNX,) = ctx.saved_tensors
-        steps, num_rows, _ = qkv_KNX.shape
-        hidden = torch.ones(steps, steps, dtype=torch.bool).triu(1)
-        grad_qkv_KNX = torch.empty_like(qkv_KNX)
-        for start in range(0, num_rows, STEP_ROWS):
-            rows = slice(start, start + STEP_ROWS)
-            query, key, value = _rows_first(qkv_KNX[:, rows], 3, ctx.num_heads)
-            (grad_y,) = _rows_first(grad_KNd[:, rows], 1, ctx.num_heads)
-            p = _probabilities(query, key, hidden)
-            grad_s = _grad_scores(grad_y, value, p)
-            grads = torch.empty(3, *query.shape, dtype=query.dtype)
-            torch.bmm(grad_s, key, out=grads[0])
-            torch.bmm(grad_s.transpose(1, 2), query, out=grads[1])
-            torch.bmm(p.transpose(1, 2), grad_y, out=grads[2])
-            _steps_first(grad_qkv_KNX[:, rows], 3, ctx.num_heads).copy_(
-                grads.view(3, -1, ctx.num_heads, *query.shape[1:])
-            )
-        return grad_qkv_KNX, None
+        qkv, p = ctx.saved_tensors
+        steps, num_rows, width = grad_KNd.shape
+        grads = torch.empty_like(qkv)
+        grad_y = _rows_first(grad_KNd, 1, ctx.num_heads)[0]
+        for (query, key, value), p_part, grad_part, out in _parts(qkv, p, grad_y, grads):
+            grad_s = _grad_scores(grad_part, value, p_part)
+            torch.bmm(grad_s, key, out=out[0])
+            torch.bmm(grad_s.transpose(1, 2), query, out=out[1])
+            torch.bmm(p_part.transpose(1, 2), grad_part, out=out[2])
+        grad_KNX = grad_KNd.new_empty(steps, num_rows, 3 * width)
+        _steps_first(grad_KNX, 3, ctx.num_heads).copy_(grads.unflatten(1, (num_rows, ctx.num_heads)))
+        return grad_KNX, None
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Groups along the axis of rows and heads, the third from the end."""
+    return zip(*(tensor.split(STEP_GROUP, dim=-3) for tensor in tensors), strict=True)
 
 
 def _steps_first(x_KNX: Tensor, parts: int, num_heads: int) -> Tensor:

@@ -7,17 +7,19 @@ are kept. That costs no second matmul (unlike recomputing) and, on a CPU, stays 
 
 # Shapes: K heads (one per depth step; 1 for text), N rows, n rows of a chunk, V vocabulary, I input width
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.matmul import autocast_to_one_type, product
+from model.matmul import autocast_to_one_type, product, weight_gradient
 
-MIN_CHUNK_ROWS = 256  # fewer rows make the matmul wait for the weights
-CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # 4 MB fit the cache; 512 MB is 4096 rows of 32000 text pieces
+CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**27}
+"""Logits that exist at a time: 2048 or 4096 rows of 32000 text pieces. Their matmuls want many rows."""
+CACHED_LOGITS = {"cpu": 2**19, "cuda": 2**27}
+"""Logits whose softmax is taken at a time: on a CPU 2 MB of fp32, which stay in the cache."""
 
 
 def head_loss(terms: Sequence[tuple[Tensor, Tensor]], targets_KN: Tensor, weights_KN: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,22 +41,24 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any, targets_KN: Tensor, weights_KN: Tensor, needs_grad: tuple[bool, ...], *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         inputs, weights = tensors[0::2], tensors[1::2]
-        grads = [_grad_buffer(t, is_weight=i % 2 == 1) if needs_grad[i] else None for i, t in enumerate(tensors)]
         num_heads, num_rows = targets_KN.shape
-        chunk = max(MIN_CHUNK_ROWS, CHUNK_LOGITS.get(targets_KN.device.type, 2**27) // weights[0].shape[1])
+        chunks = _slices(num_rows, CHUNK_LOGITS, weights[0])
+        grads = [
+            _grad_buffer(t, len(chunks)) if needed else None for needed, t in zip(needs_grad, tensors, strict=True)
+        ]
         loss_K, correct_K = torch.zeros(2, num_heads, device=targets_KN.device).unbind(0)
         for k in range(num_heads):
-            for start in range(0, num_rows, chunk):
-                rows = slice(start, start + chunk)
+            for rows in chunks:
                 logits_nV = product(inputs[0][k, rows], weights[0][k])
                 for x, weight in zip(inputs[1:], weights[1:], strict=True):
                     logits_nV += product(x[k, rows], weight[k])
                 target_n, weight_n = targets_KN[k, rows].clamp(min=0), weights_KN[k, rows]
-                loss, correct, grad_nV = _rows_loss(logits_nV, target_n, weight_n)
-                loss_K[k] += loss
-                correct_K[k] += correct
+                for part in _slices(len(logits_nV), CACHED_LOGITS, weights[0]):
+                    loss, hits = _rows_loss(logits_nV[part], target_n[part], weight_n[part])
+                    loss_K[k] += loss
+                    correct_K[k] += hits
                 if any(needs_grad):
-                    _add_grads(grads, tensors, grad_nV, weight_n, k, rows)
+                    _add_grads(grads, tensors, logits_nV, weight_n, k, rows)
         ctx.save_for_backward(*(grad.to(t.dtype) for grad, t in zip(grads, tensors, strict=True) if grad is not None))
         ctx.needs_grad = needs_grad
         ctx.mark_non_differentiable(correct_K)
@@ -71,18 +75,23 @@ class _HeadLoss(torch.autograd.Function):
         return (None, None, None, *scaled)
 
 
-def _rows_loss(logits_nV: Tensor, target_n: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted loss and hits of a chunk, and the gradient of each row's own loss (not weighted), of the logits' type."""
+def _slices(num_rows: int, budget: Mapping[str, int], weight_KVI: Tensor) -> list[slice]:
+    size = max(1, budget.get(weight_KVI.device.type, 2**27) // weight_KVI.shape[1])
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def _rows_loss(logits_nV: Tensor, target_n: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted loss and hits of some rows; the gradient of each row's own loss (not weighted) replaces the logits."""
     scores_nV = logits_nV.float()
     maximum_n1, target_n1 = scores_nV.amax(-1, keepdim=True), target_n[:, None]
     right_n1 = scores_nV.gather(1, target_n1)
+    has_loss_n = weight_n > 0
+    is_hit_n = _hits(scores_nV, target_n, (right_n1 == maximum_n1)[:, 0] & has_loss_n)
     p_nV = torch.softmax(scores_nV, -1)
     # the largest probability is 1 / sum(exp(score - maximum)): no further pass over the scores
     loss_n1 = maximum_n1 - p_nV.amax(-1, keepdim=True).log() - right_n1
-    has_loss_n = weight_n > 0
-    is_hit_n = _hits(scores_nV, target_n, (right_n1 == maximum_n1)[:, 0] & has_loss_n)
-    p_nV.scatter_add_(1, target_n1, torch.full_like(right_n1, -1))
-    return torch.where(has_loss_n, loss_n1[:, 0] * weight_n, 0).sum(), is_hit_n.sum(), p_nV.to(logits_nV.dtype)
+    logits_nV.copy_(p_nV.scatter_add_(1, target_n1, torch.full_like(right_n1, -1)))
+    return torch.where(has_loss_n, loss_n1[:, 0] * weight_n, 0).sum(), is_hit_n.sum()
 
 
 def _hits(scores_nV: Tensor, target_n: Tensor, is_best_n: Tensor) -> Tensor:
@@ -93,19 +102,21 @@ def _hits(scores_nV: Tensor, target_n: Tensor, is_best_n: Tensor) -> Tensor:
     return scores_nV.index_select(0, rows).argmax(-1) == target_n[rows]
 
 
-def _grad_buffer(tensor: Tensor, is_weight: bool) -> Tensor:
-    # a weight's gradient is summed over the chunks: in fp32, whatever the weight's type
-    return torch.zeros_like(tensor, dtype=torch.float32) if is_weight else torch.empty_like(tensor)
+def _grad_buffer(tensor: Tensor, num_chunks: int) -> Tensor:
+    # sums over chunks are fp32, whatever the type of the weight
+    return torch.zeros_like(tensor, dtype=torch.float32 if num_chunks > 1 else None)
 
 
 def _add_grads(
     grads: Sequence[Tensor | None], tensors: Sequence[Tensor], grad_nV: Tensor, weight_n: Tensor, k: int, rows: slice
 ) -> None:
     """Adds the chunk's gradients; the rows' weights are applied to the narrow factors, not to the vocabulary."""
+    is_whole = rows.start == 0 and rows.stop == tensors[0].shape[1]
     for i in range(0, len(tensors), 2):
         grad_input, grad_weight = grads[i], grads[i + 1]
         if grad_input is not None:
             torch.mul(product(grad_nV, tensors[i + 1][k].t()), weight_n[:, None], out=grad_input[k, rows])
         if grad_weight is not None:
             weighted_nI = (tensors[i][k, rows] * weight_n[:, None]).to(grad_nV.dtype)
-            grad_weight[k] += product(grad_nV.t(), weighted_nI.t())
+            grad_chunk = weight_gradient(grad_nV, weighted_nI)
+            grad_weight[k] = grad_chunk if is_whole else grad_weight[k] + grad_chunk

@@ -76,7 +76,7 @@ class DepthTransformer(nn.Module):
         tokens_KN: the token each step sees: row 0 the frame's text id, row k the frame's audio codebook k - 1.
         """
         embedded_KNd = torch.cat((self.text_emb(tokens_KN[:1]), self.audio_emb(tokens_KN[1:])))
-        x_KNd = self.inputs.shared(hidden_ND, len(tokens_KN)) + embedded_KNd
+        x_KNd = (self.inputs.shared(hidden_ND, len(tokens_KN)) + embedded_KNd).contiguous()
         for block in self.layers:
             if self.remat and torch.is_grad_enabled():
                 x_KNd = checkpoint(block, x_KNd, use_reentrant=False)

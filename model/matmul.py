@@ -58,6 +58,20 @@ def products(a_KNI: Tensor, b_KOI: Tensor) -> Tensor:
     return result_KNO
 
 
+def weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """grad^T x -> [O, I], without autograd."""
+    if uses_onednn(x_NI) and x_NI.shape[1] < grad_NO.shape[1]:  # oneDNN copies its transposed first factor
+        return product(x_NI.t(), grad_NO.t()).t().contiguous()
+    return product(grad_NO.t(), x_NI.t())
+
+
+def step_weight_gradient(grad_KNO: Tensor, x_KNI: Tensor) -> Tensor:
+    """grad_k^T x_k for every k -> [K, O, I], without autograd."""
+    if not uses_onednn(x_KNI):
+        return torch.bmm(grad_KNO.transpose(1, 2), x_KNI)
+    return torch.stack([weight_gradient(grad_NO, x_NI) for grad_NO, x_NI in zip(grad_KNO, x_KNI, strict=True)])
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
@@ -72,7 +86,7 @@ class _Linear(torch.autograd.Function):
         grad_x = product(grad_NO, weight_OI.t()).view(x.shape) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, None
-        return grad_x, product(grad_NO.t(), x.flatten(0, -2).t())
+        return grad_x, weight_gradient(grad_NO, x.flatten(0, -2))
 
 
 class _StepLinear(torch.autograd.Function):
@@ -89,7 +103,7 @@ class _StepLinear(torch.autograd.Function):
         grad_x = products(grad_KNO, weight_SOI[:steps].transpose(1, 2)) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, None
-        grad_weight = products(grad_KNO.transpose(1, 2), x_KNI.transpose(1, 2))
+        grad_weight = step_weight_gradient(grad_KNO, x_KNI)
         if steps < weight_SOI.shape[0]:
             padded = torch.zeros_like(weight_SOI)
             padded[:steps] = grad_weight

@@ -6,14 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import windowed_attention
 from model.config import LMConfig
 from model.layers import Gating, Linear, RMSNorm, rotary_angles, rotate
-
-
 
 
 class Attention(nn.Module):

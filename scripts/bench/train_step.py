@@ -43,8 +43,12 @@ def main() -> None:
         row["memory ratio"] = row["peak MiB"] / base["peak MiB"] if base else ""
         row["of matmul peak"] = row["TFLOP/s"] * 1e12 / peak
     torch.set_num_threads(args.threads)
-    print(f"{machine(args.device)}\n{args.size} {args.dtype}, batch {args.batch} x {args.frames} frames, {options(args)}")
-    print(f"matrix products reach {peak / 1e12:.3g} TFLOP/s; TFLOP/s count the useful work of all rows, prompt or not\n")
+    print(
+        f"{machine(args.device)}\n{args.size} {args.dtype}, batch {args.batch} x {args.frames} frames, {options(args)}"
+    )
+    print(
+        f"matrix products reach {peak / 1e12:.3g} TFLOP/s; TFLOP/s count the useful work of all rows, prompt or not\n"
+    )
     print(table([{key: value for key, value in row.items() if key != "loss"} for row in rows]))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     write_json(args.json, {"machine": machine(args.device), "settings": settings, "matmul_flops": peak, "rows": rows})

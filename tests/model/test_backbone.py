@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import cross_entropy
+from model.attention import windowed_attention
 from model.config import LMConfig
 from model.duplex import DuplexLM, StreamSums
-from model.temporal import windowed_attention
 from tests.model.golden import language_model, lm_config, tensors
 
 TINY = LMConfig(
@@ -129,15 +129,16 @@ def test_loss_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -
     codes_BKT = random_codes(model.config, 2, 40)
     weights_BKT = random_weights(codes_BKT)
     results = []
-    for rows in (256, 7):
-        monkeypatch.setattr(cross_entropy, "MIN_CHUNK_ROWS", rows)
+    for rows, cached in ((256, 256), (256, 5), (7, 3)):
         monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", {"cpu": rows * 32})
+        monkeypatch.setattr(cross_entropy, "CACHED_LOGITS", {"cpu": cached * 32})
         model.zero_grad()
         sums = model(codes_BKT, weights_BKT)
         sums.loss_K.sum().backward()
         results.append((sums.loss_K.detach(), gradients(model)))
-    assert torch.allclose(results[0][0], results[1][0], rtol=1e-6)
-    assert_same_gradients(results[1][1], results[0][1], 1e-5)
+    for loss_K, grads in results[1:]:
+        assert torch.allclose(results[0][0], loss_K, rtol=1e-6)
+        assert_same_gradients(grads, results[0][1], 1e-5)
 
 
 def test_weights_of_zero_give_a_finite_loss_that_touches_every_parameter() -> None:
