@@ -7,7 +7,7 @@ No mask or score matrix larger than one block of queries exists at any time.
 
 # Shapes: B batch, H heads, T frames, d head width, K depth steps, N rows
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,16 @@ from torch.nn import functional as F
 QUERY_BLOCK = 128  # on a CPU: a block's scores stay in the cache
 STEP_GROUP = 512  # rows x heads of the depth attention
 MAX_SDPA_BATCH = 2**15  # CUDA launches at most 65535 blocks along the batch
+
+
+@torch.compiler.disable
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], context: int) -> Tensor:
+    """`windowed_attention` within each of several sequences that lie one after another. All [H, N, d]."""
+    if len(set(lengths)) == 1:  # one kernel for all
+        batch = [part.unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value)]
+        return windowed_attention(*batch, context).transpose(0, 1).flatten(1, 2)
+    sequences = zip(*(part.split(list(lengths), dim=1) for part in (query, key, value)), strict=True)
+    return torch.cat([windowed_attention(q[None], k[None], v[None], context)[0] for q, k, v in sequences], dim=1)
 
 
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
@@ -36,6 +46,7 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) 
     return torch.cat(blocks, dim=2)
 
 
+@torch.compiler.disable
 def step_attention(qkv_KNX: Tensor, num_heads: int) -> Tensor:
     """Causal attention over the K steps of every row; X = 3 x width: query, key, value. -> [K, N, width]"""
     if on_cpu(qkv_KNX):
@@ -48,7 +59,7 @@ def step_attention(qkv_KNX: Tensor, num_heads: int) -> Tensor:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the CPU's own kernels are to be used: not while compiling, when Inductor fuses the plain operations."""
+    """Whether the kernels for CPUs are to be used: not while compiling, when Inductor fuses the plain operations."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from model.attention import step_attention
 from model.config import LMConfig
+from model.recompute import Block
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
 
 
@@ -32,7 +32,7 @@ class DepthAttention(nn.Module):
         return self.out_proj(step_attention(self.in_proj(x_KNd), self.num_heads))
 
 
-class DepthBlock(nn.Module):
+class DepthBlock(Block):
     """x + attention(norm1(x)), then x + gating(norm2(x)); the norms are shared by all steps."""
 
     def __init__(self, config: LMConfig, *, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -47,12 +47,14 @@ class DepthBlock(nn.Module):
         )
 
     def forward(self, x_KNd: Tensor) -> Tensor:
-        x_KNd = x_KNd + self.attention(self.norm1(x_KNd))
-        return x_KNd + self.gating(self.norm2(x_KNd))
+        with self.recomputed(self.norm1, x_KNd) as normed_KNd:
+            x_KNd = x_KNd + self.attention(normed_KNd)
+        with self.recomputed(self.norm2, x_KNd) as normed_KNd:
+            return x_KNd + self.gating(normed_KNd)
 
 
 class DepthTransformer(nn.Module):
-    """Input maps, token tables, blocks and heads of the depth steps. `remat`: recompute blocks in the backward pass."""
+    """Input maps, token tables, blocks and heads of the depth steps."""
 
     def __init__(
         self, config: LMConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -60,7 +62,6 @@ class DepthTransformer(nn.Module):
         super().__init__()
         dim, steps = config.depformer_dim, config.dep_q
         self.config = config
-        self.remat = False
         self.inputs = StepLinear(steps, config.dim, dim, device=device, dtype=dtype)
         self.text_emb = Embedding(config.text_card + 1, dim, device=device, dtype=dtype)
         # the last codebook is never an input
@@ -78,8 +79,5 @@ class DepthTransformer(nn.Module):
         embedded_KNd = torch.cat((self.text_emb(tokens_KN[:1]), self.audio_emb(tokens_KN[1:])))
         x_KNd = (self.inputs.shared(hidden_ND, len(tokens_KN)) + embedded_KNd).contiguous()
         for block in self.layers:
-            if self.remat and torch.is_grad_enabled():
-                x_KNd = checkpoint(block, x_KNd, use_reentrant=False)
-            else:
-                x_KNd = block(x_KNd)
+            x_KNd = block.run(x_KNd)
         return x_KNd

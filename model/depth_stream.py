@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.depth import DepthTransformer
-from model.step_maps import Map, gated, norm_map, step_maps
+from model.layers import gated
+from model.step_maps import Map, norm_map, step_maps
 
 
 class StepBlock(NamedTuple):

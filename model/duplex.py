@@ -7,6 +7,7 @@ text and codebook 0 of frame p, codebooks 1..7 of frame p - 1.
 
 # Shapes: B batch, K streams (17), C audio streams predicted (dep_q), T frames, D width, V vocabulary, N rows with loss
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from model.config import ZERO_ID, LMConfig
 from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
+from model.recompute import set_mode
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import TemporalTransformer
 
-CHECKPOINTING = ("none", "selective", "full")
 HEAD_GAIN = 0.1  # of the output heads' initial weights
 
 
@@ -80,10 +81,14 @@ class DuplexLM(nn.Module):
         for head in (self.text_head, self.depth.heads):
             head.weight.mul_(HEAD_GAIN)
 
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Keeps only the inputs of the blocks for the backward pass and recomputes the rest: memory for time."""
-        self.temporal.remat = enabled
-        self.depth.remat = enabled
+    def set_activation_checkpointing(self, mode: str) -> None:
+        """What the backward pass computes again: `none`, `selective` or `full` (see recompute.py)."""
+        set_mode(self, mode)
+
+    def compile_blocks(self) -> None:
+        """Compiles each block of both transformers, in place, for batches of any size; parameter names stay."""
+        for block in (*self.temporal.layers, *self.depth.layers):
+            block.compile(dynamic=True)
 
     def num_parameters(self) -> int:
         """Parameters, embeddings included."""
@@ -107,8 +112,10 @@ class DuplexLM(nn.Module):
     def embed(self, delayed_BKT: Tensor) -> Tensor:
         """Sum of the 17 embeddings of each position; ZERO_ID adds nothing. -> [B, T, D]"""
         batch, _, num_frames = delayed_BKT.shape
-        audio_ND = self.audio_emb.summed(delayed_BKT[:, 1:].transpose(0, 1).flatten(1))
-        return self.text_emb(delayed_BKT[:, 0]) + audio_ND.view(batch, num_frames, -1)
+        return self._embed(_packed(delayed_BKT)).view(batch, num_frames, -1)
+
+    def _embed(self, delayed_KN: Tensor) -> Tensor:
+        return self.text_emb(delayed_KN[0]) + self.audio_emb.summed(delayed_KN[1:])
 
     def delayed_inputs(self, codes_BKT: Tensor) -> tuple[Tensor, Tensor]:
         """(inputs_BKT, targets_BKT): what the temporal transformer sees at position p, and the delayed frame p.
@@ -122,7 +129,11 @@ class DuplexLM(nn.Module):
 
     def hidden(self, inputs_BKT: Tensor) -> Tensor:
         """Temporal transformer and final norm -> [B, T, D]."""
-        return self.out_norm(self.temporal(self.embed(inputs_BKT)))
+        batch, _, num_frames = inputs_BKT.shape
+        return self._hidden(_packed(inputs_BKT), [num_frames] * batch).view(batch, num_frames, -1)
+
+    def _hidden(self, inputs_KN: Tensor, lengths: Sequence[int]) -> Tensor:
+        return self.out_norm(self.temporal(self._embed(inputs_KN), lengths))
 
     def logits(self, codes_BKT: Tensor) -> Logits:
         """All logits, for parity and evaluation: memory grows with B x T x vocabulary. Training uses `forward`."""
@@ -130,7 +141,7 @@ class DuplexLM(nn.Module):
         batch, _, num_frames = codes_BKT.shape
         inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
         hidden_BTD = self.hidden(inputs_BKT)
-        tokens_KN = self._delayed_frames(codes_BKT)[:, :num_steps].transpose(0, 1).flatten(1)
+        tokens_KN = _packed(self._delayed_frames(codes_BKT)[:, :num_steps])
         delayed_CNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_KN))
         delayed_BCTV = delayed_CNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
         audio_BCTV = torch.zeros_like(delayed_BCTV)
@@ -142,20 +153,27 @@ class DuplexLM(nn.Module):
                 audio_BCTV[:, stream - 1, :last] = delayed_BCTV[:, stream - 1, delay:]
         return Logits(audio_BCTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
 
-    def forward(self, codes_BKT: Tensor, weights_BKT: Tensor) -> StreamSums:
+    def forward(
+        self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None
+    ) -> StreamSums:
         """Summed losses of a batch of undelayed codes, int64 [B, 17, T].
 
         weights_BKT: fp32 >= 0, the loss weight of each undelayed target; 0 = no loss. Targets that are ZERO_ID or that
         the delays make undefined get weight 0. If no weight is left the losses are 0 and still reach every parameter.
+        lengths: frames of each row that are not padding; what lies behind them is not computed and has no loss.
         (Under FSDP2 set cast_forward_inputs=False: in bf16 a weight of 0.3 becomes 0.3008.)
         """
         if codes_BKT.shape != weights_BKT.shape or codes_BKT.shape[1] != self.config.num_streams:
             raise ValueError(f"codes {tuple(codes_BKT.shape)}, weights {tuple(weights_BKT.shape)}: both are [B, 17, T]")
+        batch, _, num_frames = codes_BKT.shape
+        lengths = [num_frames] * batch if lengths is None else list(lengths)
+        if len(lengths) != batch or min(lengths) < 1 or max(lengths) > num_frames:
+            raise ValueError(f"lengths {lengths} of {batch} rows of {num_frames} frames: give 1 to {num_frames} each")
         inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
         weights_BKT = self._delay(weights_BKT.float(), 0) * (targets_BKT != ZERO_ID)
-        hidden_XD = self.hidden(inputs_BKT).flatten(0, 1)  # X: all B x T positions
-        weights_KX = weights_BKT.transpose(0, 1).flatten(1)
-        targets_KX = targets_BKT.transpose(0, 1).flatten(1)
+        hidden_XD = self._hidden(_packed(inputs_BKT, lengths), lengths)  # X: all positions that are not padding
+        weights_KX, targets_KX = _packed(weights_BKT, lengths), _packed(targets_BKT, lengths)
+        delayed_KX = _packed(self._delayed_frames(codes_BKT), lengths)
 
         rows_N = _rows_with_loss(weights_KX[:1])
         text_terms = self.text_head.terms(hidden_XD.index_select(0, rows_N))
@@ -164,7 +182,7 @@ class DuplexLM(nn.Module):
         num_steps = self._steps_with_loss(weights_KX)
         audio = slice(1, 1 + num_steps)
         rows_N = _rows_with_loss(weights_KX[audio])
-        tokens_KN = self._delayed_frames(codes_BKT).transpose(0, 1).flatten(1)[:num_steps, rows_N]
+        tokens_KN = delayed_KX[:num_steps, rows_N]
         audio_terms = self.depth.heads.terms(self.depth(hidden_XD.index_select(0, rows_N), tokens_KN))
         audio_loss_C, audio_correct_C = head_loss(audio_terms, targets_KX[audio, rows_N], weights_KX[audio, rows_N])
 
@@ -198,6 +216,14 @@ class DuplexLM(nn.Module):
             delayed_BKT[:, stream, :gap] = fill[stream] if isinstance(fill, Tensor) else fill
             delayed_BKT[:, stream, gap:] = values_BKT[:, stream, : values_BKT.shape[2] - gap]
         return delayed_BKT
+
+
+def _packed(values_BKT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    """The rows of a batch one after another, without what lies behind their lengths: [B, K, T] -> [K, N]."""
+    batch, _, num_frames = values_BKT.shape
+    if lengths is None or min(lengths) == num_frames:
+        return values_BKT.transpose(0, 1).flatten(1)
+    return torch.cat([row_KT[:, :length] for row_KT, length in zip(values_BKT, lengths, strict=True)], dim=1)
 
 
 def _rows_with_loss(weights_CX: Tensor) -> Tensor:

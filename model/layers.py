@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from model.attention import on_cpu
 from model.config import ZERO_ID
 from model.matmul import linear, step_linear
+from model.recompute import Block
 
 NORM_EPS = 1e-8
 CACHED_VALUES = 2**18  # on a CPU: 1 MB of fp32 values stay in the cache between passes over them
@@ -152,7 +153,7 @@ def shared_matmul(x_NI: Tensor, weight_KOI: Tensor) -> Tensor:
     return y_NX.unflatten(1, weight_KOI.shape[:2]).transpose(0, 1)
 
 
-class Gating(nn.Module):
+class Gating(Block):
     """linear_out(silu(a) * b) with [a, b] = linear_in(x); the two maps are Linear or StepLinear."""
 
     def __init__(self, linear_in: nn.Module, linear_out: nn.Module) -> None:
@@ -161,12 +162,13 @@ class Gating(nn.Module):
         self.linear_out: Any = linear_out
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_out(gated(self.linear_in(x)))
+        with self.recomputed(gated, self.linear_in(x)) as y:
+            return self.linear_out(y)
 
 
 def gated(x: Tensor) -> Tensor:
     """silu(a) * b of the two halves a, b of the last axis."""
-    if on_cpu(x):
+    if on_cpu(x) and x.requires_grad:
         return _Gated.apply(x)
     a, b = x.chunk(2, dim=-1)
     return F.silu(a) * b
@@ -261,16 +263,20 @@ def embed_or_zero(ids: Tensor, table_VD: Tensor) -> Tensor:
     return F.embedding(torch.where(is_zero, 0, ids), table_VD) * (~is_zero)[..., None].to(table_VD.dtype)
 
 
-def rotary_angles(positions_BT: Tensor, head_dim: int, max_period: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary positions, fp32, each [B, 1, T, head_dim / 2]."""
-    pairs = torch.arange(head_dim // 2, device=positions_BT.device, dtype=torch.float32)
-    frequencies = max_period ** (-2 * pairs / head_dim)
-    angles = positions_BT[:, None, :, None].float() * frequencies
+def rotary_frequencies(head_dim: int, max_period: float, device: torch.device) -> Tensor:
+    """Radians per frame of each pair of values, fp32 [head_dim / 2]."""
+    pairs = torch.arange(head_dim // 2, device=device, dtype=torch.float32)
+    return max_period ** (-2 * pairs / head_dim)
+
+
+def rotary_angles(positions_N: Tensor, head_dim: int, max_period: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary positions, fp32, each [N, head_dim / 2]."""
+    angles = positions_N[:, None].float() * rotary_frequencies(head_dim, max_period, positions_N.device)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the interleaved pairs (x0, x1), (x2, x3), ... of the last axis, in fp32. x: [.., B, H, T, head_dim]."""
+    """Turns the interleaved pairs (x0, x1), (x2, x3), ... of the last axis, in fp32. x: [.., N, head_dim]."""
     pairs = x.float().unflatten(-1, (-1, 2))
     if on_cpu(x):  # one vectorised pass instead of four strided ones
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))

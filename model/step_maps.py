@@ -66,9 +66,3 @@ def norm_map(module: RMSNorm) -> Map:
         return (x * torch.addcmul(eps_1, length, length, value=share).rsqrt_()).mul_(alpha_D)
 
     return norm
-
-
-def gated(ab: Tensor) -> Tensor:
-    """silu(a) * b of [a, b] side by side."""
-    a, b = ab.chunk(2, dim=-1)
-    return F.silu(a).mul_(b)

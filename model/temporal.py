@@ -1,16 +1,20 @@
-"""The temporal transformer: one position per 80 ms frame, causal attention over the last `context` frames."""
+"""The temporal transformer: one position per 80 ms frame, causal attention over the last `context` frames.
 
-# Shapes: B batch, T frames, S keys, D width, H heads
+Sequences of different lengths lie one after another on one axis ("packed"): no position of it is padding.
+"""
 
+# Shapes: N positions of all sequences, D width, H heads, d head width
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from model.attention import windowed_attention
+from model.attention import packed_attention
 from model.config import LMConfig
 from model.layers import Gating, Linear, RMSNorm, rotary_angles, rotate
+from model.recompute import Block
 
 
 class Attention(nn.Module):
@@ -23,14 +27,14 @@ class Attention(nn.Module):
         self.in_proj = Linear(config.dim, 3 * config.dim, device=device, dtype=dtype)
         self.out_proj = Linear(config.dim, config.dim, device=device, dtype=dtype)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        qkv = self.in_proj(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = rotate(qkv[:2], *rotation).unbind(0)
-        y_BHTd = windowed_attention(query, key, qkv[2], self.context)
-        return self.out_proj(y_BHTd.transpose(1, 2).flatten(2))
+    def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
+        qkv_3HNd = self.in_proj(x_ND).unflatten(-1, (3, self.num_heads, -1)).permute(1, 2, 0, 3)
+        query, key = rotate(qkv_3HNd[:2], *rotation).unbind(0)
+        y_HNd = packed_attention(query, key, qkv_3HNd[2], lengths, self.context)
+        return self.out_proj(y_HNd.transpose(0, 1).flatten(1))
 
 
-class TemporalBlock(nn.Module):
+class TemporalBlock(Block):
     """x + attention(norm1(x)), then x + gating(norm2(x))."""
 
     def __init__(self, config: LMConfig, *, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -43,31 +47,29 @@ class TemporalBlock(nn.Module):
             Linear(dim, 2 * hidden, device=device, dtype=dtype), Linear(hidden, dim, device=device, dtype=dtype)
         )
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation)
-        return x_BTD + self.gating(self.norm2(x_BTD))
+    def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
+        with self.recomputed(self.norm1, x_ND) as normed_ND:
+            x_ND = x_ND + self.attention(normed_ND, rotation, lengths)
+        with self.recomputed(self.norm2, x_ND) as normed_ND:
+            return x_ND + self.gating(normed_ND)
 
 
 class TemporalTransformer(nn.Module):
-    """The stack of temporal blocks, without the final norm. `remat`: recompute each block in the backward pass."""
+    """The stack of temporal blocks, without the final norm."""
 
     def __init__(
         self, config: LMConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.config = config
-        self.remat = False
         self.layers: Any = nn.ModuleList(
             TemporalBlock(config, device=device, dtype=dtype) for _ in range(config.num_layers)
         )
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """All positions of a sequence."""
-        positions_1T = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
-        rotation = rotary_angles(positions_1T, self.config.dim // self.config.num_heads, self.config.max_period)
+    def forward(self, x_ND: Tensor, lengths: Sequence[int]) -> Tensor:
+        """All positions of packed sequences, whose lengths add up to N."""
+        positions_N = torch.cat([torch.arange(length, device=x_ND.device) for length in lengths])
+        rotation = rotary_angles(positions_N, self.config.dim // self.config.num_heads, self.config.max_period)
         for block in self.layers:
-            if self.remat and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, rotation, use_reentrant=False)
-            else:
-                x_BTD = block(x_BTD, rotation)
-        return x_BTD
+            x_ND = block.run(x_ND, rotation, lengths)
+        return x_ND

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.kv_cache import KVCache, Window
-from model.layers import RMSNorm
-from model.step_maps import Map, gated, linear_map, norm_map
+from model.layers import RMSNorm, gated, rotary_frequencies
+from model.step_maps import Map, linear_map, norm_map
 from model.temporal import TemporalTransformer
 
 PIECE_FRAMES = 1024  # of a prompt in one pass: bounds the attention mask, whatever the prompt's length
@@ -37,8 +37,7 @@ class TemporalStream:
         self.blocks = [_block(layer) for layer in temporal.layers]
         self.out_norm = norm_map(out_norm)
         device = out_norm.alpha.device
-        pairs = torch.arange(self.head_dim // 2, device=device, dtype=torch.float32)
-        self.frequencies = config.max_period ** (-2 * pairs / self.head_dim)
+        self.frequencies = rotary_frequencies(self.head_dim, config.max_period, device)
         self.one, self.zero = torch.ones((), device=device), torch.zeros((), device=device)
         self.scale = self.head_dim**-0.5
         # For one query a CPU is faster with plain products than with the fused kernel, which is made for many.

@@ -1,0 +1,71 @@
+"""Activation checkpointing: what is computed again in the backward pass instead of being kept.
+
+none       nothing: fastest on a GPU with memory to spare
+selective  the outputs of norms and gates, which cost one pass over their inputs: no matrix product is repeated
+full       everything inside a block but its input: least memory, a third more work
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from model.errors import UserError
+
+MODES = ("none", "selective", "full")
+
+
+class Block(nn.Module):
+    """A block of a transformer, whose `mode` says what it recomputes."""
+
+    mode = "none"
+
+    def run(self, *inputs: Any) -> Any:
+        """The block's output."""
+        if self.mode == "full" and torch.is_grad_enabled():
+            return checkpoint(self, *inputs, use_reentrant=False)
+        return self(*inputs)
+
+    @contextmanager
+    def recomputed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[Tensor]:
+        """Gives function(x); in mode `selective` the block keeps x in its place wherever autograd would save it."""
+        y = function(x)
+        # a compiled block decides by itself what is cheaper to compute again
+        if self.mode != "selective" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            yield y
+            return
+        with forget(y, function, x):
+            yield y
+
+
+@contextmanager
+def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]:
+    """Inside, autograd saves x instead of y = function(x), whole or seen in another shape, and computes y when needed."""
+    storage, x = y.untyped_storage().data_ptr(), x.detach()
+
+    def pack(saved: Tensor) -> Any:
+        if saved.numel() != y.numel() or saved.untyped_storage().data_ptr() != storage:
+            return saved
+        return saved.shape, saved.stride()
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        with torch.no_grad():
+            return function(x).as_strided(*packed)
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def set_mode(model: nn.Module, mode: str) -> None:
+    """Sets what all blocks of a model recompute. Raises: UserError for an unknown mode."""
+    if mode not in MODES:
+        raise UserError(f"activation checkpointing {mode!r}: choose one of {', '.join(MODES)}")
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.mode = mode
