@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from model.attention import step_attention
 from model.config import LMConfig
-from model.recompute import Block
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
+from model.recompute import Block
 
 
 class DepthAttention(nn.Module):

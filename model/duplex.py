@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from model.config import ZERO_ID, LMConfig
 from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
-from model.recompute import set_mode
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
+from model.recompute import set_mode
 from model.temporal import TemporalTransformer
 
 HEAD_GAIN = 0.1  # of the output heads' initial weights
@@ -85,10 +85,10 @@ class DuplexLM(nn.Module):
         """What the backward pass computes again: `none`, `selective` or `full` (see recompute.py)."""
         set_mode(self, mode)
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, backend: str = "inductor") -> None:
         """Compiles each block of both transformers, in place, for batches of any size; parameter names stay."""
         for block in (*self.temporal.layers, *self.depth.layers):
-            block.compile(dynamic=True)
+            block.compile(dynamic=True, backend=backend)
 
     def num_parameters(self) -> int:
         """Parameters, embeddings included."""
@@ -153,9 +153,7 @@ class DuplexLM(nn.Module):
                 audio_BCTV[:, stream - 1, :last] = delayed_BCTV[:, stream - 1, delay:]
         return Logits(audio_BCTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
 
-    def forward(
-        self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None
-    ) -> StreamSums:
+    def forward(self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None) -> StreamSums:
         """Summed losses of a batch of undelayed codes, int64 [B, 17, T].
 
         weights_BKT: fp32 >= 0, the loss weight of each undelayed target; 0 = no loss. Targets that are ZERO_ID or that

@@ -24,7 +24,7 @@ CACHED_VALUES = 2**18  # on a CPU: 1 MB of fp32 values stay in the cache between
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm computed in fp32; the result has the type of its input.
+    """Root-mean-square norm computed in fp32; the result has the type of its input, or autocast's.
 
     Source: the public checkpoints' `rms_norm_f32`: parameter `alpha` [1, 1, D], eps 1e-8 inside the root.
     """
@@ -37,18 +37,20 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.alpha)
 
     def forward(self, x: Tensor) -> Tensor:
+        # only linear maps follow a norm: inside autocast it gives them their type at once
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         if on_cpu(x):
-            return _RMSNorm.apply(x, self.alpha)
+            return _RMSNorm.apply(x, self.alpha, dtype)
         with torch.autocast(x.device.type, enabled=False):
-            return F.rms_norm(x, x.shape[-1:], self.alpha.flatten().to(x.dtype), NORM_EPS)
+            return F.rms_norm(x, x.shape[-1:], self.alpha.flatten().to(x.dtype), NORM_EPS).to(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
     """For the CPU, where PyTorch has no fused kernel: groups of rows that fit the cache, and only x is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
-        x_ND, y_ND = x.reshape(-1, x.shape[-1]), torch.empty_like(x, memory_format=torch.contiguous_format)
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
+        x_ND, y_ND = x.reshape(-1, x.shape[-1]), torch.empty(x.shape, dtype=dtype)
         alpha_D = alpha.float().flatten()
         inverse_N1 = torch.empty(len(x_ND), 1)
         for x_nD, y_nD, inverse_n1 in _groups(x_ND, y_ND.view_as(x_ND), inverse_N1):
@@ -61,7 +63,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, alpha, inverse_N1 = ctx.saved_tensors
         x_ND, grad_ND = (tensor.reshape(-1, x.shape[-1]) for tensor in (x, grad))
         alpha_D = alpha.float().flatten()
@@ -73,7 +75,7 @@ class _RMSNorm(torch.autograd.Function):
             mean_n1 = product_nD.mul_(alpha_D).mean(-1, keepdim=True)
             torch.mul((grad_nD * alpha_D).sub_(normed_nD.mul_(mean_n1)), inverse_n1, out=out_nD)
         grad_alpha = grad_alpha_D.view_as(alpha).to(alpha.dtype) if ctx.needs_input_grad[1] else None
-        return grad_x.view(x.shape), grad_alpha
+        return grad_x.view(x.shape), grad_alpha, None
 
 
 def _groups(*tensors_ND: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -44,11 +44,12 @@ class Block(nn.Module):
 
 @contextmanager
 def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]:
-    """Inside, autograd saves x instead of y = function(x), whole or seen in another shape, and computes y when needed."""
-    storage, x = y.untyped_storage().data_ptr(), x.detach()
+    """Inside, autograd saves x instead of y = function(x), in whatever shape it is seen, and computes y when needed."""
+    # autograd holds on to both functions below: they must not hold y
+    storage, size, x = y.untyped_storage().data_ptr(), y.numel(), x.detach()
 
     def pack(saved: Tensor) -> Any:
-        if saved.numel() != y.numel() or saved.untyped_storage().data_ptr() != storage:
+        if saved.numel() != size or saved.untyped_storage().data_ptr() != storage:
             return saved
         return saved.shape, saved.stride()
 

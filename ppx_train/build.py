@@ -41,12 +41,14 @@ def base_lm(run: Run) -> DuplexLM:
 
 
 def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
-    """What `run` trains, made of its start weights in place: adapters, quantized base, activation checkpointing."""
+    """What `run` trains, made of its start weights in place: adapters, quantized base, how blocks are computed."""
     model = _with_adapters(run, base)
     if run.model.lora.base != "full":
         has_gpu = run.trainer.accelerator != "cpu" and torch.cuda.is_available()
         quantize_base(model, run.model.lora.base, torch.device("cuda") if has_gpu else None)
     model.set_activation_checkpointing(run.model.activation_checkpointing)
+    if run.model.compile:
+        model.compile_blocks()
     return model
 
 

@@ -56,8 +56,11 @@ class Model:
     """SentencePiece model: a .model file or a hub repository id."""
     lm: LMConfig = field(default_factory=LMConfig)
     lora: Lora = field(default_factory=Lora)
-    activation_checkpointing: bool = False
-    """Recompute block activations in the backward pass: less memory, a third more work."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "selective"
+    """What the backward pass computes again: nothing; norms and gates, which is cheap; or whole blocks, for the least
+    memory and a third more work."""
+    compile: bool = False
+    """Compile each block with torch.compile: faster on a GPU, after a minute or more at the start."""
 
 
 @dataclass(kw_only=True)

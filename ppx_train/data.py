@@ -30,23 +30,25 @@ MIN_DIALOGUE_FRAMES = 25  # 2 s: less than that after the prompt teaches nothing
 
 @dataclass
 class MicroBatch:
-    """Sequences padded to the longest: codes_BKT int64 (ZERO_ID on padding), has_loss_BT bool, lengths_B frames."""
+    """Sequences padded to the longest: codes_BKT int64 (ZERO_ID on padding), has_loss_BT bool, lengths in frames."""
 
     codes_BKT: Tensor
     has_loss_BT: Tensor
-    lengths_B: Tensor
+    lengths: tuple[int, ...]
     ids: tuple[str, ...]
 
     @property
     def frames(self) -> int:
         """Frames that are not padding."""
-        return int(self.lengths_B.sum())
+        return sum(self.lengths)
+
+    @property
+    def lengths_B(self) -> Tensor:
+        return torch.tensor(self.lengths, device=self.codes_BKT.device)
 
     def to(self, device: torch.device, **_: Any) -> "MicroBatch":
-        codes_BKT, has_loss_BT, lengths_B = (
-            part.to(device, non_blocking=True) for part in (self.codes_BKT, self.has_loss_BT, self.lengths_B)
-        )
-        return MicroBatch(codes_BKT, has_loss_BT, lengths_B, self.ids)
+        codes_BKT, has_loss_BT = (part.to(device, non_blocking=True) for part in (self.codes_BKT, self.has_loss_BT))
+        return MicroBatch(codes_BKT, has_loss_BT, self.lengths, self.ids)
 
 
 def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
@@ -58,8 +60,8 @@ def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
     for row, (_, codes_KT, has_loss_T) in enumerate(sequences):
         codes_BKT[row, :, : codes_KT.shape[1]] = codes_KT
         has_loss_BT[row, : codes_KT.shape[1]] = has_loss_T
-    lengths_B = torch.tensor([codes.shape[1] for _, codes, _ in sequences])
-    return MicroBatch(codes_BKT, has_loss_BT, lengths_B, tuple(name for name, _, _ in sequences))
+    lengths = tuple(codes.shape[1] for _, codes, _ in sequences)
+    return MicroBatch(codes_BKT, has_loss_BT, lengths, tuple(name for name, _, _ in sequences))
 
 
 class SequenceBuilder:

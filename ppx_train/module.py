@@ -60,7 +60,7 @@ class DuplexModule(L.LightningModule):
 
     def forward(self, micro: MicroBatch, weights_BKT: Tensor) -> Tensor:
         """[loss, weight, correct, count] x streams, summed over the micro-batch."""
-        return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT)))  # type: ignore[operator]
+        return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT, micro.lengths)))  # type: ignore[operator]
 
     def weigh(self, micro: MicroBatch) -> Tensor:
         return target_weights(micro.codes_BKT, micro.has_loss_BT, micro.lengths_B, self.run.loss, self.lm.config)

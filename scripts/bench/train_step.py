@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from model.allocator import keep_freed_memory
 from model.checkpoint import config_to_dict, native_state_dict
 from model.config import LMConfig
-from model.duplex import CHECKPOINTING, DuplexLM
+from model.duplex import DuplexLM
 from model.lora import inject
+from model.recompute import MODES
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
 TEXT, SEMANTIC, ACOUSTIC, PADDING = 1.0, 1.0, 0.02, 0.3
@@ -151,7 +152,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=312)
     parser.add_argument("--prompt", type=float, nargs="+", default=[0.0], help="shares of the rows without loss")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK")
-    parser.add_argument("--checkpointing", choices=CHECKPOINTING, default="none")
+    parser.add_argument("--checkpointing", choices=MODES, default="none")
     parser.add_argument("--compile", action="store_true", help="torch.compile each block")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
@@ -173,7 +174,7 @@ def build(config: LMConfig, args: argparse.Namespace) -> DuplexLM:
     model = DuplexLM(config, device=args.device, dtype=DTYPES[args.dtype])
     if args.lora:
         inject(model, args.lora, 2.0, [".*"])
-    model.set_activation_checkpointing(args.checkpointing == "full")
+    model.set_activation_checkpointing(args.checkpointing)
     if args.compile:
         model.compile_blocks()
     return model.train()

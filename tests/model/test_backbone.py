@@ -209,18 +209,6 @@ def test_autocast_and_pure_bf16_are_close_to_fp32() -> None:
     assert torch.allclose(half.loss_K, expected.loss_K, rtol=0.02)
 
 
-def test_activation_checkpointing_gives_the_same_gradients() -> None:
-    model = tiny()
-    codes_BKT = random_codes(model.config, 2, 40)
-    weights_BKT = random_weights(codes_BKT)
-    model(codes_BKT, weights_BKT).loss_K.sum().backward()
-    expected = gradients(model)
-    model.zero_grad()
-    model.set_activation_checkpointing(True)
-    model(codes_BKT, weights_BKT).loss_K.sum().backward()
-    assert_same_gradients(gradients(model), expected, 1e-7)
-
-
 def test_an_id_outside_its_table_fails() -> None:
     model = tiny()
     for stream, bad in ((0, 41), (1, 33), (16, 33), (3, -2)):

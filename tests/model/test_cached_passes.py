@@ -31,7 +31,8 @@ def random_inputs(model: DuplexLM, batch: int, num_frames: int, seed: int = 1) -
 
 
 def full(model: DuplexLM, x_BTD: Tensor) -> Tensor:
-    return model.out_norm(model.temporal(x_BTD))
+    batch, frames, _ = x_BTD.shape
+    return model.out_norm(model.temporal(x_BTD.flatten(0, 1), [frames] * batch)).unflatten(0, (batch, frames))
 
 
 def stream_of(model: DuplexLM, batch: int) -> tuple[TemporalStream, KVCache]:

@@ -14,6 +14,7 @@ from model.errors import UserError
 from model.layers import Linear, StepLinear
 from model.lora import adapter_state_dict, adapters, cut_adapter, inject, load_adapter, merge, merged
 from model.native import cut_depth
+from model.recompute import MODES
 from tests.model.golden import language_model, lm_config, metadata, tensors
 
 
@@ -181,13 +182,13 @@ def test_an_adapter_of_16_steps_cut_to_8_gives_the_logits_of_the_agents_steps() 
     assert cut_adapter(cut).keys() == cut.keys()  # 8 steps have nothing to lose
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_no_gradient_of_a_frozen_weight_is_ever_computed(remat: bool) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_no_gradient_of_a_frozen_weight_is_ever_computed(mode: str) -> None:
     codes = tensors("lora_small")["forward.codes"]
     weights = torch.ones(codes.shape)
 
     def flops(model: DuplexLM) -> int:
-        model.set_activation_checkpointing(remat)
+        model.set_activation_checkpointing(mode)
         # torch's own count of all matrix products, plus those that go to oneDNN
         onednn = {torch.ops.mkldnn._linear_pointwise: lambda x, w, *_, **__: 2 * x[0] * x[1] * w[0]}
         with FlopCounterMode(display=False, custom_mapping=onednn) as counter:
@@ -207,7 +208,7 @@ def test_recomputed_blocks_give_adapters_the_same_gradients_though_frozen_embedd
     codes = tensors("lora_small")["forward.codes"]
     weights = torch.ones(codes.shape)
     kept, recomputed = adapted(), adapted()
-    recomputed.set_activation_checkpointing(True)
+    recomputed.set_activation_checkpointing("full")
     assert not recomputed.embed(recomputed.delayed_inputs(codes)[0]).requires_grad
     for model in (kept, recomputed):
         model(codes, weights).loss_K.sum().backward()

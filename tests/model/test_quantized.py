@@ -11,6 +11,7 @@ from model.errors import UserError
 from model.layers import Linear, StepLinear
 from model.lora import LoRALinear, LoRAStepLinear, adapter_state_dict, adapters, inject, load_adapter, merge, merged
 from model.quantized import BLOCK, HEADS, KINDS, QuantizedLinear, QuantizedStepLinear, quantize_base
+from model.recompute import MODES
 from tests.model.golden import language_model, metadata, tensors
 
 pytest.importorskip("bitsandbytes")
@@ -146,12 +147,12 @@ def quantized(kind: str) -> DuplexLM:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("remat", [False, True])
-def test_a_whole_model_trains_its_adapters_as_on_dense_copies_of_its_weights(kind: str, remat: bool) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_whole_model_trains_its_adapters_as_on_dense_copies_of_its_weights(kind: str, mode: str) -> None:
     codes = tensors("lora_small")["forward.codes"]
     weights = torch.ones(codes.shape)
     model, dense = quantized(kind), quantized(kind)
-    model.set_activation_checkpointing(remat)
+    model.set_activation_checkpointing(mode)
     for _, module in adapters(dense):  # the same numbers in plain layers
         if isinstance(module.base, QuantizedStepLinear):
             stacked = StepLinear(module.base.steps, module.base.in_features, module.base.out_features)
