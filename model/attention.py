@@ -24,8 +24,8 @@ MAX_SDPA_BATCH = 2**15  # CUDA launches at most 65535 blocks along the batch
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], context: int) -> Tensor:
     """`windowed_attention` within each of several sequences that lie one after another. All [H, N, d]."""
     if len(set(lengths)) == 1:  # one kernel for all
-        batch = [part.unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value)]
-        return windowed_attention(*batch, context).transpose(0, 1).flatten(1, 2)
+        query, key, value = (part.unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value))
+        return windowed_attention(query, key, value, context).transpose(0, 1).flatten(1, 2)
     sequences = zip(*(part.split(list(lengths), dim=1) for part in (query, key, value)), strict=True)
     return torch.cat([windowed_attention(q[None], k[None], v[None], context)[0] for q, k, v in sequences], dim=1)
 

@@ -19,6 +19,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.extras import require
 from model.layers import Linear, StepLinear
+from model.matmul import products
 
 KINDS = ("int8", "nf4")
 EXTRA = "quantized"
@@ -110,13 +111,14 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(codes, scales)
         ctx.layout = layout
         weight_KOI = dequantize(codes, scales, layout, x_KNI.dtype).reshape(len(x_KNI), -1, layout.in_features)
-        return torch.bmm(x_KNI, weight_KOI.transpose(1, 2))
+        return products(x_KNI, weight_KOI)
 
     @staticmethod
     def backward(ctx: Any, grad_KNO: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scales = ctx.saved_tensors
         weight_KOI = dequantize(codes, scales, ctx.layout, grad_KNO.dtype)
-        return torch.bmm(grad_KNO, weight_KOI.reshape(len(grad_KNO), -1, ctx.layout.in_features)), None, None, None
+        weight_KOI = weight_KOI.reshape(len(grad_KNO), -1, ctx.layout.in_features)
+        return products(grad_KNO, weight_KOI.transpose(1, 2)), None, None, None
 
 
 def quantize_base(model: DuplexLM, kind: str, work_on: torch.device | None = None) -> None:

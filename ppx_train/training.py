@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
+from model.allocator import keep_freed_memory
 from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
@@ -56,6 +57,8 @@ def train(run: Run) -> int:
         return 0
     if run.trainer.threads is not None:
         torch.set_num_threads(run.trainer.threads)
+    if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        keep_freed_memory()
     builder = SequenceBuilder(run.model.lm, run.data, codec_path(run.model.codec), tokenizer_path(run.model.tokenizer))
     pool = SamplePool(run.data.paths, "train", builder)
     loader = StepLoader(pool, run.data, run.seed)
