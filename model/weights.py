@@ -46,7 +46,7 @@ class Rows:
         step = max(1, PIECE_BYTES // row_bytes)
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
-            with _open(self.file) as opened:
+            with open_safetensors(self.file) as opened:
                 piece = opened.get_slice(self.name)[self.first + start : self.first + stop]
             # unlike isfinite, this allocates nothing; NaN comes out of it as NaN
             if piece.numel() and not all(bound.isfinite() for bound in piece.aminmax()):
@@ -88,6 +88,16 @@ def weights_path(path: Path) -> Path:
     raise UserError(f"{path / WEIGHTS_NAME}: no such file: give a folder with {WEIGHTS_NAME} or a .safetensors file")
 
 
+def open_safetensors(file: Path) -> safe_open:
+    """An open safetensors file, to use in `with`. Raises: UserError if it is missing, cut short, a pickle."""
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError) as why:
+        if _is_pickle(file):
+            raise _pickle(file) from why
+        raise UserError(f"{file}: not a whole safetensors file ({why}): download or export it again") from why
+
+
 def read_header(file: Path) -> dict[str, Rows]:
     """All tensors of a .safetensors file, or of the files that an index lists. Reads no values.
 
@@ -96,7 +106,7 @@ def read_header(file: Path) -> dict[str, Rows]:
     """
     if file.name.endswith(".json"):
         return _read_parts(file)
-    with _open(file) as opened:
+    with open_safetensors(file) as opened:
         found = {name: opened.get_slice(name) for name in opened.keys()}
         rows = {name: Rows(file, name, torch.Size(part.get_shape()), part.get_dtype()) for name, part in found.items()}
     if wrong := [f"{name} {part.dtype}" for name, part in rows.items() if part.dtype not in DTYPES]:
@@ -114,17 +124,9 @@ def _read_parts(index: Path) -> dict[str, Rows]:
     headers = {file: read_header(file) for file in sorted(set(files.values()))}
     if lost := sorted(name for name, file in files.items() if name not in headers[file]):
         raise UserError(f"{index}: {lost[0]} is not in {files[lost[0]].name}: download both again")
+    if stray := sorted(name for file, header in headers.items() for name in header if files.get(name) != file):
+        raise UserError(f"{index}: does not place {stray[0]}, which one of its files holds: download them again")
     return {name: headers[file][name] for name, file in files.items()}
-
-
-def _open(file: Path) -> safe_open:
-    """Raises: UserError if it cannot be opened."""
-    try:
-        return safe_open(file, "pt")
-    except (SafetensorError, OSError) as why:
-        if _is_pickle(file):
-            raise _pickle(file) from why
-        raise UserError(f"{file}: not a whole safetensors file ({why}): download or export it again") from why
 
 
 def _is_pickle(file: Path) -> bool:

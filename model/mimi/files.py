@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
+from model.weights import open_safetensors
 
 NAME = "mimi.safetensors"
 PUBLIC_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"  # in the public repositories; holds no config
@@ -22,12 +22,9 @@ def load(path: Path) -> Mimi:
     Raises: UserError if there is no such file, it is not safetensors, or its names or shapes are not the config's.
     """
     path = find(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-    except (SafetensorError, OSError) as why:
-        raise UserError(f"{path} cannot be read as safetensors ({why}): fetch or copy it again") from why
+    with open_safetensors(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
     config = MimiConfig.from_json(metadata["config"]) if "config" in metadata else MimiConfig.full()
     with torch.device("meta"):
         model = Mimi(config)

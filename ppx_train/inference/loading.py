@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_pipelines.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
@@ -19,7 +18,7 @@ from model.native import depth_steps
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
 from model.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.text import TextTokenizer
-from model.weights import INDEX_NAME, WEIGHTS_NAME, Rows, read_header, weights_path
+from model.weights import INDEX_NAME, WEIGHTS_NAME, Rows, open_safetensors, read_header, weights_path
 from ppx_train.inference.adapter import ADAPTER_NAME, load_adapted
 
 SIDECAR = "personaplex.json"
@@ -149,11 +148,10 @@ def read_sidecar(folder: Path) -> dict[str, Any] | None:
 
 def read_voice(path: Path, config: LMConfig) -> Tensor:
     """Codes [8, P] of a voice file of an exported folder. Raises UserError if it is broken or another codec's."""
-    try:
-        with safe_open(path, "pt") as file:
-            codes_CP = file.get_tensor("codes").long()
-    except (SafetensorError, OSError) as why:
-        raise UserError(f"{path}: not a voice file ({why}): export the model again, or give a wav file") from why
+    with open_safetensors(path) as file:
+        if "codes" not in file.keys():
+            raise UserError(f"{path}: not a voice file: export the model again, or give a wav file")
+        codes_CP = file.get_tensor("codes").long()
     if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or not codes_CP.numel():
         raise UserError(f"{path}: codes of shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]")
     return codes_CP

@@ -17,6 +17,7 @@ from model.checkpoint import config_to_dict, from_pretrained, native_state_dict,
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.mimi.codec import Mimi
 from model.native import cut_depth, fuse_split, split_fused
 from model.weights import read_header
 from tests.model.golden import language_model, lm_config, weights
@@ -134,6 +135,13 @@ def test_a_file_of_several_that_is_missing_or_another_is_named(tmp_path: Path) -
     (tmp_path / "moved").rename(tmp_path / "model-00001-of-00003.safetensors")
     with pytest.raises(UserError, match=r"index.json: depformer.* is not in model-00001-of-00003.safetensors"):
         from_pretrained(tmp_path, lm_config("lm_small"))
+    write_parts(tmp_path, weights("lm_small"), 3)
+    index = tmp_path / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    del where["text_emb.weight"]
+    index.write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(UserError, match="index.json: does not place text_emb.weight"):
+        from_pretrained(tmp_path, lm_config("lm_small"))
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(UserError, match="not an index of safetensors files"):
         from_pretrained(tmp_path, lm_config("lm_small"))
@@ -204,6 +212,13 @@ def test_pickles_are_refused_unread_with_the_fix(tmp_path: Path, name: str, zipp
     with pytest.raises(UserError, match=f"{name}: a pickle, .*: give safetensors") as caught:
         from_pretrained(tmp_path if folder else tmp_path / name, lm_config("lm_small"))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_pickled_codec_is_refused_unread_with_the_fix(tmp_path: Path) -> None:
+    torch.save({"a": Trap(tmp_path / "mark")}, tmp_path / "mimi.safetensors")
+    with pytest.raises(UserError, match="mimi.safetensors: a pickle, .*: give safetensors"):
+        Mimi.load(tmp_path)
     assert not (tmp_path / "mark").exists()
 
 
