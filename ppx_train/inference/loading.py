@@ -73,7 +73,6 @@ def load_release(
     check_device(device)
     folder = _folder(str(model), revision)
     sidecar = read_sidecar(folder)
-    config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else None
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     names = _file_names(folder)
     codec = Mimi.load(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
@@ -83,6 +82,7 @@ def load_release(
     if sidecar is not None and sidecar.get("layout") == "lora":
         lm = load_adapted(folder, sidecar, str(folder / SIDECAR), dtype, device)
     else:
+        _, config = _header(folder, sidecar)
         lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
     check_parts(lm.config, codec, tokenizer, str(folder))
     silence_codes, sine_codes = _constants(codec, sidecar)
@@ -106,10 +106,18 @@ def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Row
     Raises: UserError if it is no model, cannot be downloaded, or is broken.
     """
     folder = _folder(model, revision)
+    return _header(folder, read_sidecar(folder))
+
+
+def _header(folder: Path, sidecar: dict[str, Any] | None) -> tuple[dict[str, Rows], LMConfig]:
     weights = read_header(weights_path(folder))
-    sidecar = read_sidecar(folder)
+    found = depth_steps(weights)
     config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
-    return weights, config or LMConfig(dep_q=depth_steps(weights))
+    if config is not None and config.dep_q != found:
+        raise UserError(
+            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them: not one model's"
+        )
+    return weights, config or LMConfig(dep_q=found)
 
 
 def check_device(device: str) -> None:

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoint import save_native
+from model.checkpoint import config_to_dict, save_native
 from model.config import FRAME_SAMPLES, UNGENERATED_ID, LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
@@ -212,6 +212,21 @@ def test_a_codec_of_another_size_is_refused(folder: Path, tmp_path: Path) -> Non
         (tmp_path / "model" / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(UserError, match="8 codebooks of 64 entries, the language model 8 of 32"):
         load_release(tmp_path / "model")
+
+
+def test_weights_with_another_number_of_depth_steps_than_their_configuration_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shape = config_to_dict(CONFIG) | {"dep_q": 8}
+    (tmp_path / "personaplex.json").write_text(json.dumps({"format": 1, "lm": shape, "prompt": {}}))
+    with pytest.raises(UserError, match="weights of 16 depth steps, but dep_q=8 beside them"):
+        load_release(tmp_path)
+    (tmp_path / "personaplex.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(UserError, match="weights of 16 depth steps, but dep_q=8 beside them"):
+        load_release(tmp_path)
 
 
 def test_the_codec_hears_the_user_afresh_after_the_prompt(release: Release) -> None:
