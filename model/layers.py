@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from model.attention import on_cpu
 from model.config import ZERO_ID
-from model.matmul import linear, step_linear
+from model.matmul import compute_dtype, linear, step_linear
 from model.recompute import Block
 
 NORM_EPS = 1e-8
@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # only linear maps follow a norm: inside autocast it gives them their type at once
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = compute_dtype(x)
         if on_cpu(x):
             return _RMSNorm.apply(x, self.alpha, dtype)
         with torch.autocast(x.device.type, enabled=False):

@@ -28,12 +28,18 @@ def step_linear(x_KNI: Tensor, weight_SOI: Tensor) -> Tensor:
     return _StepLinear.apply(*autocast_to_one_type(x_KNI, weight_SOI))
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type products of x are computed in: autocast's inside autocast, else its own."""
+    return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else x.dtype
+
+
 def autocast_to_one_type(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return x, weight
-    dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), weight.to(dtype)
+    """Both in autocast's type; outside autocast as they are."""
+    return (x.to(compute_dtype(x)), weight.to(compute_dtype(x))) if _autocasts(x) else (x, weight)
+
+
+def _autocasts(x: Tensor) -> bool:
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def uses_onednn(x: Tensor) -> bool:

@@ -19,7 +19,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.extras import require
 from model.layers import Linear, StepLinear
-from model.matmul import products
+from model.matmul import compute_dtype, products
 
 KINDS = ("int8", "nf4")
 EXTRA = "quantized"
@@ -65,7 +65,7 @@ class _Quantized(nn.Module):
     @torch.compiler.disable  # the library's kernels gain nothing from it
     def product(self, x_KNI: Tensor, steps: slice) -> Tensor:
         """The maps `steps` of their own inputs [K, N, I], or all side by side of one input [1, N, I]: [1, N, K O]."""
-        x_KNI = x_KNI.to(_compute_dtype(x_KNI))
+        x_KNI = x_KNI.to(compute_dtype(x_KNI))
         return _Product.apply(x_KNI, self.codes[steps], self.scales[steps], self.layout)
 
 
@@ -76,7 +76,7 @@ class QuantizedLinear(_Quantized):
         super().__init__(base.weight.detach()[None], kind, work_on)
 
     def terms(self, x_NI: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(x_NI[None], self.dense(slice(None), _compute_dtype(x_NI)))]
+        return [(x_NI[None], self.dense(slice(None), compute_dtype(x_NI)))]
 
     def forward(self, x: Tensor) -> Tensor:
         y_1NO = self.product(x.reshape(1, -1, self.in_features), slice(None))
@@ -91,7 +91,7 @@ class QuantizedStepLinear(_Quantized):
         self.steps = base.steps
 
     def terms(self, x_KNI: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(x_KNI, self.dense(slice(len(x_KNI)), _compute_dtype(x_KNI)))]
+        return [(x_KNI, self.dense(slice(len(x_KNI)), compute_dtype(x_KNI)))]
 
     def step(self, k: int, x_BI: Tensor) -> Tensor:
         return self.product(x_BI[None], slice(k, k + 1))[0]
@@ -174,11 +174,6 @@ def bitsandbytes() -> Any:
     # it warns of a kernel for a product that is not used here
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return require("bitsandbytes.functional", extra=EXTRA)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.matmul import linear
 from model.mimi.config import QuantizerConfig
 
 USAGE_FLOOR = 1e-5  # below it an entry was never used: its centroid is not divided up
@@ -81,11 +82,11 @@ class ResidualQuantizer(nn.Module):
 
     def project_in(self, latent_BDT: Tensor) -> Tensor:
         """[B, D, T] -> [B, T, Q]."""
-        return F.linear(latent_BDT.transpose(1, 2), self.input_proj.weight[..., 0])
+        return linear(latent_BDT.transpose(1, 2), self.input_proj.weight[..., 0])
 
     def project_out(self, quantized_BTQ: Tensor) -> Tensor:
         """[B, T, Q] -> [B, D, T]."""
-        return F.linear(quantized_BTQ, self.output_proj.weight[..., 0]).transpose(1, 2)
+        return linear(quantized_BTQ, self.output_proj.weight[..., 0]).transpose(1, 2)
 
     def encode(self, latent_BDT: Tensor, count: int) -> list[Tensor]:
         """Codes [B, T] of the first `count` codebooks."""

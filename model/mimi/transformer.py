@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.matmul import linear
 from model.mimi.config import TransformerConfig
 
 
@@ -75,13 +76,13 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, turn_TE: Tensor, mask_TP: Tensor | None, memory: KeyValues | None) -> Tensor:
         batch, steps, width = x_BTD.shape
-        qkv = F.linear(x_BTD, self.in_proj_weight).view(batch, steps, 3, self.heads, width // self.heads)
+        qkv = linear(x_BTD, self.in_proj_weight).view(batch, steps, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         query, key = rotate(query, turn_TE), rotate(key, turn_TE)
         if memory is not None:
             key, value = memory.append(key, value, self.past)
         mixed = F.scaled_dot_product_attention(query, key, value, mask_TP, is_causal=mask_TP is None and steps > 1)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, steps, width))
+        return linear(mixed.transpose(1, 2).reshape(batch, steps, width), self.out_proj.weight)
 
 
 class Block(nn.Module):
@@ -99,7 +100,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, turn_TE: Tensor, mask_TP: Tensor | None, memory: KeyValues | None) -> Tensor:
         x_BTD = x_BTD + self.layer_scale_1(self.self_attn(self.norm1(x_BTD), turn_TE, mask_TP, memory))
-        return x_BTD + self.layer_scale_2(self.linear2(F.gelu(self.linear1(self.norm2(x_BTD)))))
+        hidden_BTH = F.gelu(linear(self.norm2(x_BTD), self.linear1.weight))
+        return x_BTD + self.layer_scale_2(linear(hidden_BTH, self.linear2.weight))
 
 
 class Layers(nn.Module):
