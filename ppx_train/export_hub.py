@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
@@ -116,7 +116,9 @@ def _reason(why: Exception) -> str:
     first = lines[0].rstrip(".:") if lines else type(why).__name__
     if isinstance(why, OfflineModeIsEnabled):
         return "the hub is switched off: unset HF_HUB_OFFLINE"
-    status = why.response.status_code if isinstance(why, HfHubHTTPError) and why.response is not None else 0
+    status = getattr(
+        getattr(why, "response", None), "status_code", 0
+    )  # older clients raise their HTTP library's errors
     if status == 401:
         return f"the hub does not know the token ({first}): {LOGIN}"
     if 400 <= status < 500 and status != 429:

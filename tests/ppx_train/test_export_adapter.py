@@ -157,6 +157,19 @@ def test_an_adapter_without_its_base_is_one_line(prepared: Path, tmp_path: Path)
     assert "\n" not in str(why.value)
 
 
+def test_start_weights_that_have_moved_are_found_again_by_base(prepared: Path, tmp_path: Path) -> None:
+    start = make_base(prepared, tmp_path / "start", 8)
+    folder, _ = write_checkpoint(prepared, tmp_path / "run", 2, *LORA, f"model.init={start}")
+    before = load_file(export(folder, tmp_path / "before", voices="none") / "model.safetensors")
+    start.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="start: no such path"):
+        export(folder, tmp_path / "out", voices="none")
+    after = load_file(
+        export(folder, tmp_path / "out", voices="none", base=str(tmp_path / "moved")) / "model.safetensors"
+    )
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_an_adapter_for_another_shape_is_one_line(adapter: Path, tmp_path: Path) -> None:
     tensors = load_file(adapter / "lora.safetensors")
     tensors["text_linear.lora_A.weight"] = torch.zeros(3, LMConfig().dim)
