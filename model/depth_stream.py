@@ -26,18 +26,19 @@ class StepBlock(NamedTuple):
 
 
 class DepthCache:
-    """Keys and values of the steps taken in the current frame, kv: [L, 2, B, H, K, w].
+    """Queries, keys and values of the steps taken in the current frame, qkv: [L, K, 3, B, H, w].
 
     It may be reused for the next frame: step 0 starts over, no clearing needed. The views that the steps write to and
-    read from are made once.
+    read from are made once, N = B * H.
     """
 
-    def __init__(self, kv: Tensor) -> None:
-        layers, _, batch, heads, steps, _ = kv.shape
-        self.written = [[kv[i, :, :, :, k] for i in range(layers)] for k in range(steps)]
-        flat = kv.view(layers, 2, batch * heads, steps, -1)
-        self.keys = [[flat[i, 0, :, : k + 1].transpose(1, 2) for i in range(layers)] for k in range(steps)]
-        self.values = [[flat[i, 1, :, : k + 1] for i in range(layers)] for k in range(steps)]
+    def __init__(self, qkv: Tensor) -> None:
+        layers, steps, _, batch, heads, width = qkv.shape
+        self.written_B3d = [[qkv[i, k].flatten(2).transpose(0, 1) for i in range(layers)] for k in range(steps)]
+        flat = qkv.view(layers, steps, 3, batch * heads, width)
+        self.query_N1w = [[flat[i, k, 0, :, None] for i in range(layers)] for k in range(steps)]
+        self.keys_NwK = [[flat[i, : k + 1, 1].permute(1, 2, 0) for i in range(layers)] for k in range(steps)]
+        self.values_NKw = [[flat[i, : k + 1, 2].transpose(0, 1) for i in range(layers)] for k in range(steps)]
 
 
 class DepthStream:
@@ -64,7 +65,7 @@ class DepthStream:
 
     def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> DepthCache:
         """Working space of one frame."""
-        shape = (self.num_layers, 2, batch, self.num_heads, self.num_steps, self.head_dim)
+        shape = (self.num_layers, self.num_steps, 3, batch, self.num_heads, self.head_dim)
         return DepthCache(torch.zeros(shape, device=device, dtype=dtype))
 
     @torch.no_grad()
@@ -93,14 +94,14 @@ class DepthStream:
         return tokens
 
     def _block(self, k: int, i: int, block: StepBlock, x_Bd: Tensor, cache: DepthCache) -> Tensor:
-        qkv_B3Hw = block.in_proj(block.norm1(x_Bd)).view(len(x_Bd), 3, self.num_heads, self.head_dim)
-        cache.written[k][i].copy_(qkv_B3Hw[:, 1:].transpose(0, 1))
+        qkv_B3d = block.in_proj(block.norm1(x_Bd)).view(len(x_Bd), 3, -1)
+        cache.written_B3d[k][i].copy_(qkv_B3d)
         if k == 0:  # one key: its value is the answer
-            y_Bd = qkv_B3Hw[:, 2].reshape(x_Bd.shape)
+            y_Bd = qkv_B3d[:, 2]
         else:
-            query = qkv_B3Hw[:, 0].reshape(-1, 1, self.head_dim)
             # plain matmuls: on a handful of keys they are faster than the fused attention kernels
-            scores = torch.baddbmm(self.no_bias, query, cache.keys[k][i], beta=0, alpha=self.scale)
-            y_Bd = torch.bmm(scores.softmax(-1), cache.values[k][i]).view(x_Bd.shape)
+            query_N1w, keys_NwK = cache.query_N1w[k][i], cache.keys_NwK[k][i]
+            scores_N1K = torch.baddbmm(self.no_bias, query_N1w, keys_NwK, beta=0, alpha=self.scale)
+            y_Bd = torch.bmm(scores_N1K.softmax(-1), cache.values_NKw[k][i]).view(x_Bd.shape)
         x_Bd = x_Bd + block.out_proj(y_Bd)
         return x_Bd + block.linear_out(gated(block.linear_in(block.norm2(x_Bd))))

@@ -17,7 +17,7 @@ from model.layers import NORM_EPS, Linear, RMSNorm, StepLinear
 
 Map = Callable[[Tensor], Tensor]
 """[.., I] -> [.., O]"""
-SMALL = 2**19  # weights that, times one row, stay in the second-level cache
+SMALL = 2**19  # weights of a matrix that is kept a second time, transposed
 ONEDNN = 2**16  # weights from which oneDNN is worth the 10 microseconds that its call costs
 
 
@@ -34,20 +34,20 @@ def step_maps(module: Any, steps: int) -> list[Map]:
 
 
 def product(weight_OI: Tensor) -> Map:
-    """x W^T. On a CPU in fp32 by the fastest kernel for the size, which a few rows read at the memory's speed.
+    """x W^T. On a CPU in fp32 by the fastest kernel for the size: reading the weights is most of a step's time there.
 
-    Measured on an EPYC with weights from memory: for one row of a small matrix PyTorch's own multiply-and-sum reads
-    20 to 25 GB/s and MKL 10 to 16; for a large one, or several rows, oneDNN is up to twice as fast as MKL.
+    For one row MKL reads a transposed copy at twice the speed (20 to 25 GB/s on an EPYC, from memory); small matrices
+    get one, which for a model of 7B parameters are none. Others, and several rows, go to oneDNN.
     """
     if not (weight_OI.is_cpu and weight_OI.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
         return partial(F.linear, weight=weight_OI)
-    one_row, onednn = weight_OI.numel() <= SMALL, weight_OI.numel() >= ONEDNN
-    weight_1OI, linear = weight_OI[None], torch.ops.mkldnn._linear_pointwise.default
+    weight_IO = weight_OI.t().contiguous() if weight_OI.numel() <= SMALL else None
+    uses_onednn, onednn = weight_OI.numel() >= ONEDNN, torch.ops.mkldnn._linear_pointwise.default
 
     def multiply(x: Tensor) -> Tensor:
-        if one_row and len(x) == 1 and x.ndim == 2:
-            return (weight_1OI * x).sum(-1)
-        return linear(x, weight_OI, None, "none", [], "") if onednn else F.linear(x, weight_OI)
+        if weight_IO is not None and len(x) == 1 and x.ndim == 2:
+            return torch.mm(x, weight_IO)
+        return onednn(x, weight_OI, None, "none", [], "") if uses_onednn else F.linear(x, weight_OI)
 
     return multiply
 
