@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model.depth import DepthTransformer
 from model.layers import gated
-from model.step_maps import Map, norm_map, step_maps
+from model.step_maps import Map, norm_map, shared_map, step_maps
 
 
 class StepBlock(NamedTuple):
@@ -49,7 +49,7 @@ class DepthStream:
         self.num_steps, self.num_heads = num_steps, config.depformer_num_heads
         self.num_layers, self.head_dim = config.depformer_num_layers, config.depformer_dim // self.num_heads
         self.scale = self.head_dim**-0.5
-        self.inputs = depth.inputs
+        self.inputs = shared_map(depth.inputs, num_steps)
         self.tables = [depth.text_emb.weight.detach(), *depth.audio_emb.weight.detach()[: num_steps - 1].unbind(0)]
         self.heads = step_maps(depth.heads, num_steps)
         blocks = [self._blocks(layer) for layer in depth.layers]
@@ -83,7 +83,7 @@ class DepthStream:
         greedy, or forced.
         """
         num_steps = self.num_steps if num_steps is None else num_steps
-        inputs_KBd = self.inputs.shared(hidden_BD, num_steps).unbind(0)
+        inputs_KBd = self.inputs(hidden_BD)
         tokens, token_B = [], text_B
         for k in range(num_steps):
             x_Bd = inputs_KBd[k] + F.embedding(token_B, self.tables[k])

@@ -5,7 +5,7 @@ The functions hold the weights as they are now: build them anew after loading or
 
 # Shapes: B batch, I input width, O output width, D width
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from model.layers import NORM_EPS, Linear, RMSNorm, StepLinear
 
 Map = Callable[[Tensor], Tensor]
 """[.., I] -> [.., O]"""
-SMALL = 2**19  # weights of a matrix that is kept a second time, transposed
+SMALL = 2**24  # below so many weights a matrix is kept a second time, transposed
 ONEDNN = 2**16  # weights from which oneDNN is worth the 10 microseconds that its call costs
 
 
@@ -33,15 +33,23 @@ def step_maps(module: Any, steps: int) -> list[Map]:
     return [partial(module.step, k) for k in range(steps)]
 
 
+def shared_map(module: Any, steps: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The first `steps` maps of a StepLinear, or of what stands for one, on the same input: [B, I] -> [B, O] each."""
+    if type(module) is StepLinear:
+        wide = product(module.weight.detach()[:steps].flatten(0, 1))
+        return lambda x_BI: wide(x_BI).unflatten(1, (steps, -1)).unbind(1)
+    return lambda x_BI: module.shared(x_BI, steps).unbind(0)
+
+
 def product(weight_OI: Tensor) -> Map:
     """x W^T. On a CPU in fp32 by the fastest kernel for the size: reading the weights is most of a step's time there.
 
-    For one row MKL reads a transposed copy at twice the speed (20 to 25 GB/s on an EPYC, from memory); small matrices
-    get one, which for a model of 7B parameters are none. Others, and several rows, go to oneDNN.
+    For one row MKL reads a transposed copy at up to twice the speed (20 to 28 GB/s on an EPYC, from memory). All but
+    the largest matrices get one: of a model with 7B parameters a tenth. The others, and several rows, go to oneDNN.
     """
     if not (weight_OI.is_cpu and weight_OI.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
         return partial(F.linear, weight=weight_OI)
-    weight_IO = weight_OI.t().contiguous() if weight_OI.numel() <= SMALL else None
+    weight_IO = weight_OI.t().contiguous() if weight_OI.numel() < SMALL else None
     uses_onednn, onednn = weight_OI.numel() >= ONEDNN, torch.ops.mkldnn._linear_pointwise.default
 
     def multiply(x: Tensor) -> Tensor:

@@ -196,6 +196,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.gpu7b:
         args.size, args.dtype, args.device = "7b", "bf16", "cuda"
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("no GPU that PyTorch can use: --gpu7b and --device cuda need one")
     return args
 
 
