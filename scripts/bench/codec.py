@@ -2,8 +2,8 @@
 
     python scripts/bench/codec.py --against moshi
 
-`--against moshi` needs `pip install --no-deps moshi==0.2.13` (and einops, sentencepiece, tqdm); both codecs get the same
-weights, and their codes must agree.
+`--against moshi` needs `pip install --no-deps moshi==0.2.13` (and einops, sentencepiece, tqdm); both codecs get the
+same weights, and their codes must agree.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import in_turns, machine, table, write_json
+from common import check_device, in_turns, machine, table, write_json
 from torch import Tensor
 
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
@@ -25,6 +25,7 @@ STREAMED_FRAMES = 12
 
 def main() -> None:
     args = arguments()
+    check_device(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     codec = Mimi(MimiConfig.full()).to(args.device).eval()

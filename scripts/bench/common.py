@@ -41,6 +41,12 @@ def machine(device: str) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
+def check_device(device: str) -> None:
+    """Ends the benchmark with one line if the device is not there."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise SystemExit(f"--device {device}: no GPU is usable here")
+
+
 def synchronise(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)

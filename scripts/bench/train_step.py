@@ -11,6 +11,7 @@ same weights, and the losses must agree. Its package has no loss: it is the weig
 import argparse
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DTYPES, SIZES, clock, machine, matmul_peak, peak_memory, synchronise, table, write_json
+from common import DTYPES, SIZES, check_device, clock, machine, matmul_peak, peak_memory, synchronise, table, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,6 +37,7 @@ TEXT, SEMANTIC, ACOUSTIC, PADDING = 1.0, 1.0, 0.02, 0.3
 
 def main() -> None:
     args = arguments()
+    check_device(args.device)
     names = ["ppx-train", *([args.against] if args.against else [])]
     rows, peak = measure(names, args), in_process(matmul_peak_of, args)
     for row in rows:
@@ -93,7 +95,7 @@ class Worker:
         self.pipe.send(question)
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise SystemExit("a model's process ended: see its message above") from None
 
     def __exit__(self, *_: Any) -> None:
@@ -146,22 +148,24 @@ def work(pipe: Connection, name: str, args: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="mid")
-    parser.add_argument("--gpu7b", action="store_true", help="the 7B on a GPU: bf16, LoRA 128, 16 x 1250 frames")
+    parser.add_argument("--gpu7b", action="store_true", help="the 7B with LoRA 128 in bf16, 16 x 100 s, on a GPU")
     parser.add_argument("--dtype", choices=list(DTYPES), default="bf16")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--frames", type=int, default=312)
     parser.add_argument("--prompt", type=float, nargs="+", default=[0.0], help="shares of the rows without loss")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK")
-    parser.add_argument("--checkpointing", choices=MODES, default="none")
+    parser.add_argument("--checkpointing", choices=MODES, default="selective")
     parser.add_argument("--compile", action="store_true", help="torch.compile each block")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--against", choices=["moshi"])
     parser.add_argument("--json", type=Path)
+    if "--gpu7b" in sys.argv:
+        parser.set_defaults(size="7b", device="cuda", lora=128, batch=16, frames=1250, checkpointing="full")
     args = parser.parse_args()
-    if args.gpu7b:
-        args.size, args.device, args.lora, args.batch, args.frames = "7b", "cuda", args.lora or 128, 16, 1250
+    if args.against and args.lora:
+        parser.error("--against moshi trains all weights: leave --lora out")
     return args
 
 
