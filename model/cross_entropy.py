@@ -68,11 +68,16 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_K: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
-        scaled = []
-        for needed in ctx.needs_grad:
-            grad = next(saved) if needed else None
-            scaled.append(None if grad is None else grad.mul_(grad_K[:, None, None]))
-        return (None, None, None, *scaled)
+        return (None, None, None, *(_scaled(next(saved), grad_K) if needed else None for needed in ctx.needs_grad))
+
+
+def _scaled(grad_KXI: Tensor, factor_K: Tensor) -> Tensor:
+    """In place. On a CPU by plain numbers, because a product of two types starts with a copy there."""
+    if grad_KXI.device.type != "cpu":
+        return grad_KXI.mul_(factor_K[:, None, None])
+    for grad_XI, factor in zip(grad_KXI, factor_K.tolist(), strict=True):
+        grad_XI.mul_(factor)
+    return grad_KXI
 
 
 def _slices(num_rows: int, budget: Mapping[str, int], weight_KVI: Tensor) -> list[slice]:
@@ -104,7 +109,7 @@ def _hits(scores_nV: Tensor, target_n: Tensor, is_best_n: Tensor) -> Tensor:
 
 def _grad_buffer(tensor: Tensor, num_chunks: int) -> Tensor:
     # sums over chunks are fp32, whatever the type of the weight
-    return torch.zeros_like(tensor, dtype=torch.float32 if num_chunks > 1 else None)
+    return torch.empty_like(tensor) if num_chunks == 1 else torch.zeros_like(tensor, dtype=torch.float32)
 
 
 def _add_grads(
@@ -118,5 +123,7 @@ def _add_grads(
             torch.mul(product(grad_nV, tensors[i + 1][k].t()), weight_n[:, None], out=grad_input[k, rows])
         if grad_weight is not None:
             weighted_nI = (tensors[i][k, rows] * weight_n[:, None]).to(grad_nV.dtype)
-            grad_chunk = weight_gradient(grad_nV, weighted_nI)
-            grad_weight[k] = grad_chunk if is_whole else grad_weight[k] + grad_chunk
+            if is_whole:
+                weight_gradient(grad_nV, weighted_nI, out=grad_weight[k])
+            else:
+                grad_weight[k] += weight_gradient(grad_nV, weighted_nI)

@@ -43,15 +43,17 @@ def _autocasts(x: Tensor) -> bool:
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Whether products of x go to oneDNN: not while compiling, when Inductor chooses."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    """Whether products of x are handed to oneDNN: not while compiling, when Inductor chooses."""
+    is_fp32_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return is_fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
 
 
-def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
+def product(a_NI: Tensor, b_OI: Tensor, out: Tensor | None = None) -> Tensor:
     """a b^T of two matrices of any strides, without autograd."""
-    if uses_onednn(a_NI) and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, None, "none", [], "")
-    return torch.mm(a_NI, b_OI.t())
+    if not uses_onednn(a_NI):
+        return torch.mm(a_NI, b_OI.t(), out=out)
+    result_NO = torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, None, "none", [], "")
+    return result_NO if out is None else out.copy_(result_NO)
 
 
 def products(a_KNI: Tensor, b_KOI: Tensor) -> Tensor:
@@ -59,23 +61,27 @@ def products(a_KNI: Tensor, b_KOI: Tensor) -> Tensor:
     if not uses_onednn(a_KNI):
         return torch.bmm(a_KNI, b_KOI.transpose(1, 2))
     result_KNO = a_KNI.new_empty(a_KNI.shape[0], a_KNI.shape[1], b_KOI.shape[1])
-    for k, (a_NI, b_OI) in enumerate(zip(a_KNI, b_KOI, strict=True)):
-        result_KNO[k] = product(a_NI, b_OI)
+    for a_NI, b_OI, out_NO in zip(a_KNI, b_KOI, result_KNO, strict=True):
+        product(a_NI, b_OI, out_NO)
     return result_KNO
 
 
-def weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+def weight_gradient(grad_NO: Tensor, x_NI: Tensor, out: Tensor | None = None) -> Tensor:
     """grad^T x -> [O, I], without autograd."""
     if uses_onednn(x_NI) and x_NI.shape[1] < grad_NO.shape[1]:  # oneDNN copies its transposed first factor
-        return product(x_NI.t(), grad_NO.t()).t().contiguous()
-    return product(grad_NO.t(), x_NI.t())
+        result_OI = product(x_NI.t(), grad_NO.t()).t()
+        return result_OI.contiguous() if out is None else out.copy_(result_OI)
+    return product(grad_NO.t(), x_NI.t(), out)
 
 
 def step_weight_gradient(grad_KNO: Tensor, x_KNI: Tensor) -> Tensor:
     """grad_k^T x_k for every k -> [K, O, I], without autograd."""
     if not uses_onednn(x_KNI):
         return torch.bmm(grad_KNO.transpose(1, 2), x_KNI)
-    return torch.stack([weight_gradient(grad_NO, x_NI) for grad_NO, x_NI in zip(grad_KNO, x_KNI, strict=True)])
+    result_KOI = x_KNI.new_empty(len(x_KNI), grad_KNO.shape[2], x_KNI.shape[2])
+    for grad_NO, x_NI, out_OI in zip(grad_KNO, x_KNI, result_KOI, strict=True):
+        weight_gradient(grad_NO, x_NI, out_OI)
+    return result_KOI
 
 
 class _Linear(torch.autograd.Function):
