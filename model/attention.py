@@ -83,10 +83,15 @@ def _probabilities(query: Tensor, key: Tensor, visible_TS: Tensor) -> Tensor:
 
 
 def _grad_scores(grad_y: Tensor, value: Tensor, probabilities: Tensor) -> Tensor:
-    """Gradient of query key^T, [X, T, S]."""
+    """Gradient of query key^T / sqrt(d), [X, T, S]."""
     grad_p, p = torch.bmm(grad_y, value.transpose(1, 2)).float(), probabilities.float()
-    grad = torch.ops.aten._softmax_backward_data(grad_p, p, -1, torch.float32)
-    return grad.mul_(value.shape[-1] ** -0.5).to(grad_y.dtype)
+    return torch.ops.aten._softmax_backward_data(grad_p, p, -1, torch.float32).to(grad_y.dtype)
+
+
+def _scaled_bmm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b / sqrt(d), d the last axis of b; the factor costs nothing inside the product."""
+    nothing = b.new_zeros(())
+    return torch.baddbmm(nothing, a, b, beta=0, alpha=b.shape[-1] ** -0.5, out=out)
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -113,8 +118,8 @@ class _BlockAttention(torch.autograd.Function):
             q, k, v, g = query[:, start:stop], key[:, first:stop], value[:, first:stop], grad[:, start:stop]
             p = _probabilities(q, k, _visible(start, stop, first, ctx.context, query.device))
             grad_s = _grad_scores(g, v, p)
-            grad_q[:, start:stop] = torch.bmm(grad_s, k)
-            grad_k[:, first:stop] += torch.bmm(grad_s.transpose(1, 2), q)
+            grad_q[:, start:stop] = _scaled_bmm(grad_s, k)
+            grad_k[:, first:stop] += _scaled_bmm(grad_s.transpose(1, 2), q)
             grad_v[:, first:stop] += torch.bmm(p.transpose(1, 2), g)
         return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None
 
@@ -150,8 +155,8 @@ class _StepAttention(torch.autograd.Function):
         grad_y = _rows_first(grad_KNd, 1, ctx.num_heads)[0]
         for (query, key, value), p_part, grad_part, out in _parts(qkv, p, grad_y, grads):
             grad_s = _grad_scores(grad_part, value, p_part)
-            torch.bmm(grad_s, key, out=out[0])
-            torch.bmm(grad_s.transpose(1, 2), query, out=out[1])
+            _scaled_bmm(grad_s, key, out[0])
+            _scaled_bmm(grad_s.transpose(1, 2), query, out[1])
             torch.bmm(p_part.transpose(1, 2), grad_part, out=out[2])
         grad_KNX = grad_KNd.new_empty(steps, num_rows, 3 * width)
         _steps_first(grad_KNX, 3, ctx.num_heads).copy_(grads.unflatten(1, (num_rows, ctx.num_heads)))

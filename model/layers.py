@@ -69,11 +69,11 @@ class _RMSNorm(torch.autograd.Function):
         alpha_D = alpha.float().flatten()
         grad_x, grad_alpha_D = torch.empty_like(x_ND), torch.zeros_like(alpha_D)
         for x_nD, grad_nD, inverse_n1, out_nD in _groups(x_ND, grad_ND, inverse_N1, grad_x):
-            normed_nD = x_nD * inverse_n1
-            product_nD = grad_nD * normed_nD
-            grad_alpha_D += product_nD.sum(0)
-            mean_n1 = product_nD.mul_(alpha_D).mean(-1, keepdim=True)
-            torch.mul((grad_nD * alpha_D).sub_(normed_nD.mul_(mean_n1)), inverse_n1, out=out_nD)
+            x_nD, grad_nD = x_nD.float(), grad_nD.float()
+            product_nD = grad_nD * x_nD
+            grad_alpha_D.addmv_(product_nD.t(), inverse_n1[:, 0])
+            along_n1 = torch.mv(product_nD, alpha_D)[:, None] * inverse_n1**3 / -len(alpha_D)
+            out_nD.copy_((grad_nD * alpha_D).mul_(inverse_n1).addcmul_(x_nD, along_n1))
         grad_alpha = grad_alpha_D.view_as(alpha).to(alpha.dtype) if ctx.needs_input_grad[1] else None
         return grad_x.view(x.shape), grad_alpha, None
 
