@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.depth import DepthTransformer
-from model.layers import gated
+from model.pointwise import gated
 from model.step_maps import Map, norm_map, shared_map, step_maps
 
 

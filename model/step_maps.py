@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.layers import NORM_EPS, Linear, RMSNorm, StepLinear
+from model.layers import Linear, RMSNorm, StepLinear
+from model.pointwise import NORM_EPS
 
 Map = Callable[[Tensor], Tensor]
 """[.., I] -> [.., O]"""

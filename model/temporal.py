@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from model.attention import packed_attention
 from model.config import LMConfig
-from model.layers import Gating, Linear, RMSNorm, rotary_angles, rotate
+from model.layers import Gating, Linear, RMSNorm
+from model.pointwise import rotary_angles, rotate
 from model.recompute import Block
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.kv_cache import KVCache, Window
-from model.layers import RMSNorm, gated, rotary_frequencies
+from model.layers import RMSNorm
+from model.pointwise import gated, rotary_frequencies
 from model.step_maps import Map, linear_map, norm_map
 from model.temporal import TemporalTransformer
 

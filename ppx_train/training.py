@@ -35,7 +35,7 @@ from ppx_train.curves import draw_curves
 from ppx_train.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.meters import HeldOut, Meters
 from ppx_train.module import DuplexModule
-from ppx_train.ranks import is_launcher
+from ppx_train.ranks import is_launcher, leave_together
 
 LOGS = {"logs", "tensorboard", "wandb"}  # all there is of a run that failed before its first step
 
@@ -78,6 +78,7 @@ def train(run: Run) -> int:
         raise
     finally:
         report_bad_samples(run, pool)
+    leave_together()
     if trainer.is_global_zero:
         print(f"curves: {draw_curves(Path(run.run_dir))}")
     if module.stop_agreed and trainer.global_step < run.steps:

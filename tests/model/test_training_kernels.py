@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import attention, layers
+from model import attention, pointwise
 from model.attention import packed_attention, step_attention
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.layers import RMSNorm, gated, rotary_angles, rotate
+from model.layers import RMSNorm
 from model.matmul import linear, step_linear
+from model.pointwise import gated, rotary_angles, rotate
 from model.recompute import MODES
 from tests.model.golden import language_model
 from tests.model.test_backbone import assert_same_gradients, gradients, random_codes, random_weights, tiny
@@ -43,7 +44,7 @@ def check(ours: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Te
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several groups and blocks even for small inputs, the last one not full."""
     torch.manual_seed(0)
-    monkeypatch.setattr(layers, "CACHED_VALUES", 64)
+    monkeypatch.setattr(pointwise, "CACHED_VALUES", 64)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
     monkeypatch.setattr(attention, "STEP_GROUP", 6)
 
@@ -53,7 +54,7 @@ def test_the_norm_is_the_formula(dtype: torch.dtype) -> None:
     norm = RMSNorm(16)
 
     def ours(x: Tensor, alpha: Tensor) -> Tensor:
-        return layers._RMSNorm.apply(x, alpha, x.dtype)
+        return pointwise._RMSNorm.apply(x, alpha, x.dtype)
 
     def plain(x: Tensor, alpha: Tensor) -> Tensor:
         return x * alpha * torch.rsqrt(1e-8 + x.square().mean(-1, keepdim=True))
