@@ -24,14 +24,14 @@ MAX_SDPA_BATCH = 2**12  # the fused gradient works on fp32 sums padded to 128 st
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], context: int) -> Tensor:
     """`windowed_attention` within each of several sequences that lie one after another. All [H, N, d]."""
     if len(set(lengths)) == 1:  # one kernel for all
-        query, key, value = (part.unflatten(1, (len(lengths), -1)).transpose(0, 1) for part in (query, key, value))
-        return windowed_attention(query, key, value, context).transpose(0, 1).flatten(1, 2)
+        query, key, value = (part.unflatten(1, (len(lengths), -1)) for part in (query, key, value))
+        return windowed_attention(query, key, value, context).flatten(1, 2)  # the batch stands behind the heads
     sequences = zip(*(part.split(list(lengths), dim=1) for part in (query, key, value)), strict=True)
     return torch.cat([windowed_attention(q[None], k[None], v[None], context)[0] for q, k, v in sequences], dim=1)
 
 
 def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
-    """Causal attention where a frame sees itself and the context - 1 frames before it. All [B, H, T, d]."""
+    """Causal attention where a frame sees itself and the context - 1 frames before it. All [.., .., T, d]."""
     if on_cpu(query):
         return _BlockAttention.apply(query, key, value, context)
     num_frames = query.shape[2]
@@ -76,15 +76,15 @@ def _visible(start: int, stop: int, first: int, context: int, device: torch.devi
 
 
 def _probabilities(query: Tensor, key: Tensor, visible_TS: Tensor) -> Tensor:
-    """softmax(query key^T / sqrt(d)) of [X, T, d] and [X, S, d] where `visible_TS` is true; fp32 inside."""
+    """softmax(query key^T / sqrt(d)) of [X, T, d] and [X, S, d] where `visible_TS` is true, fp32 [X, T, S]."""
     mask_TS = torch.zeros_like(visible_TS, dtype=query.dtype).masked_fill_(~visible_TS, float("-inf"))
     scores = torch.baddbmm(mask_TS, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-    return scores.float().softmax(-1).to(query.dtype)
+    return scores.float().softmax(-1)
 
 
-def _grad_scores(grad_y: Tensor, value: Tensor, probabilities: Tensor) -> Tensor:
+def _grad_scores(grad_y: Tensor, value: Tensor, p: Tensor) -> Tensor:
     """Gradient of query key^T / sqrt(d), [X, T, S]."""
-    grad_p, p = torch.bmm(grad_y, value.transpose(1, 2)).float(), probabilities.float()
+    grad_p = torch.bmm(grad_y, value.transpose(1, 2)).float()
     return torch.ops.aten._softmax_backward_data(grad_p, p, -1, torch.float32).to(grad_y.dtype)
 
 
@@ -105,7 +105,7 @@ class _BlockAttention(torch.autograd.Function):
         for start, stop, first in _blocks(query.shape[1], QUERY_BLOCK, context):
             visible_TS = _visible(start, stop, first, context, query.device)
             p = _probabilities(query[:, start:stop], key[:, first:stop], visible_TS)
-            torch.bmm(p, value[:, first:stop], out=y[:, start:stop])
+            y[:, start:stop] = torch.bmm(p.to(value.dtype), value[:, first:stop])
         return y.view(shape)
 
     @staticmethod
@@ -120,7 +120,7 @@ class _BlockAttention(torch.autograd.Function):
             grad_s = _grad_scores(g, v, p)
             grad_q[:, start:stop] = _scaled_bmm(grad_s, k)
             grad_k[:, first:stop] += _scaled_bmm(grad_s.transpose(1, 2), q)
-            grad_v[:, first:stop] += torch.bmm(p.transpose(1, 2), g)
+            grad_v[:, first:stop] += torch.bmm(p.to(g.dtype).transpose(1, 2), g)
         return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None
 
 
@@ -154,7 +154,7 @@ class _StepAttention(torch.autograd.Function):
         grads = torch.empty_like(qkv)
         grad_y = _rows_first(grad_KNd, 1, ctx.num_heads)[0]
         for (query, key, value), p_part, grad_part, out in _parts(qkv, p, grad_y, grads):
-            grad_s = _grad_scores(grad_part, value, p_part)
+            grad_s = _grad_scores(grad_part, value, p_part.float())
             _scaled_bmm(grad_s, key, out[0])
             _scaled_bmm(grad_s.transpose(1, 2), query, out[1])
             torch.bmm(p_part.transpose(1, 2), grad_part, out=out[2])

@@ -84,10 +84,16 @@ def step_weight_gradient(grad_KNO: Tensor, x_KNI: Tensor) -> Tensor:
     return result_KOI
 
 
+def _needed(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What the gradients take: a frozen weight needs no x, an x without gradient no weight."""
+    needs_x, needs_weight = ctx.needs_input_grad
+    return (x if needs_weight else None), (weight if needs_x else None)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight_OI)
+        ctx.save_for_backward(*_needed(ctx, x, weight_OI))
         return product(x.flatten(0, -2), weight_OI).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -95,7 +101,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight_OI = ctx.saved_tensors
         grad_NO = grad.flatten(0, -2)
-        grad_x = product(grad_NO, weight_OI.t()).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_x = product(grad_NO, weight_OI.t()).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, None
         return grad_x, weight_gradient(grad_NO, x.flatten(0, -2))
@@ -104,20 +110,19 @@ class _Linear(torch.autograd.Function):
 class _StepLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_KNI: Tensor, weight_SOI: Tensor) -> Tensor:
-        ctx.save_for_backward(x_KNI, weight_SOI)
+        ctx.save_for_backward(*_needed(ctx, x_KNI, weight_SOI))
+        ctx.stacked = len(weight_SOI)
         return products(x_KNI, weight_SOI[: x_KNI.shape[0]])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_KNO: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_KNI, weight_SOI = ctx.saved_tensors
-        steps = x_KNI.shape[0]
+        steps = grad_KNO.shape[0]
         grad_x = products(grad_KNO, weight_SOI[:steps].transpose(1, 2)) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, None
         grad_weight = step_weight_gradient(grad_KNO, x_KNI)
-        if steps < weight_SOI.shape[0]:
-            padded = torch.zeros_like(weight_SOI)
-            padded[:steps] = grad_weight
-            grad_weight = padded
+        if steps < ctx.stacked:
+            grad_weight = F.pad(grad_weight, (0, 0, 0, 0, 0, ctx.stacked - steps))
         return grad_x, grad_weight

@@ -2,8 +2,11 @@
 
 import json
 import runpy
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +25,43 @@ def test_the_streaming_benchmark_writes_its_figures(tmp_path: Path, monkeypatch:
     assert content["settings"]["frames"] == 3 and "torch" in content["machine"]
 
 
-def test_the_streaming_benchmark_on_a_gpu_asks_for_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run(script: str, *arguments: str) -> Any:
+    """The figures that a script writes, run as a person would."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        subprocess.run(
+            [sys.executable, str(BENCH / script), *arguments, "--json", str(figures)], check=True, timeout=120
+        )
+        return json.loads(figures.read_text())
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_writes_its_figures() -> None:
+    sizes = "--size tiny --dtype fp32 --batch 1 --frames 20 --rounds 1".split()
+    content = run("train_step.py", *sizes, "--prompt", "0", "0.4", "--checkpointing", "full")
+    assert [row["prompt"] for row in content["rows"]] == ["0%", "40%"]
+    for row in content["rows"]:
+        assert row["s"] > 0 and row["peak MiB"] > 0 and 0 < row["of matmul peak"] < 2
+        assert row["frames/s"] == pytest.approx(20 / row["s"])
+    adapters = run("train_step.py", *sizes, "--lora", "2")["rows"][0]
+    assert adapters["trained"] < content["rows"][0]["trained"] / 10
+
+
+@pytest.mark.slow
+def test_the_codec_benchmark_writes_its_figures() -> None:
+    rows = run("codec.py", "--seconds", "1", "--rounds", "1")["rows"]
+    assert [row["what"] for row in rows] == ["encode", "decode", "stream encode", "stream decode"]
+    assert all(row["ms"] > 0 and row["x real time"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("script", ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda"])
+def test_benchmarks_on_a_gpu_ask_for_one(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    name, *arguments = script.split()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["stream_step.py", "--gpu7b"])
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.syspath_prepend(str(BENCH))
     with pytest.raises(SystemExit):
-        runpy.run_path(str(BENCH / "stream_step.py"), run_name="__main__")
+        runpy.run_path(str(BENCH / name), run_name="__main__")
     assert "no GPU that PyTorch can use" in capsys.readouterr().err

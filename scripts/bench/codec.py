@@ -25,7 +25,6 @@ STREAMED_FRAMES = 12
 
 def main() -> None:
     args = arguments()
-    check_device(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     codec = Mimi(MimiConfig.full()).to(args.device).eval()
@@ -66,7 +65,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--against", choices=["moshi"])
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_device(parser, args.device)
+    return args
 
 
 def ours(codec: Mimi, wav: Tensor, codes: Tensor) -> dict[str, Callable[[], Any]]:

@@ -1,5 +1,6 @@
 """What the benchmarks share: sizes, the machine's name and matrix-product peak, timing in turns, tables and JSON."""
 
+import argparse
 import ctypes
 import gc
 import json
@@ -41,10 +42,10 @@ def machine(device: str) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-def check_device(device: str) -> None:
+def check_device(parser: argparse.ArgumentParser, device: str) -> None:
     """Ends the benchmark with one line if the device is not there."""
     if device != "cpu" and not torch.cuda.is_available():
-        raise SystemExit(f"--device {device}: no GPU is usable here")
+        parser.error(f"{device}: no GPU that PyTorch can use")
 
 
 def synchronise(device: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DTYPES, SIZES, clock, in_turns, machine, synchronise, table, write_json
+from common import DTYPES, SIZES, check_device, clock, in_turns, machine, synchronise, table, write_json
 from torch import Tensor
 
 from model.checkpoint import config_to_dict, native_state_dict
@@ -196,8 +196,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.gpu7b:
         args.size, args.dtype, args.device = "7b", "bf16", "cuda"
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("no GPU that PyTorch can use: --gpu7b and --device cuda need one")
+    check_device(parser, args.device)
     return args
 
 

@@ -37,7 +37,6 @@ TEXT, SEMANTIC, ACOUSTIC, PADDING = 1.0, 1.0, 0.02, 0.3
 
 def main() -> None:
     args = arguments()
-    check_device(args.device)
     names = ["ppx-train", *([args.against] if args.against else [])]
     rows, peak = measure(names, args), in_process(matmul_peak_of, args)
     for row in rows:
@@ -164,6 +163,7 @@ def arguments() -> argparse.Namespace:
     if "--gpu7b" in sys.argv:
         parser.set_defaults(size="7b", device="cuda", lora=128, batch=16, frames=1250, checkpointing="full")
     args = parser.parse_args()
+    check_device(parser, args.device)
     if args.against and args.lora:
         parser.error("--against moshi trains all weights: leave --lora out")
     return args

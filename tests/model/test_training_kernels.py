@@ -83,6 +83,19 @@ def test_products_with_one_and_with_stacked_weights(dtype: torch.dtype) -> None:
         )
 
 
+@pytest.mark.parametrize("product", [linear, step_linear])
+def test_a_frozen_weight_keeps_no_input(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, weight = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 6, 8) if product is step_linear else None
+    frozen = torch.randn(6, 8) if weight is None else weight
+    inner = x * 2
+    kept = weakref.ref(inner.untyped_storage())
+    y = product(inner, frozen)
+    del inner
+    assert kept() is None
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * frozen.sum(-2)[..., None, :].expand(2, 5, 8))
+
+
 def test_inside_autocast_products_are_bf16_and_gradients_of_masters_fp32() -> None:
     x, weight = torch.randn(5, 8), torch.randn(6, 8, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
