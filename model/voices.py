@@ -51,6 +51,8 @@ def read_pickle(path: Path) -> PickledVoice:
 
     Raises: UserError if it is no such file, is cut short, wants to run code, or does not hold a voice.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: give a .pt voice, or a folder of them")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as why:
