@@ -5,6 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:?usage: bash scripts/bench/gpu.sh OUT}
 python=${PYTHON:-python}
+command -v nvidia-smi > /dev/null || { echo "gpu.sh: no NVIDIA GPU here (nvidia-smi is not found)" >&2; exit 2; }
 mkdir -p "$out"
 export PYTHONPATH=$PWD
 
