@@ -80,7 +80,7 @@ def test_the_model_may_be_a_repository(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"in": "none.pt"}, "none.pt: not a voice of tensors alone"),
+        ({"in": "none.pt"}, "none.pt: no such file"),
         ({"in": "empty"}, "in=empty: the folder holds no .pt"),
         ({"model": "none/"}, "none/: no such folder"),
         ({"out": "voice.pt"}, "out=voice.pt: give a file that ends in .safetensors"),
