@@ -1,8 +1,8 @@
 """Attention kernels for training: causal with a sliding window (temporal), and over the steps of a frame (depth).
 
 On a GPU both are PyTorch's fused attention. On a CPU its kernels are slow for these shapes (a quarter of a bf16 step),
-so that blocks of plain matrix products with an fp32 softmax stand in; their gradients recompute the probabilities.
-No mask or score matrix larger than one block of queries exists at any time.
+so that blocks of plain matrix products with an fp32 softmax stand in. The temporal one computes its probabilities again
+for the gradient: no mask or score matrix larger than one block of queries exists at any time. The depth one keeps them.
 """
 
 # Shapes: B batch, H heads, T frames, d head width, K depth steps, N rows

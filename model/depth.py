@@ -24,7 +24,6 @@ class DepthAttention(nn.Module):
         super().__init__()
         dim = config.depformer_dim
         self.num_heads = config.depformer_num_heads
-        self.scale = (dim // self.num_heads) ** -0.5
         self.in_proj = StepLinear(config.dep_q, dim, 3 * dim, device=device, dtype=dtype)
         self.out_proj = StepLinear(config.dep_q, dim, dim, device=device, dtype=dtype)
 

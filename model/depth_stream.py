@@ -3,7 +3,7 @@
 # Shapes: K depth steps, L layers, B batch, D temporal width, d depth width, H heads, w head width, V vocabulary
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +11,7 @@ from torch.nn import functional as F
 
 from model.depth import DepthTransformer
 from model.pointwise import gated
-from model.step_maps import Map, norm_map, shared_map, step_maps
-
-
-class StepBlock(NamedTuple):
-    """The maps of one depth block at one step."""
-
-    norm1: Map
-    in_proj: Map
-    out_proj: Map
-    norm2: Map
-    linear_in: Map
-    linear_out: Map
+from model.step_maps import BlockMaps, norm_map, shared_map, step_maps
 
 
 class DepthCache:
@@ -56,12 +45,12 @@ class DepthStream:
         self.blocks = [[steps[k] for steps in blocks] for k in range(num_steps)]
         self.no_bias = depth.text_emb.weight.new_zeros(())
 
-    def _blocks(self, layer: Any) -> list[StepBlock]:
+    def _blocks(self, layer: Any) -> list[BlockMaps]:
         attention, gating = layer.attention, layer.gating
         maps = [step_maps(m, self.num_steps) for m in (attention.in_proj, attention.out_proj)]
         maps += [step_maps(m, self.num_steps) for m in (gating.linear_in, gating.linear_out)]
         norm1, norm2 = norm_map(layer.norm1), norm_map(layer.norm2)
-        return [StepBlock(norm1, a, b, norm2, c, d) for a, b, c, d in zip(*maps, strict=True)]
+        return [BlockMaps(norm1, a, b, norm2, c, d) for a, b, c, d in zip(*maps, strict=True)]
 
     def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> DepthCache:
         """Working space of one frame."""
@@ -93,7 +82,7 @@ class DepthStream:
             tokens.append(token_B)
         return tokens
 
-    def _block(self, k: int, i: int, block: StepBlock, x_Bd: Tensor, cache: DepthCache) -> Tensor:
+    def _block(self, k: int, i: int, block: BlockMaps, x_Bd: Tensor, cache: DepthCache) -> Tensor:
         qkv_B3d = block.in_proj(block.norm1(x_Bd)).view(len(x_Bd), 3, -1)
         cache.written_B3d[k][i].copy_(qkv_B3d)
         if k == 0:  # one key: its value is the answer

@@ -48,11 +48,16 @@ def uses_onednn(x: Tensor) -> bool:
     return is_fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
 
 
+def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:
+    """x W^T of fp32 tensors on a CPU, by the operator that Inductor uses; without autograd. [.., I] -> [.., O]"""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight_OI, None, "none", [], "")
+
+
 def product(a_NI: Tensor, b_OI: Tensor, out: Tensor | None = None) -> Tensor:
     """a b^T of two matrices of any strides, without autograd."""
     if not uses_onednn(a_NI):
         return torch.mm(a_NI, b_OI.t(), out=out)
-    result_NO = torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, None, "none", [], "")
+    result_NO = onednn_linear(a_NI, b_OI)
     return result_NO if out is None else out.copy_(result_NO)
 
 

@@ -7,13 +7,14 @@ The functions hold the weights as they are now: build them anew after loading or
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from model.layers import Linear, RMSNorm, StepLinear
+from model.matmul import onednn_linear, uses_onednn
 from model.pointwise import NORM_EPS
 
 Map = Callable[[Tensor], Tensor]
@@ -22,41 +23,52 @@ SMALL = 2**24  # below so many weights a matrix is kept a second time, transpose
 ONEDNN = 2**16  # weights from which oneDNN is worth the 10 microseconds that its call costs
 
 
+class BlockMaps(NamedTuple):
+    """The maps of one block; of a depth block at one step."""
+
+    norm1: Map
+    in_proj: Map
+    out_proj: Map
+    norm2: Map
+    linear_in: Map
+    linear_out: Map
+
+
 def linear_map(module: Any) -> Map:
     """y = W x of a Linear or of a module that stands for one (an adapter, a quantised layer)."""
-    return product(module.weight.detach()) if type(module) is Linear else module
+    return weight_map(module.weight.detach()) if type(module) is Linear else module
 
 
 def step_maps(module: Any, steps: int) -> list[Map]:
     """The first `steps` maps of a StepLinear or of a module that stands for one."""
     if type(module) is StepLinear:
-        return [product(weight_OI) for weight_OI in module.weight.detach()[:steps].unbind(0)]
+        return [weight_map(weight_OI) for weight_OI in module.weight.detach()[:steps].unbind(0)]
     return [partial(module.step, k) for k in range(steps)]
 
 
 def shared_map(module: Any, steps: int) -> Callable[[Tensor], Sequence[Tensor]]:
     """The first `steps` maps of a StepLinear, or of what stands for one, on the same input: [B, I] -> [B, O] each."""
     if type(module) is StepLinear:
-        wide = product(module.weight.detach()[:steps].flatten(0, 1))
+        wide = weight_map(module.weight.detach()[:steps].flatten(0, 1))
         return lambda x_BI: wide(x_BI).unflatten(1, (steps, -1)).unbind(1)
     return lambda x_BI: module.shared(x_BI, steps).unbind(0)
 
 
-def product(weight_OI: Tensor) -> Map:
+def weight_map(weight_OI: Tensor) -> Map:
     """x W^T. On a CPU in fp32 by the fastest kernel for the size: reading the weights is most of a step's time there.
 
     For one row MKL reads a transposed copy at up to twice the speed (20 to 28 GB/s on an EPYC, from memory). All but
     the largest matrices get one: of a model with 7B parameters a tenth. The others, and several rows, go to oneDNN.
     """
-    if not (weight_OI.is_cpu and weight_OI.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+    if not uses_onednn(weight_OI):
         return partial(F.linear, weight=weight_OI)
     weight_IO = weight_OI.t().contiguous() if weight_OI.numel() < SMALL else None
-    uses_onednn, onednn = weight_OI.numel() >= ONEDNN, torch.ops.mkldnn._linear_pointwise.default
+    linear = onednn_linear if weight_OI.numel() >= ONEDNN else F.linear
 
     def multiply(x: Tensor) -> Tensor:
         if weight_IO is not None and len(x) == 1 and x.ndim == 2:
             return torch.mm(x, weight_IO)
-        return onednn(x, weight_OI, None, "none", [], "") if uses_onednn else F.linear(x, weight_OI)
+        return linear(x, weight_OI)
 
     return multiply
 

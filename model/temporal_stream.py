@@ -2,7 +2,7 @@
 
 # Shapes: B batch, R some rows of the batch, T frames, D width, H heads, d head width, S keys
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +11,10 @@ from torch.nn import functional as F
 from model.kv_cache import KVCache, Window
 from model.layers import RMSNorm
 from model.pointwise import gated, rotary_frequencies
-from model.step_maps import Map, linear_map, norm_map
+from model.step_maps import BlockMaps, linear_map, norm_map
 from model.temporal import TemporalTransformer
 
 PIECE_FRAMES = 1024  # of a prompt in one pass: bounds the attention mask, whatever the prompt's length
-
-
-class Block(NamedTuple):
-    """The maps of one temporal block."""
-
-    norm1: Map
-    in_proj: Map
-    out_proj: Map
-    norm2: Map
-    linear_in: Map
-    linear_out: Map
 
 
 class TemporalStream:
@@ -108,7 +97,7 @@ class TemporalStream:
         """Rotary angles as complex numbers of length 1, [.., 1, d / 2]."""
         return torch.polar(self.one, positions[..., None, None] * self.frequencies)
 
-    def _qkv(self, block: Block, x: Tensor, turn: Tensor) -> Tensor:
+    def _qkv(self, block: BlockMaps, x: Tensor, turn: Tensor) -> Tensor:
         """Query, key and value of [.., D] inputs, the first two turned, as [.., 3, H, d]."""
         qkv = block.in_proj(block.norm1(x))
         # interleaved pairs are complex numbers: one multiplication in place turns queries and keys of all heads
@@ -118,14 +107,14 @@ class TemporalStream:
         return wide.to(qkv.dtype).view(*x.shape[:-1], 3, self.num_heads, self.head_dim)
 
 
-def _rest(block: Block, x: Tensor, attended: Tensor) -> Tensor:
+def _rest(block: BlockMaps, x: Tensor, attended: Tensor) -> Tensor:
     """The block after its attention."""
     x = x + block.out_proj(attended)
     return x + block.linear_out(gated(block.linear_in(block.norm2(x))))
 
 
-def _block(layer: Any) -> Block:
-    return Block(
+def _block(layer: Any) -> BlockMaps:
+    return BlockMaps(
         norm1=norm_map(layer.norm1),
         in_proj=linear_map(layer.attention.in_proj),
         out_proj=linear_map(layer.attention.out_proj),

@@ -52,11 +52,6 @@ def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
     return model
 
 
-def build_lm(run: Run) -> DuplexLM:
-    """The model of `run` at its first step, on the CPU. Raises UserError as `base_lm` does."""
-    return trainable_lm(run, base_lm(run))
-
-
 def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None) -> DuplexLM:
     """The model of a checkpoint, with its adapters over the start weights in full precision, on the CPU.
 

@@ -18,7 +18,7 @@ def load_adapted(folder: Path, sidecar: dict[str, Any], where: str, dtype: torch
     """The base that the sidecar names with the folder's adapter merged into it.
 
     where: the sidecar's file, for messages.
-    Merged in the base's own type or in fp32, whichever is wider, then cast to `dtype`.
+    The base is read as `dtype`; the sum is made in fp32 and rounded to it.
     Raises: UserError if the base cannot be had, or the adapter does not fit it.
     """
     base, scaling = sidecar.get("base") or {}, (sidecar.get("adapter") or {}).get("scaling")

@@ -19,9 +19,8 @@ from model.sample import Sampling
 from model.stream import DuplexStream
 from model.voices import read_pickle, recover
 from model.weights import read_header
+from tests.interop import SILENCE, SINE
 
-SILENCE = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
-SINE = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
 SMALL = LMConfig(
     dim=128, num_heads=4, num_layers=2, context=200, text_card=48, card=2048,
     depformer_dim=32, depformer_num_heads=2, depformer_num_layers=2, depformer_dim_feedforward=96,

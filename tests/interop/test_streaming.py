@@ -15,10 +15,8 @@ from model.duplex import DuplexLM
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, training_sequence
 from model.sample import Sampling
 from model.stream import DuplexStream
+from tests.interop import SILENCE, SINE
 
-# codes of the public codec: NVIDIA's generator has them built in
-SILENCE = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
-SINE = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
 SMALL = LMConfig(
     dim=64, num_heads=4, num_layers=2, context=200, text_card=48, card=2048,
     depformer_dim=32, depformer_num_heads=2, depformer_num_layers=2, depformer_dim_feedforward=96,

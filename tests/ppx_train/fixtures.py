@@ -19,7 +19,7 @@ from model.sample import Sampling
 from model.stream import DuplexStream
 from ppx_train.build import base_lm, fingerprint, trainable_lm
 from ppx_train.checkpoint import BASE
-from ppx_train.config import load
+from ppx_train.config import Run, load
 from ppx_train.origin import KEY, origin
 from tests.model.golden import GOLDEN
 
@@ -153,3 +153,8 @@ def metrics_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 def bad_samples(run_dir: Path) -> dict[str, str]:
     return json.loads((run_dir / "bad_samples.json").read_text("utf-8"))
+
+
+def build_lm(run: Run) -> DuplexLM:
+    """The model of `run` at its first step."""
+    return trainable_lm(run, base_lm(run))

@@ -7,9 +7,9 @@ import torch
 from model.checkpoint import save_native
 from model.duplex import DuplexLM
 from model.lora import adapters
-from ppx_train.build import build_lm, describe_lm
+from ppx_train.build import describe_lm
 from ppx_train.config import load
-from tests.ppx_train.fixtures import run_arguments
+from tests.ppx_train.fixtures import build_lm, run_arguments
 
 
 def test_parameters_of_a_full_run_are_counted_by_group(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import torch
 
 from model.checkpoint import from_pretrained, save_native
 from model.errors import UserError
-from ppx_train.build import base_lm, build_lm
+from ppx_train.build import base_lm
 from ppx_train.checkpoint import FILE
 from ppx_train.config import load
 from ppx_train.curves import read_metrics
 from ppx_train.export import export
 from ppx_train.training import train
-from tests.ppx_train.fixtures import run_arguments
+from tests.ppx_train.fixtures import build_lm, run_arguments
 
 LORA = ("model.lora.rank=4", "optim=lora", "optim.warmup_steps=2", "data.heldout_samples=0", "optim.lr.temporal=0.01",
         "optim.lr.depth=0.01")  # fmt: skip

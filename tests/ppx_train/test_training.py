@@ -17,7 +17,7 @@ from ppx_train.checkpoint import FILE, checkpoints, read_checkpoint
 from ppx_train.config import load
 from ppx_train.curves import read_metrics
 from ppx_train.training import train
-from tests.ppx_train.fixtures import bad_samples, run_arguments
+from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -240,7 +240,6 @@ def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_
 
 def test_start_weights_with_a_nan_are_refused_before_training(prepared: Path, tmp_path: Path) -> None:
     from model.checkpoint import save_native
-    from ppx_train.build import build_lm
 
     run = load(run_arguments(prepared, tmp_path / "run"))
     lm = build_lm(run)
