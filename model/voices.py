@@ -55,7 +55,11 @@ def read_pickle(path: Path) -> PickledVoice:
         raise UserError(f"{path}: no such file: give a .pt voice, or a folder of them")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as why:
+    except pickle.UnpicklingError as why:  # torch's own message advises to run what the file wants
+        raise UserError(
+            f"{path}: not a voice of tensors alone (no pickle, or one with code in it): take it from its repository again"
+        ) from why
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as why:
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
         raise UserError(f"{path}: not a voice of tensors alone ({reason}): take it from its repository again") from why
     if not isinstance(state, dict) or not all(isinstance(state.get(key), Tensor) for key in ("embeddings", "cache")):
