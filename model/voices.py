@@ -57,7 +57,8 @@ def read_pickle(path: Path) -> PickledVoice:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as why:  # torch's own message advises to run what the file wants
         raise UserError(
-            f"{path}: not a voice of tensors alone (no pickle, or one with code in it): take it from its repository again"
+            f"{path}: not a voice of tensors alone (no pickle, or one with code in it): take it from its repository "
+            "again"
         ) from why
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as why:
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
