@@ -8,6 +8,7 @@ A script is one JSON line. A dialogue is a folder named by its id:
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,11 @@ from typing import Any, Literal
 from model.errors import UserError
 
 SIDES = ("left", "right")
-SOURCES = ("service", "assistant", "fisher")
+SPLITS = ("train", "heldout")
+
+# webdataset cuts a member's name at its first dot and skips names that begin with "__"
+ID_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,120}")
+SOURCE_PATTERN = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -141,15 +146,15 @@ class Script:
             turns = tuple(Turn(**turn) for turn in raw["turns"])
             return Script(**(raw | {"turns": turns, "facts": tuple(raw.get("facts", ()))}))
         except (json.JSONDecodeError, KeyError, TypeError) as why:
-            raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data write`") from why
+            raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data synth`") from why
 
 
 def read_scripts(path: Path) -> list[Script]:
     """Reads a scripts file. Raises UserError if it is missing, empty, or a line is broken."""
     if not path.is_file():
-        raise UserError(f"{path}: no such scripts file: make one with `ppx-data write --out {path}`")
+        raise UserError(f"{path}: no such scripts file: make one with `ppx-data synth --out {path}`")
     lines = path.read_text("utf-8").splitlines()
     scripts = [Script.from_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
     if not scripts:
-        raise UserError(f"{path}: holds no script: make some with `ppx-data write --out {path}`")
+        raise UserError(f"{path}: holds no script: make some with `ppx-data synth --out {path}`")
     return scripts

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import sentencepiece
 
+from data_pipelines.files import save_once
 from data_pipelines.schema import Script, read_scripts
-from data_pipelines.writer.files import save_once
-from data_pipelines.writer.write import write_scripts
+from data_pipelines.writer.synth import write_scripts
 from model.errors import UserError
 
 SYSTEM_TAG = "<system>"
@@ -63,7 +63,7 @@ def train_tokenizer(scripts: Sequence[Script], vocab: int) -> bytes:
         raise UserError(f"--vocab {vocab}: byte fallback alone takes 261 pieces, use at least {SMALLEST}")
     sentences = list(training_text(scripts))
     if not sentences:
-        raise UserError(f"{len(scripts)} scripts hold no text: write some with `ppx-data write`")
+        raise UserError(f"{len(scripts)} scripts hold no text: write some with `ppx-data synth`")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -12,17 +12,17 @@ from importlib import import_module
 from model.errors import UserError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "write": ("data_pipelines.writer.write", "write scripts: customer service or assistant dialogues as text"),
+    "synth": ("data_pipelines.writer.synth", "write scripts: customer service or assistant dialogues as text"),
     "tokenizer": ("data_pipelines.tokenizer", "train a SentencePiece tokenizer on scripts"),
-    "fetch": ("data_pipelines.engines", "find or check the speech engines"),
-    "speak": ("data_pipelines.speak", "speak scripts: two-channel dialogues with word times"),
-    "standin": ("data_pipelines.standin", "make a small corpus of real telephone speech in Fisher's layout"),
+    "fetch": ("data_pipelines.speech.engines", "find or check the speech engines"),
+    "speak": ("data_pipelines.speech.speak", "speak scripts: two-channel dialogues with word times"),
+    "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
-    "shard": ("data_pipelines.encode", "encode dialogues with Mimi and pack them into shards"),
-    "index": ("data_pipelines.index", "rebuild the index of shards"),
-    "check": ("data_pipelines.check", "verify shards: hashes, index, every sample"),
-    "extract": ("data_pipelines.extract", "take one dialogue out of shards as audio and text files"),
-    "report": ("data_pipelines.report", "describe shards: hours, turn taking, one picture"),
+    "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),
+    "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
+    "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),
+    "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
+    "report": ("data_pipelines.quality.report", "describe shards: hours, turn taking, one picture"),
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from data_pipelines.shards import sha256_file
+from data_pipelines.files import sha256_file
 from model.checkpoint import write_weights
 from model.errors import UserError
 from model.voices import read_pickle, recover

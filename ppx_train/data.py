@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.index import BadSample, Sample, ShardReader
-from data_pipelines.order import StepPlan
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards.index import BadSample, Sample, ShardReader
+from data_pipelines.shards.order import StepPlan
+from data_pipelines.shards.pack import read_manifest
 from model.config import FRAME_RATE, ZERO_ID, LMConfig
 from model.errors import UserError
 from model.mimi.codec import Mimi

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from data_pipelines.shards import digest, sha256_file
+from data_pipelines.files import digest, sha256_file
 from model.checkpoint import WEIGHTS_NAME, save_native
 from model.duplex import DuplexLM
 from model.errors import UserError

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipelines.shards import sha256_file
+from data_pipelines.files import sha256_file
 from model.errors import UserError
 
 SUMS = "SHA256SUMS"

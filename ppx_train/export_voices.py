@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from data_pipelines.index import ShardReader
-from data_pipelines.shards import sha256_file
+from data_pipelines.files import sha256_file
+from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from ppx_train.inference.loading import AUDIO_SUFFIXES, encode_voice

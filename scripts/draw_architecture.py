@@ -55,7 +55,7 @@ def draw_flow() -> Figure:
         axes.text(at + 3, 80.2, name, fontsize=9, color=INK, va="center")
 
     for y, name, command in (
-        (74.3, "1  Make data", "ppx-data write | speak | fisher | shard"),
+        (74.3, "1  Make data", "ppx-data synth | speak | fisher | shard"),
         (37.6, "2  Train", "ppx-train recipe=NAME"),
         (17.6, "3  Use", "ppx-export, ppx-chat"),
     ):

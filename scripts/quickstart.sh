@@ -33,7 +33,7 @@ again() { # again NAME COMMAND...: for commands that know themselves what is don
 again "speech engine" ppx-data fetch "$engine"
 fetched=$SECONDS
 write() { # write KIND SEED NUM SECONDS: scripts in $here/KIND-SEED.jsonl
-  again "write $1 scripts" ppx-data write "$1" --seed "$2" --num "$3" --max-seconds "$4" --heldout 0.15 \
+  again "write $1 scripts" ppx-data synth "$1" --seed "$2" --num "$3" --max-seconds "$4" --heldout 0.15 \
     --out "$here/$1-$2.jsonl"
 }
 speak() { # speak KIND SEED ENGINE: dialogues in $here/dialogues/KIND-SEED

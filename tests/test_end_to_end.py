@@ -30,8 +30,8 @@ def call(folder: Path, command: str, *arguments: str) -> str:
 @pytest.mark.slow
 def test_from_text_to_a_conversation(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
-    call(tmp_path, "data", "write", "service", "--num", "6", "--max-seconds", "24", "--out", "service.jsonl")
-    call(tmp_path, "data", "write", "assistant", "--num", "3", "--max-seconds", "25", "--out", "assistant.jsonl")
+    call(tmp_path, "data", "synth", "service", "--num", "6", "--max-seconds", "24", "--out", "service.jsonl")
+    call(tmp_path, "data", "synth", "assistant", "--num", "3", "--max-seconds", "25", "--out", "assistant.jsonl")
     call(tmp_path, "data", "tokenizer", "--vocab", "1000", "--out", "tokenizer.model")
     for source in ("service", "assistant"):
         speak = ("--scripts", f"{source}.jsonl", "--engine", "espeak", "--out", f"dialogues/{source}")

@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.align import ALIGNER_NAME, shared_aligner
 from data_pipelines.audio import RATE_HZ, Audio, fade_in, fade_out, to_rate, write_flac
 from data_pipelines.fisher.prompts import role_prompts
+from data_pipelines.fisher.sphere import read_sphere
 from data_pipelines.fisher.tables import Call
 from data_pipelines.fisher.transcript import Letter, Transcript, Utterance, read_transcript
 from data_pipelines.fisher.windows import Clip, Spoken, Window, candidate_clips, is_wordless, plan_windows
-from data_pipelines.gates import swap_ratio
+from data_pipelines.listening.align import ALIGNER_NAME, shared_aligner
+from data_pipelines.quality.gates import swap_ratio
 from data_pipelines.schema import Dialogue, Side, Word
-from data_pipelines.sphere import read_sphere
 from model.errors import UserError
 
 SIDE: dict[Letter, Literal["left", "right"]] = {"A": "left", "B": "right"}

@@ -6,7 +6,7 @@ each dialogue is written at the end, when the split of all calls is known. OUT/r
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.align import shared_aligner
+from data_pipelines.executor import Executor, executor_of
+from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.files import claim_folder, write_json, write_line
 from data_pipelines.fisher.call import SIDE, Job, Settings, import_call
 from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
 from data_pipelines.fisher.split import CallSides, Plan, plan_split
 from data_pipelines.fisher.tables import Tables, read_tables
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
+from data_pipelines.listening.align import shared_aligner
 from data_pipelines.schema import Dialogue, Side
-from data_pipelines.shards import write_json, write_line
-from data_pipelines.workers import in_processes
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
@@ -34,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="folders of the discs and transcripts")
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
     parser.add_argument("--seed", type=int, default=0, help="draws prompts and voice clips")
-    parser.add_argument("--workers", type=int, default=1, help="processes; each uses one core")
     row = "a training row of 163.84 s also holds the voice clip and the prompt"
     parser.add_argument(
         "--max-seconds", type=float, default=150.0, help=f"longest dialogue; a call gives several; {row}"
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice-seconds", type=float, default=5.0, help="longest voice clip (3-10)")
     parser.add_argument("--limit", type=int, help="import only the first N calls")
     parser.add_argument("--licence", help=f"of the audio (default: the corpus' {LICENCE_FILE}, else {LDC_LICENCE!r})")
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         args.corpus,
         args.out,
         seed=args.seed,
-        workers=args.workers,
+        executor=executor_of(args),
         max_seconds=args.max_seconds,
         voice_seconds=args.voice_seconds,
         limit=args.limit,
@@ -68,7 +69,7 @@ def import_corpus(
     out: Path,
     *,
     seed: int,
-    workers: int,
+    executor: Executor,
     max_seconds: float,
     voice_seconds: float,
     limit: int | None = None,
@@ -80,20 +81,26 @@ def import_corpus(
     Raises: UserError for settings out of range, a wrong folder, a foreign `out`, a missing package, or if no call
     at all gives a dialogue.
     """
-    _check_numbers(workers, max_seconds, voice_seconds, limit)
+    _check_numbers(max_seconds, voice_seconds, limit)
     corpus = find_corpus(roots)
     tables = read_tables(corpus.tables)
     settings = Settings(
         seed=seed, max_seconds=max_seconds, voice_seconds=voice_seconds, licence=licence or _licence(corpus)
     )
     shared_aligner()  # a missing package is told now, not once for each call
-    _claim(out, asdict(settings))
+    claim_folder(out, "fisher.json", asdict(settings), "fisher")
+    (out / DRAFTS).mkdir(exist_ok=True)
     jobs = _jobs(corpus, tables)[:limit]
     messages = _describe(corpus, tables, jobs)
     for message in messages:
         print(message)
     todo = [job for job in jobs if not _is_done(out, job.call)]
-    for draft in tqdm(_drafts(todo, settings, out, workers), total=len(todo), unit="call", desc="fisher"):
+    for draft in tqdm(
+        executor.run(partial(import_call, settings=settings, out=out), todo),
+        total=len(todo),
+        unit="call",
+        desc="fisher",
+    ):
         write_json(out / DRAFTS / f"{draft['call']}.json", draft)
     drafts = [json.loads(path.read_text("utf-8")) for path in sorted((out / DRAFTS).glob("*.json"))]
     dialogues, plan, notes = _finish(out, drafts)
@@ -121,9 +128,7 @@ def import_corpus(
     return report
 
 
-def _check_numbers(workers: int, max_seconds: float, voice_seconds: float, limit: int | None) -> None:
-    if workers < 1:
-        raise UserError(f"--workers {workers}: must be 1 or more")
+def _check_numbers(max_seconds: float, voice_seconds: float, limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be 1 or more")
     if max_seconds < MIN_WINDOW_SECONDS:
@@ -140,24 +145,6 @@ def _licence(corpus: Corpus) -> str:
     if len(found) > 1:
         raise UserError(f"the folders have different licences ({'; '.join(sorted(found))}): import them one at a time")
     return found.pop() if found else LDC_LICENCE
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Makes OUT ours: new or empty, or left by a run with the same settings. Raises UserError otherwise."""
-    record = out / "fisher.json"
-    if record.is_file():
-        before = json.loads(record.read_text("utf-8"))
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{out} was made with {name} {before.get(name)!r}, not {settings[name]!r}: "
-                "give another --out, or the same settings to resume"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and was not made by `ppx-data fisher`: give another --out")
-    (out / DRAFTS).mkdir(parents=True, exist_ok=True)
-    write_json(record, settings)
 
 
 def _jobs(corpus: Corpus, tables: Tables) -> list[Job]:
@@ -206,15 +193,6 @@ def _is_done(out: Path, call: str) -> bool:
         for name in ("audio.flac", *(f"{side}.voice.flac" for side in SIDE.values() if dialogue[side]["is_agent"]))
     ]
     return all(file.is_file() for file in files)
-
-
-def _drafts(jobs: Sequence[Job], settings: Settings, out: Path, workers: int) -> Iterator[dict[str, Any]]:
-    """Imports calls in any order on `workers` processes (1: in this one)."""
-    work = partial(import_call, settings=settings, out=out)
-    if workers == 1 or len(jobs) < 2:
-        yield from map(work, jobs)
-        return
-    yield from in_processes(min(workers, len(jobs)), work, jobs)
 
 
 def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue], Plan, list[dict[str, str]]]:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipelines.align import Aligner, Alignment, pronounce, spoken_parts
 from data_pipelines.audio import to_rate
-from data_pipelines.sphere import telephone
-from data_pipelines.tts.base import Speech
+from data_pipelines.fisher.sphere import telephone
+from data_pipelines.listening.align import Aligner, Alignment, pronounce, spoken_parts
+from data_pipelines.speech.tts.base import Speech
 from model.errors import UserError
 
 
@@ -58,7 +58,7 @@ SENTENCES = [
 def spoken() -> list[Speech]:
     """Synthetic speech with the exact positions of its words, by telephone as Fisher is."""
     pytest.importorskip("espeakng_loader")
-    from data_pipelines.tts.espeak import EspeakEngine
+    from data_pipelines.speech.tts.espeak import EspeakEngine
 
     engine = EspeakEngine()
     voices = ("espeak/en-us+m3", "espeak/en-us+f2")

@@ -10,7 +10,9 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
-from data_pipelines.asr import (
+from data_pipelines.audio import to_rate
+from data_pipelines.fisher.standin import read_readers
+from data_pipelines.listening.asr import (
     Score,
     Transcriber,
     check_model,
@@ -21,12 +23,10 @@ from data_pipelines.asr import (
     pooled,
     word_errors,
 )
-from data_pipelines.audio import to_rate
-from data_pipelines.encode import build_shards
-from data_pipelines.engines import cache_root
-from data_pipelines.index import ShardReader
 from data_pipelines.schema import Word
-from data_pipelines.standin import read_readers
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import ShardReader
+from data_pipelines.speech.engines import cache_root
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_dialogue
 
@@ -196,7 +196,7 @@ def test_the_check_passes_spoken_words_and_fails_when_they_are_on_the_wrong_side
     tmp_path: Path, transcriber: Transcriber, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("espeakng_loader")
-    from data_pipelines.tts.espeak import EspeakEngine
+    from data_pipelines.speech.tts.espeak import EspeakEngine
 
     engine = EspeakEngine()
     voice = next(voice.key for voice in engine.voices() if voice.accent == "us")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines import engines, weights
+from data_pipelines.speech import engines, weights
 from model.errors import UserError
 
 onnx = pytest.importorskip("onnx")

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines.align import Alignment
+from data_pipelines.executor import Executor
 from data_pipelines.fisher.importer import import_corpus, run
 from data_pipelines.fisher.layout import find_corpus
 from data_pipelines.fisher.prompts import BARE, role_prompts, spoken_topic
+from data_pipelines.fisher.sphere import SHORTEN_CODING, write_sphere
 from data_pipelines.fisher.split import CallSides, in_bucket, plan_split
 from data_pipelines.fisher.tables import parse_calldata, parse_pindata, parse_sexes, parse_topics, read_tables
 from data_pipelines.fisher.transcript import parse_tokens, parse_transcript
 from data_pipelines.fisher.windows import Spoken, candidate_clips, judge, plan_windows
+from data_pipelines.listening.align import Alignment
 from data_pipelines.schema import Dialogue, Word
-from data_pipelines.sphere import SHORTEN_CODING, write_sphere
 from model.errors import UserError
 
 CALLDATA = """\
@@ -110,7 +111,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def imported(roots: list[Path], out: Path, **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"seed": 0, "workers": 1, "max_seconds": 40.0, "voice_seconds": 5.0}
+    options: dict[str, Any] = {"seed": 0, "executor": Executor(), "max_seconds": 40.0, "voice_seconds": 5.0}
     return import_corpus(roots, out, **(options | changes))
 
 
@@ -437,7 +438,6 @@ def test_foreign_folders_and_numbers_out_of_range_are_refused(tmp_path: Path, fa
     with pytest.raises(UserError, match="give another --out"):
         imported([tmp_path / "corpus"], tmp_path / "mine")
     for name, value in (
-        ("workers", 0),
         ("max_seconds", 5.0),
         ("voice_seconds", 2.0),
         ("voice_seconds", 11.0),

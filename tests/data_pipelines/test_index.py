@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from data_pipelines import verbs
-from data_pipelines.encode import build_shards
-from data_pipelines.index import BadSample, ShardReader, build_index
-from data_pipelines.shards import write_shard
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import BadSample, ShardReader, build_index
+from data_pipelines.shards.pack import write_shard
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 

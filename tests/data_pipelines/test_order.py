@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from data_pipelines.order import StepPlan, epoch_order, sample_at, shuffled
+from data_pipelines.shards.order import StepPlan, epoch_order, sample_at, shuffled
 from model.errors import UserError
 
 SIZES = {"real": 70, "synth": 333, "qa": 41}

@@ -3,11 +3,11 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
-from data_pipelines.encode import build_shards
-from data_pipelines.report import reason_kind
-from data_pipelines.report_picture import excerpt, overlaps
+from data_pipelines.quality.report import reason_kind
+from data_pipelines.quality.report_picture import excerpt, overlaps
+from data_pipelines.quality.turns import TurnTaking, stretches, turn_taking
 from data_pipelines.schema import Dialogue, Side, Word
-from data_pipelines.turns import TurnTaking, stretches, turn_taking
+from data_pipelines.shards.encode import build_shards
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
 

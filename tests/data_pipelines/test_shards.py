@@ -12,12 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from data_pipelines import encode, verbs
+from data_pipelines import verbs
 from data_pipelines.audio import loudness
-from data_pipelines.encode import build_shards
-from data_pipelines.index import ShardReader
 from data_pipelines.schema import Word
-from data_pipelines.shards import cut_into_shards, read_manifest
+from data_pipelines.shards import encode
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.pack import cut_into_shards, read_manifest
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig

@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 
-from data_pipelines import speak  # noqa: E402
 from data_pipelines.audio import read_audio, require_stereo_24k  # noqa: E402
+from data_pipelines.executor import Executor
 from data_pipelines.schema import Dialogue, Script, Turn  # noqa: E402
-from data_pipelines.stitch import StitchOptions  # noqa: E402
+from data_pipelines.speech import speak  # noqa: E402
+from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
 from model.errors import UserError  # noqa: E402
 
 OPTIONS = StitchOptions(voice_seconds=3.2)
@@ -31,7 +32,9 @@ def make_script(name: str, split: str = "train", text: str = "It costs $8/month,
 
 
 def run(scripts: list[Script], out: Path, seed: int = 0, workers: int = 1) -> dict:
-    return speak.speak_scripts(scripts, out, engine="espeak", seed=seed, workers=workers, options=OPTIONS)
+    return speak.speak_scripts(
+        scripts, out, engine="espeak", seed=seed, executor=Executor(workers=workers), options=OPTIONS
+    )
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -103,10 +106,10 @@ def test_a_run_goes_on_where_it_stopped(spoken, tmp_path):
 def test_other_settings_and_foreign_folders_are_refused(spoken, tmp_path):
     out, _ = spoken
     before = contents(out)
-    with pytest.raises(UserError, match="was made with another seed: give another --out"):
+    with pytest.raises(UserError, match="was made with seed 0, not 1: give another --out"):
         run(SCRIPTS, out, seed=1)
-    with pytest.raises(UserError, match="was made with another options"):
-        speak.speak_scripts(SCRIPTS, out, engine="espeak", seed=0, workers=1, options=StitchOptions())
+    with pytest.raises(UserError, match="was made with options."):
+        speak.speak_scripts(SCRIPTS, out, engine="espeak", seed=0, executor=Executor(), options=StitchOptions())
     assert contents(out) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines.sphere import SHORTEN_CODING, mulaw_bytes, read_sphere, shorten, telephone, write_sphere
+from data_pipelines.fisher.sphere import SHORTEN_CODING, mulaw_bytes, read_sphere, shorten, telephone, write_sphere
 from model.errors import UserError
 
 

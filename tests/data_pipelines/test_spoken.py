@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("num2words")
 
-from data_pipelines.numerals import number_words, year_words  # noqa: E402
-from data_pipelines.spoken import expand  # noqa: E402
+from data_pipelines.speech.numerals import number_words, year_words  # noqa: E402
+from data_pipelines.speech.spoken import expand  # noqa: E402
 
 CASES = {
     "$8/month": "eight dollars per month",

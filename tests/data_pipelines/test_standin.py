@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines.engines import cache_root
+from data_pipelines.executor import Executor
 from data_pipelines.fisher.importer import import_corpus
 from data_pipelines.fisher.layout import find_corpus
+from data_pipelines.fisher.sphere import read_sphere
+from data_pipelines.fisher.standin import LICENCE, fetch_sounds, fisher_text, make_corpus
 from data_pipelines.fisher.tables import read_tables
 from data_pipelines.fisher.transcript import read_transcript
 from data_pipelines.schema import Dialogue
-from data_pipelines.sphere import read_sphere
-from data_pipelines.standin import LICENCE, fetch_sounds, fisher_text, make_corpus
+from data_pipelines.speech.engines import cache_root
 from model.errors import UserError
 
 
@@ -117,7 +118,9 @@ def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_
     one.write_text(three_text)
     three.write_text(one_text)
     out = tmp_path / "out"
-    report = import_corpus([tmp_path / "corpus"], out, seed=0, workers=1, max_seconds=150.0, voice_seconds=5.0)
+    report = import_corpus(
+        [tmp_path / "corpus"], out, seed=0, executor=Executor(), max_seconds=150.0, voice_seconds=5.0
+    )
     assert {item["id"] for item in report["rejected"]} == {"fe_03_00001", "fe_03_00003"}
     found = [Dialogue.from_json(p.read_text(), str(p)) for p in out.glob("*/meta.json")]
     assert {d.split for d in found} == {"train", "heldout"} and {d.licence for d in found} == {LICENCE}

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("num2words")
 
-from data_pipelines import gates  # noqa: E402
 from data_pipelines.audio import loudness  # noqa: E402
+from data_pipelines.quality import gates  # noqa: E402
 from data_pipelines.schema import Dialogue, Script, Side, Turn, Word  # noqa: E402
-from data_pipelines.stitch import StitchOptions, choose_voices, render, stitch, words_of  # noqa: E402
-from data_pipelines.timing import Slot, Timing, place  # noqa: E402
-from data_pipelines.tts.base import Speech, Voice  # noqa: E402
+from data_pipelines.speech.stitch import StitchOptions, choose_voices, render, stitch, words_of  # noqa: E402
+from data_pipelines.speech.timing import Slot, Timing, place  # noqa: E402
+from data_pipelines.speech.tts.base import Speech, Voice  # noqa: E402
 from model.errors import UserError  # noqa: E402
 
 RATE = 24000

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import engines
-from data_pipelines.spoken import expand
-from data_pipelines.tts.base import Speech, trim_silence, trim_word_ends
-from data_pipelines.tts.espeak import CLAUSE_END, WORD, word_times
+from data_pipelines.speech import engines
+from data_pipelines.speech.spoken import expand
+from data_pipelines.speech.tts.base import Speech, trim_silence, trim_word_ends
+from data_pipelines.speech.tts.espeak import CLAUSE_END, WORD, word_times
 from model.errors import UserError
 from model.extras import package_dir
 
@@ -125,7 +125,7 @@ def test_espeak_gives_the_same_bytes_whatever_it_said_before(espeak):
 
 def test_espeak_gives_the_same_bytes_beside_phonemizer(espeak):
     pytest.importorskip("phonemizer")
-    from data_pipelines.tts.phonemes import _espeak_backend
+    from data_pipelines.speech.tts.phonemes import _espeak_backend
 
     first = espeak.speak("It is in the box.", "espeak/en-us+m3", seed=5)
     _espeak_backend("en-us").phonemize(["box"])
@@ -154,7 +154,7 @@ def test_the_identity_of_an_engine_goes_into_json(espeak):
 
 # ---- phonemes and phrases of Kokoro
 def test_long_texts_are_cut_at_sentence_ends_then_commas_then_words():
-    from data_pipelines.tts.kokoro import split_phrases
+    from data_pipelines.speech.tts.kokoro import split_phrases
 
     words = expand("aa aa. aa aa, aa aa")
     sizes = [10] * 6
@@ -179,7 +179,7 @@ def symbols():
 
 
 def test_weak_words_suffixes_and_letters_have_their_sounds(symbols):
-    from data_pipelines.tts.phonemes import Phonemes
+    from data_pipelines.speech.tts.phonemes import Phonemes
 
     us = Phonemes("us", symbols)
     # expected: IPA of a learner's dictionary in Kokoro's symbols (capitals are diphthongs)
@@ -203,7 +203,7 @@ def test_weak_words_suffixes_and_letters_have_their_sounds(symbols):
 
 @pytest.mark.parametrize("accent", ["us", "gb"])
 def test_invented_names_are_pronounced_with_known_symbols_only(symbols, accent):
-    from data_pipelines.tts.phonemes import Phonemes
+    from data_pipelines.speech.tts.phonemes import Phonemes
 
     lexicon = Phonemes(accent, symbols)
     for name in ("Ayelen", "Lucero", "Zxqvor", "shakshuka", "Br\u00fbl\u00e9e", "Nguyen's"):
@@ -239,7 +239,7 @@ def test_kokoro_words_after_a_pause_start_where_the_sound_starts(kokoro):
 
 @pytest.mark.slow
 def test_kokoro_is_deterministic_and_joins_the_parts_of_long_texts(kokoro, monkeypatch):
-    from data_pipelines.tts import kokoro as module
+    from data_pipelines.speech.tts import kokoro as module
 
     text = "We close at nine. The shop is open today."
     whole = kokoro.speak(text, "kokoro/af_sky", seed=0)
@@ -263,7 +263,7 @@ def test_importing_the_pipeline_needs_no_engine(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     for name in [n for n in sys.modules if n.startswith("data_pipelines")]:
         monkeypatch.delitem(sys.modules, name)
-    import data_pipelines.speak
-    import data_pipelines.tts.kokoro  # noqa: F401
+    import data_pipelines.speech.speak
+    import data_pipelines.speech.tts.kokoro  # noqa: F401
 
-    assert data_pipelines.speak.read_scripts
+    assert data_pipelines.speech.speak.read_scripts

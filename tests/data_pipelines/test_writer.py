@@ -248,7 +248,7 @@ def test_small_wording_rules() -> None:
 
 def test_the_verb_writes_once_and_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "scripts.jsonl"
-    words = ["write", "service", "--num", "6", "--seed", "4", "--out", str(out)]
+    words = ["synth", "service", "--num", "6", "--seed", "4", "--out", str(out)]
     main(words)
     first = out.read_bytes()
     printed = capsys.readouterr().out
@@ -281,4 +281,4 @@ def test_bad_options_are_refused_in_one_line(options: dict, message: str) -> Non
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        main(["write", "assistant", "--num", "2", "--out", str(tmp_path / "file" / "scripts.jsonl")])
+        main(["synth", "assistant", "--num", "2", "--out", str(tmp_path / "file" / "scripts.jsonl")])

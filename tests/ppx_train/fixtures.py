@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines import encode
 from data_pipelines.audio import write_flac
 from data_pipelines.schema import Dialogue, Side, Word
+from data_pipelines.shards import encode
 from model.duplex import DuplexLM
 from model.sample import Sampling
 from model.stream import DuplexStream

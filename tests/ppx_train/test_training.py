@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path
 def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(prepared / "shards", shards)
-    from data_pipelines.index import Index
+    from data_pipelines.shards.index import Index
 
     index = Index.load(shards / "train" / "index.npz")
     name = index.shard_names[-1]

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import Dialogue, Word
-from data_pipelines.shards import SPLITS
-from data_pipelines.turns import TurnTaking
+from data_pipelines.quality.turns import TurnTaking
+from data_pipelines.schema import SPLITS, Dialogue, Word
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from data_pipelines.report import Example, Group
+    from data_pipelines.quality.report import Example, Group
 
 AGENT_COLOUR, USER_COLOUR = "#d1495b", "#5b6c8f"
 SOURCE_COLOURS = ("#2e6f8e", "#e3a857", "#7a9e5f", "#8c6bb1", "#999999")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.asr import Transcriber, hear_split
-from data_pipelines.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
-from data_pipelines.index import NAME, BadSample, Index, Sample, ShardReader, scan_split
-from data_pipelines.schema import SIDES
-from data_pipelines.shards import SPLITS, read_manifest, sha256_file
+from data_pipelines.files import sha256_file
+from data_pipelines.listening.asr import Transcriber, hear_split
+from data_pipelines.schema import SIDES, SPLITS
+from data_pipelines.shards.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
+from data_pipelines.shards.index import NAME, BadSample, Index, Sample, ShardReader, scan_split
+from data_pipelines.shards.pack import read_manifest
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
 from model.sources import codec_path

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_pipelines.audio import write_flac
-from data_pipelines.index import ShardReader
+from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.audio import Audio, read_audio, to_rate
-from data_pipelines.engines import cache_root, verified
 from data_pipelines.fisher.layout import LICENCE_FILE
-from data_pipelines.sphere import SHORTEN_CODING, write_sphere
+from data_pipelines.fisher.sphere import SHORTEN_CODING, write_sphere
+from data_pipelines.speech.engines import cache_root, verified
 from model.errors import UserError
 
 RATE_HZ = 8000

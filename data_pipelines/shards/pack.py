@@ -1,7 +1,7 @@
 """Shards: plain tars that webdataset, Hugging Face datasets and `tar` read alike.
 
     SHARDS/{train,heldout}/{source}-00000.tar
-    SHARDS/{train,heldout}/index.npz     where every sample lies (data_pipelines.index)
+    SHARDS/{train,heldout}/index.npz     where every sample lies (data_pipelines.shards.index)
     SHARDS/report.json                   what was rejected, and why
     SHARDS/manifest.json                 written last: a folder without it is incomplete
 
@@ -27,7 +27,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,18 +37,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from data_pipelines.schema import Dialogue
+from data_pipelines.files import digest, write_json
+from data_pipelines.schema import SPLITS, Dialogue
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
 
-SPLITS = ("train", "heldout")
 FACTS = ("codec", "content", "licences", "engines", "shards")  # mappings in the manifest, beside format and inputs
 FORMAT = 1
 """Version of the layout above, in the manifest."""
-
-# webdataset cuts a member's name at its first dot and skips names that begin with "__"
-ID_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,120}")
-SOURCE_PATTERN = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 
 Codes = npt.NDArray[np.int16]
 
@@ -156,40 +151,6 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
                 tar.write({"__key__": key, **members})
     os.replace(temporary, path)
     return {"bytes": file.size, "sha256": file.hash.hexdigest()}
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def digest(*lines: str) -> str:
-    """Hex sha256 of some lines of text."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON for people, atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_line(path: Path, text: str) -> None:
-    """Writes a file of one line of text, atomically."""
-    write_bytes(path, (text + "\n").encode())
 
 
 def read_manifest(shards: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Kokoro-82M on onnxruntime: 28 English voices, 24 kHz, word times from the model's own durations.
 
-The model's duration tensor is a second output of the cached file (see data_pipelines.engines). Phonemes are
+The model's duration tensor is a second output of the cached file (see data_pipelines.speech.engines). Phonemes are
 looked up word by word, because phonemizing a sentence merges words ("of the") and loses their times.
 Output is bit-equal from run to run; one thread, because a second gave no gain.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.spoken import SpokenWord, expand
-from data_pipelines.tts.base import Speech, Voice, trim_silence, trim_word_ends
-from data_pipelines.tts.phonemes import Phonemes
+from data_pipelines.speech.spoken import SpokenWord, expand
+from data_pipelines.speech.tts.base import Speech, Voice, trim_silence, trim_word_ends
+from data_pipelines.speech.tts.phonemes import Phonemes
 from model.errors import UserError
 from model.extras import package_dir, require
 

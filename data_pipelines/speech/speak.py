@@ -5,26 +5,25 @@ others is refused. OUT/report.json counts what was done, skipped and rejected, a
 """
 
 import argparse
-import json
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from data_pipelines.audio import RATE_HZ, write_flac
-from data_pipelines.engines import choose_engine, open_engine
+from data_pipelines.executor import Executor, executor_of
+from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.files import claim_folder, write_json, write_line
 from data_pipelines.schema import Dialogue, Script, read_scripts
-from data_pipelines.shards import write_json, write_line
-from data_pipelines.stitch import StitchOptions, stitch
-from data_pipelines.tts.base import Engine
-from data_pipelines.workers import in_processes
+from data_pipelines.speech.engines import choose_engine, open_engine
+from data_pipelines.speech.stitch import StitchOptions, stitch
+from data_pipelines.speech.tts.base import Engine
 from model.errors import UserError
 
 
@@ -63,31 +62,15 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
     return Outcome(id=script.id, seconds=result.dialogue.seconds)
 
 
-_ENGINE: Engine | None = None  # one per worker process: loading Kokoro takes most of a second
+@lru_cache(maxsize=1)
+def shared_engine(name: str) -> Engine:
+    """The one engine of this process: loading Kokoro takes most of a second."""
+    engine: Engine = open_engine(name)
+    return engine
 
 
-def _start_worker(name: str) -> None:
-    global _ENGINE
-    os.environ["OMP_NUM_THREADS"] = "1"
-    _ENGINE = open_engine(name)
-
-
-def _work(script: Script, seed: int, options: StitchOptions, out: Path) -> Outcome:
-    assert _ENGINE is not None
-    return speak_one(script, _ENGINE, seed, options, out)
-
-
-def outcomes(
-    scripts: Sequence[Script], engine: str, seed: int, options: StitchOptions, out: Path, workers: int
-) -> Iterator[Outcome]:
-    """Speaks scripts in any order on `workers` processes (1: in this one)."""
-    if workers == 1:
-        opened = open_engine(engine)
-        for script in scripts:
-            yield speak_one(script, opened, seed, options, out)
-        return
-    work = partial(_work, seed=seed, options=options, out=out)
-    yield from in_processes(workers, work, scripts, initializer=_start_worker, initargs=(engine,))
+def _work(script: Script, engine: str, seed: int, options: StitchOptions, out: Path) -> Outcome:
+    return speak_one(script, shared_engine(engine), seed, options, out)
 
 
 def check_scripts(scripts: Sequence[Script]) -> None:
@@ -99,40 +82,21 @@ def check_scripts(scripts: Sequence[Script]) -> None:
             raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
 
 
-def claim_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Makes OUT ours: new or empty, or left by a run with the same settings. Raises UserError otherwise."""
-    record = out / "speak.json"
-    if record.is_file():
-        before = json.loads(record.read_text("utf-8"))
-        changed = [name for name in settings if before.get(name) != json.loads(json.dumps(settings[name]))]
-        if changed:
-            name = changed[0]
-            raise UserError(f"{out} was made with another {name}: give another --out, or the same settings to resume")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and was not made by `ppx-data speak`: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(record, settings)
-
-
 def speak_scripts(
-    scripts: Sequence[Script], out: Path, *, engine: str, seed: int, workers: int, options: StitchOptions
+    scripts: Sequence[Script], out: Path, *, engine: str, seed: int, executor: Executor, options: StitchOptions
 ) -> dict[str, Any]:
     """Speaks all scripts into `out` and answers the report, which is also written to OUT/report.json.
 
     Raises: UserError for bad ids, a foreign folder, a missing engine, or if there is no dialogue at all in the end.
     """
-    if workers < 1:
-        raise UserError(f"workers {workers}: must be 1 or more")
     check_scripts(scripts)
     engine = choose_engine(engine)
     identity = open_engine(engine).identity()
-    claim_folder(out, {"engine": identity, "seed": seed, "options": asdict(options)})
+    claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": asdict(options)}, "speak")
     todo = [script for script in scripts if not is_complete(out / script.id)]
-    started, done = time.perf_counter(), []
-    bar = tqdm(outcomes(todo, engine, seed, options, out, workers), total=len(todo), unit="dialogue", desc="speak")
-    for outcome in bar:
-        done.append(outcome)
+    started = time.perf_counter()
+    work = partial(_work, engine=engine, seed=seed, options=options, out=out)
+    done = list(tqdm(executor.run(work, todo), total=len(todo), unit="dialogue", desc="speak"))
     elapsed = time.perf_counter() - started
     rejected = sorted((o for o in done if o.reason), key=lambda o: o.id)
     seconds = sum(o.seconds for o in done)
@@ -153,14 +117,14 @@ def speak_scripts(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data speak`."""
-    parser.add_argument("--scripts", type=Path, required=True, help="scripts file, from `ppx-data write`")
+    parser.add_argument("--scripts", type=Path, required=True, help="scripts file, from `ppx-data synth`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
     parser.add_argument("--engine", choices=("auto", "kokoro", "espeak"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1, help="processes; each uses one core")
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
     parser.add_argument("--noise-dbfs", type=float, help="white noise on the user's channel, e.g. -60 (default: none)")
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -174,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         engine=args.engine,
         seed=args.seed,
-        workers=args.workers,
+        executor=executor_of(args),
         options=options,
     )
     print(

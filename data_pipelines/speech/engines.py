@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.weights import Source, check_voices, find_weights, sha256, verified, with_durations
+from data_pipelines.speech.weights import Source, check_voices, find_weights, sha256, verified, with_durations
 from model.errors import UserError
 
 
@@ -103,15 +103,15 @@ def check_kokoro() -> dict[str, Any]:
 
 
 def open_engine(name: str) -> Any:
-    """Opens the engine "kokoro" or "espeak" (data_pipelines.tts.base.Engine). Raises UserError if it is not there."""
+    """Opens "kokoro" or "espeak" (a data_pipelines.speech.tts.base.Engine). Raises UserError if it is not there."""
     if name == "kokoro":
         if not is_kokoro_fetched():
             raise UserError(f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak")
-        from data_pipelines.tts.kokoro import KokoroEngine
+        from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())
     if name == "espeak":
-        from data_pipelines.tts.espeak import EspeakEngine
+        from data_pipelines.speech.tts.espeak import EspeakEngine
 
         return EspeakEngine()
     raise UserError(f"engine {name!r}: choose kokoro or espeak")

@@ -18,8 +18,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from data_pipelines.schema import SIDES, Dialogue, Side
-from data_pipelines.shards import SPLITS, npy_array
+from data_pipelines.schema import SIDES, SPLITS, Dialogue, Side
+from data_pipelines.shards.pack import npy_array
 from model.errors import UserError
 
 NAME = "index.npz"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.index import BadSample, ShardReader
-from data_pipelines.schema import Dialogue
-from data_pipelines.shards import SPLITS, read_manifest
-from data_pipelines.turns import TurnTaking, turn_taking
+from data_pipelines.quality.turns import TurnTaking, turn_taking
+from data_pipelines.schema import SPLITS, Dialogue
+from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.pack import read_manifest
 from model.errors import UserError
 
 EXAMPLE_SECONDS = 24.0
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and writes the picture. Raises UserError if there is a file already, or nothing to describe."""
-    from data_pipelines.report_picture import draw_report
+    from data_pipelines.quality.report_picture import draw_report
 
     if args.out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: the report is a picture: end its name in .png")

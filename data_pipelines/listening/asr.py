@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.audio import Audio, to_rate
-from data_pipelines.index import BadSample, ShardReader
 from data_pipelines.schema import SIDES, Word
-from data_pipelines.spoken import expand
+from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.speech.spoken import expand
 from model.errors import UserError
 from model.extras import require
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from data_pipelines.numerals import (
+from data_pipelines.speech.numerals import (
     CURRENCIES,
     MONTHS,
     clock_words,

@@ -1,4 +1,4 @@
-"""`ppx-data write`: scripts of customer service or assistant dialogues, the same bytes for the same options."""
+"""`ppx-data synth`: scripts of customer service or assistant dialogues, the same bytes for the same options."""
 
 import argparse
 from pathlib import Path
@@ -6,10 +6,10 @@ from random import Random
 
 from tqdm import tqdm
 
+from data_pipelines.files import save_once
 from data_pipelines.schema import Script
 from data_pipelines.writer.assistant import write_assistant
 from data_pipelines.writer.check import problems
-from data_pipelines.writer.files import save_once
 from data_pipelines.writer.service import write_service
 from data_pipelines.writer.split import split_of_index
 from data_pipelines.writer.stats import summary

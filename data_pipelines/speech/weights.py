@@ -1,6 +1,6 @@
 """Kokoro's weights: the three places they come from, and the checksums they must have.
 
-Every source answers (model bytes, {voice name: bytes}, provenance). See data_pipelines.engines for the cache.
+Every source answers (model bytes, {voice name: bytes}, provenance). See data_pipelines.speech.engines for the cache.
 """
 
 import hashlib

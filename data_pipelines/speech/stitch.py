@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from data_pipelines.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
-from data_pipelines.gates import Limits, measure, reason_to_reject
+from data_pipelines.quality.gates import Limits, measure, reason_to_reject
 from data_pipelines.schema import Dialogue, Script, Side, Word
-from data_pipelines.timing import Slot, Timing, place
-from data_pipelines.tts.base import Engine, Speech, Voice
+from data_pipelines.speech.timing import Slot, Timing, place
+from data_pipelines.speech.tts.base import Engine, Speech, Voice
 from model.errors import UserError
 
 VOICE_SECONDS = (3.0, 10.0)

@@ -11,8 +11,8 @@ import numpy as np
 
 from data_pipelines.audio import RATE_HZ, VOICE_LUFS, Audio, loudness
 from data_pipelines.schema import SIDES, Dialogue, Word
-from data_pipelines.spoken import expand
-from data_pipelines.timing import Slot
+from data_pipelines.speech.spoken import expand
+from data_pipelines.speech.timing import Slot
 
 SILENCE_DBFS = -50.0
 

@@ -17,21 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_24k
-from data_pipelines.index import build_index
+from data_pipelines.files import digest, write_json
+from data_pipelines.folder import find_dialogues, load_dialogue, signature
 from data_pipelines.schema import Dialogue
-from data_pipelines.shards import (
-    ID_PATTERN,
-    SOURCE_PATTERN,
-    SPLITS,
-    Codes,
-    Item,
-    digest,
-    make_manifest,
-    pack_all,
-    read_manifest,
-    summary,
-    write_json,
-)
+from data_pipelines.shards.index import build_index
+from data_pipelines.shards.pack import Codes, Item, make_manifest, pack_all, read_manifest, summary
 from model.config import SAMPLE_RATE
 from model.errors import UserError
 from model.sources import codec_path
@@ -90,7 +80,7 @@ def build_shards(
         raise UserError(f"the codec has {codec.card} codes a codebook: int16 shards hold at most 32767")
     found = find_dialogues(folders)
     fingerprint = codec.fingerprint()
-    inputs = digest(f"{fingerprint} {shard_mb}", *(f"{d.name} {_signature(d)}" for d in found))
+    inputs = digest(f"{fingerprint} {shard_mb}", *(f"{d.name} {signature(d)}" for d in found))
     if (out / "manifest.json").is_file():
         return _complete(out, inputs)
     if out.exists() and not out.is_dir():
@@ -121,53 +111,6 @@ def build_shards(
     shutil.rmtree(out / WORK)
     print(summary(out, manifest, report))
     return manifest
-
-
-def find_dialogues(folders: Sequence[Path]) -> list[Path]:
-    """All dialogue folders directly below `folders`, by id; unfinished ones (no meta.json) included.
-
-    Raises: UserError if a folder is missing or holds no dialogue, or if two dialogues have the same id.
-    """
-    by_id: dict[str, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder: make dialogues with `ppx-data speak` or `ppx-data fisher`")
-        inside = [d for d in sorted(folder.iterdir()) if (d / "meta.json").is_file() or (d / "audio.flac").is_file()]
-        if not inside:
-            raise UserError(f"{folder}: holds no dialogue folder (ID/meta.json, ID/audio.flac): give their parent")
-        for dialogue in inside:
-            if dialogue.name in by_id:
-                raise UserError(
-                    f"dialogue {dialogue.name} is in {by_id[dialogue.name].parent} and in {folder}: "
-                    "give each folder once, or write one of them with another seed"
-                )
-            by_id[dialogue.name] = dialogue
-    return [by_id[name] for name in sorted(by_id)]
-
-
-def load_dialogue(folder: Path) -> Dialogue:
-    """Reads ID/meta.json. Raises UserError if it is missing or broken, or if its names cannot be packed."""
-    if not (folder / "meta.json").is_file():
-        raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
-    try:
-        dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder / "meta.json"))
-        _check_names(folder, dialogue)
-    except UserError:
-        raise
-    except (TypeError, AttributeError, ValueError) as why:  # values of wrong types, bytes that are no UTF-8
-        raise UserError(f"{folder / 'meta.json'}: not a dialogue record ({why}): make it again") from why
-    return dialogue
-
-
-def _check_names(folder: Path, dialogue: Dialogue) -> None:
-    if dialogue.id != folder.name or not ID_PATTERN.fullmatch(dialogue.id):
-        raise UserError(f"{folder}: id {dialogue.id!r} must be the folder's name, of letters, digits, '-' and '_' only")
-    if dialogue.split not in SPLITS:
-        raise UserError(f"{folder}: split {dialogue.split!r}: use one of {', '.join(SPLITS)}")
-    if not SOURCE_PATTERN.fullmatch(dialogue.source):
-        raise UserError(f"{folder}: source {dialogue.source!r}: use lower-case letters, digits and '_'")
-    if not dialogue.licence.strip():
-        raise UserError(f"{folder}: no licence: say under which terms it may be used")
 
 
 def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
@@ -234,14 +177,6 @@ def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue, device: str 
     return members
 
 
-def _signature(folder: Path) -> str:
-    """Identity of a dialogue folder: its meta.json, and names and sizes of its audio (hashing that takes hours)."""
-    meta = folder / "meta.json"
-    flacs = sorted(folder.glob("*.flac"))
-    text = meta.read_text("utf-8", errors="replace") if meta.is_file() else ""
-    return digest(text, *(f"{f.name} {f.stat().st_size}" for f in flacs))
-
-
 def _complete(out: Path, inputs: str) -> dict[str, Any]:
     manifest = read_manifest(out)
     if manifest["inputs"] != inputs:
@@ -259,15 +194,15 @@ def _encode_all(
     for folder in tqdm(found, desc="encode", unit="dialogue", disable=None):
         try:
             dialogue = load_dialogue(folder)
-            signature = digest(fingerprint, _signature(folder))
-            if (store := work / f"{dialogue.id}.npz").is_file() and _cached(store, signature):
+            key = digest(fingerprint, signature(folder))
+            if (store := work / f"{dialogue.id}.npz").is_file() and _cached(store, key):
                 cached += 1
             else:
                 members = encode_dialogue(codec, folder, dialogue, device)
                 temporary = work / f".{dialogue.id}.part.npz"
-                np.savez(temporary, signature=np.array(signature), **members)  # type: ignore[arg-type]
+                np.savez(temporary, signature=np.array(key), **members)  # type: ignore[arg-type]
                 temporary.replace(store)
-            items.append(Item.of(dialogue, folder, signature))
+            items.append(Item.of(dialogue, folder, key))
         except UserError as why:
             rejected.append({"id": folder.name, "reason": str(why)})
     return items, {"done": len(items), "skipped": cached, "rejected": rejected}

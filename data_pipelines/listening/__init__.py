@@ -1,0 +1,1 @@
+"""What is said, when, and by whom: recognition and forced alignment."""

@@ -1,0 +1,1 @@
+"""Is it good? Gates for dialogues, checks of shards, reports."""

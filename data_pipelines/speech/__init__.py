@@ -1,0 +1,1 @@
+"""Scripts become sound: engines, the timing of turns, two-channel dialogues."""
