@@ -17,7 +17,7 @@ def test_help_lists_every_verb_on_one_line(capsys):
 def test_unknown_verb_suggests_the_nearest():
     with pytest.raises(UserError, match="shards: no such verb: did you mean 'shard'"):
         verbs.main(["shards"])
-    with pytest.raises(UserError, match="choose one of write, tokenizer"):
+    with pytest.raises(UserError, match="choose one of synth, tokenizer"):
         verbs.main(["xyzzy"])
 
 
