@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +51,57 @@ def save_once(path: Path, content: bytes) -> bool:
 
     Raises: UserError if a file with other content is in the way, or the folder cannot be written.
     """
+    return save_pieces(path, [content])
+
+
+def save_pieces(path: Path, pieces: Iterable[bytes]) -> bool:
+    """Like `save_once`, for content that comes piece by piece and need not fit into memory.
+
+    Whatever `pieces` raises passes through, and no file is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    same = None
     try:
-        if path.exists():
-            if path.is_file() and path.read_bytes() == content:
-                return False
-            raise UserError(f"{path}: exists with other content: remove it or choose another --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
+        with _writing(path):
+            if path.exists():
+                same = path.open("rb") if path.is_file() else None
+                _refuse_unless(same is not None, path)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            file = same or temporary.open("wb")
+        with file:
+            for piece in pieces:
+                with _writing(path):
+                    if same:
+                        _refuse_unless(same.read(len(piece)) == piece, path)
+                    else:
+                        file.write(piece)
+            with _writing(path):
+                if same:
+                    _refuse_unless(not same.read(1), path)
+                else:
+                    file.close()  # flushes, which may fail
+                    os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # the folder may not be one
             temporary.unlink(missing_ok=True)
+    return same is None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tells errors of the file system as the user's, but for a full disk: there the command says what to do."""
+    try:
+        yield
     except OSError as why:
         if why.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # no mistake of the user: the command says what to do
+            raise
         raise UserError(f"{path}: cannot be written ({why.strerror}): choose another --out") from why
-    return True
+
+
+def _refuse_unless(same: bool, path: Path) -> None:
+    if not same:
+        raise UserError(f"{path}: exists with other content: remove it or choose another --out")
 
 
 def claim_folder(out: Path, record: str, settings: dict[str, Any], verb: str) -> None:
@@ -75,18 +111,23 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any], verb: str) ->
     """
     path = out / record
     if path.is_file():
-        before, now = (_leaves(value) for value in (json.loads(path.read_text("utf-8")), settings))
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise UserError(
-                    f"{out} was made with {name} {before.get(name)!r}, not {now.get(name)!r}: "
-                    "give another --out, or the same settings to resume"
-                )
+        refuse_other_settings(out, json.loads(path.read_text("utf-8")), settings)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and was not made by `ppx-data {verb}`: give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def refuse_other_settings(out: Path, made_with: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raises UserError naming the first setting in which `settings` differ from those that OUT was made with."""
+    before, now = _leaves(made_with), _leaves(settings)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{out} was made with {name} {before.get(name)!r}, not {now.get(name)!r}: "
+                "give another --out, or the same settings to resume"
+            )
 
 
 def _leaves(settings: Any, name: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ A script is one JSON line. A dialogue is a folder named by its id:
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,8 @@ class Dialogue:
     right: Side
     licence: str
     facts: tuple[dict[str, str], ...] = ()
+    probes: tuple[dict[str, Any], ...] = ()
+    """Those of the script; `turn` counts the script's turns."""
     events: tuple[dict[str, Any], ...] = ()
     """Things that happened: {"kind": "barge_in"|"backchannel"|"laughter"|..., "side", "start", "end"}."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class Dialogue:
             sides = {
                 name: Side(**(raw[name] | {"words": tuple(Word(**w) for w in raw[name]["words"])})) for name in SIDES
             }
-            rest = {"facts": tuple(raw.get("facts", ())), "events": tuple(raw.get("events", ()))}
+            rest = {name: tuple(raw.get(name, ())) for name in ("facts", "probes", "events")}
             dialogue = Dialogue(**(raw | sides | rest))
         except (json.JSONDecodeError, KeyError, TypeError) as why:
             raise UserError(f"{where}: not a dialogue record ({why}): rebuild it with ppx-data") from why
@@ -133,6 +136,9 @@ class Script:
     turns: tuple[Turn, ...]
     facts: tuple[dict[str, str], ...] = ()
     """Typed facts the prompt states: {"type": "money|time|date|number|id|name|phrase", "text": ..., "label": ...}."""
+    probes: tuple[dict[str, Any], ...] = ()
+    """Questions of the user that an evaluation can ask again: {"kind": "Q0".."Q6", "turn": index of the turn that
+    asks, "question": text, "facts": labels of the facts it is about, "answer": text, or what a good answer does}."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -143,18 +149,26 @@ class Script:
         """Parses one line. Raises UserError naming `where`."""
         try:
             raw = json.loads(text)
-            turns = tuple(Turn(**turn) for turn in raw["turns"])
-            return Script(**(raw | {"turns": turns, "facts": tuple(raw.get("facts", ()))}))
+            rest = {name: tuple(raw.get(name, ())) for name in ("facts", "probes")}
+            return Script(**(raw | rest | {"turns": tuple(Turn(**turn) for turn in raw["turns"])}))
         except (json.JSONDecodeError, KeyError, TypeError) as why:
             raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data synth`") from why
 
 
 def read_scripts(path: Path) -> list[Script]:
     """Reads a scripts file. Raises UserError if it is missing, empty, or a line is broken."""
+    return list(iterate_scripts(path))
+
+
+def iterate_scripts(path: Path) -> Iterator[Script]:
+    """Like `read_scripts`, one at a time."""
     if not path.is_file():
         raise UserError(f"{path}: no such scripts file: make one with `ppx-data synth --out {path}`")
-    lines = path.read_text("utf-8").splitlines()
-    scripts = [Script.from_json(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if not scripts:
+    empty = True
+    with path.open(encoding="utf-8") as lines:
+        for n, line in enumerate(lines, 1):
+            if line.strip():
+                empty = False
+                yield Script.from_json(line, f"{path}:{n}")
+    if empty:
         raise UserError(f"{path}: holds no script: make some with `ppx-data synth --out {path}`")
-    return scripts

@@ -111,6 +111,7 @@ def stitch(script: Script, engine: Engine, seed: int, options: StitchOptions) ->
         right=Side(speaker=voices["right"].key, words=words["right"]),
         licence=identity["output_licence"],
         facts=script.facts,
+        probes=script.probes,
         events=schedule.events,
         provenance={
             "engine": identity,

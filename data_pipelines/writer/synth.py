@@ -1,80 +1,140 @@
 """`ppx-data synth`: scripts of customer service or assistant dialogues, the same bytes for the same options."""
 
 import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from random import Random
+from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.files import save_once
+from data_pipelines.files import refuse_other_settings, save_pieces, sha256_file, write_json
 from data_pipelines.schema import Script
-from data_pipelines.writer.assistant import write_assistant
-from data_pipelines.writer.check import problems
-from data_pipelines.writer.service import write_service
-from data_pipelines.writer.split import split_of_index
-from data_pipelines.writer.stats import summary
-from data_pipelines.writer.wording import estimated_seconds
+from data_pipelines.writer.duplicates import Duplicates
+from data_pipelines.writer.options import SOURCES, Options, Rejected, Writer
+from data_pipelines.writer.stats import ScriptStats, summary
+from data_pipelines.writer.template import TemplateWriter
 from model.errors import UserError
 
-WRITERS = {"service": write_service, "assistant": write_assistant}
-SHORTEST_LIMIT = 15.0  # seconds: below this no script of greeting, request, answer and goodbye fits
-ATTEMPTS = 400
+# Each module has add_arguments(parser) and make(options, args) -> Writer
+_WRITERS = {"template": "data_pipelines.writer.template"}
+REDRAWS = 20
+LISTED = 1000  # rejected scripts named in the statistics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", choices=sorted(WRITERS), help="service: an agent with a role; assistant: a teacher")
+    parser.add_argument("source", choices=SOURCES, help="service: an agent with a role; assistant: a teacher")
     parser.add_argument("--num", type=int, required=True, help="number of scripts")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scripts (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="scripts file to write, one JSON line each")
     parser.add_argument("--heldout", type=float, default=0.1, help="share of held-out scripts (default 0.1)")
     parser.add_argument("--max-seconds", type=float, help="longest estimated spoken length of a script")
+    parser.add_argument("--writer", choices=sorted(_WRITERS), default="template", help="who writes (default template)")
+    for module in _WRITERS.values():
+        import_module(module).add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    scripts = write_scripts(
-        args.source, num=args.num, seed=args.seed, heldout=args.heldout, max_seconds=args.max_seconds
-    )
-    new = save_scripts(args.out, scripts)
-    print(f"{args.out}: {len(scripts)} scripts {'written' if new else 'already there, unchanged'}")
-    print(summary(scripts))
+    names = ("source", "num", "seed", "heldout", "max_seconds")
+    options = Options(**{name: getattr(args, name) for name in names})
+    writer: Writer = import_module(_WRITERS[args.writer]).make(options, args)
+    beside = stats_path(args.out)
+    settings = {name: getattr(options, name) for name in names} | writer.identity()
+    stats = done_before(args.out, beside, settings)
+    new = stats is None
+    if stats is None:
+        stats = write_file(args.out, writer, options)
+        write_json(beside, {"settings": settings, "sha256": sha256_file(args.out), **stats})
+    print(f"{args.out}: {stats['scripts']} scripts {'written' if new else 'already there, unchanged'}")
+    print(summary(stats))
+    print(f"all figures: {beside}")
+
+
+def stats_path(out: Path) -> Path:
+    """`scripts.stats.json` beside `scripts.jsonl`."""
+    return out.with_name(out.name.removesuffix(".jsonl") + ".stats.json")
+
+
+def done_before(out: Path, beside: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The statistics of an earlier, complete run with the same settings; None if there is none.
+
+    Raises: UserError if `out` was made with other settings or has changed since.
+    """
+    if not out.exists() or not beside.is_file():
+        return None
+    stats: dict[str, Any] = json.loads(beside.read_text("utf-8"))
+    refuse_other_settings(out, stats["settings"], settings)
+    if sha256_file(out) != stats["sha256"]:
+        raise UserError(f"{out}: has changed since it was written: remove it or choose another --out")
+    return stats
+
+
+def write_file(out: Path, writer: Writer, options: Options) -> dict[str, Any]:
+    """Writes the scripts one by one to `out`, which appears whole; returns their statistics."""
+    stats, counts = ScriptStats(), Tally()
+
+    def lines() -> Iterator[bytes]:
+        for script in scripts_of(writer, options, counts):
+            stats.add(script)
+            yield script.to_json().encode() + b"\n"
+        if not stats.scripts:
+            reason, times = counts.reasons.most_common(1)[0]
+            raise UserError(f"none of {options.num} scripts could be written: {reason} ({times} times)")
+
+    save_pieces(out, lines())
+    return stats.result() | {"writing": counts.result()}
+
+
+class Tally:
+    """What happened on the way: near-duplicates, and scripts that could not be written."""
+
+    def __init__(self) -> None:
+        self.redrawn = self.kept = 0
+        self.rejected: list[Rejected] = []
+        self.reasons: Counter[str] = Counter()
+
+    def reject(self, rejected: Rejected) -> None:
+        self.reasons[rejected.reason] += 1
+        if len(self.rejected) < LISTED:
+            self.rejected.append(rejected)
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "near_duplicates": {"drawn_again": self.redrawn, "kept": self.kept},
+            "rejected": {"count": self.reasons.total(), "reasons": dict(self.reasons.most_common())},
+            "rejected_scripts": [vars(item) for item in self.rejected],
+        }
+
+
+def scripts_of(writer: Writer, options: Options, counts: Tally) -> Iterator[Script]:
+    """The scripts of a run in order, near-duplicates drawn again.
+
+    Whether a script is drawn again depends on the scripts before it and on nothing else, so fewer scripts are a
+    prefix of more, and a run that was stopped and started again gives the same.
+    """
+    seen = Duplicates()
+    indexes = range(options.num)
+    drafts = writer.drafts(indexes)
+    progress = tqdm(drafts, f"write {options.source}", options.num, unit="script", disable=options.num < 100)
+    for index, draft in zip(indexes, progress, strict=True):
+        for attempt in range(1, REDRAWS + 1):
+            if isinstance(draft, Rejected) or seen.is_new(draft):
+                break
+            counts.redrawn += 1
+            draft = writer.draft(index, attempt)
+        else:
+            counts.kept += 1  # nothing new is left to say in so few scenarios
+        if isinstance(draft, Rejected):
+            counts.reject(draft)
+        else:
+            yield draft
 
 
 def write_scripts(
     source: str, *, num: int, seed: int, heldout: float = 0.1, max_seconds: float | None = None
 ) -> list[Script]:
-    """Writes `num` scripts; script i depends on the options and i alone, so fewer are a prefix of more.
-
-    `heldout` is the share of held-out scripts: their scenarios and companies never occur in training ones.
-    `max_seconds` bounds the estimated length (2.6 words a second and 0.25 s between turns).
-    Raises: UserError for an option out of range.
-    """
-    if source not in WRITERS:
-        raise UserError(f"source {source!r}: choose one of {', '.join(sorted(WRITERS))}")
-    if num < 1:
-        raise UserError(f"--num {num}: ask for at least 1 script")
-    if not 0 <= heldout <= 1:
-        raise UserError(f"--heldout {heldout}: give a share from 0 to 1, e.g. 0.1")
-    if max_seconds is not None and not max_seconds >= SHORTEST_LIMIT:
-        raise UserError(f"--max-seconds {max_seconds}: a whole dialogue needs at least {SHORTEST_LIMIT:g} s")
-    numbers = tqdm(range(num), desc=f"write {source}", unit="script", disable=num < 100)
-    return [_script(source, index, seed, heldout, max_seconds) for index in numbers]
-
-
-def _script(source: str, index: int, seed: int, heldout: float, max_seconds: float | None) -> Script:
-    name = f"{source}-{seed}-{index:06d}"
-    split = split_of_index(seed, index, heldout)
-    for attempt in range(ATTEMPTS):
-        script = WRITERS[source](name, Random(f"{seed}/{name}/{attempt}"), split, heldout, max_seconds)
-        seconds = estimated_seconds(script.turns)
-        if (max_seconds is None or seconds <= max_seconds) and not problems(script):
-            script.provenance.update(seed=seed, index=index, estimated_seconds=round(seconds, 2))
-            return script
-    raise UserError(f"--max-seconds {max_seconds}: no script came out that short: allow a few seconds more")
-
-
-def save_scripts(path: Path, scripts: list[Script]) -> bool:
-    """Writes a scripts file; returns False if the same content is already there.
-
-    Raises: UserError if a file with other content is in the way, or the folder cannot be written.
-    """
-    return save_once(path, "".join(script.to_json() + "\n" for script in scripts).encode())
+    """The scripts of the template writer as a list. Raises: UserError for an option out of range."""
+    options = Options(source=source, num=num, seed=seed, heldout=heldout, max_seconds=max_seconds)
+    return list(scripts_of(TemplateWriter(options), options, Tally()))

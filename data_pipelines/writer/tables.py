@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from data_pipelines.files import digest
+
 FOLDER = Path(__file__).parent / "tables"
 # libyaml reads the tables ten times faster where it is built in
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -23,3 +25,9 @@ def table(name: str) -> dict[str, Any]:
 def service_domains() -> dict[str, dict[str, Any]]:
     """All service domains by name, in the order of their file names."""
     return {path.stem: table(f"service/{path.stem}") for path in sorted((FOLDER / "service").glob("*.yaml"))}
+
+
+@cache
+def tables_digest() -> str:
+    """Hex sha256 of all tables: other tables write other scripts."""
+    return digest(*(f"{path.name} {path.read_text('utf-8')}" for path in sorted(FOLDER.rglob("*.yaml"))))

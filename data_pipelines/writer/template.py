@@ -1,0 +1,53 @@
+"""The embedded writer: fills templates from the tables beside it, with no other help."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import Any
+
+from data_pipelines.schema import Script
+from data_pipelines.writer.assistant import write_assistant
+from data_pipelines.writer.check import problems
+from data_pipelines.writer.options import Options
+from data_pipelines.writer.service import write_service
+from data_pipelines.writer.split import split_of_index
+from data_pipelines.writer.tables import tables_digest
+from data_pipelines.writer.wording import estimated_seconds
+from model.errors import UserError
+
+ATTEMPTS = 400
+_SOURCES = {"service": write_service, "assistant": write_assistant}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The template writer has no options of its own."""
+
+
+def make(options: Options, args: argparse.Namespace) -> "TemplateWriter":
+    return TemplateWriter(options)
+
+
+class TemplateWriter:
+    """Writes scripts from templates; see `data_pipelines.writer.options.Writer`."""
+
+    def __init__(self, options: Options):
+        self.options = options
+
+    def identity(self) -> dict[str, Any]:
+        return {"writer": "template", "tables": tables_digest()}
+
+    def drafts(self, indexes: Iterable[int]) -> Iterator[Script]:
+        return (self.draft(index, 0) for index in indexes)
+
+    def draft(self, index: int, attempt: int) -> Script:
+        """Script `index`. Raises: UserError if none comes out short enough."""
+        options, name = self.options, self.options.name(index)
+        split = split_of_index(options.seed, index, options.heldout)
+        for draw in range(ATTEMPTS):
+            rng = Random(f"{options.seed}/{name}/{attempt}/{draw}")
+            script = _SOURCES[options.source](name, rng, split, options.heldout, options.max_seconds)
+            seconds = estimated_seconds(script.turns)
+            if (options.max_seconds is None or seconds <= options.max_seconds) and not problems(script):
+                script.provenance.update(seed=options.seed, index=index, estimated_seconds=round(seconds, 2))
+                return script
+        raise UserError(f"--max-seconds {options.max_seconds}: no script came out that short: allow a few seconds more")
