@@ -8,8 +8,12 @@ import sentencepiece
 from data_pipelines.schema import Script
 from data_pipelines.tokenizer import train_tokenizer, training_text
 from data_pipelines.verbs import main
-from data_pipelines.writer import save_scripts, write_scripts
+from data_pipelines.writer import write_scripts
 from model.errors import UserError
+
+
+def save(path: Path, scripts: list[Script]) -> None:
+    path.write_text("".join(script.to_json() + "\n" for script in scripts))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def test_the_verb_writes_once_and_never_overwrites(
     tmp_path: Path, scripts: list[Script], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = tmp_path / "scripts.jsonl", tmp_path / "text.model"
-    save_scripts(source, scripts)
+    save(source, scripts)
     words = ["tokenizer", "--out", str(out), "--vocab", "400", "--scripts", str(source), str(source)]
     main(words)
     assert "400 pieces, written" in capsys.readouterr().out
@@ -94,6 +98,6 @@ def test_too_little_text_is_refused_in_one_line(tmp_path: Path, scripts: list[Sc
 
 
 def test_the_file_name_must_end_in_model(tmp_path: Path, scripts: list[Script]) -> None:
-    save_scripts(tmp_path / "scripts.jsonl", scripts)
+    save(tmp_path / "scripts.jsonl", scripts)
     with pytest.raises(UserError, match="a tokenizer file ends in .model"):
         main(["tokenizer", "--out", str(tmp_path / "text.bin"), "--scripts", str(tmp_path / "scripts.jsonl")])
