@@ -1,11 +1,22 @@
 """Dialogue folders on disk: finding them, and reading a record with what later stages have put beside it."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.files import digest
-from data_pipelines.schema import ID_PATTERN, SOURCE_PATTERN, SPLITS, Dialogue
+from data_pipelines.schema import ID_PATTERN, SIDES, SOURCE_PATTERN, SPLITS, Dialogue
 from model.errors import UserError
+
+ROLES, GATES = "roles.json", "gates.json"
+SIDECARS = (ROLES, GATES)
+"""What later stages learn about a dialogue, beside its meta.json, which they never rewrite.
+
+roles.json: {"format": 1, "left": {"prompt", "level"}, "right": {...}, "provenance": {...}}, agent sides only.
+gates.json: {"format": 1, "values": {name: number}, "rejected": [reason, ...], "limits": {...}, "engines": {...}}.
+"""
 
 
 def find_dialogues(folders: Sequence[Path]) -> list[Path]:
@@ -31,7 +42,10 @@ def find_dialogues(folders: Sequence[Path]) -> list[Path]:
 
 
 def load_dialogue(folder: Path) -> Dialogue:
-    """Reads ID/meta.json. Raises UserError if it is missing or broken, or if its names cannot be packed."""
+    """Reads ID/meta.json and what the sidecars say.
+
+    Raises: UserError if the record is missing, it or a sidecar is broken, or its names cannot be packed.
+    """
     if not (folder / "meta.json").is_file():
         raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
     try:
@@ -41,7 +55,55 @@ def load_dialogue(folder: Path) -> Dialogue:
         raise
     except (TypeError, AttributeError, ValueError) as why:  # values of wrong types, bytes that are no UTF-8
         raise UserError(f"{folder / 'meta.json'}: not a dialogue record ({why}): make it again") from why
+    return _with_gates(folder, _with_roles(folder, dialogue))
+
+
+def rejections(folder: Path) -> list[str]:
+    """Why the gates reject a dialogue; [] if they do not, or were not asked. Raises UserError for a broken sidecar."""
+    return list(_sidecar(folder, GATES).get("rejected", []))
+
+
+def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
+    roles = _sidecar(folder, ROLES)
+    try:
+        for name in (name for name in SIDES if name in roles):
+            if not dialogue.side(name).is_agent:
+                raise UserError(f"{folder / ROLES}: a role for the {name} side, which is no agent: delete the file")
+            prompt, level = str(roles[name]["prompt"]), str(roles[name]["level"])
+            dialogue = replace(
+                dialogue, **{name: replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)}
+            )
+    except (KeyError, TypeError) as why:
+        raise UserError(f"{folder / ROLES}: not a record of roles ({why}): delete it and annotate again") from why
+    if roles.get("provenance"):
+        dialogue = replace(dialogue, provenance=dialogue.provenance | {"roles": roles["provenance"]})
     return dialogue
+
+
+def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
+    gates = _sidecar(folder, GATES)
+    if not gates:
+        return dialogue
+    values, engines = gates.get("values"), gates.get("engines")
+    if not isinstance(values, dict) or not isinstance(engines, dict):
+        raise UserError(f"{folder / GATES}: not a record of gates: delete it and run `ppx-data gate` again")
+    return replace(
+        dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | {"gate_engines": engines}
+    )
+
+
+def _sidecar(folder: Path, name: str) -> dict[str, Any]:
+    """A sidecar's content; {} if there is none."""
+    path = folder / name
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as why:
+        raise UserError(f"{path}: not JSON ({why}): delete it and run its stage again") from why
+    if not isinstance(content, dict) or content.get("format") != 1:
+        raise UserError(f"{path}: not a sidecar of format 1: delete it and run its stage again")
+    return content
 
 
 def _check_names(folder: Path, dialogue: Dialogue) -> None:
@@ -55,9 +117,12 @@ def _check_names(folder: Path, dialogue: Dialogue) -> None:
         raise UserError(f"{folder}: no licence: say under which terms it may be used")
 
 
-def signature(folder: Path) -> str:
-    """Identity of a dialogue folder: its meta.json, and names and sizes of its audio (hashing that takes hours)."""
-    meta = folder / "meta.json"
+def signature(folder: Path, sidecars: Sequence[str] = SIDECARS) -> str:
+    """Identity of a dialogue folder: its record with sidecars, and names and sizes of its audio.
+
+    Audio is not hashed: that would take hours.
+    """
+    texts = [folder / name for name in ("meta.json", *sidecars)]
     flacs = sorted(folder.glob("*.flac"))
-    text = meta.read_text("utf-8", errors="replace") if meta.is_file() else ""
-    return digest(text, *(f"{f.name} {f.stat().st_size}" for f in flacs))
+    lines = [path.read_text("utf-8", errors="replace") if path.is_file() else "" for path in texts]
+    return digest(*lines, *(f"{f.name} {f.stat().st_size}" for f in flacs))

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_24k
 from data_pipelines.files import digest, write_json
-from data_pipelines.folder import find_dialogues, load_dialogue, signature
+from data_pipelines.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.schema import Dialogue
 from data_pipelines.shards.index import build_index
 from data_pipelines.shards.pack import Codes, Item, make_manifest, pack_all, read_manifest, summary
@@ -194,6 +194,8 @@ def _encode_all(
     for folder in tqdm(found, desc="encode", unit="dialogue", disable=None):
         try:
             dialogue = load_dialogue(folder)
+            if reasons := rejections(folder):
+                raise UserError(f"gate {'; '.join(reasons)}")
             key = digest(fingerprint, signature(folder))
             if (store := work / f"{dialogue.id}.npz").is_file() and _cached(store, key):
                 cached += 1

@@ -38,6 +38,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from data_pipelines.files import digest, write_json
+from data_pipelines.folder import load_dialogue
 from data_pipelines.schema import SPLITS, Dialogue
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
@@ -218,8 +219,7 @@ def _pack(path: Path, items: Sequence[Item], work: Path) -> dict[str, Any]:
 
 def _members(items: Sequence[Item], work: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     for item in items:
-        meta = item.folder / "meta.json"
-        members = {"meta.json": Dialogue.from_json(meta.read_text("utf-8"), str(meta)).to_json().encode()}
+        members = {"meta.json": load_dialogue(item.folder).to_json().encode()}
         for name in ("audio.flac", *(f"{side}.voice.flac" for side in item.agent_sides)):
             members[name] = (item.folder / name).read_bytes()
         with np.load(work / f"{item.id}.npz", allow_pickle=False) as values:

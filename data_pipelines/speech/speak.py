@@ -20,6 +20,7 @@ from data_pipelines.audio import RATE_HZ, write_flac
 from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, write_json, write_line
+from data_pipelines.quality import settings
 from data_pipelines.schema import Dialogue, Script, read_scripts
 from data_pipelines.speech.engines import choose_engine, open_engine
 from data_pipelines.speech.stitch import StitchOptions, stitch
@@ -124,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
     parser.add_argument("--noise-dbfs", type=float, help="white noise on the user's channel, e.g. -60 (default: none)")
+    settings.add_arguments(parser)
     add_executor_arguments(parser)
 
 
@@ -132,7 +134,8 @@ def run(args: argparse.Namespace) -> None:
     scripts = read_scripts(args.scripts)
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be 1 or more")
-    options = StitchOptions(voice_seconds=args.voice_seconds, noise_dbfs=args.noise_dbfs)
+    limits = settings.limits_of(args)
+    options = StitchOptions(voice_seconds=args.voice_seconds, noise_dbfs=args.noise_dbfs, limits=limits)
     report = speak_scripts(
         scripts[: args.limit],
         args.out,

@@ -1,0 +1,71 @@
+"""Where the limits of the gates come from: a shipped or own YAML file, then single values of the command line."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_pipelines.quality.gates import Limits
+from model.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "gates"  # same in a checkout and in a wheel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that judges dialogues."""
+    shipped = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    parser.add_argument(
+        "--gates", default="default", metavar="NAME|FILE", help=f"limits of the gates: {shipped} or a YAML file"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one limit, e.g. swap_ratio=3; null: no limit"
+    )
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits that the options of a verb ask for. Raises UserError as load_limits does."""
+    return load_limits(args.gates, args.set)
+
+
+def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
+    """Limits of a shipped set or a YAML file, changed by "key=value" items.
+
+    Raises: UserError naming the file or key that is unknown, or a value of the wrong type.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        raise UserError(f"--gates {name}: no such limits: give a .yaml file or one of {shipped}")
+    try:
+        layers = [(str(path), OmegaConf.create(yaml.safe_load(path.read_text("utf-8")) or {}))]
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as why:
+        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())}): write key: value lines") from why
+    for item in overrides:
+        if "=" not in item:
+            raise UserError(f"--set {item}: write key=value, e.g. swap_ratio=3")
+        layers.append((f"--set {item}", OmegaConf.from_dotlist([item])))
+    limits = OmegaConf.structured(Limits)
+    for where, layer in layers:
+        try:
+            _check_keys(layer, where)
+            OmegaConf.set_readonly(limits, False)
+            limits = OmegaConf.merge(limits, layer)
+        except (OmegaConfBaseException, ValueError) as why:
+            raise UserError(f"{where}: {str(why).splitlines()[0]}") from why
+    return Limits(**OmegaConf.to_container(limits))  # type: ignore[arg-type]
+
+
+def _check_keys(layer: object, where: str) -> None:
+    if not OmegaConf.is_dict(layer):
+        raise UserError(f"{where}: holds no key: value lines")
+    known = [field.name for field in fields(Limits)]
+    for key in layer:  # type: ignore[attr-defined]
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"{where}: no gate is named {key!r}: {hint}")
