@@ -70,9 +70,7 @@ def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
             if not dialogue.side(name).is_agent:
                 raise UserError(f"{folder / ROLES}: a role for the {name} side, which is no agent: delete the file")
             prompt, level = str(roles[name]["prompt"]), str(roles[name]["level"])
-            dialogue = replace(
-                dialogue, **{name: replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)}
-            )
+            dialogue = replace(dialogue, **{name: replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)})
     except (KeyError, TypeError) as why:
         raise UserError(f"{folder / ROLES}: not a record of roles ({why}): delete it and annotate again") from why
     if roles.get("provenance"):
@@ -87,9 +85,7 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
     values, engines = gates.get("values"), gates.get("engines")
     if not isinstance(values, dict) or not isinstance(engines, dict):
         raise UserError(f"{folder / GATES}: not a record of gates: delete it and run `ppx-data gate` again")
-    return replace(
-        dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | {"gate_engines": engines}
-    )
+    return replace(dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | {"gate_engines": engines})
 
 
 def _sidecar(folder: Path, name: str) -> dict[str, Any]:

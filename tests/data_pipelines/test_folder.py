@@ -36,7 +36,7 @@ def test_roles_and_gates_are_merged_and_the_record_stays_as_it_was(tmp_path):
     ("gates.json", {"format": 2}, "gates.json: not a sidecar of format 1"),
     ("gates.json", {"format": 1, "values": 3, "engines": {}}, "gates.json: not a record of gates"),
     ("roles.json", {"format": 1, "left": {"prompt": "x"}}, "roles.json: not a record of roles .'level'"),
-    ("roles.json", {"format": 1, "right": {"prompt": "x", "level": ""}}, "a role for the right side, which is no agent"),
+    ("roles.json", {"format": 1, "right": {"prompt": "x", "level": ""}}, "right side, which is no agent"),
 ])  # fmt: skip
 def test_a_broken_sidecar_is_named(tmp_path, name, content, message):
     folder = write_dialogue(tmp_path, "a")
