@@ -70,7 +70,8 @@ def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
             if not dialogue.side(name).is_agent:
                 raise UserError(f"{folder / ROLES}: a role for the {name} side, which is no agent: delete the file")
             prompt, level = str(roles[name]["prompt"]), str(roles[name]["level"])
-            dialogue = replace(dialogue, **{name: replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)})
+            side = replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)
+            dialogue = replace(dialogue, left=side) if name == "left" else replace(dialogue, right=side)
     except (KeyError, TypeError) as why:
         raise UserError(f"{folder / ROLES}: not a record of roles ({why}): delete it and annotate again") from why
     if roles.get("provenance"):
