@@ -6,25 +6,18 @@ What is costly to open (an engine, a codec) is opened by a function with `lru_ca
 """
 
 import argparse
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import TypeVar
-
-from tqdm import tqdm
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from model.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-TRIES = 3
-"""How often a local pool is started anew after a worker was killed, before the run gives up."""
+FEW = 3
+"""So many lost jobs are no reason to stop before the end."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -32,79 +25,106 @@ class Executor:
     """Where and how wide a stage runs.
 
     `workers` counts processes; `gpus` is the share of a GPU that each of them needs (0: none; Ray only).
+    Ray's workers first look for `paths`, the files and folders of the stage, and for a mark that was put into `out`.
     """
 
     kind: str = "local"
     address: str = ""
     workers: int = 1
     gpus: float = 0.0
+    paths: tuple[Path, ...] = ()
+    out: Path | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("local", "ray"):
             raise UserError(f"executor {self.kind!r}: choose local or ray")
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be 1 or more")
+        if not self.gpus >= 0 or (self.gpus > 1 and self.gpus % 1):
+            raise UserError(f"--gpus {self.gpus:g}: give a share below 1, or a whole number")
         if self.kind == "local" and (self.address or self.gpus):
             raise UserError("--address and --gpus have an effect with --executor ray only: leave them out")
 
-    def run(self, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    def run(
+        self, work: Callable[[Job], Result], jobs: Sequence[Job], *, lost: Callable[[Job, str], Result] | None = None
+    ) -> Iterator[Result]:
         """work(job) for all jobs, in the order in which they end.
 
-        Ctrl-C ends what is in progress whole and starts nothing more. Raises: what `work` raises, or UserError if
-        workers keep being killed.
+        A worker that is killed costs nothing but time: its job is done again. `lost(job, reason)` gives the result of
+        a job that kills its worker each time; without it such jobs end the run, after all others.
+        Ctrl-C starts nothing more. Raises: what `work` raises, or UserError for lost jobs and an unusable cluster.
         """
+        if not jobs:
+            return iter(())
         if self.kind == "ray":
-            raise UserError("executor ray: not there yet")  # data_pipelines.executor_ray
-        if self.workers == 1 or len(jobs) < 2:
+            from data_pipelines.executor_ray import run_on_ray
+
+            return run_on_ray(self, work, jobs, Losses(lost))
+        if self.workers == 1 or len(jobs) == 1:
             return map(work, jobs)
-        return _in_processes(min(self.workers, len(jobs)), work, jobs)
+        from data_pipelines.executor_local import run_in_processes
+
+        return run_in_processes(min(self.workers, len(jobs)), work, jobs, Losses(lost))
+
+
+class Losses(Generic[Job, Result]):
+    """The jobs of one run that kill their workers, and what stands for them."""
+
+    def __init__(self, lost: Callable[[Job, str], Result] | None) -> None:
+        self._lost = lost
+        self._names: list[str] = []
+        self.num_done = 0
+        """Jobs that gave a result; counted by whoever runs them."""
+
+    def add(self, job: Job) -> Iterator[Result]:
+        """Yields the result that stands for `job`, if any. Raises UserError if more jobs are lost than done."""
+        self._names.append(name_of(job))
+        if len(self._names) > max(self.num_done, FEW):
+            raise self._error()
+        if self._lost is not None:
+            yield self._lost(job, "its worker was killed each time: out of memory, or a crash in native code")
+
+    def end(self) -> None:
+        """Raises UserError if jobs were lost and nothing stands for them."""
+        if self._names and self._lost is None:
+            raise self._error()
+
+    def _error(self) -> UserError:
+        names = ", ".join(self._names[:FEW]) + (", ..." if len(self._names) > FEW else "")
+        return UserError(
+            f"{len(self._names)} jobs kill their worker each time ({names}): out of memory, or a crash in native "
+            "code: give fewer --workers or more memory, or leave these out; the rest is kept, run it again"
+        )
+
+
+def name_of(job: Any) -> str:
+    """A job as messages call it: a path, a text, or its `id`, `call` or `name`; nothing else of its content."""
+    if isinstance(job, (str, Path)):
+        return str(job)
+    return str(next((getattr(job, key) for key in ("id", "call", "name") if hasattr(job, key)), type(job).__name__))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every verb whose items are worked on one by one."""
     parser.add_argument("--workers", type=int, default=1, help="processes; each uses one core")
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where the work is done")
-    parser.add_argument("--address", default="", help="with --executor ray: the cluster, e.g. auto or ray://HOST:10001")
+    parser.add_argument(
+        "--address", default="", help="with --executor ray: auto (default), HOST:PORT, ray://HOST:10001, or local"
+    )
     parser.add_argument("--gpus", type=float, default=0.0, help="with --executor ray: GPUs for each worker, e.g. 0.5")
 
 
 def executor_of(args: argparse.Namespace) -> Executor:
-    """The executor that the options of a verb ask for. Raises UserError if they contradict each other."""
-    return Executor(kind=args.executor, address=args.address, workers=args.workers, gpus=args.gpus)
+    """The executor that the options of a verb ask for; its paths are all paths among them.
 
-
-def _in_processes(workers: int, work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
-    """Runs on fresh processes; when one is killed from outside, what was not finished starts anew on others."""
-    left = dict(enumerate(jobs))
-    for attempt in range(TRIES):
-        try:
-            for number, result in _in_pool(workers, work, left):
-                del left[number]
-                yield result
-            return
-        except BrokenProcessPool:
-            if attempt < TRIES - 1:
-                tqdm.write(f"a worker was killed; {len(left)} jobs go on in new ones", file=sys.stderr)
-    raise UserError(f"workers were killed {TRIES} times (out of memory?): run it again with fewer --workers")
-
-
-def _in_pool(workers: int, work: Callable[[Job], Result], jobs: dict[int, Job]) -> Iterator[tuple[int, Result]]:
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_one_thread) as pool:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers start now and inherit it
-        try:
-            futures = {pool.submit(work, job): number for number, job in jobs.items()}
-        finally:
-            signal.signal(signal.SIGINT, previous)
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except KeyboardInterrupt:
-            tqdm.write("stopping after what is in progress", file=sys.stderr)
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+    Raises UserError if they contradict each other.
+    """
+    values = [v for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
+    return Executor(
+        kind=args.executor,
+        address=args.address,
+        workers=args.workers,
+        gpus=args.gpus,
+        paths=tuple(value for value in values if isinstance(value, Path)),
+        out=getattr(args, "out", None),
+    )

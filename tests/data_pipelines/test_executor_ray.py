@@ -1,0 +1,123 @@
+"""The Ray executor against real clusters on this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from data_pipelines.executor import Executor  # noqa: E402
+from model.errors import UserError  # noqa: E402
+from tests.data_pipelines import jobs  # noqa: E402
+from tests.data_pipelines.test_executor import wait_for  # noqa: E402
+
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each."""
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two(cluster):
+    return {"kind": "ray", "address": cluster.address, "workers": 2}
+
+
+def test_all_jobs_are_done_on_both_nodes(two, tmp_path):
+    assert sorted(Executor(**two).run(jobs.square, range(20))) == [n * n for n in range(20)]
+    paths = [tmp_path / str(n) for n in range(8)]
+    list(Executor(**two).run(jobs.note_process, paths))
+    processes, threads, folders = zip(*(path.read_text().split() for path in paths), strict=True)
+    assert str(os.getpid()) not in processes
+    assert (set(threads), set(folders)) == ({"1"}, {os.getcwd()})
+
+
+def test_no_more_jobs_are_in_flight_than_there_are_workers(two, tmp_path):
+    paths = [tmp_path / str(n) for n in range(4)]
+    list(Executor(**two | {"workers": 1}).run(jobs.note_times, paths))
+    times = sorted([float(time) for time in path.read_text().split()] for path in paths)
+    assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
+
+
+def test_errors_of_the_work_come_back_as_they_are(two):
+    with pytest.raises(UserError, match="^three is no good: leave it out$"):
+        list(Executor(**two).run(jobs.refuse_three, range(6)))
+    with pytest.raises(OSError) as caught:
+        list(Executor(**two).run(jobs.fill_disk, range(1)))
+    assert (type(caught.value), caught.value.errno, caught.value.filename) == (OSError, 28, "/data/0")
+
+
+def test_a_killed_worker_costs_nothing_and_a_job_that_always_kills_it_is_named(two, tmp_path):
+    assert sorted(Executor(**two).run(jobs.kill_once, [(n, tmp_path) for n in range(12)])) == list(range(12))
+    assert (tmp_path / "killed").exists()
+    done = []
+    with pytest.raises(UserError, match=r"^1 jobs kill their worker each time \(bad\): out of memory"):
+        for name in Executor(**two).run(jobs.kill_always, ["bad", "good", "fine"]):
+            done.append(name)
+    assert sorted(done) == ["fine", "good"]
+
+
+def test_a_folder_that_workers_do_not_see_is_named(two, tmp_path):
+    (tmp_path / "out").mkdir()
+    number = os.dup2(os.open(tmp_path, os.O_RDONLY), 77)
+    ours = Path(f"/proc/self/fd/{number}")  # exists in this process alone
+    executor = Executor(**two, paths=(tmp_path, ours), out=tmp_path / "out")
+    with pytest.raises(UserError, match="^node .* does not see /proc/self/fd/77: use a folder that all nodes share"):
+        list(executor.run(jobs.square, range(3)))
+    assert not list((tmp_path / "out").iterdir())
+    os.close(77)
+
+
+def test_the_mark_in_the_output_folder_is_gone_after_a_run(two, tmp_path):
+    (tmp_path / ".shared-left-by-a-killed-run").touch()
+    assert list(Executor(**two, paths=(tmp_path,), out=tmp_path).run(jobs.square, [3])) == [9]
+    assert not list(tmp_path.iterdir())
+
+
+def test_addresses_where_no_cluster_is_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        for address in (f"127.0.0.1:{free.getsockname()[1]}", f"ray://127.0.0.1:{free.getsockname()[1]}"):
+            with pytest.raises(UserError, match=f"--address {address}: nothing answers there"):
+                list(Executor(kind="ray", address=address).run(jobs.square, [1]))
+    with pytest.raises(UserError, match="--address somewhere: give auto, local, HOST:PORT or ray://HOST:PORT"):
+        list(Executor(kind="ray", address="somewhere").run(jobs.square, [1]))
+
+
+RUN = """
+import sys
+from pathlib import Path
+from data_pipelines.executor import Executor
+from tests.data_pipelines import jobs
+folder = Path(sys.argv[1])
+run = Executor(kind="ray", address="local", workers=2, out=folder).run
+list(run(jobs.wait_long, [folder / f"{n}.txt" for n in range(6)]))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_on_a_cluster_started_for_the_run(tmp_path):
+    (tmp_path / "run.py").write_text(RUN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, tmp_path / "run.py", tmp_path]
+    run = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2, seconds=60)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode != 0 and b"cancelling what is in progress" in errors
+    assert len(list(tmp_path.glob("*.begun"))) == 2 and not list(tmp_path.glob(".shared-*"))
