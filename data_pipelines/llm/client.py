@@ -1,0 +1,209 @@
+"""Asking a language model for JSON: patience with the line, no patience with bad answers, nothing paid twice."""
+
+import json
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.llm.answers import Check, Verdict, judge, shortened
+from data_pipelines.llm.cache import AnswerCache
+from data_pipelines.llm.settings import LLMSettings
+from data_pipelines.llm.usage import Usage
+from model.errors import UserError
+from model.extras import require
+
+LONGEST_BACKOFF, LONGEST_WAIT = 60.0, 600.0  # seconds: our own, and what a server may ask for with Retry-After
+GIVE_UP_AFTER = 8
+"""Requests in a row without any answer, after which the run ends: the server is gone."""
+
+
+class NoAnswer(Exception):
+    """No valid answer came. `fault` is the kind of reason; `lasting`: asking again would not help."""
+
+    def __init__(self, fault: str, detail: str, *, lasting: bool = True):
+        super().__init__(f"{fault}: {detail}")
+        self.fault = fault
+        self.lasting = lasting
+
+
+@dataclass(kw_only=True, frozen=True)
+class Question:
+    """What a model is asked.
+
+    `name` names the schema; `schema` is a JSON schema of an object; `check` holds the rules beyond it;
+    `seed` makes the answer reproducible where the server honours it, and tells equal questions apart in the cache.
+    """
+
+    name: str
+    system: str
+    user: str
+    schema: dict[str, Any]
+    seed: int
+    check: Check = lambda value: []
+
+
+class Client:
+    """One endpoint with its cache and its counts. Threads may share it."""
+
+    def __init__(self, settings: LLMSettings, cache: Path, *, sleep: Callable[[float], None] = time.sleep):
+        self.settings = settings
+        self.usage = Usage(settings)
+        self._cache = AnswerCache(cache)
+        self._sleep = sleep
+        self._openai = require("openai", extra="llm")
+        require("jsonschema", extra="llm")
+        # its own retries would also repeat 408 and 409, and could not be counted
+        self._api = self._openai.OpenAI(
+            base_url=settings.base_url, api_key=settings.key(), timeout=settings.timeout, max_retries=0
+        )
+        self._lock = threading.Lock()
+        self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._failures = 0
+
+    def ask(self, question: Question) -> dict[str, Any]:
+        """A valid answer to the question: its JSON object.
+
+        An invalid one is told to the model with what was wrong, and asked for again with the next seed.
+        Raises: NoAnswer if none comes; UserError if the server refuses the key, the model or the URL, or is gone.
+        """
+        verdict, told = Verdict(), ""
+        for attempt in range(self.settings.tries):
+            answer = self._answer(self._request(question, attempt, told, verdict))
+            before, told = told, answer["content"] or ""
+            verdict = judge(answer, question.schema, question.check, self.settings.answer_format)
+            if verdict.value is not None:
+                return verdict.value
+            if told and told == before:
+                raise NoAnswer("repeats", f"the same answer again, which is wrong: {verdict.problems[0]}")
+        raise NoAnswer(verdict.fault, "; ".join(verdict.problems))
+
+    def _request(self, question: Question, attempt: int, told: str, verdict: Verdict) -> dict[str, Any]:
+        """Everything the answer depends on, as it is sent and hashed."""
+        settings, system = self.settings, question.system
+        if settings.answer_format != "json_schema":
+            system += f"\n\nAnswer with one JSON object and nothing else, after this JSON schema:\n{_compact(question)}"
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question.user}]
+        if attempt:
+            wrong = "\n".join(f"- {problem}" for problem in verdict.problems)
+            messages += [{"role": "assistant", "content": told}] if told and verdict.fault in ("rules", "schema") else []
+            messages += [{"role": "user", "content": f"That cannot be used:\n{wrong}\nAnswer again, in full."}]
+        request: dict[str, Any] = {
+            "model": settings.model,
+            "messages": messages,
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "seed": question.seed + attempt,
+        }
+        if settings.answer_format == "json_schema":
+            schema = {"name": question.name, "schema": question.schema, "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif settings.answer_format == "json_object":
+            request["response_format"] = {"type": "json_object"}
+        return request
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The stored answer to a request, or a new one, which is stored."""
+        key = self._cache.key(request)
+        with self._lock:
+            asking = self._asking[key]
+        with asking:  # the same question from two threads is paid once
+            if (stored := self._cache.get(key)) is not None:
+                self.usage.answered(stored, from_cache=True)
+                return stored
+            answer = self._send(request)
+            self._cache.put(key, request, answer)
+            self.usage.answered(answer, from_cache=False)
+            return answer
+
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Sends a request until it is answered; waits longer each time, or as long as the server asks."""
+        for attempt in range(self.settings.retries + 1):
+            self.usage.sent()
+            try:
+                answer = _plain(self._api.chat.completions.create(**request))
+                self._failures = 0
+                return answer
+            except self._openai.APIStatusError as why:
+                failure, wait = self._status(why)
+            except (self._openai.APIConnectionError, self._openai.APIResponseValidationError) as why:
+                timed_out = isinstance(why, self._openai.APITimeoutError)
+                failure = ("timeout", f"no answer in {self.settings.timeout:g} s") if timed_out else _lost(why)
+                wait = None
+            except ValueError as why:  # a body that is no JSON, or JSON of another kind
+                failure, wait = ("connection", f"the server's answer is no chat completion ({shortened(str(why))})"), None
+            if attempt == self.settings.retries:
+                break
+            if wait is not None and wait > LONGEST_WAIT:
+                failure = (failure[0], f"{failure[1]}; the server asks to wait {wait:.0f} s")
+                break
+            # jitter, so that threads do not come back all at once; it decides about time alone
+            own = min(LONGEST_BACKOFF, 2.0**attempt) * random.uniform(0.5, 1.0)
+            self._sleep(own if wait is None else wait)
+        self._count_failure(*failure)
+        raise NoAnswer(failure[0], f"{failure[1]}, asked {attempt + 1} times", lasting=False)
+
+    def _status(self, why: Any) -> tuple[tuple[str, str], float | None]:
+        """What an HTTP error means, and the wait its server asks for. Raises where sending it again is no use."""
+        code, said = why.status_code, shortened(self._without_key(str(why.message)))
+        if code == 429 or code >= 500:
+            return (f"HTTP {code}", said), retry_after(why.response.headers.get("retry-after"))
+        if code in (401, 403, 404):
+            what = "--llm-url and --llm-model" if code == 404 else f"the key in ${self.settings.key_env}"
+            raise UserError(f"{self.settings.base_url} answers {code} ({said}): check {what}") from why
+        raise NoAnswer(f"HTTP {code}", f"the server refuses the request: {said}") from why
+
+    def _count_failure(self, fault: str, detail: str) -> None:
+        self._failures += 1
+        if self._failures >= GIVE_UP_AFTER:
+            raise UserError(
+                f"{self.settings.base_url} did not answer {self._failures} requests in a row ({fault}: {detail}): "
+                "start the server and run this again; what was answered is kept"
+            )
+
+    def _without_key(self, text: str) -> str:
+        key = self.settings.key()
+        return text.replace(key, "***") if len(key) > 4 else text
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number or a date; None without a readable one."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _lost(why: Exception) -> tuple[str, str]:
+    return "connection", shortened(f"{why} {why.__cause__ or ''}")
+
+
+def _compact(question: Question) -> str:
+    return json.dumps(question.schema, separators=(",", ":"))
+
+
+def _plain(completion: Any) -> dict[str, Any]:
+    """What is kept of a chat completion. Raises ValueError if it is none."""
+    choices = getattr(completion, "choices", None)
+    if not choices or choices[0].message is None:
+        raise ValueError(str(completion))
+    choice, usage = choices[0], completion.usage
+    return {
+        "content": choice.message.content,
+        "refusal": getattr(choice.message, "refusal", None),
+        "finish_reason": choice.finish_reason,
+        "model": completion.model,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "answer_tokens": usage.completion_tokens if usage else None,
+    }
