@@ -1,37 +1,31 @@
-"""Many questions at a time: threads that wait for a server, bounded in number, with progress and cost in sight."""
+"""Many questions at a time: threads that wait for a server, bounded in number, results in order."""
 
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
-
-from tqdm import tqdm
-
-from data_pipelines.llm.client import Client
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+AHEAD = 8
+"""Jobs taken ahead for each thread, so that one slow answer holds up nobody."""
 
-def ask_all(
-    work: Callable[[Job], Result], jobs: Sequence[Job], client: Client, *, desc: str, unit: str
-) -> list[Result]:
-    """work(job) for all jobs, in the order of the jobs, `concurrency` of them at a time.
 
-    When one raises, or on Ctrl-C, what is in progress ends and nothing more is started. Raises: what `work` raises.
+def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int) -> Iterator[Result]:
+    """work(job) for all jobs, in the order of the jobs, `threads` of them at a time.
+
+    When one raises, on Ctrl-C, or when nobody takes more results, what is in progress ends and nothing more is
+    started. Raises: what `work` raises.
     """
-    pool = ThreadPoolExecutor(client.settings.concurrency)
-    futures = {pool.submit(work, job): number for number, job in enumerate(jobs)}
-    results: dict[int, Result] = {}
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
     try:
-        with tqdm(total=len(jobs), desc=desc, unit=unit, disable=None) as bar:
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                bar.set_postfix_str(client.usage.line(), refresh=False)
-                bar.update()
-    except KeyboardInterrupt:
-        tqdm.write("stopping after what is in progress", file=sys.stderr)
-        raise
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) >= AHEAD * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-    return [results[number] for number in range(len(jobs))]

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.llm.answers import repeats_itself
 from data_pipelines.llm.client import GIVE_UP_AFTER, Client, NoAnswer, Question, retry_after
-from data_pipelines.llm.pool import ask_all
+from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import LLMSettings
 from model.errors import UserError
 from tests.data_pipelines.llm_server import LLMServer, drop, hang, raw, say, status
@@ -249,23 +249,23 @@ def test_many_questions_keep_their_order_and_the_width_is_bounded(tmp_path):
         return {"city": body["messages"][1]["content"]}
 
     with LLMServer(reply) as server:
-        client = Client(LLMSettings(model="m", base_url=server.url, concurrency=3), tmp_path)
+        client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
         names = [f"city {n}" for n in range(9)]
-        values = ask_all(lambda name: client.ask(question(user=name))["city"], names, client, desc="ask", unit="city")
+        values = list(in_threads(lambda name: client.ask(question(user=name))["city"], names, 3))
     assert values == names
     assert most[0] == 3
 
 
 def test_the_same_question_from_many_threads_is_paid_once(tmp_path):
     with LLMServer([say(GOOD)]) as server:
-        client = Client(LLMSettings(model="m", base_url=server.url, concurrency=8), tmp_path)
-        assert ask_all(lambda n: client.ask(question()), range(20), client, desc="ask", unit="city") == [GOOD] * 20
+        client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
+        assert list(in_threads(lambda n: client.ask(question()), range(20), 8)) == [GOOD] * 20
     assert len(server.bodies) == 1
 
 
 def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_path):
     with LLMServer([status(500)]) as server:
-        client = Client(LLMSettings(model="m", base_url=server.url, retries=0, concurrency=1), tmp_path)
+        client = Client(LLMSettings(model="m", base_url=server.url, retries=0), tmp_path)
 
         def ask(n):
             try:
@@ -274,7 +274,7 @@ def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_pa
                 return n
 
         with pytest.raises(UserError, match="did not answer 8 requests in a row"):
-            ask_all(ask, range(100), client, desc="ask", unit="city")
+            list(in_threads(ask, range(100), 1))
     assert GIVE_UP_AFTER <= len(server.bodies) <= GIVE_UP_AFTER + 2
 
 

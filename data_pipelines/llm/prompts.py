@@ -1,0 +1,217 @@
+"""`ppx-data prompts`: a language model listens in and writes a role prompt for each agent side of real calls.
+
+What comes out is ID/roles.json beside each dialogue (see data_pipelines.folder), never a change of the record.
+OUT/prompts.json states the settings, OUT/cache keeps all answers, OUT/report.json counts what was done and at what
+price, and lists each side without an annotation with the reason.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines.files import claim_folder, digest, sha256_file, write_json
+from data_pipelines.folder import ROLES, ROLES_FORMAT, find_dialogues, load_dialogue, read_roles
+from data_pipelines.llm import annotate
+from data_pipelines.llm.client import Client, NoAnswer, Question
+from data_pipelines.llm.pool import in_threads
+from data_pipelines.llm.settings import LLMSettings, settings_of
+from data_pipelines.llm.settings import add_arguments as add_llm_arguments
+from data_pipelines.schema import Dialogue
+from model.errors import UserError
+
+GENERATOR = "ppx-data prompts 1"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Task:
+    """What is the same for all dialogues of a run."""
+
+    client: Client
+    seed: int
+    on_failure: str
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on besides the dialogues."""
+        llm = self.client.settings.identity()
+        return {"generator": GENERATOR, "llm": llm, "seed": self.seed, "on_failure": self.on_failure}
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one dialogue: levels of annotated sides, reasons of the others."""
+
+    id: str
+    levels: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Sides whose answers kept failing, with the last reason."""
+    unanswered: str = ""
+    """Why the server gave no answer: nothing was written, and the next run asks again."""
+    skipped: bool = False
+    broken: str = ""
+    """Why the dialogue cannot be used at all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ppx-data prompts`."""
+    parser.add_argument("--dialogues", type=Path, nargs="+", required=True, metavar="DIR", help="folders of dialogues")
+    parser.add_argument("--out", type=Path, required=True, help="folder for cache and report; resumed if it is ours")
+    parser.add_argument("--seed", type=int, default=0, help="draws the level of each side")
+    failure = "a side whose answers keep failing keeps its present prompt (default), or is no agent any more"
+    parser.add_argument("--on-failure", choices=("keep", "reject"), default="keep", help=failure)
+    add_llm_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """`ppx-data prompts`."""
+    write_prompts(
+        args.dialogues, args.out, settings_of(args), seed=args.seed, on_failure=args.on_failure, cache=args.llm_cache
+    )
+
+
+def write_prompts(
+    folders: Sequence[Path], out: Path, settings: LLMSettings, *, seed: int, on_failure: str, cache: Path | None = None
+) -> dict[str, Any]:
+    """Annotates all dialogues below `folders`; answers the report, which is also written to OUT/report.json.
+
+    Raises: UserError for a foreign OUT, sidecars made with other settings, a server that is gone, or if no side got
+    an annotation.
+    """
+    found = find_dialogues(folders)
+    task = Task(client=Client(settings, cache or out / "cache"), seed=seed, on_failure=on_failure)
+    claim_folder(out, "prompts.json", task.settings(), "prompts")
+    _refuse_others(found, task.settings())
+    outcomes: list[Outcome] = []
+    try:
+        with tqdm(total=len(found), desc="prompts", unit="dialogue", disable=None) as bar:
+            for outcome in in_threads(partial(annotate_folder, task=task), found, settings.concurrency):
+                outcomes.append(outcome)
+                bar.set_postfix_str(task.client.usage.line(), refresh=False)
+                bar.update()
+    finally:
+        report = summed_up(outcomes) | {"usage": task.client.usage.report()}
+        write_json(out / "report.json", report)
+    if not report["sides"]:
+        first = next((f["reason"] for kind in ("failed", "unanswered", "rejected") for f in report[kind]), "no agent")
+        raise UserError(f"no side got a prompt, see {out / 'report.json'}; the first reason: {first}")
+    print(_summary(out, report))
+    return report
+
+
+def _refuse_others(found: Sequence[Path], settings: dict[str, Any]) -> None:
+    """Raises UserError if a sidecar was made with other settings: before anything is paid for."""
+    now = json.loads(json.dumps(settings))
+    for folder in found:
+        before = (read_roles(folder) or {}).get("provenance", {}).get("settings", now)
+        if before != now:
+            names = [name for name in now if before.get(name) != now[name]]
+            raise UserError(
+                f"{folder / ROLES} was made with another {names[0] if names else 'generator'}: "
+                "delete these files to write them anew, or use the same settings"
+            )
+
+
+def annotate_folder(folder: Path, task: Task) -> Outcome:
+    """Writes ID/roles.json of one dialogue, unless it is there and was made from the same record."""
+    try:
+        dialogue = load_dialogue(folder, roles=False)
+        source = sha256_file(folder / "meta.json")
+        roles = read_roles(folder)
+        done = roles is not None and roles["provenance"].get("record") == source
+        if roles is None or not done:
+            roles = roles_of(dialogue, task)
+            roles["provenance"]["record"] = source
+            write_json(folder / ROLES, roles)
+    except UserError as why:
+        if not (folder / "meta.json").is_file() or "meta.json" in str(why) or str(folder) in str(why):
+            return Outcome(id=folder.name, broken=str(why))
+        raise
+    except NoAnswer as why:
+        return Outcome(id=folder.name, unanswered=str(why))
+    levels = [roles[side]["level"] for side in dialogue.agent_sides if side in roles]
+    return Outcome(id=folder.name, levels=levels, failed=roles["provenance"]["failed"], skipped=done)
+
+
+def roles_of(dialogue: Dialogue, task: Task) -> dict[str, Any]:
+    """The sidecar of a dialogue. Depends on the record, the seed and the model's answers alone.
+
+    Raises: NoAnswer if the server gives none.
+    """
+    drawn = annotate.draw_levels(task.seed, dialogue)
+    answers: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    prompts = {side: dialogue.side(side).role_prompt for side in drawn}
+    for side, level in drawn.items():
+        others = [prompts[other] for other in drawn if other != side]
+        try:
+            answers[side] = task.client.ask(_question(dialogue, side, others, task.seed))
+            prompts[side] = annotate.prompt(answers[side], level)
+        except NoAnswer as why:
+            if not why.lasting:
+                raise
+            failed[side] = str(why)
+    levels = _settled_levels(drawn, answers, prompts)
+    roles: dict[str, Any] = {"format": ROLES_FORMAT}
+    for side, answer in answers.items():
+        roles[side] = {"prompt": annotate.prompt(answer, levels[side]), "level": levels[side]}
+    if failed and task.on_failure == "reject":
+        roles["rejected"] = failed
+    roles["provenance"] = {"settings": task.settings(), "drawn": drawn, "answers": answers, "failed": failed}
+    return roles
+
+
+def _question(dialogue: Dialogue, side: str, others: Sequence[str], seed: int) -> Question:
+    def check(answer: dict[str, Any]) -> list[str]:
+        found = annotate.problems(answer, dialogue, side)
+        if not found and {annotate.prompt(answer, level) for level in "bc"} & set(others):
+            found = ["the other speaker has the same prompt: choose another tone or topic"]
+        return found
+
+    return Question(
+        name="speaker",
+        system=annotate.SYSTEM,
+        user=annotate.question_text(dialogue, side),
+        schema=annotate.SCHEMA,
+        seed=int(digest(str(seed), dialogue.id, side)[:6], 16) * 64,
+        check=check,
+    )
+
+
+def _settled_levels(drawn: dict[str, str], answers: dict[str, Any], prompts: dict[str, str]) -> dict[str, str]:
+    """The levels that are used: no "c" without facts, and no bare sentence beside the other side's."""
+    levels = {side: "b" if drawn[side] == "c" and not answers[side]["facts"] else drawn[side] for side in answers}
+    bare = [side for side in drawn if prompts[side] == annotate.BARE]
+    if len(bare) == 2:  # one of them kept its present prompt
+        levels |= {side: "b" for side in bare if side in answers}
+    return levels
+
+
+def summed_up(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The counts of a run, for report.json."""
+    failed = [{"id": o.id, "side": side, "reason": why} for o in outcomes for side, why in sorted(o.failed.items())]
+    return {
+        "dialogues": len(outcomes),
+        "skipped": sum(o.skipped for o in outcomes),
+        "sides": sum(len(o.levels) for o in outcomes),
+        "levels": dict(sorted(Counter(level for o in outcomes for level in o.levels).items())),
+        "failed": failed,
+        "reasons": dict(Counter(item["reason"].split(":")[0] for item in failed).most_common()),
+        "unanswered": [{"id": o.id, "reason": o.unanswered} for o in outcomes if o.unanswered],
+        "rejected": [{"id": o.id, "reason": o.broken} for o in outcomes if o.broken],
+    }
+
+
+def _summary(out: Path, report: dict[str, Any]) -> str:
+    levels = ", ".join(f"{count} of level {level}" for level, count in report["levels"].items())
+    parts = [f"{report['sides']} sides have prompts ({levels}), {report['skipped']} dialogues were done before"]
+    for kind, text in (("failed", "sides failed"), ("unanswered", "dialogues got no answer: run it again")):
+        parts += [f"{len(report[kind])} {text}"] if report[kind] else []
+    spent = report["usage"]["spent"]
+    parts.append(f"{spent['prompt_tokens']} + {spent['answer_tokens']} tokens, cost {spent['cost']:g}")
+    return f"{'; '.join(parts)}: {out / 'report.json'}"
