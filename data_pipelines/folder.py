@@ -14,7 +14,8 @@ ROLES, GATES = "roles.json", "gates.json"
 SIDECARS = (ROLES, GATES)
 """What later stages learn about a dialogue, beside its meta.json, which they never rewrite.
 
-roles.json: {"format": 1, "left": {"prompt", "level"}, "right": {...}, "provenance": {...}}, agent sides only.
+roles.json: {"format": 1, "left": {"prompt", "level"}, "right": {...}, "provenance": {...}}, agent sides only;
+  "rejected": {side: reason} names sides that must not be the agent.
 gates.json: {"format": 1, "values": {name: number}, "rejected": [reason, ...], "limits": {...}, "engines": {...}}.
 """
 
@@ -41,10 +42,11 @@ def find_dialogues(folders: Sequence[Path]) -> list[Path]:
     return [by_id[name] for name in sorted(by_id)]
 
 
-def load_dialogue(folder: Path) -> Dialogue:
+def load_dialogue(folder: Path, sidecars: Sequence[str] = SIDECARS) -> Dialogue:
     """Reads ID/meta.json and what the sidecars say.
 
-    Raises: UserError if the record is missing, it or a sidecar is broken, or its names cannot be packed.
+    Raises: UserError if the record is missing, it or a sidecar is broken, its names cannot be packed, or no side may
+    be the agent.
     """
     if not (folder / "meta.json").is_file():
         raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
@@ -55,32 +57,40 @@ def load_dialogue(folder: Path) -> Dialogue:
         raise
     except (TypeError, AttributeError, ValueError) as why:  # values of wrong types, bytes that are no UTF-8
         raise UserError(f"{folder / 'meta.json'}: not a dialogue record ({why}): make it again") from why
-    return _with_gates(folder, _with_roles(folder, dialogue))
+    if ROLES in sidecars:
+        dialogue = _with_roles(folder, dialogue)
+    return _with_gates(folder, dialogue) if GATES in sidecars else dialogue
 
 
 def rejections(folder: Path) -> list[str]:
     """Why the gates reject a dialogue; [] if they do not, or were not asked. Raises UserError for a broken sidecar."""
-    return list(_sidecar(folder, GATES).get("rejected", []))
+    return list(read_sidecar(folder, GATES).get("rejected", []))
 
 
 def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
-    roles = _sidecar(folder, ROLES)
+    roles = read_sidecar(folder, ROLES)
     try:
         for name in (name for name in SIDES if name in roles):
             if not dialogue.side(name).is_agent:
                 raise UserError(f"{folder / ROLES}: a role for the {name} side, which is no agent: delete the file")
             prompt, level = str(roles[name]["prompt"]), str(roles[name]["level"])
             side = replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)
-            dialogue = replace(dialogue, left=side) if name == "left" else replace(dialogue, right=side)
-    except (KeyError, TypeError) as why:
+            dialogue = replace(dialogue, **{name: side})
+        rejected = dict(roles.get("rejected", {}))
+        for name in rejected.keys() & set(SIDES):
+            side = replace(dialogue.side(name), is_agent=False, role_prompt="", prompt_level="")
+            dialogue = replace(dialogue, **{name: side})
+    except (KeyError, TypeError, ValueError) as why:
         raise UserError(f"{folder / ROLES}: not a record of roles ({why}): delete it and annotate again") from why
+    if not dialogue.agent_sides:
+        raise UserError(f"{folder}: no side has a role prompt ({'; '.join(sorted(map(str, rejected.values())))})")
     if roles.get("provenance"):
         dialogue = replace(dialogue, provenance=dialogue.provenance | {"roles": roles["provenance"]})
     return dialogue
 
 
 def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
-    gates = _sidecar(folder, GATES)
+    gates = read_sidecar(folder, GATES)
     if not gates:
         return dialogue
     values, engines = gates.get("values"), gates.get("engines")
@@ -89,7 +99,7 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
     return replace(dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | {"gate_engines": engines})
 
 
-def _sidecar(folder: Path, name: str) -> dict[str, Any]:
+def read_sidecar(folder: Path, name: str) -> dict[str, Any]:
     """A sidecar's content; {} if there is none."""
     path = folder / name
     if not path.is_file():

@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "speak": ("data_pipelines.speech.speak", "speak scripts: two-channel dialogues with word times"),
     "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
+    "prompts": ("data_pipelines.llm.prompts", "let a language model write role prompts for real calls"),
     "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),
     "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),

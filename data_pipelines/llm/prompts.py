@@ -6,10 +6,9 @@ price, and lists each side without an annotation with the reason.
 """
 
 import argparse
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.files import claim_folder, digest, sha256_file, write_json
-from data_pipelines.folder import ROLES, ROLES_FORMAT, find_dialogues, load_dialogue, read_roles
+from data_pipelines.folder import ROLES, find_dialogues, load_dialogue, read_sidecar
 from data_pipelines.llm import annotate
 from data_pipelines.llm.client import Client, NoAnswer, Question
 from data_pipelines.llm.pool import in_threads
@@ -39,8 +38,8 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on besides the dialogues."""
-        llm = self.client.settings.identity()
-        return {"generator": GENERATOR, "llm": llm, "seed": self.seed, "on_failure": self.on_failure}
+        own = {"generator": GENERATOR, "seed": self.seed, "on_failure": self.on_failure}
+        return own | self.client.settings.identity()
 
 
 @dataclass(kw_only=True)
@@ -80,13 +79,13 @@ def write_prompts(
 ) -> dict[str, Any]:
     """Annotates all dialogues below `folders`; answers the report, which is also written to OUT/report.json.
 
-    Raises: UserError for a foreign OUT, sidecars made with other settings, a server that is gone, or if no side got
+    Raises: UserError for sidecars or an OUT made with other settings, a server that is gone, or if no side got
     an annotation.
     """
     found = find_dialogues(folders)
     task = Task(client=Client(settings, cache or out / "cache"), seed=seed, on_failure=on_failure)
-    claim_folder(out, "prompts.json", task.settings(), "prompts")
     _refuse_others(found, task.settings())
+    claim_folder(out, "prompts.json", task.settings(), "prompts")
     outcomes: list[Outcome] = []
     try:
         with tqdm(total=len(found), desc="prompts", unit="dialogue", disable=None) as bar:
@@ -105,14 +104,13 @@ def write_prompts(
 
 
 def _refuse_others(found: Sequence[Path], settings: dict[str, Any]) -> None:
-    """Raises UserError if a sidecar was made with other settings: before anything is paid for."""
-    now = json.loads(json.dumps(settings))
-    for folder in found:
-        before = (read_roles(folder) or {}).get("provenance", {}).get("settings", now)
-        if before != now:
-            names = [name for name in now if before.get(name) != now[name]]
+    """Raises UserError if a sidecar was made with other settings, or by others: before anything is paid for."""
+    for folder in (folder for folder in found if (folder / ROLES).is_file()):
+        provenance = read_sidecar(folder, ROLES).get("provenance")
+        before = provenance.get("settings", {}) if isinstance(provenance, dict) else {}
+        if names := [name for name, value in settings.items() if before.get(name) != value]:
             raise UserError(
-                f"{folder / ROLES} was made with another {names[0] if names else 'generator'}: "
+                f"{folder / ROLES} was made with {names[0]} {before.get(names[0])!r}, not {settings[names[0]]!r}: "
                 "delete these files to write them anew, or use the same settings"
             )
 
@@ -120,20 +118,19 @@ def _refuse_others(found: Sequence[Path], settings: dict[str, Any]) -> None:
 def annotate_folder(folder: Path, task: Task) -> Outcome:
     """Writes ID/roles.json of one dialogue, unless it is there and was made from the same record."""
     try:
-        dialogue = load_dialogue(folder, roles=False)
-        source = sha256_file(folder / "meta.json")
-        roles = read_roles(folder)
-        done = roles is not None and roles["provenance"].get("record") == source
-        if roles is None or not done:
-            roles = roles_of(dialogue, task)
-            roles["provenance"]["record"] = source
-            write_json(folder / ROLES, roles)
+        dialogue = load_dialogue(folder, sidecars=())
     except UserError as why:
-        if not (folder / "meta.json").is_file() or "meta.json" in str(why) or str(folder) in str(why):
-            return Outcome(id=folder.name, broken=str(why))
-        raise
-    except NoAnswer as why:
-        return Outcome(id=folder.name, unanswered=str(why))
+        return Outcome(id=folder.name, broken=str(why))
+    record = sha256_file(folder / "meta.json")
+    roles = read_sidecar(folder, ROLES)
+    done = bool(roles) and roles["provenance"].get("record") == record
+    if not done:
+        try:
+            roles = roles_of(dialogue, task)
+        except NoAnswer as why:
+            return Outcome(id=folder.name, unanswered=str(why))
+        roles["provenance"]["record"] = record
+        write_json(folder / ROLES, roles)
     levels = [roles[side]["level"] for side in dialogue.agent_sides if side in roles]
     return Outcome(id=folder.name, levels=levels, failed=roles["provenance"]["failed"], skipped=done)
 
@@ -157,7 +154,7 @@ def roles_of(dialogue: Dialogue, task: Task) -> dict[str, Any]:
                 raise
             failed[side] = str(why)
     levels = _settled_levels(drawn, answers, prompts)
-    roles: dict[str, Any] = {"format": ROLES_FORMAT}
+    roles: dict[str, Any] = {"format": 1}
     for side, answer in answers.items():
         roles[side] = {"prompt": annotate.prompt(answer, levels[side]), "level": levels[side]}
     if failed and task.on_failure == "reject":
