@@ -74,12 +74,10 @@ def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
             if not dialogue.side(name).is_agent:
                 raise UserError(f"{folder / ROLES}: a role for the {name} side, which is no agent: delete the file")
             prompt, level = str(roles[name]["prompt"]), str(roles[name]["level"])
-            side = replace(dialogue.side(name), role_prompt=prompt, prompt_level=level)
-            dialogue = replace(dialogue, **{name: side})
+            dialogue = _with_side(dialogue, name, role_prompt=prompt, prompt_level=level)
         rejected = dict(roles.get("rejected", {}))
         for name in rejected.keys() & set(SIDES):
-            side = replace(dialogue.side(name), is_agent=False, role_prompt="", prompt_level="")
-            dialogue = replace(dialogue, **{name: side})
+            dialogue = _with_side(dialogue, name, is_agent=False, role_prompt="", prompt_level="")
     except (KeyError, TypeError, ValueError) as why:
         raise UserError(f"{folder / ROLES}: not a record of roles ({why}): delete it and annotate again") from why
     if not dialogue.agent_sides:
@@ -87,6 +85,11 @@ def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
     if roles.get("provenance"):
         dialogue = replace(dialogue, provenance=dialogue.provenance | {"roles": roles["provenance"]})
     return dialogue
+
+
+def _with_side(dialogue: Dialogue, name: str, **changes: Any) -> Dialogue:
+    side = replace(dialogue.side(name), **changes)
+    return replace(dialogue, left=side) if name == "left" else replace(dialogue, right=side)
 
 
 def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:

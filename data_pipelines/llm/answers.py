@@ -11,7 +11,9 @@ from model.extras import require
 Check = Callable[[dict[str, Any]], list[str]]
 """Rules that a schema cannot say: answers what is wrong, in words meant for the model; empty for a good answer."""
 
-REFUSAL = re.compile(r"\W*(I'?m (very )?sorry|I (cannot|can't|can not|won't)|Sorry,|As an AI|I am unable)", re.IGNORECASE)
+REFUSAL = re.compile(
+    r"\W*(I'?m (very )?sorry|I (cannot|can't|can not|won't)|Sorry,|As an AI|I am unable)", re.IGNORECASE
+)
 LONGEST_LOOP, LOOP_REPEATS, LOOP_WORDS = 24, 5, 15
 MAX_PROBLEMS = 6
 

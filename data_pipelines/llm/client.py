@@ -91,7 +91,9 @@ class Client:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question.user}]
         if attempt:
             wrong = "\n".join(f"- {problem}" for problem in verdict.problems)
-            messages += [{"role": "assistant", "content": told}] if told and verdict.fault in ("rules", "schema") else []
+            messages += (
+                [{"role": "assistant", "content": told}] if told and verdict.fault in ("rules", "schema") else []
+            )
             messages += [{"role": "user", "content": f"That cannot be used:\n{wrong}\nAnswer again, in full."}]
         request: dict[str, Any] = {
             "model": settings.model,
@@ -136,7 +138,10 @@ class Client:
                 failure = ("timeout", f"no answer in {self.settings.timeout:g} s") if timed_out else _lost(why)
                 wait = None
             except ValueError as why:  # a body that is no JSON, or JSON of another kind
-                failure, wait = ("connection", f"the server's answer is no chat completion ({shortened(str(why))})"), None
+                failure, wait = (
+                    ("connection", f"the server's answer is no chat completion ({shortened(str(why))})"),
+                    None,
+                )
             if attempt == self.settings.retries:
                 break
             if wait is not None and wait > LONGEST_WAIT:

@@ -37,11 +37,24 @@ def test_roles_and_gates_are_merged_and_the_record_stays_as_it_was(tmp_path):
     ("gates.json", {"format": 1, "values": 3, "engines": {}}, "gates.json: not a record of gates"),
     ("roles.json", {"format": 1, "left": {"prompt": "x"}}, "roles.json: not a record of roles .'level'"),
     ("roles.json", {"format": 1, "right": {"prompt": "x", "level": ""}}, "right side, which is no agent"),
+    ("roles.json", {"format": 1, "rejected": ["left"]}, "roles.json: not a record of roles"),
 ])  # fmt: skip
 def test_a_broken_sidecar_is_named(tmp_path, name, content, message):
     folder = write_dialogue(tmp_path, "a")
     put(folder, name, content)
     with pytest.raises(UserError, match=message):
+        load_dialogue(folder)
+
+
+def test_a_rejected_side_is_no_agent_and_without_any_the_reasons_are_told(tmp_path):
+    folder = write_dialogue(tmp_path, "a", agents=("left", "right"))
+    roles = {"format": 1, "left": {"prompt": "You like tea.", "level": "c"}, "rejected": {"right": "prose: no"}}
+    put(folder, "roles.json", roles)
+    dialogue = load_dialogue(folder)
+    assert dialogue.agent_sides == ("left",) and dialogue.right.role_prompt == ""
+    assert load_dialogue(folder, sidecars=()).right.role_prompt == "You are right."
+    put(folder, "roles.json", {"format": 1, "rejected": {"right": "prose: no", "left": "refusal: never"}})
+    with pytest.raises(UserError, match="a: no side has a role prompt .prose: no; refusal: never"):
         load_dialogue(folder)
 
 

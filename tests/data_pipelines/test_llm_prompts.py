@@ -73,7 +73,9 @@ def listener(body):
 
 def annotate_all(tmp_path, server, *, seed=0, on_failure="keep", out="notes", **settings):
     settings = {"model": "m", "base_url": server.url, "retries": 0} | settings
-    return write_prompts([tmp_path / "calls"], tmp_path / out, LLMSettings(**settings), seed=seed, on_failure=on_failure)
+    return write_prompts(
+        [tmp_path / "calls"], tmp_path / out, LLMSettings(**settings), seed=seed, on_failure=on_failure
+    )
 
 
 def sidecars(tmp_path):
@@ -96,8 +98,8 @@ def test_every_level_comes_from_one_answer_for_each_side(tmp_path):
         "c": {
             "You enjoy having a good conversation. Have a casual discussion about eating at home. You live in Boston. "
             "You were a baker for 21 years.",
-            "You enjoy having a good conversation. Have a lively discussion about eating at home. You grew up in Texas. "
-            "You dislike meetings.",
+            "You enjoy having a good conversation. Have a lively discussion about eating at home. "
+            "You grew up in Texas. You dislike meetings.",
         },
     }
     seen = {level: set() for level in "abc"}
