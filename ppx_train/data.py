@@ -5,17 +5,22 @@ Shapes: B batch, K streams (17), C codebooks (8), T frames, P prompt frames.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from data_pipelines.schema import SIDES
 from data_pipelines.shards.index import BadSample, Sample, ShardReader
-from data_pipelines.shards.order import StepPlan
-from data_pipelines.shards.pack import read_manifest
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.order import Place, StepPlan
+from data_pipelines.shards.storage import StorageError, storage_at
 from model.config import FRAME_RATE, ZERO_ID, LMConfig
 from model.errors import UserError
 from model.mimi.codec import Mimi
@@ -25,6 +30,7 @@ from ppx_train.config import Data
 from ppx_train.ranks import rank, world_size
 
 CHARS_PER_PIECE = 4  # only to guess lengths for batching, before the role text is tokenised
+REQUESTS = 16  # at a time, to shards that are read by URL
 MIN_DIALOGUE_FRAMES = 25  # 2 s: less than that after the prompt teaches nothing
 
 
@@ -86,17 +92,16 @@ class SequenceBuilder:
 
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
         """
-        side = sample.agent_side
         codes_CT = sample.codes_KT
         if codes_CT.max() >= self.lm.card:
             raise BadSample(sample.id, f"code {int(codes_CT.max())} is outside 0..{self.lm.card - 1}")
-        role = role_ids(side.role_prompt, self.tokenizer)
+        role = role_ids(sample.role_prompt, self.tokenizer)
         prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_CP, role, self.silence, self.sine)
         room = self.data.max_frames - (prompt_KP.shape[1] - 1)
         frames = min(room, codes_CT.shape[1])
         if frames < MIN_DIALOGUE_FRAMES:
             raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
-        words = [word for word in side.words if word.start * FRAME_RATE < frames]
+        words = [word for word in sample.words if word.start * FRAME_RATE < frames]
         text = text_stream(words, frames, self.tokenizer, self.lm)
         if text.max_lag_frames > self.data.max_text_lag_frames:
             raise BadSample(sample.id, f"text falls {text.max_lag_frames} frames behind the audio")
@@ -109,29 +114,39 @@ class SamplePool:
     """The rows of one split of several shard folders, pooled by source."""
 
     def __init__(self, paths: list[str], split: str, builder: SequenceBuilder) -> None:
-        data = builder.data
         self.builder = builder
         self.bad: dict[str, str] = {}
-        self.rows: dict[str, list[tuple[ShardReader, int]]] = {}
-        self.lengths: dict[str, list[int]] = {}
+        self.readers: list[ShardReader] = []
+        self.rows: dict[str, npt.NDArray[np.int32]] = {}
+        """Of each source: [N, 2], number of the reader and row in it."""
+        self.lengths: dict[str, npt.NDArray[np.int32]] = {}
+        """Of each source: [N] frames, prompt included, as far as the index tells."""
         for path in paths:
-            manifest = read_manifest(Path(path))
+            storage = storage_at(path)
+            manifest = read_manifest(storage)
             if manifest["codec"]["fingerprint"] != builder.fingerprint:
                 raise UserError(
                     f"{path} was encoded with another codec than {builder.codec}: set model.codec to the one it was "
                     f"made with, or make it again with `ppx-data shard --codec {builder.codec}`"
                 )
-            if not (Path(path) / split).is_dir():
-                continue
-            reader = ShardReader(Path(path) / split)
-            for at, row in enumerate(reader.rows):
-                if data.both_sides or row.side == "left":
-                    frames = row.voice_frames + row.role_chars // CHARS_PER_PIECE + row.num_frames
-                    self.rows.setdefault(row.source, []).append((reader, at))
-                    self.lengths.setdefault(row.source, []).append(min(data.max_frames, frames))
-        if data.limit is not None:
-            self.rows = {source: rows[: data.limit] for source, rows in self.rows.items()}
-            self.lengths = {source: lengths[: data.limit] for source, lengths in self.lengths.items()}
+            if split in manifest["content"]:
+                self._add(ShardReader(storage.inside(split)))
+        self._requests = ThreadPoolExecutor(REQUESTS) if any(r.storage.is_remote for r in self.readers) else None
+
+    def _add(self, reader: ShardReader) -> None:
+        data, index = self.builder.data, reader.index.columns
+        usable = np.ones(len(reader), bool) if data.both_sides else index["side"] == SIDES.index("left")
+        frames = index["voice_frames"] + index["role_chars"] // CHARS_PER_PIECE + index["num_frames"]
+        for number, source in enumerate(reader.index.source_names):
+            at = np.flatnonzero(usable & (index["source"] == number)).astype(np.int32)
+            rows = np.stack([np.full_like(at, len(self.readers)), at], axis=1)
+            lengths = np.minimum(data.max_frames, frames[at]).astype(np.int32)
+            if source in self.rows:
+                rows = np.concatenate([self.rows[source], rows])
+                lengths = np.concatenate([self.lengths[source], lengths])
+            if len(rows):
+                self.rows[source], self.lengths[source] = rows[: data.limit], lengths[: data.limit]
+        self.readers.append(reader)
 
     def sizes(self) -> dict[str, int]:
         """Samples of each source."""
@@ -144,13 +159,21 @@ class SamplePool:
         """
         rows = self.rows[source]
         for skipped in range(len(rows)):
-            reader, row = rows[(at + skipped) % len(rows)]
+            number, row = rows[(at + skipped) % len(rows)].tolist()
+            reader = self.readers[number]
             try:
                 return self.builder(reader.read(row))
+            except StorageError:
+                raise  # no fault of the sample: nothing may be skipped because a disk or a server fails
             except UserError as why:
                 self.bad[reader.rows[row].id] = why.reason if isinstance(why, BadSample) else str(why)
         first = next(iter(self.bad.items()))
         raise UserError(f"every sample of source {source!r} is bad; the first: {first[0]}: {first[1]}")
+
+    def batch(self, places: Sequence[Place]) -> MicroBatch:
+        """The sequences at some places, padded; requests to a storage far away are made side by side."""
+        in_turn = map if self._requests is None else self._requests.map
+        return collate(list(in_turn(lambda place: self.sequence(*place), places)))
 
 
 class StepLoader:
@@ -178,7 +201,7 @@ class StepLoader:
     def step(self, number: int, first: int, stride: int) -> list[MicroBatch]:
         """Micro-batches first, first + stride, ... of one step."""
         groups = self.plan.step(number)[first::stride]
-        return [collate([self.pool.sequence(source, at) for source, at in group]) for group in groups]
+        return [self.pool.batch(group) for group in groups]
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead: queue.Queue[list[MicroBatch] | BaseException] = queue.Queue(maxsize=self.read_ahead)
@@ -227,7 +250,7 @@ def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
     groups = [chosen[k : k + data.micro_batch] for k in range(0, len(chosen), data.micro_batch)]
-    batches = [collate([pool.sequence(source, at) for at, source in group]) for group in groups]
+    batches = [pool.batch([(source, at) for at, source in group]) for group in groups]
     # sharded models need the same number of forward passes everywhere: fill up with one that carries no loss
     while len(batches) % world_size():
         last = batches[-1]

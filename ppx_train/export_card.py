@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.shards.pack import read_manifest
+from data_pipelines.shards.manifest import read_manifest
 from model.errors import UserError
 from model.prompt import PAUSE_FRAMES
 from model.sources import REPOSITORY

@@ -50,7 +50,8 @@ def voices_of_shards(shards: Iterable[Path], limit: int) -> list[Voice]:
         for i, row in enumerate(reader.rows):
             if row.source in RECORDED_SOURCES:
                 continue
-            speaker = reader.dialogue(i).side(row.side).speaker
+            dialogue = reader.dialogue(i)
+            speaker = dialogue.side(row.side).speaker
             name = _file_name(speaker)
             if name in voices:
                 continue
@@ -58,7 +59,7 @@ def voices_of_shards(shards: Iterable[Path], limit: int) -> list[Voice]:
             voices[name] = Voice(
                 name=name,
                 label=speaker,
-                licence=sample.dialogue.licence,
+                licence=dialogue.licence,
                 consent="synthetic voice of a text-to-speech engine, no natural speaker",
                 sha256=hashlib.sha256(sample.voice_codes_CP.numpy().tobytes()).hexdigest(),
                 codes_CP=sample.voice_codes_CP,

@@ -136,7 +136,7 @@ def hear_split(reader: ShardReader, hears: Hears, num: int, max_wer: float) -> t
     Returns (report, problems): a line for each dialogue and each source, and one for each dialogue whose word error
     rate is above `max_wer`.
     """
-    split, lines, problems = reader.path.name, [], []
+    split, lines, problems = reader.name, [], []
     heard: dict[str, list[Score]] = {}
     judged: dict[str, list[float]] = {}
     rows: dict[str, int] = {}  # a call between equals is heard once

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from data_pipelines.files import sha256_file
 from data_pipelines.listening.asr import Transcriber, hear_split
-from data_pipelines.schema import SIDES, SPLITS
+from data_pipelines.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
-from data_pipelines.shards.index import NAME, BadSample, Index, Sample, ShardReader, scan_split
-from data_pipelines.shards.pack import read_manifest
+from data_pipelines.shards.index import BadSample, Sample, ShardReader
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.rows import NAME, Index
+from data_pipelines.shards.scan import scan_split
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
 from model.sources import codec_path
@@ -125,9 +127,9 @@ def _check_files(shards: Path, manifest: dict[str, Any]) -> Iterator[str]:
 def _check_index(folder: Path) -> list[str]:
     """What an index made now would have that the stored one has not."""
     fresh, problems = scan_split(folder)
-    old = Index.load(folder / NAME)
+    old = Index.load(folder)
     same = old.shard_names == fresh.shard_names and old.source_names == fresh.source_names
-    if not same or not np.array_equal(old.rows, fresh.rows) or not np.array_equal(old.ids, fresh.ids):
+    if not same or not all(np.array_equal(column, old.columns[name]) for name, column in fresh.columns.items()):
         problems.append(f"{folder / NAME}: not the index of these tars: make it again with `ppx-data index {folder}`")
     return problems
 
@@ -136,7 +138,7 @@ def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) ->
     problems = []
     for i, row in enumerate(tqdm(reader.rows, desc=f"check {split}", unit="sample", disable=None)):
         try:
-            faults = _faults(reader.read(i), manifest, split)
+            faults = _faults(reader.read(i), reader.dialogue(i), manifest, split)
             wav_CS, rate = reader.audio(i)
         except BadSample as why:
             problems.append(f"{split}: {why}")
@@ -147,9 +149,9 @@ def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) ->
     return problems
 
 
-def _faults(sample: Sample, manifest: dict[str, Any], split: str) -> list[str]:
+def _faults(sample: Sample, dialogue: Dialogue, manifest: dict[str, Any], split: str) -> list[str]:
     """What is wrong with one sample that could be read."""
-    faults, dialogue, card = [], sample.dialogue, manifest["codec"]["card"]
+    faults, card, agent = [], manifest["codec"]["card"], dialogue.side(sample.side)
     for name, codes in (("codes", sample.codes_KT), ("voice codes", sample.voice_codes_CP)):
         if int(codes.max()) >= card:
             faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
@@ -157,7 +159,10 @@ def _faults(sample: Sample, manifest: dict[str, Any], split: str) -> list[str]:
     for side in SIDES:
         if any(word.end > seconds + 0.05 for word in dialogue.side(side).words):
             faults.append(f"{side} words end after the audio of {seconds:.2f} s")
-    if not sample.agent_side.words:
+    stored = [(word.text, word.start) for word in agent.words]
+    if sample.words != stored or sample.role_prompt != agent.role_prompt:
+        faults.append("words or role prompt for training are not those of its record")
+    if not agent.words:
         faults.append("the agent says no word")
     if not VOICE_SECONDS[0] - 0.1 <= voice_seconds <= VOICE_SECONDS[1] + 0.1:
         faults.append(f"a voice prompt of {voice_seconds:.2f} s")
@@ -189,7 +194,7 @@ def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
             sample, (wav_CS, _) = reader.read(i), reader.audio(i)
             voice_CP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
         except UserError as why:
-            problems.append(f"{reader.path.name}: {row.id}/{row.side}: {why}")
+            problems.append(f"{reader.name}: {row.id}/{row.side}: {why}")
             continue
         codes_KT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
         for name, ours, stored in (
@@ -198,7 +203,5 @@ def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
         ):
             share = float((ours != stored).mean()) if ours.shape == stored.shape else 1.0
             if share > 0.01:
-                problems.append(
-                    f"{reader.path.name}: {row.id}/{row.side}: {share:.1%} of its {name} change on encoding"
-                )
+                problems.append(f"{reader.name}: {row.id}/{row.side}: {share:.1%} of its {name} change on encoding")
     return problems

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data_pipelines.quality.turns import TurnTaking, turn_taking
 from data_pipelines.schema import SPLITS, Dialogue
 from data_pipelines.shards.index import BadSample, ShardReader
-from data_pipelines.shards.pack import read_manifest
+from data_pipelines.shards.manifest import read_manifest
 from model.errors import UserError
 
 EXAMPLE_SECONDS = 24.0

@@ -20,8 +20,10 @@ from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_
 from data_pipelines.files import digest, write_json
 from data_pipelines.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.schema import Dialogue
-from data_pipelines.shards.index import build_index
-from data_pipelines.shards.pack import Codes, Item, make_manifest, pack_all, read_manifest, summary
+from data_pipelines.shards.manifest import make_manifest, read_manifest, summary
+from data_pipelines.shards.members import CODES, clip_name, voice_name
+from data_pipelines.shards.pack import Codes, Item, pack_all
+from data_pipelines.shards.scan import build_index
 from model.config import SAMPLE_RATE
 from model.errors import UserError
 from model.sources import codec_path
@@ -168,12 +170,12 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray, device: str = "cpu") -> np.nd
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue, device: str = "cpu") -> dict[str, Codes]:
     """All code members of one dialogue, by member name. Raises UserError as the two readers above."""
     wav_CS = dialogue_audio(folder, dialogue)
-    clips = {side: folder / f"{side}.voice.flac" for side in dialogue.agent_sides}
+    clips = {side: folder / clip_name(side) for side in dialogue.agent_sides}
     voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}
     left, right = encode_audio(codec, wav_CS, device)
-    members = {"codes.npy": np.concatenate([left, right])}
+    members = {CODES: np.concatenate([left, right])}
     for side, wav_1S in voices.items():
-        members[f"{side}.voice.npy"] = encode_audio(codec, wav_1S, device)[0]
+        members[voice_name(side)] = encode_audio(codec, wav_1S, device)[0]
     return members
 
 

@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> None:
     if not fitting:
         wanted = args.id or args.source or "anything"
         raise UserError(f"{args.split}: holds no sample of {wanted!r}: `ppx-data check` lists what is there")
-    sample = reader.read(fitting[0])
+    row, dialogue = reader.rows[fitting[0]], reader.dialogue(fitting[0])
     audio_CS, rate = reader.audio(fitting[0])
-    agent, user = audio_CS if sample.side == "left" else audio_CS[::-1]
+    agent, user = audio_CS if row.side == "left" else audio_CS[::-1]
     args.out.mkdir(parents=True)
     write_flac(args.out / "user.flac", user, rate)
     write_flac(args.out / "agent.flac", agent, rate)
     write_flac(args.out / "voice.flac", *reader.voice_clip(fitting[0]))
-    (args.out / "role.txt").write_text(sample.agent_side.role_prompt, "utf-8")
-    (args.out / "meta.json").write_text(sample.dialogue.to_json(), "utf-8")
-    print(f"{args.out}: {sample.id}, agent on the {sample.side}, {sample.dialogue.seconds:.1f} s")
+    (args.out / "role.txt").write_text(dialogue.side(row.side).role_prompt, "utf-8")
+    (args.out / "meta.json").write_text(dialogue.to_json(), "utf-8")
+    print(f"{args.out}: {row.id}, agent on the {row.side}, {dialogue.seconds:.1f} s")

@@ -77,11 +77,11 @@ def test_words_after_the_audio_are_named(shards):
 
 
 def test_an_index_of_other_tars_is_named(shards):
-    before = (shards / "train" / "index.npz").read_bytes()
+    before = (shards / "train" / "index.safetensors").read_bytes()
     (shards / "train" / "assistant-00000.tar").unlink()
     build_index(shards / "train")
     assert [p for p in check_shards(shards) if "assistant-00000.tar: missing" in p]
-    (shards / "train" / "index.npz").write_bytes(before)
+    (shards / "train" / "index.safetensors").write_bytes(before)
     assert [p for p in check_shards(shards) if "not the index of these tars" in p]
 
 

@@ -9,8 +9,10 @@ import torch
 
 from data_pipelines import verbs
 from data_pipelines.shards.encode import build_shards
-from data_pipelines.shards.index import BadSample, ShardReader, build_index
+from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.pack import write_shard
+from data_pipelines.shards.rows import NAME, Index
+from data_pipelines.shards.scan import build_index
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 
@@ -36,8 +38,11 @@ def test_rows_name_every_agent_side(train):
     assert reader.sources() == {"assistant": [0, 1], "fisher": [2, 3, 4, 5], "service": [6, 7, 8, 9]}
     row = reader.rows[4]
     assert (row.num_frames, row.voice_frames) == (50, 40)
-    agent = reader.read(4).agent_side
+    agent = reader.dialogue(4).side(row.side)
     assert (row.num_words, row.role_chars) == (len(agent.words), len(agent.role_prompt)) == (7, 13)
+    assert reader.rows[-1] == list(reader.rows)[9] == reader.rows[8:][1]
+    with pytest.raises(IndexError):
+        reader.rows[10]
 
 
 def test_a_sample_has_the_agent_first_whichever_side_it_is(train):
@@ -46,9 +51,10 @@ def test_a_sample_has_the_agent_first_whichever_side_it_is(train):
     left, right = reader.read(2), reader.read(3)
     assert torch.equal(left.codes_KT, torch.from_numpy(codes.astype(np.int64)))
     assert torch.equal(right.codes_KT, torch.from_numpy(np.concatenate([codes[8:], codes[:8]]).astype(np.int64)))
-    assert (left.agent_side.speaker, left.user_side.speaker) == ("tiny/left", "tiny/right")
-    assert (right.agent_side.speaker, right.user_side.speaker) == ("tiny/right", "tiny/left")
     for sample in (left, right):
+        agent = reader.dialogue(2).side(sample.side)
+        assert sample.role_prompt == agent.role_prompt == f"You are {sample.side}."
+        assert sample.words == [(word.text, word.start) for word in agent.words] and sample.words
         voice = np.load(io.BytesIO(stored(train, "call-0")[1][f"{sample.side}.voice.npy"]))
         assert np.array_equal(sample.voice_codes_CP, voice)
 
@@ -93,10 +99,14 @@ def test_reading_leaves_no_file_open(train):
         ("codes.npy", lambda data: data[:-2] + b"\xff\xff", "codes hold the negative value -1"),
         ("codes.npy", lambda data: data.replace(b"'<i2', ", b"'|O',  "), "not a .npy array: Object arrays"),
         ("left.voice.npy", lambda data: data.replace(b"(8, 40)", b"(4, 80)"), r"not int16 \[8, 40\]"),
-        ("meta.json", lambda data: b"[" + data[1:], "not a dialogue record"),
-        ("meta.json", lambda data: b"\xff" + data[1:], "can't decode"),
-        ("meta.json", lambda data: data.replace(b"service-1", b"service-7"), "is of dialogue 'service-7'"),
-        ("meta.json", lambda data: data.replace(b'"is_agent": true', b'"is_agent": 0   '), "neither side is an agent"),
+        ("left.text.json", lambda data: b"[" + data[1:], "not the text of a side"),
+        (
+            "left.text.json",
+            lambda data: data.replace(b"starts", b"STARTS"),
+            "not the text of a side: KeyError 'starts'",
+        ),
+        ("left.text.json", lambda data: data.replace(b'"w0",', b"     "), "not the text of a side: ValueError zip"),
+        ("left.text.json", lambda data: b"\xff" + data[1:], "can't decode"),
     ],
 )
 def test_one_bad_sample_is_named_and_the_others_are_read(train, member, change, reason):
@@ -112,6 +122,21 @@ def test_one_bad_sample_is_named_and_the_others_are_read(train, member, change, 
             with pytest.raises(BadSample, match=reason):
                 raise
     assert len(good) == 9 and "service-1" not in good
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: b"[" + data[1:], "not a dialogue record"),
+        (lambda data: b"\xff" + data[1:], "can't decode"),
+        (lambda data: data.replace(b"service-1", b"service-7"), "is of dialogue 'service-7'"),
+        (lambda data: data.replace(b'"is_agent": true', b'"is_agent": 0   '), "neither side is an agent"),
+    ],
+)
+def test_a_bad_record_is_named(train, change, reason):
+    overwrite(train, "service-1", "meta.json", change)
+    with pytest.raises(BadSample, match=f"sample service-1: .*{reason}"):
+        ShardReader(train).dialogue(7)
 
 
 def test_a_truncated_tar_is_named_at_the_start(train):
@@ -132,18 +157,18 @@ def test_a_missing_tar_is_named_at_the_start(train):
 def test_missing_folders_and_broken_indexes_are_named(train, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder of shards"):
         ShardReader(tmp_path / "nowhere")
-    (train / "index.npz").write_bytes(b"PK and then nothing")
-    with pytest.raises(UserError, match="index.npz: broken index"):
+    (train / "index.safetensors").write_bytes(b"PK and then nothing")
+    with pytest.raises(UserError, match="index.safetensors: broken index"):
         ShardReader(train)
-    (train / "index.npz").unlink()
-    with pytest.raises(UserError, match="index.npz: no index: make it with `ppx-data index"):
+    (train / "index.safetensors").unlink()
+    with pytest.raises(UserError, match="index.safetensors: no index: make it with `ppx-data index"):
         ShardReader(train)
 
 
 def test_an_index_of_another_layout_is_refused(train):
-    with np.load(train / "index.npz") as old:
-        values = dict(old)
-    np.savez(train / "index.npz", **(values | {"rows": np.zeros((10, 8), np.int64)}))
+    index = Index.load(train)
+    index.columns["side"] = index.columns["side"].astype(np.int64)
+    index.save(train / NAME)
     with pytest.raises(UserError, match="an index of another version"):
         ShardReader(train)
 
@@ -169,15 +194,15 @@ def test_tars_that_hold_nothing_are_named(tmp_path):
 def test_no_truncated_tar_is_indexed(train, cut):
     path = train / "fisher-00000.tar"
     os.truncate(path, path.stat().st_size - 10_240 - cut)
-    (train / "index.npz").unlink()
+    (train / "index.safetensors").unlink()
     with pytest.raises(UserError, match="fisher-00000.tar: (not a whole plain tar|truncated)"):
         build_index(train)
 
 
 def test_indexing_again_gives_the_same_bytes(train):
-    before = (train / "index.npz").read_bytes()
+    before = (train / "index.safetensors").read_bytes()
     assert build_index(train) == []
-    assert (train / "index.npz").read_bytes() == before
+    assert (train / "index.safetensors").read_bytes() == before
 
 
 def test_the_index_verb_leaves_broken_dialogues_out_and_says_so(train, capsys):

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from data_pipelines.shards.order import StepPlan, epoch_order, sample_at, shuffled
+from data_pipelines.shards.order import StepPlan, epoch_order, sample_at, shuffled, shuffled_numbers
 from model.errors import UserError
 
 SIZES = {"real": 70, "synth": 333, "qa": 41}
@@ -55,8 +55,15 @@ def test_the_mixture_has_its_proportions_in_every_block():
 
 def test_seeds_and_sources_have_orders_of_their_own():
     assert first(100) != first(100, seed=8)
-    assert epoch_order(1, "a", 0, 50) != epoch_order(1, "b", 0, 50)
-    assert epoch_order(1, "a", 0, 50) != epoch_order(1, "a", 1, 50)
+    orders = [epoch_order(1, "a", 0, 50), epoch_order(1, "b", 0, 50), epoch_order(1, "a", 1, 50)]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 623, 5000])
+def test_the_order_in_arrays_is_that_of_plain_python(size):
+    for key in ("3/service/0", "3/service/1", "\u00fc"):
+        assert shuffled_numbers(size, key).tolist() == shuffled(range(size), key)
 
 
 def test_a_window_of_steps_holds_exactly_its_samples():

@@ -18,7 +18,8 @@ from data_pipelines.schema import Word
 from data_pipelines.shards import encode
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
-from data_pipelines.shards.pack import cut_into_shards, read_manifest
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.pack import cut_into_shards
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
@@ -42,13 +43,13 @@ def test_the_layout_has_both_splits_all_sources_and_no_leftovers(corpus, tmp_pat
     manifest = build_shards(corpus, TinyCodec(), tmp_path / "out")
     assert sorted(tree(tmp_path / "out")) == [
         "heldout/assistant-00000.tar",
-        "heldout/index.npz",
+        "heldout/index.safetensors",
         "heldout/service-00000.tar",
         "manifest.json",
         "report.json",
         "train/assistant-00000.tar",
         "train/fisher-00000.tar",
-        "train/index.npz",
+        "train/index.safetensors",
         "train/service-00000.tar",
     ]
     assert not (tmp_path / "out" / ".work").exists()
@@ -359,8 +360,9 @@ from datasets import Features, Json, List, Value, load_dataset
 codes = List(List(Value("int16")))
 features = Features({
     "__key__": Value("string"), "__url__": Value("string"), "meta.json": Json(), "codes.npy": codes,
-    "audio.flac": Value("binary"), "left.voice.flac": Value("binary"), "left.voice.npy": codes,
-    "right.voice.flac": Value("binary"), "right.voice.npy": codes})
+    "audio.flac": Value("binary"),
+    "left.voice.flac": Value("binary"), "left.voice.npy": codes, "left.text.json": Json(),
+    "right.voice.flac": Value("binary"), "right.voice.npy": codes, "right.text.json": Json()})
 for streaming in (False, True):
     data = load_dataset("webdataset", data_files=sys.argv[1] + "/*.tar", features=features, split="train",
                         streaming=streaming, cache_dir=sys.argv[2])

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from data_pipelines.schema import Dialogue, Side, Word
-from data_pipelines.shards.index import scan_tar
+from data_pipelines.shards.scan import scan_tar
 
 RATE = 24_000
 

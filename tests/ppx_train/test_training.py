@@ -152,9 +152,9 @@ def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path
 def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(prepared / "shards", shards)
-    from data_pipelines.shards.index import Index
+    from data_pipelines.shards.rows import Index
 
-    index = Index.load(shards / "train" / "index.npz")
+    index = Index.load(shards / "train")
     name = index.shard_names[-1]
     with open(shards / "train" / name, "r+b") as file:
         content = file.read()

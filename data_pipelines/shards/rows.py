@@ -1,0 +1,136 @@
+"""SPLIT/index.safetensors: one row for each sample of a split, in columns that are mapped, not read.
+
+A sample is (dialogue, agent side): a call between equals gives two. 10 million rows are opened at once, and the
+processes of a machine share them.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.torch import load, load_file, save
+
+from data_pipelines.schema import SIDES
+from data_pipelines.shards.storage import Folder, Storage
+from model.errors import UserError
+
+NAME = "index.safetensors"
+LAYOUT = 2
+PARTS = ("codes", "voice", "text", "meta", "audio", "clip")
+"""Members of a dialogue that a sample uses: codes, the agent's voice codes and text, record, audio, voice clip."""
+
+COLUMNS: dict[str, type[np.integer[Any]]] = {
+    "offset": np.int64,  # first byte of the dialogue in its tar
+    "places": np.int32,  # [N, 12]: bytes from there on, and size, of each of PARTS
+    "shard": np.int32,  # number in shard_names
+    "source": np.int16,  # number in source_names
+    "side": np.uint8,  # the agent's, number in SIDES
+    "num_frames": np.int32,
+    "voice_frames": np.int32,
+    "num_words": np.int32,  # the agent's
+    "role_chars": np.int32,  # length of the agent's role prompt
+    "ids": np.uint8,  # [N, longest]: ASCII, filled up with zeros
+}
+
+
+class Row(NamedTuple):
+    """What the index knows of one sample without reading it."""
+
+    id: str
+    side: str
+    """The agent's channel, "left" or "right"."""
+    source: str
+    num_frames: int
+    voice_frames: int
+    num_words: int
+    """Words of the agent."""
+    role_chars: int
+    """Length of the agent's role prompt."""
+
+
+@dataclass
+class Index:
+    """All rows of a split, in columns of COLUMNS."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    source_names: list[str]
+    shard_names: list[str]
+    shard_sizes: list[int]
+
+    def __len__(self) -> int:
+        return len(self.columns["offset"])
+
+    def id(self, i: int) -> str:
+        """Id of the dialogue of row i."""
+        return self.columns["ids"][i].tobytes().rstrip(b"\0").decode()
+
+    def row(self, i: int) -> Row:
+        side, source, *rest = (
+            int(self.columns[name][i])
+            for name in ("side", "source", "num_frames", "voice_frames", "num_words", "role_chars")
+        )
+        return Row(self.id(i), SIDES[side], self.source_names[source], *rest)
+
+    def save(self, path: Path) -> None:
+        """Writes the file, atomically; the same index gives the same bytes."""
+        from torch import from_numpy
+
+        facts = {"sources": self.source_names, "shards": self.shard_names, "sizes": self.shard_sizes, "layout": LAYOUT}
+        columns = {name: from_numpy(np.ascontiguousarray(column)) for name, column in self.columns.items()}
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(save(columns, metadata={"facts": json.dumps(facts)}))
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(storage: Storage | Path) -> "Index":
+        """The index of a split: mapped from disk, or fetched once.
+
+        Raises: UserError if it is missing, broken or of another layout.
+        """
+        storage = Folder(storage) if isinstance(storage, Path) else storage
+        where, again = f"{storage}/{NAME}", f"make it again with `ppx-data index {storage}`"
+        if isinstance(storage, Folder):
+            head = (storage.path / NAME).open("rb").read(1 << 24) if (storage.path / NAME).is_file() else None
+        else:
+            head = storage.whole(NAME)
+        if head is None:
+            raise UserError(f"{where}: no index: make it with `ppx-data index {storage}`")
+        try:
+            size = int.from_bytes(head[:8], "little")
+            facts = json.loads(json.loads(head[8 : 8 + size])["__metadata__"]["facts"])
+            stored = load_file(storage.path / NAME) if isinstance(storage, Folder) else load(head)
+            columns = {name: tensor.numpy() for name, tensor in stored.items()}
+            index = Index(columns, facts["sources"], facts["shards"], facts["sizes"])
+        except Exception as why:  # a damaged file fails in many ways
+            raise UserError(f"{where}: broken index ({why}): {again}") from why
+        same = {name: column.dtype for name, column in columns.items()} == COLUMNS
+        if facts["layout"] != LAYOUT or not same or len({len(column) for column in columns.values()}) > 1:
+            raise UserError(f"{where}: an index of another version: {again}")
+        return index
+
+
+class Rows(Sequence[Row]):
+    """The rows of an index as values that are made when they are asked for."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        if isinstance(i, slice):
+            return [self._index.row(k) for k in range(len(self))[i]]
+        return self._index.row(range(len(self))[i])
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._index.row, range(len(self)))
