@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.config import FRAME_RATE, LMConfig
 from model.errors import UserError
+from model.prompt import Encoder
 
 SPECIAL_NAMES = ("EPAD", "BOS", "EOS", "PAD")  # ids 0..3
 WORD_MARK = "\u2581"  # SentencePiece's sign for a space
@@ -92,7 +93,7 @@ class TextStream:
 def text_stream(
     words: Sequence[tuple[str, float, float]] | Sequence[TimedWord],
     num_frames: int,
-    tokenizer: TextTokenizer,
+    tokenizer: Encoder,
     config: LMConfig,
 ) -> TextStream:
     """Places words on frames: pieces from floor(start * 12.5) on, EPAD in the frame before when that would be PAD.

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
     return MicroBatch(codes_BKT, has_loss_BT, lengths, tuple(name for name, _, _ in sequences))
 
 
+class WordPieces:
+    """A tokenizer that remembers the words it has met: half the time of a sequence goes into tokenising them."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self.encode = lru_cache(maxsize=1 << 16)(tokenizer.encode)
+
+
 class SequenceBuilder:
     """Turns one stored sample into what the model is trained on."""
 
@@ -79,6 +87,7 @@ class SequenceBuilder:
         self.fingerprint, self.codec = mimi.fingerprint(), codec
         self.silence, self.sine = (list(codes) for codes in mimi.constants())
         self.tokenizer = TextTokenizer(tokenizer)
+        self.words = WordPieces(self.tokenizer)
         if mimi.card != lm.card:
             raise UserError(f"{codec} has {mimi.card} codes but model.lm.card={lm.card}: set model.lm.card={mimi.card}")
         if self.tokenizer.card != lm.text_card:
@@ -102,7 +111,7 @@ class SequenceBuilder:
         if frames < MIN_DIALOGUE_FRAMES:
             raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
         words = [word for word in sample.words if word.start * FRAME_RATE < frames]
-        text = text_stream(words, frames, self.tokenizer, self.lm)
+        text = text_stream(words, frames, self.words, self.lm)
         if text.max_lag_frames > self.data.max_text_lag_frames:
             raise BadSample(sample.id, f"text falls {text.max_lag_frames} frames behind the audio")
         dialogue_KT = torch.cat([text.ids_T[None], codes_CT[:, :frames]])

@@ -10,7 +10,7 @@ from model.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ppx-data extract`."""
-    parser.add_argument("split", type=Path, metavar="SHARDS/SPLIT", help="e.g. shards/heldout")
+    parser.add_argument("split", metavar="SHARDS/SPLIT", help="folder or URL, e.g. shards/heldout")
     parser.add_argument("--id", help="id of the dialogue (default: the first of --source)")
     parser.add_argument("--source", help="take the first dialogue of this source, e.g. service")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")

@@ -1,0 +1,206 @@
+"""Shards read by URL: over HTTP from a real server, from fsspec's memory, through its cache, and when things fail."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from data_pipelines import verbs
+from data_pipelines.shards import storage
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.storage import Folder, Remote, StorageError, storage_at
+from model.errors import UserError
+from tests.data_pipelines.range_server import serve
+from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
+
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    build_shards(write_corpus(folder / "dialogues"), TinyCodec(), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def server(shards):
+    with serve(shards) as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0, 0.0))
+
+
+def content(reader):
+    """Everything that a reader gives, to compare."""
+    for i in range(len(reader)):
+        sample = reader.read(i)
+        yield reader.rows[i], sample.codes_KT.tolist(), sample.voice_codes_CP.tolist(), sample.role_prompt, sample.words
+        yield reader.dialogue(i), reader.audio(i)[0].tobytes(), reader.voice_clip(i)[0].tobytes()
+
+
+def same_as_on_disk(url, shards):
+    for split in ("train", "heldout"):
+        assert list(content(ShardReader(f"{url}/{split}"))) == list(content(ShardReader(shards / split)))
+    assert read_manifest(url) == read_manifest(shards)
+
+
+def test_every_storage_gives_what_the_disk_gives(server, shards):
+    same_as_on_disk(server.url, shards)
+    same_as_on_disk(f"{server.url}/", shards)
+    same_as_on_disk(f"file://{shards}", shards)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(shards), "/copy", recursive=True)
+    same_as_on_disk("memory://copy", shards)
+
+
+def test_a_sample_is_one_request_for_its_range(server):
+    reader = ShardReader(f"{server.url}/train")
+    assert [path for path, _ in server.requests if path.endswith(".safetensors")] == ["/train/index.safetensors"]
+    server.requests.clear()
+    reader.read(3)
+    reader.read(8)
+    ((first, first_range), (second, second_range)) = server.requests
+    assert (first, second) == ("/train/fisher-00000.tar", "/train/service-00000.tar")
+    start, end = map(int, second_range.removeprefix("bytes=").split("-"))
+    # codes, voice codes and text with their heads; the audio of 200,000 bytes is not fetched
+    assert end + 1 - start < 6000
+
+
+def test_a_cache_of_fsspec_copies_each_shard_once(server, shards, tmp_path):
+    cached = f"filecache::{server.url}"
+    fsspec.config.conf["filecache"] = {"cache_storage": str(tmp_path / "cache")}
+    try:
+        storage._file_system.cache_clear()
+        same_as_on_disk(cached, shards)
+        assert {path for path, _ in server.requests} > {f"/{name}" for name in read_manifest(shards)["shards"]}
+        server.requests.clear()
+        same_as_on_disk(cached, shards)
+    finally:
+        del fsspec.config.conf["filecache"]
+    assert not [path for path, _ in server.requests if path.endswith((".tar", ".safetensors"))]
+
+
+def total(reader, i):
+    codes_KT, voice_CP = reader.codes(i)
+    return int((codes_KT * torch.arange(16)[:, None]).sum()) + int(voice_CP.sum())
+
+
+def test_threads_forked_and_spawned_processes_share_a_reader_by_url(server, shards):
+    reader = ShardReader(f"{server.url}/train")
+    alone = [total(reader, i) for i in range(10)]  # the client's thread runs by now: a fork loses it
+    assert alone == [total(ShardReader(shards / "train"), i) for i in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(total, [reader] * 10, range(10))) == alone
+    with get_context("fork").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        assert pool.starmap(total, [(reader, i) for i in range(10)]) == alone
+    copy = pickle.loads(pickle.dumps(reader))
+    assert [total(copy, i) for i in range(10)] == alone
+
+
+@pytest.mark.parametrize("faults", [[503], [500, 429, 503], [0], [0, 503]])
+def test_what_passes_is_tried_again(server, faults):
+    reader = ShardReader(f"{server.url}/train")
+    expected = total(reader, 5)
+    server.faults[:] = faults
+    server.requests.clear()
+    assert total(reader, 5) == expected
+    assert len(server.requests) == len(faults) + 1
+
+
+def test_a_server_that_stays_down_is_named_and_is_no_bad_sample(server):
+    reader = ShardReader(f"{server.url}/train")
+    server.faults[:] = [503] * 4
+    with pytest.raises(
+        StorageError, match=r"http://127.*fisher-00000.tar: cannot be read after 4 tries .*503"
+    ) as caught:
+        reader.read(2)
+    assert not isinstance(caught.value, BadSample)
+    server.faults[:] = [403]
+    with pytest.raises(StorageError, match="fisher-00000.tar: refused .*403.*: check the URL and its credentials"):
+        reader.read(2)
+
+
+def test_nobody_at_the_url_is_named(server):
+    with pytest.raises(UserError, match=r"/nowhere/index.safetensors: no index: make it with"):
+        ShardReader(f"{server.url}/nowhere")
+    with pytest.raises(UserError, match=r"/nowhere/manifest.json: missing, so the shards are incomplete"):
+        read_manifest(f"{server.url}/nowhere")
+    with pytest.raises(StorageError, match="cannot be read after 4 tries .*Connect"):
+        read_manifest("http://127.0.0.1:9/shards")
+
+
+def test_a_server_without_ranges_is_told_before_it_sends_shard_after_shard(server):
+    reader = ShardReader(f"{server.url}/train")
+    server.ranges = False
+    with pytest.raises(StorageError, match="ignores byte ranges, use another one, or simplecache::http"):
+        reader.read(2)
+
+
+def test_a_tar_that_is_cut_is_told_on_reading(shards, tmp_path):
+    import shutil
+
+    shutil.copytree(shards, tmp_path / "copy")
+    path = tmp_path / "copy" / "train" / "service-00000.tar"
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(UserError, match="service-00000.tar: has 20000 bytes, its index expects"):
+        ShardReader(f"file://{tmp_path / 'copy'}/train")  # lists sizes
+    with serve(tmp_path / "copy") as served:
+        reader = ShardReader(f"{served.url}/train")  # cannot
+        with pytest.raises(
+            StorageError, match="service-00000.tar: (.* bytes at .* not the file that was indexed|.*416)"
+        ):
+            reader.read(9)
+    path.unlink()
+    with pytest.raises(UserError, match="service-00000.tar: is missing"):
+        ShardReader(f"file://{tmp_path / 'copy'}/train")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("s3://bucket/shards", "s3://bucket/shards: .*[Ii]nstall s3fs"), ("cloud9://x", "no URL that fsspec can open")],
+)
+def test_a_missing_client_is_one_line(url, message):
+    if url.startswith("s3"):
+        try:
+            import s3fs  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("s3fs is installed")
+    with pytest.raises(UserError, match=message) as caught:
+        read_manifest(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_is_no_url():
+    assert storage_at("out/shards") == Folder(storage_at("out/shards").path)
+    assert storage_at("s3://bucket/shards/") == Remote("s3://bucket/shards")
+    assert storage_at("simplecache::s3://bucket/shards") == Remote("simplecache::s3://bucket/shards")
+
+
+def test_a_tar_that_goes_away_is_no_bad_sample(shards, tmp_path):
+    import shutil
+
+    shutil.copytree(shards, tmp_path / "copy")
+    reader = ShardReader(tmp_path / "copy" / "train")
+    (tmp_path / "copy" / "train" / "fisher-00000.tar").unlink()
+    with pytest.raises(StorageError, match="fisher-00000.tar: cannot be read .No such file"):
+        reader.read(2)
+
+
+def test_extract_takes_a_dialogue_out_by_url(server, shards, tmp_path):
+    verbs.main(["extract", f"{server.url}/heldout", "--out", str(tmp_path / "far")])
+    verbs.main(["extract", str(shards / "heldout"), "--out", str(tmp_path / "near")])
+    names = sorted(path.name for path in (tmp_path / "near").iterdir())
+    assert names == ["agent.flac", "meta.json", "role.txt", "user.flac", "voice.flac"]
+    for name in names:
+        assert (tmp_path / "far" / name).read_bytes() == (tmp_path / "near" / name).read_bytes()
