@@ -99,7 +99,8 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
     values, engines = gates.get("values"), gates.get("engines")
     if not isinstance(values, dict) or not isinstance(engines, dict):
         raise UserError(f"{folder / GATES}: not a record of gates: delete it and run `ppx-data gate` again")
-    return replace(dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | {"gate_engines": engines})
+    noted = {"gate_engines": engines, "gate_limits": gates.get("limits", {})}
+    return replace(dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | noted)
 
 
 def read_sidecar(folder: Path, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from data_pipelines import verbs
 from data_pipelines.quality.check import check_shards
 from data_pipelines.shards.encode import build_shards
-from data_pipelines.shards.index import build_index
+from data_pipelines.shards.scan import build_index
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
 

@@ -25,7 +25,7 @@ def test_roles_and_gates_are_merged_and_the_record_stays_as_it_was(tmp_path):
     dialogue = load_dialogue(folder)
     assert (dialogue.left.role_prompt, dialogue.left.prompt_level) == ("You like tea.", "c")
     assert dialogue.right.role_prompt == "" and dialogue.gates["swap_ratio"] == 5
-    assert dialogue.provenance == {"roles": {"m": 1}, "gate_engines": {"asr": {"name": "x"}}}
+    assert dialogue.provenance == {"roles": {"m": 1}, "gate_engines": {"asr": {"name": "x"}}, "gate_limits": {}}
     assert (folder / "meta.json").read_bytes() == record
     with_roles = signature(folder, ("roles.json",))
     assert len({before, with_roles, signature(folder)}) == 3
