@@ -11,7 +11,8 @@ from tqdm import tqdm
 from data_pipelines.files import sha256_file
 from data_pipelines.listening.asr import Transcriber, hear_split
 from data_pipelines.schema import SIDES, SPLITS, Dialogue
-from data_pipelines.shards.encode import VOICE_SECONDS, Codec, encode_audio, voice_prompt
+from data_pipelines.shards.codec import Codec
+from data_pipelines.shards.encode import VOICE_SECONDS, encode_audio, voice_prompt
 from data_pipelines.shards.index import BadSample, Sample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.rows import NAME, Index

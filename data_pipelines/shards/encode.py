@@ -5,21 +5,26 @@ second packs the tars, whose cuts depend on sizes alone. A run that was killed a
 """
 
 import argparse
+import io
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_24k
-from data_pipelines.files import digest, write_json
+from data_pipelines.executor import Executor, executor_of
+from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.files import digest, write_bytes, write_json
 from data_pipelines.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.schema import Dialogue
+from data_pipelines.shards.codec import Codec, DeviceError, SharedCodec, check_device, one_thread
 from data_pipelines.shards.manifest import make_manifest, read_manifest, summary
 from data_pipelines.shards.members import CODES, clip_name, voice_name
 from data_pipelines.shards.pack import Codes, Item, pack_all
@@ -29,19 +34,18 @@ from model.errors import UserError
 from model.sources import codec_path
 
 WORK = ".work"
+ONE = Executor()
 VOICE_SECONDS = (3.0, 10.0)  # the documented range of voice prompts
 
 
-class Codec(Protocol):
-    """What this stage needs of model.mimi.codec.Mimi."""
+@dataclass(kw_only=True, frozen=True)
+class Encoded:
+    """What became of one dialogue: its item, or the reason why it is left out."""
 
-    @property
-    def card(self) -> int: ...
-    @property
-    def num_codebooks(self) -> int: ...
-    def encode(self, wav_B1S: Tensor) -> Tensor: ...
-    def constants(self) -> tuple[Any, Any]: ...
-    def fingerprint(self) -> str: ...
+    id: str
+    item: Item | None = None
+    was_there: bool = False
+    reason: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,28 +55,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="SHARDS", help="folder to make, or to resume")
     parser.add_argument("--shard-mb", type=int, default=512, help="largest size of a tar in MB (default: 512)")
     parser.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda, cuda:1, ...")
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs `ppx-data shard`. Raises UserError as build_shards does, or if the device or the codec cannot be used."""
-    from model.mimi.codec import Mimi
-
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError) as why:
-        first_line = str(why).splitlines()[0]
-        raise UserError(f"--device {args.device}: not usable here ({first_line}): use --device cpu") from why
-    # TF32 would round the encoder's products and change codes
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    codec = Mimi.load(codec_path(args.codec)).to(args.device).eval()
-    build_shards(args.dialogues, codec, args.out, shard_mb=args.shard_mb, device=args.device)
+    executor = executor_of(args)
+    on_gpu = args.device != "cpu"
+    if executor.kind == "local":
+        check_device(args.device)
+    elif on_gpu != bool(executor.gpus):
+        missing = "--gpus, e.g. --gpus 1" if on_gpu else "--device cuda"
+        raise UserError(f"--device {args.device} and --gpus {executor.gpus:g} do not fit together: add {missing}")
+    weights = codec_path(args.codec).absolute()
+    executor = replace(executor, paths=(*executor.paths, weights))
+    build_shards(args.dialogues, SharedCodec(weights, args.device), args.out, shard_mb=args.shard_mb, executor=executor)
 
 
 def build_shards(
-    folders: Sequence[Path], codec: Codec, out: Path, *, shard_mb: int = 512, device: str = "cpu"
+    folders: Sequence[Path], codec: Codec, out: Path, *, shard_mb: int = 512, executor: Executor = ONE
 ) -> dict[str, Any]:
     """Encodes all dialogues below `folders` and packs them; returns the manifest.
 
+    Each worker gets a pickled copy of `codec`; encoding is spread, packing is bound by the disk and done here.
     A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
     Raises: UserError if `out` holds anything but an unfinished run, if an id occurs twice, or if nothing is usable.
     """
@@ -91,7 +96,7 @@ def build_shards(
         raise UserError(f"{out}: exists and is not an unfinished `ppx-data shard`: use another --out")
     (out / WORK).mkdir(parents=True, exist_ok=True)
 
-    items, report = _encode_all(found, codec, fingerprint, out / WORK, device)
+    items, report = _encode_all(found, codec, fingerprint, out / WORK, executor)
     write_json(out / "report.json", report)
     if not items:
         reason = report["rejected"][0]["reason"]
@@ -156,26 +161,27 @@ def voice_prompt(wav_CS: np.ndarray, rate: int, where: str) -> np.ndarray:
 
 
 @torch.inference_mode()
-def encode_audio(codec: Codec, wav_CS: np.ndarray, device: str = "cpu") -> np.ndarray:
+def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
     """Mimi codes of each channel, from a fresh state: float32 [C, S] -> int16 [C, 8, ceil(S / 1920)].
 
-    Each row of a batch is one channel; the last frame is padded with zeros.
+    Each row of a batch is one channel; the last frame is padded with zeros. On a CPU it takes one thread.
     """
-    codes_BCT = codec.encode(torch.from_numpy(wav_CS).unsqueeze(1).to(device)).cpu().numpy()
+    with one_thread():
+        codes_BCT = codec.encode(torch.from_numpy(wav_CS).unsqueeze(1)).numpy()
     if codes_BCT.min() < 0 or codes_BCT.max() >= codec.card:
         raise RuntimeError(f"the codec gave codes outside 0..{codec.card - 1}")
     return codes_BCT.astype(np.int16)
 
 
-def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue, device: str = "cpu") -> dict[str, Codes]:
+def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:
     """All code members of one dialogue, by member name. Raises UserError as the two readers above."""
     wav_CS = dialogue_audio(folder, dialogue)
     clips = {side: folder / clip_name(side) for side in dialogue.agent_sides}
     voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}
-    left, right = encode_audio(codec, wav_CS, device)
+    left, right = encode_audio(codec, wav_CS)
     members = {CODES: np.concatenate([left, right])}
     for side, wav_1S in voices.items():
-        members[voice_name(side)] = encode_audio(codec, wav_1S, device)[0]
+        members[voice_name(side)] = encode_audio(codec, wav_1S)[0]
     return members
 
 
@@ -189,27 +195,42 @@ def _complete(out: Path, inputs: str) -> dict[str, Any]:
 
 
 def _encode_all(
-    found: list[Path], codec: Codec, fingerprint: str, work: Path, device: str
+    found: list[Path], codec: Codec, fingerprint: str, work: Path, executor: Executor
 ) -> tuple[list[Item], dict[str, Any]]:
     """First pass: codes of every dialogue into `work`; what cannot be used goes into the report."""
-    items, rejected, cached = [], [], 0
-    for folder in tqdm(found, desc="encode", unit="dialogue", disable=None):
-        try:
-            dialogue = load_dialogue(folder)
-            if reasons := rejections(folder):
-                raise UserError(f"gate {'; '.join(reasons)}")
-            key = digest(fingerprint, signature(folder))
-            if (store := work / f"{dialogue.id}.npz").is_file() and _cached(store, key):
-                cached += 1
-            else:
-                members = encode_dialogue(codec, folder, dialogue, device)
-                temporary = work / f".{dialogue.id}.part.npz"
-                np.savez(temporary, signature=np.array(key), **members)  # type: ignore[arg-type]
-                temporary.replace(store)
-            items.append(Item.of(dialogue, folder, key))
-        except UserError as why:
-            rejected.append({"id": folder.name, "reason": str(why)})
-    return items, {"done": len(items), "skipped": cached, "rejected": rejected}
+    results = executor.run(
+        partial(encode_folder, codec=codec, fingerprint=fingerprint, work=work),
+        found,
+        lost=lambda folder, reason: Encoded(id=folder.name, reason=f"{folder}: {reason}"),
+    )
+    bar = tqdm(results, total=len(found), desc="encode", unit="dialogue", disable=None)
+    done = sorted(bar, key=lambda one: one.id)
+    if before := sum(one.was_there for one in done):
+        print(f"{before} of {len(found)} dialogues were encoded before")
+    items = [one.item for one in done if one.item]
+    rejected = [{"id": one.id, "reason": one.reason} for one in done if not one.item]
+    return items, {"done": len(items), "rejected": rejected}
+
+
+def encode_folder(folder: Path, *, codec: Codec, fingerprint: str, work: Path) -> Encoded:
+    """Puts the codes of one dialogue into WORK/ID.npz, unless they are there already."""
+    try:
+        dialogue = load_dialogue(folder)
+        if reasons := rejections(folder):
+            raise UserError(f"gate {'; '.join(reasons)}")
+        key = digest(fingerprint, signature(folder))
+        store = work / f"{dialogue.id}.npz"
+        was_there = store.is_file() and _cached(store, key)
+        if not was_there:
+            members = encode_dialogue(codec, folder, dialogue)
+            content = io.BytesIO()
+            np.savez(content, signature=np.array(key), **members)  # type: ignore[arg-type]
+            write_bytes(store, content.getvalue())
+        return Encoded(id=folder.name, item=Item.of(dialogue, folder, key), was_there=was_there)
+    except DeviceError:
+        raise
+    except UserError as why:
+        return Encoded(id=folder.name, reason=str(why))
 
 
 def _cached(store: Path, signature: str) -> bool:

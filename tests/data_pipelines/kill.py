@@ -1,0 +1,125 @@
+"""Kills a verb before each of its changes on the disk, runs it again, and compares with an undisturbed run.
+
+`python -m tests.data_pipelines.kill '{"argv": [...], "before": DIR, "scratch": DIR, "most": 12}'` is a process of its
+own: it runs the verb once, to have all modules imported, and forks for each further run. A run works in a copy of
+`before` and names files relative to it, so that all runs see the same paths.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+
+
+def tree(folder):
+    """Every file and folder below `folder`, files with their hash."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "dir"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def differences(left, right):
+    return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
+
+
+def kill_everywhere(tmp_path, argv, *, most=8):
+    """Runs the verb `argv` (paths relative to TMP_PATH/before) and kills it at up to `most` of its changes, spread over
+    all of them, the first and the last included. Returns the number of changes; fails if a re-run gives other files."""
+    spec = {"argv": argv, "before": str(tmp_path / "before"), "scratch": str(tmp_path / "scratch"), "most": most}
+    command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["faults"] == {}, answer
+    return answer["changes"]
+
+
+def _main(spec):
+    from data_pipelines import verbs
+
+    scratch, before = Path(spec["scratch"]), Path(spec["before"])
+    shutil.copytree(before, scratch / "here")
+    os.chdir(scratch / "here")
+    verbs.main(list(spec["argv"]))  # what it imports and opens is there in all forks
+
+    def attempt(name, count_to=None):
+        """One run in the copy `name`; returns its status and how many changes it made."""
+        folder = scratch / name
+        if not folder.exists():
+            shutil.copytree(before, folder)
+        note = scratch / f"{name}.count"
+        child = os.fork()
+        if child:
+            status = os.waitpid(child, 0)[1]
+            return os.waitstatus_to_exitcode(status), int(note.read_text() or 0) if note.exists() else 0
+        code = 1
+        try:
+            log = os.open(scratch / f"{name}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.chdir(folder)
+            count = _arm(folder, count_to)
+            verbs.main(list(spec["argv"]))
+            if count_to is not None:
+                os.write(os.open(note, os.O_CREAT | os.O_WRONLY), str(count()).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    code, changes = attempt("whole", count_to=10**9)
+    assert code == 0, (scratch / "whole.log").read_text()[-3000:]
+    whole = tree(scratch / "whole")
+    assert attempt("whole")[0] == 0, "a second run of a complete stage failed: " + (scratch / "whole.log").read_text()
+    faults = {}
+    if tree(scratch / "whole") != whole:
+        faults["again"] = differences(tree(scratch / "whole"), whole)
+    most = min(spec["most"], changes)
+    for point in sorted({1 + round(n * (changes - 1) / max(most - 1, 1)) for n in range(most)}):
+        name = f"killed-{point}"
+        code, _ = attempt(name, count_to=point)
+        assert code == -signal.SIGKILL, f"{name}: ended with {code}: " + (scratch / f"{name}.log").read_text()[-2000:]
+        code, _ = attempt(name)
+        if code or tree(scratch / name) != whole:
+            log = (scratch / f"{name}.log").read_text()[-2000:]
+            faults[name] = [f"exit {code}", *differences(tree(scratch / name), whole), log]
+    print(json.dumps({"changes": changes, "faults": faults}))
+
+
+def _arm(folder, count_to):
+    """Counts this process' changes of the folder, and kills it before number `count_to`."""
+    num = 0
+    inside = (f"{folder}{os.sep}", str(folder))
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+    def watch(event, args):
+        nonlocal num
+        if count_to is None or not (event in CHANGES or event == "open" and args[2] & writes):
+            return
+        path = args[0] if isinstance(args[0], (str, os.PathLike)) else ""
+        path = os.fspath(path)
+        if isinstance(path, bytes) or not path or os.path.isabs(path) and not path.startswith(inside):
+            return
+        num += 1
+        if num == count_to:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: num
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))
