@@ -54,7 +54,8 @@ step "telephone calls of real speech" $here/corpus \
   ppx-data standin --calls 6 --seconds 60 --out $here/corpus ${PPX_SOUNDS:+--sounds "$PPX_SOUNDS"}
 again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 --voice-seconds 3.2 \
   --workers "$workers" --out $here/dialogues/fisher
-again "shards" ppx-data shard --dialogues "$here"/dialogues/* --codec small --out $here/shards
+again "shards" ppx-data shard --dialogues "$here"/dialogues/* --codec small \
+  --workers "$workers" --out $here/shards
 step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
 precision=32-true
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then precision=bf16-mixed; fi # twice as fast there
