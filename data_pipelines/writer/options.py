@@ -40,7 +40,7 @@ class Options:
 
 @dataclass(kw_only=True, frozen=True)
 class Rejected:
-    """A script that could not be written, and why."""
+    """A script that could not be written, and why: "kind" or "kind: details"; reasons are counted by kind."""
 
     id: str
     reason: str
@@ -51,6 +51,10 @@ class Writer(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What the text depends on besides the options: versions, models. JSON values."""
+        ...
+
+    def status(self) -> str:
+        """What the run has cost so far, for the progress bar; "" if it costs nothing."""
         ...
 
     def draft(self, index: int, attempt: int) -> Script | Rejected:

@@ -19,7 +19,7 @@ from data_pipelines.writer.template import TemplateWriter
 from model.errors import UserError
 
 # Each module has add_arguments(parser) and make(options, args) -> Writer
-_WRITERS = {"template": "data_pipelines.writer.template"}
+_WRITERS = {"template": "data_pipelines.writer.template", "llm": "data_pipelines.writer.llm_writer"}
 REDRAWS = 20
 LISTED = 1000  # rejected scripts named in the statistics
 
@@ -80,8 +80,7 @@ def write_file(out: Path, writer: Writer, options: Options) -> dict[str, Any]:
             stats.add(script)
             yield script.to_json().encode() + b"\n"
         if not stats.scripts:
-            reason, times = counts.reasons.most_common(1)[0]
-            raise UserError(f"none of {options.num} scripts could be written: {reason} ({times} times)")
+            raise UserError(f"none of {options.num} scripts could be written, the first: {counts.rejected[0].reason}")
 
     save_pieces(out, lines())
     return stats.result() | {"writing": counts.result()}
@@ -96,7 +95,7 @@ class Tally:
         self.reasons: Counter[str] = Counter()
 
     def reject(self, rejected: Rejected) -> None:
-        self.reasons[rejected.reason] += 1
+        self.reasons[rejected.reason.split(":")[0]] += 1
         if len(self.rejected) < LISTED:
             self.rejected.append(rejected)
 
@@ -117,8 +116,10 @@ def scripts_of(writer: Writer, options: Options, counts: Tally) -> Iterator[Scri
     seen = Duplicates()
     indexes = range(options.num)
     drafts = writer.drafts(indexes)
-    progress = tqdm(drafts, f"write {options.source}", options.num, unit="script", disable=options.num < 100)
+    quick = options.num < 100 and not writer.status()
+    progress = tqdm(drafts, f"write {options.source}", options.num, unit="script", disable=quick or None)
     for index, draft in zip(indexes, progress, strict=True):
+        progress.set_postfix_str(writer.status(), refresh=False)
         for attempt in range(1, REDRAWS + 1):
             if isinstance(draft, Rejected) or seen.is_new(draft):
                 break

@@ -36,6 +36,9 @@ class TemplateWriter:
     def identity(self) -> dict[str, Any]:
         return {"writer": "template", "tables": tables_digest()}
 
+    def status(self) -> str:
+        return ""
+
     def drafts(self, indexes: Iterable[int]) -> Iterator[Script]:
         return (self.draft(index, 0) for index in indexes)
 

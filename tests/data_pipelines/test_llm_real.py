@@ -1,22 +1,28 @@
 """A real OpenAI-compatible server with a real, tiny model: the protocol is real, the text is nonsense."""
 
 import json
+from random import Random
 
 import pytest
 
 from data_pipelines.llm.client import Client, NoAnswer, Question
 from data_pipelines.llm.prompts import write_prompts
 from data_pipelines.llm.settings import LLMSettings
+from data_pipelines.writer import llm_service
 from model.errors import UserError
 from model.extras import package_dir
 from tests.data_pipelines.test_llm_prompts import call
+from tests.data_pipelines.test_llm_writer import a_plan
 
 pytest.importorskip("openai")
 xllamacpp = pytest.importorskip("xllamacpp")
 
 SCHEMA = {
     "type": "object",
-    "properties": {"colour": {"type": "string"}, "size": {"type": "string", "enum": ["small", "large"]}},
+    "properties": {
+        "colour": {"type": "string", "enum": ["red", "green", "blue"]},
+        "size": {"type": "string", "enum": ["small", "large"]},
+    },
     "required": ["colour", "size"],
     "additionalProperties": False,
 }
@@ -111,3 +117,17 @@ def test_what_a_model_invents_about_a_caller_is_rejected(tmp_path, server):
     assert report["sides"] + len(report["failed"]) == 2
     assert {item["reason"].split(":")[0] for item in report["failed"]} <= {"rules", "schema", "length", "repeats"}
     assert report["usage"]["spent"]["answers"] == 2
+
+
+def test_the_rules_turn_down_what_a_model_this_small_makes_of_a_service_call(tmp_path, server):
+    """Its JSON fits the schema, and it knows nothing of taking turns, names and probes."""
+    client = Client(settings(server, max_tokens=250, tries=1), tmp_path)
+    with pytest.raises(NoAnswer) as failure:
+        llm_service.write_service(client, a_plan(), "x/0", Random(0))
+    assert failure.value.fault in ("rules", "length", "repeats")
+    (stored,) = tmp_path.rglob("*.json")
+    assert json.loads(stored.read_text("utf-8"))["answer"]["content"].lstrip().startswith("{")
+    again = Client(settings(server, max_tokens=250, tries=1), tmp_path)
+    with pytest.raises(NoAnswer, match=failure.value.fault):
+        llm_service.write_service(again, a_plan(), "x/0", Random(0))
+    assert again.usage.requests == 0

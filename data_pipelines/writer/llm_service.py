@@ -1,0 +1,336 @@
+"""Service scripts by a model: a cast and a plan are drawn, then come the transcript and the role that fits it.
+
+The names come from the writer's tables, drawn within the split, because models like a few names all too much. The
+probes of each script (the kinds of customer behaviour that an evaluation asks for) are drawn per script.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from data_pipelines.llm.client import Client, Question
+from data_pipelines.llm.rules import contacts
+from data_pipelines.schema import Script, Turn
+from data_pipelines.writer.check import unsupported
+from data_pipelines.writer.conversation import with_backchannels
+from data_pipelines.writer.llm_scenarios import Levels, Scenario, question_seed
+from data_pipelines.writer.llm_text import array_of, object_schema, plain_value, turn_problems
+from data_pipelines.writer.service import PROMPT
+from data_pipelines.writer.split import drawn_in_split
+from data_pipelines.writer.stats import fact_is_said
+from data_pipelines.writer.tables import service_domains, table
+from data_pipelines.writer.wording import estimated_seconds, mentions
+
+MIN_TURNS, MAX_TURNS, SHORTEST, LONGEST = 5, 24, 15.0, 110.0
+MIN_FACTS, MAX_FACTS, MAX_FACT_WORDS, MAX_PROMPT_WORDS, MAX_UNUSED = 3, 5, 25, 110, 2
+AGENT_GREETS, BARGES_IN = 0.88, 0.25
+FACT_TYPES = ("money", "time", "date", "number", "id", "name", "phrase")
+PROBES = {
+    "Q0": "asks for a name again, the company's or the agent's; the agent says it",
+    "Q1": "asks about a detail that the agent knows; the agent answers with the exact price, time, date or number",
+    "Q2": "asks about another detail that the agent knows; the agent answers with the exact value",
+    "Q3": "asks for something that the company does not do or have; the agent says so plainly",
+    "Q4": "is rude to the agent; the agent stays calm and polite",
+    "Q5": "asks something about the business that the agent has no information on; the agent says it does not know",
+    "Q6": "asks something that has nothing to do with the business; the agent leads back to it",
+}
+MOODS = "friendly chatty hurried unsure annoyed curious tired cheerful sceptical formal".split()
+TRANSCRIPT = object_schema(
+    turns=array_of(
+        speaker={"type": "string", "enum": ["agent", "customer"]},
+        text="string",
+        interrupts="boolean",
+        probe={"type": "string", "enum": ["none", *PROBES]},
+    )
+)
+ROLE = object_schema(
+    company="string",
+    business="string",
+    agent_name="string",
+    facts=array_of(
+        sentence="string",
+        values=array_of(type={"type": "string", "enum": list(FACT_TYPES)}, text="string", label="string"),
+    ),
+)
+LEVELS = Levels(
+    scenario="""You invent reasons why people call customer service. Answer in JSON with kind (in one to four words)
+and title (in three to ten words). The title is about the request alone: no names of people or companies.""",
+    description="""You describe a telephone call to customer service before it is written. Answer in JSON with summary
+(one or two sentences), customer_goal (one sentence) and complication (one short sentence; empty if there is none).
+Use no names of people or companies.""",
+    kinds=("request", "complaint", "information", "change or cancellation", "refund", "booking or order", "problem"),
+)
+TRANSCRIPT_SYSTEM = """You write telephone calls between a customer and the agent of a company, word for word, as people
+talk: short turns, everyday words, hesitations now and then. Answer in JSON with turns; each has speaker, text,
+interrupts and probe.
+- Speakers take turns: never two turns of the same speaker in a row, and nobody says the same thing twice.
+- Give exact values: prices like $8.50, times like 4:30 PM, dates like April 12th, numbers and codes like B-472.
+- Plain text only: no stage directions, brackets, quotation marks, lists or symbols but $ and %.
+- In its first turn the agent says the company's name or its own.
+- interrupts is true only for a customer turn that cuts into the agent's turn before it.
+- probe is none, except for the customer turn that does what is asked for below.
+- No telephone numbers, street addresses, e-mail addresses, web sites, cards or social-security numbers."""
+ROLE_SYSTEM = """You write what an agent of customer service had to know beforehand, from the transcript of a call.
+Answer in JSON with company, business, agent_name and facts. Each fact is a short sentence and the values in it, each
+with its type (money, time, date, number, id, name, or phrase for anything else), its text exactly as it stands in
+the sentence, and a label of one or two words.
+- 3 to 5 facts: all that the agent states in the call, and one or two related ones that nobody mentions.
+- Every number and every name that the agent says and the customer did not say before must be in a fact, written the
+  same way. Say also what the company does not offer, if the agent says so.
+- No telephone numbers, addresses, e-mail addresses or web sites."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Plan:
+    """What is drawn for one script before the model writes it."""
+
+    name: str
+    split: str
+    scenario: Scenario
+    company: str
+    business: str
+    agent: str
+    customer: str
+    probes: tuple[str, ...]
+    mood: str
+    agent_greets: bool
+    barges_in: bool
+    limit: float
+    target: float
+
+    def text(self) -> str:
+        """The plan as the model reads it."""
+        s = self.scenario
+        cuts = "One customer turn interrupts the agent." if self.barges_in else "Nobody interrupts."
+        lines = [
+            f"Company: {self.company}, a {self.business}",
+            f"Agent: {self.agent}",
+            f"Customer: {self.customer}, {self.mood}",
+            f"Scenario: {s.title} ({s.kind})",
+            f"Summary: {s.summary}",
+            f"The customer wants: {s.goal}",
+            *([f"Complication: {s.complication}"] if s.complication else []),
+            f"The {'agent' if self.agent_greets else 'customer'} speaks first. {cuts}",
+            f"About {round(self.target * 2.4 / 10) * 10} words in all, 8 to 14 turns.",
+            "In the course of the call the customer does each of these once, in a turn of its own:",
+            *(f"- {kind}: {PROBES[kind]}" for kind in self.probes),
+        ]
+        return "\n".join(lines)
+
+
+def settings() -> dict[str, str]:
+    """What the model is told about each domain of the tables."""
+    return {
+        domain: f"Line of business: {domain.replace('_', ' ')} ("
+        + ", ".join(row["business"] for row in rows["businesses"].values())
+        + ")"
+        for domain, rows in service_domains().items()
+    }
+
+
+def draw_plan(name: str, rng: Random, split: str, heldout: float, scenario: Scenario, limit: float | None) -> Plan:
+    """Cast, probes and manners of one script; company names keep to the split."""
+    business = rng.choice(list(service_domains()[scenario.domain]["businesses"].values()))
+    names = {kind: text.split() for kind, text in table("names").items()}
+    first, last = rng.sample(names["first"], 2), rng.sample(names["last"], 3)
+    words = {kind: table("companies")[kind].split() for kind in ("adjectives", "things")}
+
+    def company() -> str:
+        stem = rng.choice([f"{rng.choice(words['adjectives'])} {rng.choice(words['things'])}", last[2]])
+        return " ".join(dict.fromkeys(f"{stem} {rng.choice(business['nouns'])}".split()))
+
+    most = LONGEST if limit is None else limit
+    return Plan(
+        name=name,
+        split=split,
+        scenario=scenario,
+        company=drawn_in_split(company, "company", heldout, split),
+        business=business["business"],
+        agent=f"{first[0]} {last[0]}",
+        customer=f"{first[1]} {last[1]}",
+        probes=tuple(sorted(rng.sample(list(PROBES), rng.choice((2, 3, 3) if most > 40 else (1,))))),
+        mood=rng.choice(MOODS),
+        agent_greets=rng.random() < AGENT_GREETS,
+        barges_in=rng.random() < BARGES_IN,
+        limit=most,
+        target=rng.uniform(0.6, 0.8) * min(most, 80.0),
+    )
+
+
+def write_service(client: Client, plan: Plan, draw: str, rng: Random) -> Script:
+    """The script of a plan; `draw` tells this attempt from others.
+
+    Raises: NoAnswer if the model writes none that keeps the rules.
+    """
+    transcript = Question(
+        name="transcript",
+        system=TRANSCRIPT_SYSTEM,
+        user=plan.text(),
+        schema=TRANSCRIPT,
+        seed=question_seed("transcript", draw),
+        check=lambda value: transcript_problems(plain_value(value)["turns"], plan),
+    )
+    rows = plain_value(client.ask(transcript))["turns"]
+    said = "\n".join(f"{row['speaker'].capitalize()}: {row['text']}" for row in rows)
+    role = Question(
+        name="role",
+        system=ROLE_SYSTEM,
+        user=f"{plan.text().split('About ')[0]}\nTranscript:\n{said}",
+        schema=ROLE,
+        seed=question_seed("role", draw),
+        check=lambda value: role_problems(plain_value(value), rows, plan),
+    )
+    return script_of(rows, plain_value(client.ask(role)), plan, rng)
+
+
+def turns_of(rows: Sequence[dict[str, Any]]) -> list[Turn]:
+    """The model's turns as ours."""
+    return [
+        Turn(
+            speaker="agent" if row["speaker"] == "agent" else "user",
+            text=row["text"],
+            kind="barge_in" if row["interrupts"] else "normal",
+        )
+        for row in rows
+    ]
+
+
+def transcript_problems(rows: Sequence[dict[str, Any]], plan: Plan) -> list[str]:
+    """What is wrong with a transcript, in words for the model; empty for a good one."""
+    turns = turns_of(rows)
+    found = turn_problems(turns)
+    if not MIN_TURNS <= len(turns) <= MAX_TURNS:
+        found.append(f"{len(turns)} turns: write {MIN_TURNS} to {MAX_TURNS}")
+    seconds = estimated_seconds(turns)
+    if not (least := min(SHORTEST, plan.limit / 2)) <= seconds <= plan.limit:
+        found.append(f"it would take {seconds:.0f} s to say: write for {least:.0f} to {plan.limit:.0f} s")
+    if turns and (turns[0].speaker == "agent") != plan.agent_greets:
+        found.append(f"the {'agent' if plan.agent_greets else 'customer'} must speak first")
+    agent = next((turn.text for turn in turns if turn.speaker == "agent"), "")
+    if not any(mentions(agent, name) for name in (plan.company, plan.agent, plan.agent.split()[0])):
+        found.append(f"in its first turn the agent must say {plan.company} or {plan.agent}")
+    if any(row["interrupts"] and row["speaker"] == "agent" for row in rows):
+        found.append("the agent must not interrupt")
+    return found + _probe_problems(rows, plan)
+
+
+def _probe_problems(rows: Sequence[dict[str, Any]], plan: Plan) -> list[str]:
+    asked = [row["probe"] for row in rows if row["probe"] != "none"]
+    found = []
+    if sorted(asked) != list(plan.probes):
+        found.append(f"mark one customer turn each with the probes {', '.join(plan.probes)} and no other")
+    for n, row in enumerate(rows):
+        if row["probe"] == "none":
+            continue
+        answered = n + 1 < len(rows) and rows[n + 1]["speaker"] == "agent"
+        if row["speaker"] != "customer" or not answered:
+            found.append(f"probe {row['probe']} must be a customer turn that the agent answers")
+        elif row["probe"] == "Q0" and not any(
+            mentions(rows[n + 1]["text"], name) for name in (plan.company, plan.agent, plan.agent.split()[0])
+        ):
+            found.append("after Q0 the agent must say the company's name or its own")
+    return found
+
+
+def role_problems(role: dict[str, Any], rows: Sequence[dict[str, Any]], plan: Plan) -> list[str]:
+    """What is wrong with a role for a transcript, in words for the model; empty for a good one."""
+    found = []
+    for name, given in (("company", plan.company), ("business", plan.business), ("agent_name", plan.agent)):
+        if role[name] != given:
+            found.append(f"{name} must be {given!r}")
+    if not MIN_FACTS <= len(role["facts"]) <= MAX_FACTS:
+        found.append(f"{len(role['facts'])} facts: give {MIN_FACTS} to {MAX_FACTS}")
+    for fact in role["facts"]:
+        found += _fact_problems(fact)
+    script = script_of(rows, role, plan, None)
+    if len(script.role_prompt.split()) > MAX_PROMPT_WORDS:
+        found.append(f"the facts are too long: at most {MAX_PROMPT_WORDS} words in all")
+    found += [f"the facts hold {kind}: leave it out" for kind in contacts(script.role_prompt)]
+    missing = list(dict.fromkeys(unsupported(script)))
+    found += [f"the agent says {term!r}, but no fact does, nor the customer before" for term in missing]
+    unused = sum(not used for used in _used(role, script))
+    if not 1 <= unused <= MAX_UNUSED:
+        found.append(f"{unused} facts are not mentioned in the call: give 1 or {MAX_UNUSED} of these")
+    for probe in script.probes:
+        if probe["kind"] in ("Q1", "Q2") and not probe["facts"]:
+            found.append(f"no fact holds the value in {probe['answer']!r}")
+    return found
+
+
+def _fact_problems(fact: dict[str, Any]) -> list[str]:
+    sentence, found = fact["sentence"], []
+    if not sentence.isascii() or not sentence.endswith(".") or not 2 <= len(sentence.split()) <= MAX_FACT_WORDS:
+        found.append(f"each fact is one plain sentence of up to {MAX_FACT_WORDS} words with a full stop: {sentence!r}")
+    if not fact["values"]:
+        found.append(f"name the values in {sentence!r}")
+    for value in fact["values"]:
+        if not value["text"] or not mentions(sentence, value["text"]):
+            found.append(f"{value['text']!r} does not stand in {sentence!r}")
+        if not value["label"]:
+            found.append(f"{value['text']!r} needs a label")
+    return found
+
+
+def _used(role: dict[str, Any], script: Script) -> list[bool]:
+    """For each fact whether any of its values is said."""
+    return [any(fact_is_said(value, script) for value in fact["values"]) for fact in role["facts"]]
+
+
+def script_of(rows: Sequence[dict[str, Any]], role: dict[str, Any], plan: Plan, rng: Random | None) -> Script:
+    """The script of a transcript and a role; `rng` adds backchannels of the listener."""
+    turns = turns_of(rows)
+    script = Script(
+        id=plan.name,
+        source="service",
+        split=plan.split,
+        scenario=f"service/{plan.scenario.id}",
+        role_prompt=PROMPT.format(
+            company=plan.company,
+            business=plan.business,
+            agent=plan.agent,
+            facts=" ".join(fact["sentence"] for fact in role["facts"]),
+        ),
+        turns=tuple(turns),
+        provenance={
+            "generator": "service model 1",
+            **plan.scenario.record(),
+            "role": {"company": plan.company, "business": plan.business, "agent": plan.agent},
+            "behaviours": [*plan.probes, *["barge_in"] * any(row["interrupts"] for row in rows)],
+        },
+    )
+    facts = _typed(role, script)
+    spoken = with_backchannels(turns, rng) if rng else turns
+    places = [n for n, turn in enumerate(spoken) if turn.kind != "backchannel"]
+    probes = [
+        {
+            "kind": row["probe"],
+            "turn": places[n],
+            "question": row["text"],
+            "facts": [fact["label"] for fact in facts if n + 1 < len(rows) and _states(rows[n + 1]["text"], fact)],
+            "answer": rows[n + 1]["text"] if n + 1 < len(rows) else "",
+        }
+        for n, row in enumerate(rows)
+        if row["probe"] != "none"
+    ]
+    return replace(script, turns=tuple(spoken), facts=tuple(facts), probes=tuple(probes))
+
+
+def _typed(role: dict[str, Any], script: Script) -> list[dict[str, str]]:
+    """The values of all facts, each text once, with labels that are told apart."""
+    typed: dict[str, dict[str, str]] = {}
+    for value in (value for fact in role["facts"] for value in fact["values"]):
+        label = "_".join(value["label"].lower().split())
+        taken = {fact["label"] for fact in typed.values()}
+        label = next(name for n in range(1, 100) if (name := label if n == 1 else f"{label}_{n}") not in taken)
+        fact = {"type": value["type"], "text": value["text"], "label": label}
+        typed.setdefault(value["text"], fact | {"used": "yes" if fact_is_said(fact, script) else "no"})
+    return list(typed.values())
+
+
+def _states(text: str, fact: dict[str, str]) -> bool:
+    """True if an answer states a fact: its value, or half of the long words of a phrase."""
+    if mentions(text, fact["text"]):
+        return True
+    words = [word for word in fact["text"].lower().split() if len(word) > 3]
+    return fact["type"] == "phrase" and bool(words) and sum(word in text.lower() for word in words) * 2 >= len(words)

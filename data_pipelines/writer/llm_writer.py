@@ -1,0 +1,126 @@
+"""The writer that asks a language model: `ppx-data synth SOURCE --writer llm`.
+
+Beside OUT stands a folder OUT.llm with all answers (cache) and the counts of requests, tokens and money (report.json).
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from data_pipelines.files import claim_folder, write_json
+from data_pipelines.llm.client import Client, NoAnswer
+from data_pipelines.llm.pool import in_threads
+from data_pipelines.llm.settings import add_arguments as add_llm_arguments
+from data_pipelines.llm.settings import settings_of
+from data_pipelines.schema import Script
+from data_pipelines.writer import llm_assistant, llm_service
+from data_pipelines.writer.check import problems
+from data_pipelines.writer.llm_scenarios import Scenario, Scenarios
+from data_pipelines.writer.options import Options, Rejected
+from data_pipelines.writer.split import members, split_of_index
+from data_pipelines.writer.tables import tables_digest
+from data_pipelines.writer.wording import estimated_seconds
+from model.errors import UserError
+
+SCENARIOS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the writer that asks a model."""
+    add_llm_arguments(parser)
+    add = parser.add_argument_group("with --writer llm").add_argument
+    add("--scenarios", type=int, default=SCENARIOS, help=f"scenarios of each domain or subject (default {SCENARIOS})")
+    add(
+        "--skip-unanswered",
+        action="store_true",
+        help="leave out scripts that the server failed on, instead of stopping",
+    )
+
+
+def make(options: Options, args: argparse.Namespace) -> "ModelWriter":
+    """The writer that the options ask for. Raises UserError for an option out of range."""
+    settings = settings_of(args)
+    if args.scenarios < 2:
+        raise UserError(f"--scenarios {args.scenarios}: give 2 or more, one for each side of the split")
+    folder = args.out.with_name(args.out.name.removesuffix(".jsonl") + ".llm")
+    client = Client(settings, args.llm_cache or folder / "cache")
+    return ModelWriter(options, client, folder, scenarios=args.scenarios, skip_unanswered=args.skip_unanswered)
+
+
+class ModelWriter:
+    """Writes scripts with a model; see `data_pipelines.writer.options.Writer`."""
+
+    def __init__(
+        self,
+        options: Options,
+        client: Client,
+        folder: Path,
+        *,
+        scenarios: int = SCENARIOS,
+        skip_unanswered: bool = False,
+    ):
+        self.options, self.client, self.folder, self.skip = options, client, folder, skip_unanswered
+        self._size = scenarios
+        source = llm_service if options.source == "service" else llm_assistant
+        self._settings = source.settings()
+        self._scenarios = Scenarios(client, source.LEVELS, options.seed, scenarios)
+
+    def identity(self) -> dict[str, Any]:
+        own = {"writer": "llm", "scenarios": self._size, "skip_unanswered": self.skip, "tables": tables_digest()}
+        return own | {"llm": self.client.settings.identity()}
+
+    def status(self) -> str:
+        return self.client.usage.line()
+
+    def drafts(self, indexes: Iterable[int]) -> Iterator[Script | Rejected]:
+        """Works ahead in threads. The counts are written when it ends, for whatever reason."""
+        claim_folder(self.folder, "synth.json", {"made_by": "ppx-data synth --writer llm"}, "synth")
+        try:
+            yield from in_threads(lambda index: self.draft(index, 0), indexes, self.client.settings.concurrency)
+        finally:
+            redrawn = dict(sorted(self._scenarios.redrawn.items()))
+            write_json(
+                self.folder / "report.json", {"usage": self.client.usage.report(), "scenarios_drawn_again": redrawn}
+            )
+
+    def draft(self, index: int, attempt: int) -> Script | Rejected:
+        """Script `index`. Raises: UserError if the server is gone, or gave no answer and that is not to be skipped."""
+        name = self.options.name(index)
+        rng = Random(f"{self.options.seed}/{name}/{attempt}/plan")
+        try:
+            script = self._write(index, f"{name}/{attempt}", rng)
+        except NoAnswer as why:
+            if not why.lasting and not self.skip:
+                raise UserError(
+                    f"{name}: no answer ({why}): run it again, what was answered is kept; or leave out such scripts "
+                    "with --skip-unanswered"
+                ) from why
+            return Rejected(id=name, reason=str(why))
+        if found := problems(script):
+            return Rejected(id=name, reason=f"rules: {'; '.join(found)}")
+        return script
+
+    def _write(self, index: int, draw: str, rng: Random) -> Script:
+        options = self.options
+        name, split = options.name(index), split_of_index(options.seed, index, options.heldout)
+        scenario = self._drawn(rng, split)
+        if options.source == "service":
+            plan = llm_service.draw_plan(name, rng, split, options.heldout, scenario, options.max_seconds)
+            script = llm_service.write_service(self.client, plan, draw, rng)
+        else:
+            talk = llm_assistant.draw_plan(name, rng, split, scenario, options.max_seconds)
+            other = self._drawn(rng, split, but=scenario) if talk.changes_topic else None
+            script = llm_assistant.write_assistant(self.client, talk, other, draw, rng)
+        seconds = round(estimated_seconds(script.turns), 2)
+        script.provenance.update(
+            seed=options.seed, index=index, estimated_seconds=seconds, llm=self.client.settings.identity()
+        )
+        return script
+
+    def _drawn(self, rng: Random, split: str, but: Scenario | None = None) -> Scenario:
+        """A scenario of a random domain (but not of that one's), from this side of the split."""
+        domain = rng.choice([domain for domain in self._settings if but is None or domain != but.domain])
+        known = {scenario.id: scenario for scenario in self._scenarios.of(domain, self._settings[domain])}
+        return known[rng.choice(members(tuple(sorted(known)), self.options.heldout, split))]
