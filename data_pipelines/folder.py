@@ -43,7 +43,7 @@ def find_dialogues(folders: Sequence[Path]) -> list[Path]:
 
 
 def load_dialogue(folder: Path, sidecars: Sequence[str] = SIDECARS) -> Dialogue:
-    """Reads ID/meta.json and what the sidecars say.
+    """Reads ID/meta.json and what `sidecars` say.
 
     Raises: UserError if the record is missing, it or a sidecar is broken, its names cannot be packed, or no side may
     be the agent.

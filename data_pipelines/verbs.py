@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
     "prompts": ("data_pipelines.llm.prompts", "let a language model write role prompts for real calls"),
+    "gate": ("data_pipelines.quality.gate", "judge dialogues: what is heard, who speaks, roles, duplicates, leaks"),
     "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),
     "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),

@@ -55,11 +55,11 @@ class Limits:
     """Whose similarities the next two limits are for: numbers of two embedders cannot be compared."""
     speaker_similarity: float | None = 0.8
     """At least, for every agent turn with 2 s of voice or more, against the voice prompt."""
-    user_similarity: float | None = 0.8
+    user_similarity: float | None = 0.85
     """Of agent and user."""
-    overflow_share: float | None = 0.02
+    overflow_share: float | None = 0.05
     """Share of the agent's words with more pieces of text than frames until its next word."""
-    lag_frames: float | None = 6.0
+    lag_frames: float | None = 12.0
     """How late a piece of text may come because the words before it still had pieces left; a frame is 80 ms."""
     lost_pieces: float | None = 0.0
     """Pieces of text beyond the last frame."""
@@ -74,10 +74,19 @@ class Limits:
     unsupported_numbers: float | None = 0.0
     """Numbers that the agent says and that neither its prompt nor the user's words hold."""
     unsupported_names: float | None = 0.0
+    turn_dbfs: float | None = -60.0
+    """At least: RMS inside the words of the softest turn of either side."""
+    foreign_companies: float | None = 0.0
+    """Companies of other dialogues' prompts that are spoken of."""
+    same_audio: float | None = 0.0
     shared_text: float | None = 0.5
     """Similarity (Jaccard, runs of 13 words) to a dialogue that is kept: near duplicates."""
     leaked_text: float | None = 0.5
     """Share of a held-out dialogue's runs of 13 words that are in training dialogues."""
+    leaked_scenario: float | None = 0.0
+    """1 if a held-out dialogue's scenario is one of training; company and voices likewise."""
+    leaked_company: float | None = 0.0
+    leaked_voice: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ GATES: dict[str, Gate] = {
     "peak_dbfs": Gate("peak", "{value:.1f} dBFS > {limit:g}"),
     "dc": Gate("dc", "mean {value:.3f} > {limit:g}"),
     "longest_silence_seconds": Gate("silence", "{value:.1f} s > {limit:g} s"),
+    "turn_dbfs": Gate("silence", "a turn of {value:.0f} dBFS < {limit:g}", True),
     "swap_ratio": Gate("channel swap", "agent channel inside / outside its words {value:.2f} < {limit:g}", True),
     "shortest_word_seconds": Gate("word length", "a word of {value:.3f} s < {limit:g} s", True),
     "longest_word_seconds": Gate("word length", "a word of {value:.2f} s > {limit:g} s"),
@@ -123,8 +133,13 @@ GATES: dict[str, Gate] = {
     "says_role": Gate("role not said", "the agent says neither its name nor its company", True),
     "unsupported_numbers": Gate("invented", "{value:.0f} numbers of the agent are in no prompt and no user's words"),
     "unsupported_names": Gate("invented", "{value:.0f} names of the agent are in no prompt and no user's words"),
+    "foreign_companies": Gate("role context leak", "{value:.0f} companies of other roles"),
+    "same_audio": Gate("duplicate", "the same audio as a dialogue that is kept"),
     "shared_text": Gate("duplicate", "{value:.0%} of its text is in a dialogue that is kept"),
-    "leaked_text": Gate("leakage", "{value:.0%} of its text is in training dialogues"),
+    "leaked_text": Gate("leakage", "{value:.0%} of its text is in training"),
+    "leaked_scenario": Gate("leakage", "its scenario is in training"),
+    "leaked_company": Gate("leakage", "its company is in training"),
+    "leaked_voice": Gate("leakage", "the agent's voice is in training"),
 }
 """In the order in which reasons are told. Every number of Limits has one."""
 

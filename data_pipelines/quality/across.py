@@ -1,0 +1,175 @@
+"""What only the whole set shows: duplicates, text and names of training dialogues in held-out ones, foreign roles.
+
+The second pass of `ppx-data gate`: pure arithmetic over one small record a dialogue, in the order of their ids, so
+that the result does not depend on who measured them, or when. Memory: about 2 kB a dialogue.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.listening.asr import normal_words
+from data_pipelines.quality.gates import GATES, Limits
+
+RUN = 13
+"""Words of a run; usual for telling whether test data leaked into training data."""
+BANDS, ROWS = 32, 4
+"""MinHash of 128 hashes: two texts that share half of their runs meet in one of the 32 bands with 87 % probability,
+those that share 0.7 with 99.98 %."""
+_RNG = np.random.Generator(np.random.PCG64(13))
+_FACTORS = _RNG.integers(1, 2**63, (BANDS * ROWS, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_OFFSETS = _RNG.integers(0, 2**63, (BANDS * ROWS, 1), dtype=np.uint64)
+_POWERS = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(RUN)], dtype=np.uint64)
+
+Runs = npt.NDArray[np.uint64]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Record:
+    """What the second pass needs of a dialogue."""
+
+    id: str
+    split: str
+    scenario: str
+    companies: Sequence[str]
+    speakers: Sequence[str]
+    text: str
+    audio_sha256: str
+
+
+@dataclass
+class Finding:
+    """Values that the whole set gives one dialogue, and its reasons to be rejected."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    def judge(self, limits: Limits, name: str, value: float, detail: str) -> None:
+        """Stores a value; beyond its limit the reason says what it was compared with."""
+        self.values[name] = round(value, 4)
+        limit = getattr(limits, name)
+        if limit is not None and (why := GATES[name].verdict(name, value, limit)):
+            self.reasons.append(f"{why}: {detail}")
+
+
+def compare(records: Iterable[Record], limits: Limits) -> dict[str, Finding]:
+    """Findings by id, for dialogues that no gate of their own rejects.
+
+    Of dialogues with the same audio or nearly the same text the one with the first id stays; of a held-out dialogue
+    and the training dialogues that it shares something with, the training ones stay.
+    """
+    ordered = sorted(records, key=lambda record: record.id)
+    findings = {record.id: Finding() for record in ordered}
+    _foreign_roles(ordered, findings, limits)
+    kept = [record for record in ordered if not findings[record.id].reasons]
+    runs = {record.id: text_runs(record.text) for record in kept}
+    _duplicates(kept, runs, findings, limits)
+    kept = [record for record in kept if not findings[record.id].reasons]
+    train = [record for record in kept if record.split == "train"]
+    heldout = [record for record in kept if record.split != "train"]
+    _leaks(train, heldout, runs, findings, limits)
+    return findings
+
+
+def text_runs(text: str) -> Runs:
+    """Keys of all different runs of 13 words, sorted; a shorter text is one run."""
+    words = np.array([_key(word) for word in text.split()], np.uint64)
+    if not len(words):
+        return words
+    words = np.pad(words, (0, max(0, RUN - len(words))))
+    return np.unique(np.lib.stride_tricks.sliding_window_view(words, RUN) @ _POWERS)
+
+
+@lru_cache(maxsize=1 << 17)
+def _key(word: str) -> int:
+    return crc32(word.encode()) + 1
+
+
+def _duplicates(
+    records: Sequence[Record], runs: Mapping[str, Runs], findings: Mapping[str, Finding], limits: Limits
+) -> None:
+    audio: dict[str, str] = {}
+    bands: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for record in records:
+        finding, mine = findings[record.id], runs[record.id]
+        same = audio.setdefault(record.audio_sha256, record.id)
+        keys = _band_keys(mine)
+        others = {other for key in keys for other in bands.get(key, ())}
+        likeness = {other: _jaccard(mine, runs[other]) for other in others}
+        nearest = min(likeness, key=lambda other: (-likeness[other], other), default="")
+        finding.judge(limits, "shared_text", likeness.get(nearest, 0.0), nearest)
+        if same != record.id:
+            finding.judge(limits, "same_audio", 1.0, same)
+        if not finding.reasons:
+            for key in keys:
+                bands[key].append(record.id)
+
+
+def _band_keys(runs: Runs) -> list[tuple[int, bytes]]:
+    if not len(runs):
+        return []
+    sketch = ((runs * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
+    return [(band, row.tobytes()) for band, row in enumerate(sketch.reshape(BANDS, ROWS))]
+
+
+def _jaccard(a: Runs, b: Runs) -> float:
+    both = len(np.intersect1d(a, b, assume_unique=True))
+    return both / max(len(a) + len(b) - both, 1)
+
+
+def _leaks(
+    train: Sequence[Record],
+    heldout: Sequence[Record],
+    runs: Mapping[str, Runs],
+    findings: Mapping[str, Finding],
+    limits: Limits,
+) -> None:
+    """What held-out dialogues have in common with training ones."""
+    if not heldout:
+        return
+    wanted = np.unique(np.concatenate([runs[record.id] for record in heldout]))
+    found = np.zeros(len(wanted), bool)
+    for record in train:
+        found |= np.isin(wanted, runs[record.id])
+    scenarios = {record.scenario for record in train}
+    companies = {company for record in train for company in record.companies}
+    speakers = {speaker for record in train for speaker in record.speakers}
+    leaked = wanted[found]
+    for record in heldout:
+        finding, mine = findings[record.id], runs[record.id]
+        share = float(np.isin(mine, leaked).mean()) if len(mine) else 0.0
+        finding.judge(limits, "leaked_text", share, f"{len(train)} dialogues")
+        for name, own, others in (
+            ("leaked_scenario", [record.scenario], scenarios),
+            ("leaked_company", record.companies, companies),
+            ("leaked_voice", record.speakers, speakers),
+        ):
+            shared = sorted(set(own) & others)
+            finding.judge(limits, name, len(shared), ", ".join(shared))
+
+
+def _foreign_roles(records: Sequence[Record], findings: Mapping[str, Finding], limits: Limits) -> None:
+    """Companies of other dialogues' roles that are spoken of as if the agent had been given another prompt."""
+    names: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for record in records:
+        for company in record.companies:
+            if len(words := tuple(normal_words(company))) > 1:  # one word may be any word
+                names[words[0]].add(words)
+    for record in records:
+        if not record.companies:
+            continue
+        own = {tuple(normal_words(company)) for company in record.companies}
+        words = record.text.split()
+        said = {
+            name
+            for n, word in enumerate(words)
+            for name in names.get(word, ())
+            if name not in own and tuple(words[n : n + len(name)]) == name
+        }
+        detail = ", ".join(sorted(" ".join(name) for name in said))
+        findings[record.id].judge(limits, "foreign_companies", len(said), detail)
