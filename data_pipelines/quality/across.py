@@ -144,11 +144,12 @@ def _leaks(
         finding, mine = findings[record.id], runs[record.id]
         share = float(np.isin(mine, leaked).mean()) if len(mine) else 0.0
         finding.judge(limits, "leaked_text", share, f"{len(train)} dialogues")
-        for name, own, others in (
+        common: tuple[tuple[str, Sequence[str], set[str]], ...] = (
             ("leaked_scenario", [record.scenario], scenarios),
             ("leaked_company", record.companies, companies),
             ("leaked_voice", record.speakers, speakers),
-        ):
+        )
+        for name, own, others in common:
             shared = sorted(set(own) & others)
             finding.judge(limits, name, len(shared), ", ".join(shared))
 
@@ -158,18 +159,18 @@ def _foreign_roles(records: Sequence[Record], findings: Mapping[str, Finding], l
     names: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for record in records:
         for company in record.companies:
-            if len(words := tuple(normal_words(company))) > 1:  # one word may be any word
-                names[words[0]].add(words)
+            if len(name := tuple(normal_words(company))) > 1:  # one word may be any word
+                names[name[0]].add(name)
     for record in records:
         if not record.companies:
             continue
-        own = {tuple(normal_words(company)) for company in record.companies}
+        mine = {tuple(normal_words(company)) for company in record.companies}
         words = record.text.split()
         said = {
             name
             for n, word in enumerate(words)
             for name in names.get(word, ())
-            if name not in own and tuple(words[n : n + len(name)]) == name
+            if name not in mine and tuple(words[n : n + len(name)]) == name
         }
         detail = ", ".join(sorted(" ".join(name) for name in said))
         findings[record.id].judge(limits, "foreign_companies", len(said), detail)

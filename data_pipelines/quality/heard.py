@@ -110,7 +110,7 @@ def speaker_values(
         values["speaker_similarity"] = min(similarity(vector, target) for vector in turns)
     other = turn_pieces(user, rate, user_side.words)
     if other and turns:
-        mean = np.mean(turns, axis=0, dtype=np.float32)
+        mean = np.stack(turns).sum(axis=0)
         values["user_similarity"] = similarity(mean, embedder.embed(np.concatenate(other)))
     return values
 

@@ -75,7 +75,8 @@ def unsupported(said: Sequence[str], known: str) -> tuple[list[str], list[str]]:
     """Numbers and names of some phrases that `known` holds in no form: "12th" and "twelfth" are the same."""
     plain = known.lower().replace("'s", "")
     have = set(NUMBER.findall(plain)) | set(re.findall(r"[a-z][\w'-]*", plain)) | set(normal_words(known))
-    numbers, names = [], []
+    numbers: list[str] = []
+    names: list[str] = []
     for term in (term for phrase in said for term in claims(phrase)):
         spoken = [part.lower() for word in expand(term) for part in word.spoken]
         if term.lower() not in have and not (spoken and all(word in have for word in spoken)):

@@ -137,10 +137,10 @@ def test_speech_too_fast_for_its_text_overflows(spoken, tmp_path):
 
     with_fault(spoken, folder, "fast", fast)
     shutil.copytree(spoken / "good", folder / "good")
-    words = [word for _, text in TURNS for word in text.split()]
+    words = [word for _, text in (*TURNS, ("", f"<system> {PROMPT}")) for word in text.split()]
     lines = [" ".join(np.random.default_rng(n).permutation(words)) for n in range(200)]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "text"), vocab_size=180,
+        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "text"), vocab_size=125,
         unk_id=0, bos_id=1, eos_id=2, pad_id=3, num_threads=1, minloglevel=2, character_coverage=1.0,
     )  # fmt: skip
     rejected = run(folder, tmp_path / "out", replace(NONE, tokenizer=str(tmp_path / "text.model")))
