@@ -5,7 +5,6 @@ prompts, stereo (left side, right side) for dialogues.
 """
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from data_pipelines.files import write_bytes
 from model.errors import UserError
 
 Audio = npt.NDArray[np.float32]
@@ -81,15 +81,9 @@ def loudness_normalise(x: Audio, rate: int, target_lufs: float = VOICE_LUFS) -> 
 
 def write_flac(path: Path, x: Audio, rate: int) -> None:
     """Writes [samples] or [channels, samples] as 16-bit FLAC; the file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     data = io.BytesIO()  # libsndfile would call a full disk a "System error"
     soundfile.write(data, x.T, rate, subtype="PCM_16", format="FLAC")
-    try:
-        temporary.write_bytes(data.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(Path(path), data.getvalue())
 
 
 def require_stereo_24k(path: Path) -> Audio:

@@ -11,6 +11,8 @@ from typing import Any
 
 from model.errors import UserError
 
+RUN_ONLY = ("skipped", "wall_seconds")
+
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file."""
@@ -33,12 +35,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")  # one name, so that a killed run leaves nothing beside the next
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_report(out: Path, report: dict[str, Any]) -> None:
+    """Writes OUT/report.json: what OUT holds, rejected items included.
+
+    What one run alone did (`skipped`, `wall_seconds`) is left out: a run that was stopped and went on ends with the
+    same file as one that was not.
+    """
+    write_json(out / "report.json", {key: value for key, value in report.items() if key not in RUN_ONLY})
 
 
 def write_line(path: Path, text: str) -> None:

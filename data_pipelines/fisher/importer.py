@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, write_json, write_line
+from data_pipelines.files import claim_folder, write_json, write_line, write_report
 from data_pipelines.fisher.call import SIDE, Job, Settings, import_call
 from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
 from data_pipelines.fisher.split import CallSides, Plan, plan_split
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     )
     print(
         f"{report['dialogues']} dialogues ({report['hours']:.2f} h; {report['heldout']} held out) "
-        f"from {report['done'] + report['skipped']} calls, "
+        f"from {report['done']} calls, "
         f"{len(report['rejected'])} calls rejected, {len(report['notes'])} notes: {args.out / 'report.json'}"
     )
 
@@ -112,7 +112,7 @@ def import_corpus(
     new = {job.call for job in todo}
     good = {draft["call"] for draft in drafts if "rejected" not in draft}
     report = {
-        "done": len(good & new),
+        "done": len(good),
         "skipped": len(good - new),
         "rejected": rejected,
         "notes": notes,
@@ -121,7 +121,7 @@ def import_corpus(
         "heldout": sum(dialogue.split == "heldout" for dialogue in dialogues),
         "hours": round(sum(dialogue.seconds for dialogue in dialogues) / 3600, 4),
     }
-    write_json(out / "report.json", report)
+    write_report(out, report)
     if not dialogues:
         reason = rejected[0]["reason"] if rejected else "no side can be the agent"
         raise UserError(f"no call gave a dialogue, see {out / 'report.json'}; the first reason: {reason}")

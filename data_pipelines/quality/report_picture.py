@@ -58,7 +58,7 @@ def draw_report(
         axis = figure.add_subplot(lower[row])
         _timeline(axis, example.dialogue, wav_CS, rate, start + row * seconds / rows, seconds / rows)
     axis.set_xlabel("seconds", fontsize=9, color=TEXT_COLOUR)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(temporary, dpi=130, format="png")

@@ -1,10 +1,11 @@
 """`ppx-data speak`: scripts to dialogue folders (see data_pipelines.schema), on several processes, resumable.
 
 OUT/speak.json states the settings of the run; a rerun with the same settings goes on where it stopped, one with
-others is refused. OUT/report.json counts what was done, skipped and rejected, and why.
+others is refused. OUT/report.json counts what is done and rejected, and why.
 """
 
 import argparse
+import math
 import re
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from data_pipelines.audio import RATE_HZ, write_flac
 from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, write_json, write_line
+from data_pipelines.files import claim_folder, write_line, write_report
 from data_pipelines.quality import settings
 from data_pipelines.schema import Dialogue, Script, read_scripts
 from data_pipelines.speech.engines import choose_engine, open_engine
@@ -37,13 +38,13 @@ class Outcome:
     reason: str = ""
 
 
-def is_complete(folder: Path) -> bool:
-    """True if a dialogue folder holds a readable record and both of its audio files."""
+def spoken_seconds(folder: Path) -> float | None:
+    """Length of a dialogue folder with a readable record and both of its audio files; None if it is not complete."""
     try:
-        Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder))
+        dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder))
     except (OSError, UserError):
-        return False
-    return (folder / "audio.flac").is_file() and (folder / "left.voice.flac").is_file()
+        return None
+    return dialogue.seconds if all((folder / name).is_file() for name in ("audio.flac", "left.voice.flac")) else None
 
 
 def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions, out: Path) -> Outcome:
@@ -55,8 +56,6 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
     folder = out / script.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)
-    for left in folder.glob(".*.part"):  # of a run that was killed while writing
-        left.unlink()
     write_flac(folder / "audio.flac", result.audio_CS, RATE_HZ)
     write_flac(folder / "left.voice.flac", result.voice, RATE_HZ)
     write_line(folder / "meta.json", result.dialogue.to_json())
@@ -94,24 +93,25 @@ def speak_scripts(
     engine = choose_engine(engine)
     identity = open_engine(engine).identity()
     claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": asdict(options)}, "speak")
-    todo = [script for script in scripts if not is_complete(out / script.id)]
+    before = {script.id: spoken_seconds(out / script.id) for script in scripts}
+    todo = [script for script in scripts if before[script.id] is None]
     started = time.perf_counter()
     work = partial(_work, engine=engine, seed=seed, options=options, out=out)
     done = list(tqdm(executor.run(work, todo), total=len(todo), unit="dialogue", desc="speak"))
     elapsed = time.perf_counter() - started
     rejected = sorted((o for o in done if o.reason), key=lambda o: o.id)
-    seconds = sum(o.seconds for o in done)
+    lengths = [seconds for seconds in before.values() if seconds] + [o.seconds for o in done if not o.reason]
     report = {
-        "done": len(done) - len(rejected),
+        "done": len(lengths),
         "skipped": len(scripts) - len(todo),
         "rejected": [{"id": o.id, "reason": o.reason} for o in rejected],
         "reasons": dict(Counter(o.reason.split(":")[0] for o in rejected)),
-        "audio_seconds": round(seconds, 2),
+        "audio_seconds": round(math.fsum(lengths), 2),
         "wall_seconds": round(elapsed, 2),
         "engine": engine,
     }
-    write_json(out / "report.json", report)
-    if not report["done"] and not report["skipped"]:
+    write_report(out, report)
+    if not lengths:
         raise UserError(f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}")
     return report
 
@@ -145,6 +145,6 @@ def run(args: argparse.Namespace) -> None:
         options=options,
     )
     print(
-        f"{report['done']} dialogues spoken, {report['audio_seconds'] / 60:.1f} min in {report['wall_seconds']:.0f} s; "
-        f"{report['skipped']} were there, {len(report['rejected'])} rejected: {args.out / 'report.json'}"
+        f"{report['done']} dialogues spoken, {report['audio_seconds'] / 60:.1f} min; {report['skipped']} were there; "
+        f"{report['wall_seconds']:.0f} s, {len(report['rejected'])} rejected: {args.out / 'report.json'}"
     )

@@ -6,6 +6,7 @@ own: it runs the verb once, to have all modules imported, and forks for each fur
 """
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -31,10 +32,17 @@ def differences(left, right):
     return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def kill_everywhere(tmp_path, argv, *, most=8):
+def kill_everywhere(tmp_path, argv, *, most=8, setup=""):
     """Runs the verb `argv` (paths relative to TMP_PATH/before) and kills it at up to `most` of its changes, spread over
-    all of them, the first and the last included. Returns the number of changes; fails if a re-run gives other files."""
-    spec = {"argv": argv, "before": str(tmp_path / "before"), "scratch": str(tmp_path / "scratch"), "most": most}
+    all of them, the first and the last included; `setup` ("module:name") is called before. Returns the number of
+    changes. Fails if a re-run gives other files, or if one more run changes any."""
+    spec = {
+        "argv": argv,
+        "before": str(tmp_path / "before"),
+        "scratch": str(tmp_path / "scratch"),
+        "most": most,
+        "setup": setup,
+    }
     command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -47,6 +55,9 @@ def kill_everywhere(tmp_path, argv, *, most=8):
 def _main(spec):
     from data_pipelines import verbs
 
+    if spec["setup"]:
+        module, name = spec["setup"].split(":")
+        getattr(importlib.import_module(module), name)()
     scratch, before = Path(spec["scratch"]), Path(spec["before"])
     shutil.copytree(before, scratch / "here")
     os.chdir(scratch / "here")

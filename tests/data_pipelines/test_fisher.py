@@ -415,9 +415,7 @@ def test_a_rerun_skips_what_is_complete_and_gives_the_same_files(tmp_path: Path,
     write_tables(tmp_path / "corpus")
 
     def files(out: Path) -> dict[str, bytes]:
-        return {
-            str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "report.json"
-        }
+        return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     imported([tmp_path / "corpus"], tmp_path / "whole")
     imported([tmp_path / "corpus"], tmp_path / "parts", limit=1)
