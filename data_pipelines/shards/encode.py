@@ -23,7 +23,8 @@ from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import digest, write_bytes, write_json
 from data_pipelines.folder import find_dialogues, load_dialogue, rejections, signature
-from data_pipelines.schema import Dialogue
+from data_pipelines.quality.gates import clipped_runs
+from data_pipelines.schema import SIDES, Dialogue
 from data_pipelines.shards.codec import Codec, DeviceError, SharedCodec, check_device, one_thread
 from data_pipelines.shards.manifest import make_manifest, read_manifest, summary
 from data_pipelines.shards.members import CODES, clip_name, voice_name
@@ -132,11 +133,11 @@ def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
             f"{folder / 'audio.flac'}: {seconds:.2f} s, but its transcript is for {dialogue.seconds:.2f} s: "
             "the transcript does not match the audio"
         )
-    for channel, side in enumerate(("left", "right")):
-        loud = np.abs(wav_CS[channel]) >= 0.999
-        if bool((loud[2:] & loud[1:-1] & loud[:-2]).any()):
+    for wav_S, side in zip(wav_CS, SIDES, strict=True):
+        peak = max(float(wav_S.max()), -float(wav_S.min()))
+        if peak >= 0.999 and clipped_runs(wav_S):
             raise UserError(f"{folder / 'audio.flac'}: {side} channel is clipped: record or mix it at a lower level")
-        if dialogue.side(side).words and float(np.abs(wav_CS[channel]).max()) < 1e-3:
+        if dialogue.side(side).words and peak < 1e-3:
             raise UserError(f"{folder / 'audio.flac'}: {side} channel is silent but has words: channels swapped?")
     for side in dialogue.agent_sides:
         if not dialogue.side(side).words:
@@ -164,10 +165,13 @@ def voice_prompt(wav_CS: np.ndarray, rate: int, where: str) -> np.ndarray:
 def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
     """Mimi codes of each channel, from a fresh state: float32 [C, S] -> int16 [C, 8, ceil(S / 1920)].
 
-    Each row of a batch is one channel; the last frame is padded with zeros. On a CPU it takes one thread.
+    The last frame is padded with zeros. On a CPU it takes one thread, and one channel after the other: two at once
+    do not fit the cache and take 1.2 (Mimi) to 1.6 times (the small codec) as long.
     """
+    wav_B1S = torch.from_numpy(wav_CS).unsqueeze(1)
+    batches = wav_B1S.split(1) if str(codec.device) == "cpu" else [wav_B1S]
     with one_thread():
-        codes_BCT = codec.encode(torch.from_numpy(wav_CS).unsqueeze(1)).numpy()
+        codes_BCT = torch.cat([codec.encode(batch) for batch in batches]).numpy()
     if codes_BCT.min() < 0 or codes_BCT.max() >= codec.card:
         raise RuntimeError(f"the codec gave codes outside 0..{codec.card - 1}")
     return codes_BCT.astype(np.int16)

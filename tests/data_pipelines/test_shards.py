@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data_pipelines import verbs
-from data_pipelines.audio import loudness
+from data_pipelines.audio import loudness, loudness_normalise
 from data_pipelines.executor import Executor
 from data_pipelines.schema import Word
 from data_pipelines.shards import encode
@@ -101,7 +101,7 @@ def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path):
     build_shards([tmp_path / "d"], Listening(), tmp_path / "out")
     reader = ShardReader(tmp_path / "out" / "train")
     assert torch.equal(reader.read(0).voice_codes_CP, reader.read(1).voice_codes_CP)
-    voices = [wav for wav in seen if len(wav) == 1]
+    voices = [wav for wav in seen if wav.shape[2] == round(3.5 * RATE)]
     assert [loudness(wav[0].numpy(), RATE) for wav in voices] == pytest.approx([-24, -24], abs=0.01)
 
 
@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(corpus, tmp_path, monkeyp
     first = len(encoded)
     stop = ""
     build_shards(corpus, Killed(), tmp_path / "out")
-    assert len(encoded) - first <= 10 + 12 - first + 2  # 10 dialogues, 12 voices; one dialogue may be done again
+    assert len(encoded) - first <= 20 + 12 - first + 4  # 20 channels, 12 voices; one dialogue may be done again
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -372,6 +372,47 @@ def test_the_shard_verb_stores_what_mimi_gives_for_each_channel(corpus, tmp_path
         verbs.main(["shard", *argv, "--gpus", "1", "--executor", "ray"])
     with pytest.raises(UserError, match="--device tpu9: not usable on"):
         verbs.main(["shard", *argv, "--device", "tpu9"])
+
+
+def test_stored_codes_are_those_that_the_streaming_runtime_makes_frame_by_frame(corpus, tmp_path, mimi):
+    build_shards(corpus, mimi, tmp_path / "out")
+    reader = ShardReader(tmp_path / "out" / "train")
+    for i in (reader.sources()["service"][3], reader.sources()["fisher"][1]):
+        row, (wav_CS, _) = reader.rows[i], reader.audio(i)
+        codes_KT, voice_CP = reader.codes(i)
+        agent, user = wav_CS if row.side == "left" else wav_CS[::-1]
+        voice = loudness_normalise(*reader.voice_clip(i))[0]
+        for wav_S, stored in ((agent, codes_KT[:8]), (user, codes_KT[8:]), (voice, voice_CP)):
+            wav_S = torch.from_numpy(np.pad(wav_S, (0, -len(wav_S) % 1920)))
+            state = mimi.init_encoder_state(1)
+            frames = [mimi.encode_frame(state, frame[None, None]) for frame in wav_S.split(1920)]
+            assert torch.equal(torch.cat(frames, dim=2)[0], stored)
+
+
+def test_the_manifest_names_voices_engines_gates_and_packages(tmp_path):
+    for n, (id, split) in enumerate([("a", "train"), ("b", "train"), ("c", "heldout")]):
+        meta = write_dialogue(tmp_path / "d", id, split=split, agents=("left", "right") if id == "b" else ("left",))
+        record = json.loads((meta / "meta.json").read_text())
+        record["provenance"] = {
+            "engine": {"name": "tone", "version": "1.2", "model_sha256": "0123456789abcdef"},
+            "word_times": "ruler 3",
+            "script": {"seed": n, "llm": {"name": "openai", "model": "big-llm"}},
+        }
+        (meta / "meta.json").write_text(json.dumps(record))
+    engines = {"asr": {"name": "ear", "version": "7"}}
+    gates = {"format": 1, "values": {"wer": 0.1}, "rejected": [], "limits": {"wer": 0.15}, "engines": engines}
+    (tmp_path / "d" / "a" / "gates.json").write_text(json.dumps(gates))
+    manifest = build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "out")
+    assert manifest == read_manifest(tmp_path / "out")
+    assert manifest["voices"] == {
+        "train": {"agent": {"tiny/left": 2, "tiny/right": 1}, "user": {"tiny/right": 1}},
+        "heldout": {"agent": {"tiny/left": 1}, "user": {"tiny/right": 1}},
+    }
+    assert manifest["engines"] == {
+        "engine: tone 1.2 0123456789ab": 3, "word_times: ruler 3": 3, "llm: openai big-llm": 3, "asr: ear 7": 1
+    }  # fmt: skip
+    assert manifest["gates"] == {'{"wer": 0.15}': 1}
+    assert manifest["packages"]["torch"] == torch.__version__
 
 
 def test_plain_webdataset_reads_the_shards(corpus, tmp_path):

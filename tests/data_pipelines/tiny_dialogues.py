@@ -18,6 +18,7 @@ class TinyCodec:
 
     card = 64
     num_codebooks = 8
+    device = "cpu"
 
     def encode(self, wav_B1S):
         wav_B1S = torch.nn.functional.pad(wav_B1S, (0, -wav_B1S.shape[2] % 1920))
