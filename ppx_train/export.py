@@ -170,7 +170,7 @@ def export(checkpoint: Path, out: Path, **given: Any) -> Path:
     codec_file, tokenizer_file = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)
     codec = Mimi.load(codec_file)
     check_parts(model.config, codec, TextTokenizer(tokenizer_file), str(folder))
-    shards = list(options.data or (Path(path) for path in run.data.paths))
+    shards: list[Path | str] = list(options.data or run.data.paths)
     source = Source(
         run=run,
         step=int(state["global_step"]),
@@ -226,7 +226,7 @@ def find_start(run: Run, options: Options) -> Base | None:
     return base
 
 
-def find_voices(options: Options, shards: Sequence[Path], codec: Mimi) -> list[Voice]:
+def find_voices(options: Options, shards: Sequence[Path | str], codec: Mimi) -> list[Voice]:
     """The voices that are asked for. Raises UserError if they cannot be had."""
     if options.voices == NONE:
         return []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.storage import is_url
 from model.errors import UserError
 from model.prompt import PAUSE_FRAMES
 from model.sources import REPOSITORY
@@ -37,12 +38,12 @@ class DataFacts:
     missing: list[str] = field(default_factory=list)
 
 
-def data_facts(shards: list[Path]) -> DataFacts:
+def data_facts(shards: list[Path | str]) -> DataFacts:
     """Reads the manifests; folders that are gone are named in `missing`, so that the card can say so."""
     facts = DataFacts()
     for folder in shards:
-        if not folder.is_dir():
-            facts.missing.append(folder.name)
+        if not is_url(folder) and not Path(folder).is_dir():
+            facts.missing.append(Path(folder).name)
             continue
         manifest = read_manifest(folder)
         for split, sources in manifest["content"].items():

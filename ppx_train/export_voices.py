@@ -13,6 +13,8 @@ from torch import Tensor
 
 from data_pipelines.files import sha256_file
 from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.storage import is_url, storage_at
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from ppx_train.inference.loading import AUDIO_SUFFIXES, encode_voice
@@ -33,20 +35,21 @@ class Voice:
     codes_CP: Tensor
 
 
-def voices_of_shards(shards: Iterable[Path], limit: int) -> list[Voice]:
+def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
     """The first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
 
     Raises: UserError if a shard folder is missing or broken.
     """
     voices: dict[str, Voice] = {}
     for folder in shards:
-        if not folder.is_dir():
+        if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
                 f"{folder}: the run's shards are not there: give data=DIR, or voices=DIR of clips, or voices=none"
             )
-        if not (folder / "heldout").is_dir():
+        storage = storage_at(folder)
+        if "heldout" not in read_manifest(storage)["content"]:
             continue
-        reader = ShardReader(folder / "heldout")
+        reader = ShardReader(storage.inside("heldout"))
         for i, row in enumerate(reader.rows):
             if row.source in RECORDED_SOURCES:
                 continue

@@ -17,6 +17,7 @@ from ppx_train.checkpoint import FILE, checkpoints, read_checkpoint
 from ppx_train.config import load
 from ppx_train.curves import read_metrics
 from ppx_train.training import train
+from tests.data_pipelines.range_server import serve
 from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,13 @@ def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: p
     assert train(load(run_arguments(prepared, whole_run, "resume=true"))) == 0
     assert "is complete" in capsys.readouterr().out
     assert (whole_run / "config.yaml").stat().st_mtime_ns == before
+
+
+def test_shards_by_url_give_the_same_weights(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    with serve(prepared / "shards") as served:
+        assert train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{served.url}]"))) == 0
+        assert len({path for path, _ in served.requests if path.endswith(".tar")}) >= 2
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
 
 
 def test_an_existing_run_is_not_overwritten(prepared: Path, whole_run: Path) -> None:
