@@ -1,12 +1,13 @@
 """`ppx-data fisher`: Fisher English calls to dialogue folders, both sides as agent, with word times.
 
 OUT/fisher.json states the settings; OUT/.drafts/CALL.json says that a call is done and what it gave; meta.json of
-each dialogue is written at the end, when the split of all calls is known. OUT/report.json counts calls and reasons.
+each dialogue is written at the end, when the split of all calls is known (settle.py). OUT/report.json counts calls and
+reasons.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +15,26 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.audio import RESAMPLERS
 from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, write_json, write_line, write_report
-from data_pipelines.fisher.call import SIDE, Job, Settings, import_call
+from data_pipelines.files import claim_folder, write_json, write_report
+from data_pipelines.fisher.bandwidth import check_command
+from data_pipelines.fisher.budget import dialogue_seconds, token_counter
+from data_pipelines.fisher.call import import_call
+from data_pipelines.fisher.job import Filters, Job, Settings
 from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
-from data_pipelines.fisher.split import CallSides, Plan, plan_split
+from data_pipelines.fisher.prompts import BARE
+from data_pipelines.fisher.settle import finish, has_audio, settle
 from data_pipelines.fisher.tables import Tables, read_tables
-from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
+from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS, Limits
 from data_pipelines.listening.align import shared_aligner
-from data_pipelines.schema import Dialogue, Side
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
 DRAFTS = ".drafts"
+SHORTEST_VOICE = MIN_CLIP_SECONDS + 0.2
+"""Clips end after words: between the least and the longest clip there must be room for the end of one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,87 +42,113 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="folders of the discs and transcripts")
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
     parser.add_argument("--seed", type=int, default=0, help="draws prompts and voice clips")
-    row = "a training row of 163.84 s also holds the voice clip and the prompt"
-    parser.add_argument(
-        "--max-seconds", type=float, default=150.0, help=f"longest dialogue; a call gives several; {row}"
-    )
-    parser.add_argument("--voice-seconds", type=float, default=5.0, help="longest voice clip (3-10)")
     parser.add_argument("--limit", type=int, help="import only the first N calls")
     parser.add_argument("--licence", help=f"of the audio (default: the corpus' {LICENCE_FILE}, else {LDC_LICENCE!r})")
+    size = parser.add_argument_group("size", "a training row of 2048 frames also holds the voice clip and the prompt")
+    size.add_argument(
+        "--max-seconds", type=float, help="longest dialogue (default: what a row leaves); a call gives several"
+    )
+    size.add_argument("--voice-seconds", type=float, default=5.0, help="longest voice clip (3.2-10)")
+    size.add_argument("--prompt-tokens", type=int, default=128, help="frames kept free for the role prompt")
+    size.add_argument(
+        "--tokenizer", type=Path, help="SentencePiece model to count prompt tokens by (default: estimate)"
+    )
+    choice = parser.add_argument_group(
+        "filters", "of calls (grades) and of the sides that may be the agent; off by default"
+    )
+    choice.add_argument("--min-signal-grade", type=float, help="least SIG_GRADE of a call")
+    choice.add_argument("--min-conversation-grade", type=float, help="least CNV_GRADE of a call")
+    choice.add_argument("--native", action="store_true", help="agents are native speakers of American English only")
+    choice.add_argument("--sex", choices=("f", "m"), default="", help="agents are of this sex only")
+    choice.add_argument("--min-speech", type=float, default=4.0, help="seconds the agent says in a window at least")
+    choice.add_argument("--max-uncertain", type=float, default=0.1, help="share of the agent's speech without words")
+    sound = parser.add_argument_group("sound")
+    sound.add_argument("--resampler", choices=sorted(RESAMPLERS), default="soxr-hq", help="8 kHz to 24 kHz")
+    sound.add_argument(
+        "--bandwidth-extension",
+        default="",
+        metavar="COMMAND",
+        help="run for each call instead, e.g. 'extend {input} {output}': stereo WAV to stereo WAV of 24 kHz",
+    )
+    sound.add_argument("--bandwidth-timeout", type=float, default=600.0, help="seconds it may take for one call")
     add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """`ppx-data fisher`."""
-    report = import_corpus(
-        args.corpus,
-        args.out,
+    most = dialogue_seconds(args.voice_seconds, args.prompt_tokens)
+    max_seconds = most if args.max_seconds is None else args.max_seconds
+    settings = Settings(
         seed=args.seed,
-        executor=executor_of(args),
-        max_seconds=args.max_seconds,
+        limits=Limits(max_seconds=max_seconds, min_speech=args.min_speech, max_uncertain=args.max_uncertain),
         voice_seconds=args.voice_seconds,
-        limit=args.limit,
-        licence=args.licence,
+        licence=args.licence or "",
+        filters=Filters(
+            min_signal=args.min_signal_grade,
+            min_conversation=args.min_conversation_grade,
+            native=args.native,
+            sex=args.sex,
+        ),
+        prompt_tokens=args.prompt_tokens,
+        tokenizer=str(args.tokenizer or ""),
+        resampler=args.resampler,
+        bandwidth_extension=args.bandwidth_extension,
+        bandwidth_timeout=args.bandwidth_timeout,
     )
+    report = import_corpus(args.corpus, args.out, settings, executor=executor_of(args), limit=args.limit)
     print(
         f"{report['dialogues']} dialogues ({report['hours']:.2f} h; {report['heldout']} held out) "
-        f"from {report['done']} calls, "
+        f"from {report['done']} calls, {report['skipped']} of them there before, "
         f"{len(report['rejected'])} calls rejected, {len(report['notes'])} notes: {args.out / 'report.json'}"
     )
 
 
 def import_corpus(
-    roots: Sequence[Path],
-    out: Path,
-    *,
-    seed: int,
-    executor: Executor,
-    max_seconds: float,
-    voice_seconds: float,
-    limit: int | None = None,
-    licence: str | None = None,
+    roots: Sequence[Path], out: Path, settings: Settings, *, executor: Executor, limit: int | None = None
 ) -> dict[str, Any]:
     """Imports all calls below `roots` into `out` and answers the report, also written to OUT/report.json.
 
-    Calls that cannot be used are rejected with a reason and the others go on.
+    Without a licence in the settings the corpus' own is taken. Calls that cannot be used are rejected with a reason
+    and the others go on. `done` counts the calls of the folder, `skipped` those of an earlier run.
     Raises: UserError for settings out of range, a wrong folder, a foreign `out`, a missing package, or if no call
     at all gives a dialogue.
     """
-    _check_numbers(max_seconds, voice_seconds, limit)
+    _check_settings(settings, limit)
     corpus = find_corpus(roots)
     tables = read_tables(corpus.tables)
-    settings = Settings(
-        seed=seed, max_seconds=max_seconds, voice_seconds=voice_seconds, licence=licence or _licence(corpus)
-    )
+    _check_filters(settings.filters, tables)
+    settings = replace(settings, licence=settings.licence or _licence(corpus))
     shared_aligner()  # a missing package is told now, not once for each call
     claim_folder(out, "fisher.json", asdict(settings), "fisher")
     (out / DRAFTS).mkdir(exist_ok=True)
-    jobs = _jobs(corpus, tables)[:limit]
+    all_jobs = _jobs(corpus, tables)
+    jobs = all_jobs[:limit]
     messages = _describe(corpus, tables, jobs)
     for message in messages:
         print(message)
-    todo = [job for job in jobs if not _is_done(out, job.call)]
-    for draft in tqdm(
-        executor.run(partial(import_call, settings=settings, out=out), todo),
-        total=len(todo),
-        unit="call",
-        desc="fisher",
-    ):
-        write_json(out / DRAFTS / f"{draft['call']}.json", draft)
-    drafts = [json.loads(path.read_text("utf-8")) for path in sorted((out / DRAFTS).glob("*.json"))]
-    dialogues, plan, notes = _finish(out, drafts)
+    work = partial(import_call, settings=settings, out=out)
+    todo = [job for job in jobs if not _is_drafted(out, job.call)]
+    _draft(out, executor.run(work, todo, lost=_lost), len(todo))
+    result = settle(out / DRAFTS)
+    missing = {call for call, dialogue in result.kept if not has_audio(out, dialogue)}
+    if missing:  # somebody deleted it, or an earlier run over fewer calls had no use for it
+        again = [job for job in all_jobs if job.call in missing]
+        _draft(out, executor.run(work, again, lost=_lost), len(again))
+        result = settle(out / DRAFTS)
+    drafts, dialogues, plan = result.drafts, [dialogue for _, dialogue in result.kept], result.plan
+    finish(out, result)
     if plan.note:
         print(plan.note)
     rejected = [
         {"id": f"fe_03_{draft['call']}", "reason": draft["rejected"]} for draft in drafts if "rejected" in draft
     ]
-    new = {job.call for job in todo}
+    new = {job.call for job in todo} | missing
     good = {draft["call"] for draft in drafts if "rejected" not in draft}
     report = {
         "done": len(good),
         "skipped": len(good - new),
         "rejected": rejected,
-        "notes": notes,
+        "notes": result.notes,
         "messages": [*messages, *([plan.note] if plan.note else [])],
         "dialogues": len(dialogues),
         "heldout": sum(dialogue.split == "heldout" for dialogue in dialogues),
@@ -128,15 +161,49 @@ def import_corpus(
     return report
 
 
-def _check_numbers(max_seconds: float, voice_seconds: float, limit: int | None) -> None:
+def _lost(job: Job, reason: str) -> dict[str, Any]:
+    return {"call": job.call, "rejected": reason, "dialogues": [], "notes": []}
+
+
+def _check_settings(settings: Settings, limit: int | None) -> None:
+    """Raises UserError naming the first option that is out of range."""
+    limits, voice = settings.limits, settings.voice_seconds
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be 1 or more")
-    if max_seconds < MIN_WINDOW_SECONDS:
-        raise UserError(f"--max-seconds {max_seconds:g}: must be {MIN_WINDOW_SECONDS:.0f} or more, e.g. 150")
-    if not MIN_CLIP_SECONDS <= voice_seconds <= MAX_CLIP_SECONDS:
+    if not SHORTEST_VOICE <= voice <= MAX_CLIP_SECONDS:
+        raise UserError(f"--voice-seconds {voice:g}: must be from {SHORTEST_VOICE:g} to {MAX_CLIP_SECONDS:g}")
+    if not 0 <= settings.prompt_tokens <= 1000:
+        raise UserError(f"--prompt-tokens {settings.prompt_tokens}: must be from 0 to 1000")
+    most = dialogue_seconds(voice, settings.prompt_tokens)
+    if not MIN_WINDOW_SECONDS <= limits.max_seconds <= most:
         raise UserError(
-            f"--voice-seconds {voice_seconds:g}: must be from {MIN_CLIP_SECONDS:.0f} to {MAX_CLIP_SECONDS:.0f}"
+            f"--max-seconds {limits.max_seconds:g}: must be from {MIN_WINDOW_SECONDS:.0f} to {most:g}, "
+            f"which a row leaves beside {voice:g} s of voice and {settings.prompt_tokens} prompt tokens"
         )
+    if not 0 <= limits.max_uncertain <= 1:
+        raise UserError(f"--max-uncertain {limits.max_uncertain:g}: must be a share from 0 to 1")
+    if not 0 < limits.min_speech <= limits.max_seconds:
+        raise UserError(f"--min-speech {limits.min_speech:g}: must be above 0 and at most --max-seconds")
+    if settings.bandwidth_timeout <= 0:
+        raise UserError(f"--bandwidth-timeout {settings.bandwidth_timeout:g}: must be above 0")
+    if settings.bandwidth_extension:
+        check_command(settings.bandwidth_extension)
+    token_counter(settings.tokenizer)(BARE)  # a wrong tokenizer is told now
+
+
+def _check_filters(filters: Filters, tables: Tables) -> None:
+    """Raises UserError for a filter that nothing can pass because the table it asks is not there."""
+    asked = {
+        "--min-signal-grade": filters.min_signal is not None,
+        "--min-conversation-grade": filters.min_conversation is not None,
+        "--native": filters.native,
+        "--sex": bool(filters.sex) and "filetable" in tables.missing,
+    }
+    for option, is_set in asked.items():
+        if is_set and "calldata" in tables.missing:
+            raise UserError(
+                f"{option}: there is no fe_03_pN_calldata.tbl to choose by: give its folder to --corpus, too"
+            )
 
 
 def _licence(corpus: Corpus) -> str:
@@ -156,6 +223,7 @@ def _jobs(corpus: Corpus, tables: Tables) -> list[Job]:
             transcript=corpus.transcripts[call],
             row=row,
             title=tables.topics.get(row.topic, ""),
+            original=corpus.originals.get(call),
         )
         for call, row in rows.items()
     ]
@@ -179,57 +247,12 @@ def _describe(corpus: Corpus, tables: Tables, jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def _is_done(out: Path, call: str) -> bool:
-    """True if a call was imported and all audio that its draft names is there; rejected calls are tried again."""
+def _draft(out: Path, drafts: Iterator[dict[str, Any]], total: int) -> None:
+    for draft in tqdm(drafts, total=total, unit="call", desc="fisher", disable=not total):
+        write_json(out / DRAFTS / f"{draft['call']}.json", draft)
+
+
+def _is_drafted(out: Path, call: str) -> bool:
+    """True if a call was imported before; rejected calls are tried again."""
     path = out / DRAFTS / f"{call}.json"
-    if not path.is_file():
-        return False
-    draft = json.loads(path.read_text("utf-8"))
-    if "rejected" in draft:
-        return False
-    files = [
-        out / dialogue["id"] / name
-        for dialogue in draft["dialogues"]
-        for name in ("audio.flac", *(f"{side}.voice.flac" for side in SIDE.values() if dialogue[side]["is_agent"]))
-    ]
-    return all(file.is_file() for file in files)
-
-
-def _finish(out: Path, drafts: Sequence[dict[str, Any]]) -> tuple[list[Dialogue], Plan, list[dict[str, str]]]:
-    """Decides the split of all calls and writes the records; the same drafts always give the same records."""
-    by_call = {
-        draft["call"]: [Dialogue.from_json(json.dumps(raw), raw["id"]) for raw in draft["dialogues"]]
-        for draft in drafts
-        if draft["dialogues"]
-    }
-    sides = [
-        CallSides(
-            call=call,
-            speakers=(dialogues[0].left.speaker, dialogues[0].right.speaker),
-            agents=tuple(sorted({d.side(side).speaker for d in dialogues for side in d.agent_sides})),
-        )
-        for call, dialogues in by_call.items()
-    ]
-    plan = plan_split(sides)
-    notes = [note for draft in drafts for note in draft["notes"]]
-    finished = []
-    for call, dialogues in by_call.items():
-        for dialogue in dialogues:
-            settled: dict[str, Side] = {}
-            for name in ("left", "right"):
-                side = dialogue.side(name)
-                if side.is_agent and not plan.may_be_agent(call, side.speaker):
-                    side = replace(side, is_agent=False, role_prompt="", prompt_level="")
-                    kind = "held out" if side.speaker in plan.held_out else "a training speaker"
-                    notes.append({"id": dialogue.id, "reason": f"the {name} side is no agent: its speaker is {kind}"})
-                settled[name] = side
-            record = out / dialogue.id / "meta.json"
-            if not any(side.is_agent for side in settled.values()):
-                record.unlink(missing_ok=True)  # an earlier run over fewer calls may have kept it
-                continue
-            provenance = dialogue.provenance | ({"split": plan.note} if plan.note else {})
-            dialogue = replace(dialogue, split=plan.splits[call], provenance=provenance)
-            dialogue = replace(dialogue, left=settled["left"], right=settled["right"])
-            write_line(record, dialogue.to_json())
-            finished.append(dialogue)
-    return finished, plan, notes
+    return path.is_file() and "rejected" not in json.loads(path.read_text("utf-8"))

@@ -1,7 +1,8 @@
 """Where the files of a Fisher corpus lie: found by name at any depth, because every copy is laid out differently.
 
 Audio and text are separate releases (part 1: LDC2004S13 and LDC2004T19, part 2: LDC2005S13 and LDC2005T19),
-on discs named fe_03_p1_sph1 or fisher_eng_tr_sp_d1.
+on discs named fe_03_p1_sph1 or fisher_eng_tr_sp_d1. A text release may be there twice (as delivered and unpacked
+again): of two files of one call the first in the order of their paths counts.
 """
 
 import os
@@ -12,12 +13,13 @@ from pathlib import Path
 
 from model.errors import UserError
 
-_CALL = re.compile(r"fe_03_(\d{5})\.(sph|wav|txt)", re.IGNORECASE)
+_CALL = re.compile(r"fe_03_(\d{5})\.(sph|wav|flac|txt|txo)", re.IGNORECASE)
+# Some copies put something before the name of a table.
 _TABLES = {
-    "calldata": re.compile(r"fe_03_p\d_calldata\.tbl", re.IGNORECASE),
-    "pindata": re.compile(r"fe_03_pindata\.tbl", re.IGNORECASE),
-    "filelist": re.compile(r"fe_03_p\d_filelist\.tbl", re.IGNORECASE),
-    "topics": re.compile(r"fe_03_topics\.sgm", re.IGNORECASE),
+    "calldata": re.compile(r".*fe_03_p\d_calldata\.tbl", re.IGNORECASE),
+    "pindata": re.compile(r".*fe_03(_p\d)?_pindata\.tbl", re.IGNORECASE),
+    "filelist": re.compile(r".*fe_03_p\d_filelist\.tbl", re.IGNORECASE),
+    "topics": re.compile(r".*fe_03(_p\d)?_topics\.sgml?", re.IGNORECASE),
     "filetable": re.compile(r"filetable\d*\.txt", re.IGNORECASE),
 }
 LICENCE_FILE = "licence.txt"
@@ -28,10 +30,14 @@ EXPECTED = (
 
 @dataclass(kw_only=True)
 class Corpus:
-    """Paths of one corpus; calls are keyed by their five digits."""
+    """Paths of one corpus; calls are keyed by their five digits.
+
+    `originals` are the transcripts as BBN/WordWave typed them, with case and punctuation and without times.
+    """
 
     audio: dict[str, Path] = field(default_factory=dict)
     transcripts: dict[str, Path] = field(default_factory=dict)
+    originals: dict[str, Path] = field(default_factory=dict)
     tables: dict[str, list[Path]] = field(default_factory=lambda: {name: [] for name in _TABLES})
     licences: list[Path] = field(default_factory=list)
 
@@ -83,6 +89,8 @@ def _sort_in(corpus: Corpus, path: Path) -> None:
         call, suffix = found[1], found[2].lower()
         if suffix == "txt":
             corpus.transcripts.setdefault(call, path)
+        elif suffix == "txo":
+            corpus.originals.setdefault(call, path)
         elif call not in corpus.audio or (suffix == "sph" and corpus.audio[call].suffix.lower() != ".sph"):
             corpus.audio[call] = path  # the original rather than somebody's conversion
     elif path.name == LICENCE_FILE:

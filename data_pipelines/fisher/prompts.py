@@ -30,6 +30,13 @@ def role_prompts(title: str, rng: random.Random) -> tuple[tuple[str, str], tuple
     return ((BARE, "a") if pattern[0] == "a" else first), ((BARE, "a") if pattern[1] == "a" else second)
 
 
+def longest_prompt(title: str) -> str:
+    """The longest prompt that `role_prompts` may draw for a title."""
+    topic = spoken_topic(title)
+    longest = max((f"{tone} {kind}" for tone in _TONES for kind in _KINDS), key=len)
+    return f"{BARE} Have a {longest} about {topic}." if topic else BARE
+
+
 def spoken_topic(title: str) -> str:
     """A title as it reads inside a sentence: "Professional Sports on TV." -> "professional sports on TV"."""
     parts = [part.strip() for part in re.split(r"(?<!\b[A-Z])\.\s+|\.$", title.strip()) if part and part.strip()]

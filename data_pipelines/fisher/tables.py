@@ -11,17 +11,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_CALL_ID = re.compile(r"(?:fe_03_)?(\d{5})(?:\.sph)?")
+from data_pipelines.fisher.transcript import read_text
+
+_CALL_ID = re.compile(r"(?:fe_03_)?(\d{5})(?:\.sph)?", re.IGNORECASE)
 _SEXES = re.compile(r"[fm]{2}")
+_COLUMNS = {
+    "CALL_ID": 0, "TOPICID": 2, "SIG_GRADE": 3, "CNV_GRADE": 4, "APIN": 5, "ASX.DL": 6, "BPIN": 10, "BSX.DL": 11,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One row of calldata: topic id, and sex ("f", "m" or "") and speaker key of each side."""
+    """What the tables say of a call and its two sides, A and B.
+
+    `sexes` are "f", "m" or "" (unknown); `natives`: heard by the auditors as a native speaker of American English,
+    else what the speaker said of himself; `signal` and `talk` are the auditors' mean grades (SIG_GRADE, CNV_GRADE).
+    """
 
     topic: str
     sexes: tuple[str, str]
     speakers: tuple[str, str]
+    natives: tuple[bool | None, bool | None] = (None, None)
+    signal: float | None = None
+    talk: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """What a speaker said of himself when he enrolled."""
+
+    sex: str
+    is_native: bool | None
 
 
 @dataclass(kw_only=True)
@@ -40,14 +60,19 @@ class Tables:
 
 def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
     """Reads all tables that were found, keyed as in `layout.Corpus.tables`."""
-    texts = {name: [_text(path) for path in found] for name, found in paths.items()}
+    texts = {name: [read_text(path) for path in found] for name, found in paths.items()}
     sexes: dict[str, tuple[str, str]] = {}
     for text in [*texts["filelist"], *texts["filetable"]]:
         sexes |= parse_sexes(text)
-    pin_sexes = dict(pair for text in texts["pindata"] for pair in parse_pindata(text).items())
-    tables = Tables(missing=[name for name in ("calldata", "topics", "filetable") if not texts[name]])
+    pins = dict(pair for text in texts["pindata"] for pair in parse_pindata(text).items())
+    has = {
+        "calldata": texts["calldata"],
+        "topics": texts["topics"],
+        "filetable": texts["filelist"] + texts["filetable"],
+    }
+    tables = Tables(missing=[name for name, found in has.items() if not found])
     for text in texts["calldata"]:
-        tables.calls |= parse_calldata(text, sexes, pin_sexes)
+        tables.calls |= parse_calldata(text, sexes, pins)
     for call in sexes.keys() - tables.calls.keys():
         speakers = (_anonymous(call, "A"), _anonymous(call, "B"))
         tables.calls[call] = Call(topic="", sexes=sexes[call], speakers=speakers)
@@ -57,17 +82,18 @@ def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
 
 
 def parse_calldata(
-    text: str, sexes: dict[str, tuple[str, str]] | None = None, pin_sexes: dict[str, str] | None = None
+    text: str, sexes: Mapping[str, tuple[str, str]] | None = None, pins: Mapping[str, Pin] | None = None
 ) -> dict[str, Call]:
-    """CSV with CALL_ID, TOPICID, APIN, ASX.DL, BPIN, BSX.DL ... -> rows by call.
+    """CSV with CALL_ID, TOPICID, SIG_GRADE, CNV_GRADE, APIN, ASX.DL, BPIN, BSX.DL ... -> rows by call.
 
-    Sexes that the row lacks come from `sexes` (by call), then `pin_sexes`. Rows of another shape are ignored.
+    SX.DL is sex and dialect, "f.a": female, American. Sexes that the row lacks come from `sexes` (by call), then
+    from `pins`. Rows of another shape are ignored.
     """
     rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) >= 12]
-    columns = {"CALL_ID": 0, "TOPICID": 2, "APIN": 5, "ASX.DL": 6, "BPIN": 10, "BSX.DL": 11}
+    columns = _COLUMNS
     if rows and rows[0][0].strip().upper() == "CALL_ID":
         header = [name.strip().upper() for name in rows[0]]
-        columns = {name: header.index(name) if name in header else place for name, place in columns.items()}
+        columns = {name: header.index(name) if name in header else place for name, place in _COLUMNS.items()}
     calls = {}
     for row in rows:
         cell = {name: row[place].strip() if place < len(row) else "" for name, place in columns.items()}
@@ -75,22 +101,44 @@ def parse_calldata(
         if not found:
             continue
         call = found[1]
-        pair, keys = [], []
-        for side, letter in enumerate("AB"):
-            pin = cell[f"{letter}PIN"]
-            sex = cell[f"{letter}SX.DL"].lower()[:1]
-            if sex not in ("f", "m"):
-                sex = (sexes or {}).get(call, ("", ""))[side] or (pin_sexes or {}).get(pin, "")
-            pair.append(sex)
-            keys.append(speaker_key(pin, sex) if re.fullmatch(r"\w*\d\w*", pin) else _anonymous(call, letter))
-        calls[call] = Call(topic=cell["TOPICID"], sexes=(pair[0], pair[1]), speakers=(keys[0], keys[1]))
+        of_call = (sexes or {}).get(call, ("", ""))
+        a, b = (
+            _side(cell[f"{letter}PIN"], cell[f"{letter}SX.DL"], of_call[side], pins or {}, call, letter)
+            for side, letter in enumerate("AB")
+        )
+        calls[call] = Call(
+            topic=cell["TOPICID"],
+            sexes=(a[0], b[0]),
+            speakers=(a[1], b[1]),
+            natives=(a[2], b[2]),
+            signal=_number(cell["SIG_GRADE"]),
+            talk=_number(cell["CNV_GRADE"]),
+        )
     return calls
 
 
-def parse_pindata(text: str) -> dict[str, str]:
-    """CSV by position: PIN, sex, ... -> sex ("f" or "m") by PIN."""
-    rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return {row[0].strip(): row[1].strip().lower() for row in rows if len(row) > 1 and row[1].strip() in ("F", "M")}
+def _side(
+    pin: str, heard: str, sex_of_call: str, pins: Mapping[str, Pin], call: str, letter: str
+) -> tuple[str, str, bool | None]:
+    """Sex, speaker key and nativeness of one side; `heard` is its cell SX.DL, which is trusted most."""
+    sex, _, dialect = heard.lower().partition(".")
+    said = pins.get(pin, Pin(sex="", is_native=None))
+    sex = sex[:1] if sex[:1] in ("f", "m") else sex_of_call or said.sex
+    is_native = {"a": True, "o": False}.get(dialect[:1], said.is_native)
+    return sex, speaker_key(pin, sex) if re.fullmatch(r"\w*\d\w*", pin) else _anonymous(call, letter), is_native
+
+
+def parse_pindata(text: str) -> dict[str, Pin]:
+    """CSV by position (the header's spelling differs): PIN, sex, age, years of education, native language, ..."""
+    pins = {}
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        cells = [cell.strip() for cell in row]
+        if len(cells) < 2 or not re.fullmatch(r"\w*\d\w*", cells[0]):
+            continue
+        sex = cells[1].lower() if cells[1].upper() in ("F", "M") else ""
+        language = cells[4].lower() if len(cells) > 4 else "na"
+        pins[cells[0]] = Pin(sex=sex, is_native=None if language in ("na", "") else "english" in language)
+    return pins
 
 
 def parse_sexes(text: str) -> dict[str, tuple[str, str]]:
@@ -116,7 +164,10 @@ def parse_topics(text: str) -> dict[str, str]:
 
 
 def speaker_key(pin: str, sex: str) -> str:
-    """A key that does not show the PIN. Sex is part of it: some PINs were used by two people."""
+    """A key that does not show the PIN. Sex is part of it: some PINs were used by two people.
+
+    Who has the LDC's tables can compute it again: it hides the PIN from others, it does not make data anonymous.
+    """
     return "fisher/" + hashlib.sha256(f"fisher speaker {pin} {sex}".encode()).hexdigest()[:16]
 
 
@@ -124,5 +175,5 @@ def _anonymous(call: str, letter: str) -> str:
     return speaker_key(f"unknown {call} {letter}", "")
 
 
-def _text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8", errors="replace")
+def _number(cell: str) -> float | None:
+    return float(cell) if re.fullmatch(r"\d+(\.\d*)?|\.\d+", cell) else None

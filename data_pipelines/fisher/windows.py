@@ -4,21 +4,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.fisher.transcript import Letter
 from data_pipelines.schema import Word
 
 LEAD_SECONDS = 0.5
 """Silence before the first word of a window."""
 MIN_WINDOW_SECONDS = 10.0
-MIN_AGENT_SECONDS = 4.0
-"""Less speech than this in a window teaches silence."""
-MAX_WORDLESS_SHARE = 0.10
-"""Of the agent's speech: more of it without words teaches silence in the text stream."""
 MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 3.0, 10.0
 CLIP_PAUSE = 0.3
 """Longer pauses are cut out of a voice clip, but for the margins of the words."""
 _BEFORE, _AFTER = 0.05, 0.10  # kept around the words of a clip, seconds
+_MARGIN = 0.03  # a cut keeps this distance from words: their times are not better
 _SKIP_SECONDS = 30.0  # a window may start this much later than it could, if that makes it better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a window must hold to be a sample."""
+
+    max_seconds: float
+    min_speech: float = 4.0
+    """Of the agent, in seconds: less in a window teaches silence."""
+    max_uncertain: float = 0.10
+    """Share of the agent's speech: more of it without words teaches silence in the text stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +71,34 @@ class Window:
 
 
 def plan_windows(
-    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], seconds: float, max_seconds: float
+    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], seconds: float, limits: Limits
 ) -> list[Window]:
-    """Windows of at most `max_seconds`, one after the other, that start at utterances and cut through none if possible.
+    """Windows of at most `limits.max_seconds`, one after the other, that begin before utterances and cut no word.
 
     Each is the best among those that start within half a minute: much speech, by both sides, with clips for both.
     A call that is too short for anything gives windows without an agent (see their `refusals`).
     """
     windows: list[Window] = []
+    sounds = Sounds(spoken)
     free = 0.0
     while True:
         found = [
-            judge(spoken, clips, start, end)
-            for start in _starts(spoken, free)
-            for end in _ends(spoken, start, min(seconds, start + max_seconds))
+            judge(spoken, clips, start, end, limits)
+            for start in _starts(spoken, sounds, free)
+            for end in _ends(spoken, sounds, start, min(seconds, start + limits.max_seconds))
         ]
         if not found:
             return windows
         best = max(found, key=lambda window: (window.score - 0.1 * (window.start - free), -window.start, window.end))
-        if not best.clips and windows and seconds - best.start < max_seconds:
+        if not best.clips and windows and seconds - best.start < limits.max_seconds:
             return windows  # the rest of the call gives no agent: nothing worth telling
         windows.append(best)
         free = best.end
 
 
-def judge(spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: float, end: float) -> Window:
+def judge(
+    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: float, end: float, limits: Limits
+) -> Window:
     """Says which sides can be the agent in this window, and how good it is."""
     usable: dict[Letter, tuple[Clip, ...]] = {}
     refusals: dict[Letter, str] = {}
@@ -96,11 +109,13 @@ def judge(spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: floa
         wordless = sum(min(turn.end, end) - max(turn.start, start) for turn in own if is_wordless(turn))
         speech[side] = sum(_said(turn.words, start, end) for turn in own)
         outside = tuple(clip for clip in clips[side] if clip.is_outside(start, end))
-        if speech[side] < MIN_AGENT_SECONDS:
-            refusals[side] = f"says {speech[side]:.1f} s, less than {MIN_AGENT_SECONDS:.0f} s"
-        elif wordless > MAX_WORDLESS_SHARE * (wordless + speech[side]):
-            share = 100 * wordless / (wordless + speech[side])
-            refusals[side] = f"{share:.0f} % of its speech has no words (uncertain or not aligned), more than 10 %"
+        if speech[side] < limits.min_speech:
+            refusals[side] = f"says {speech[side]:.1f} s, less than {limits.min_speech:g} s"
+        elif wordless > limits.max_uncertain * (wordless + speech[side]):
+            share, most = 100 * wordless / (wordless + speech[side]), 100 * limits.max_uncertain
+            refusals[side] = (
+                f"{share:.0f} % of its speech has no words (uncertain or not aligned), more than {most:g} %"
+            )
         elif not outside:
             refusals[side] = (
                 f"the call is too short: no {MIN_CLIP_SECONDS:.0f} s of it outside the window for a voice clip"
@@ -167,23 +182,47 @@ def _clip(pieces: Sequence[tuple[float, float]]) -> Clip:
     return Clip(pieces=tuple(pieces), seconds=total)
 
 
-def _starts(spoken: Sequence[Spoken], free: float) -> list[float]:
-    """Half a second before utterances that begin while nobody else speaks, from `free` on."""
-    starts = sorted({turn.start for turn in spoken if turn.words and turn.start >= free})
-    quiet = [start for start in starts if not _speaks(spoken, start)]
-    soon = [start for start in quiet or starts if start <= (quiet or starts)[0] + _SKIP_SECONDS]
-    return [max(free, start - LEAD_SECONDS) for start in soon]
+class Sounds:
+    """All that must not be cut through: words of both sides, speech without words, and laughter."""
+
+    def __init__(self, spoken: Sequence[Spoken]) -> None:
+        spans = [(word.start - _MARGIN, word.end + _MARGIN) for turn in spoken for word in turn.words]
+        spans += [(turn.start, turn.end) for turn in spoken if is_wordless(turn)]
+        spans += [(event["start"], event["end"]) for turn in spoken for event in turn.events]
+        self.starts, self.ends = np.array(sorted(spans)).reshape(-1, 2).T
+
+    def quiet_after(self, time: float) -> float:
+        """The first moment from `time` on in which nobody sounds."""
+        while True:
+            through = (self.starts < time) & (time < self.ends)
+            if not through.any():
+                return time
+            time = float(self.ends[through].max())
+
+    def is_quiet(self, time: float) -> bool:
+        return not bool(((self.starts < time) & (time < self.ends)).any())
 
 
-def _ends(spoken: Sequence[Spoken], start: float, latest: float) -> list[float]:
-    """Ends of utterances while nobody else speaks; `latest` if there is none."""
-    if latest - start < MIN_WINDOW_SECONDS:
-        return []
-    ends = sorted({min(turn.end + _AFTER, latest) for turn in spoken})
-    good = [end for end in ends if start + MIN_WINDOW_SECONDS <= end <= latest and not _speaks(spoken, end)]
+def _starts(spoken: Sequence[Spoken], sounds: Sounds, free: float) -> list[float]:
+    """Moments from `free` on, up to half a second before an utterance, in which nobody speaks."""
+    starts: list[float] = []
+    for turn in sorted((turn for turn in spoken if turn.words), key=lambda turn: turn.words[0].start):
+        first = turn.words[0].start
+        if first < free or (starts and first > starts[0] + LEAD_SECONDS + _SKIP_SECONDS):
+            continue
+        quiet = sounds.quiet_after(max(free, first - LEAD_SECONDS))
+        if quiet <= first and quiet not in starts:
+            starts.append(quiet)
+    return starts
+
+
+def _ends(spoken: Sequence[Spoken], sounds: Sounds, start: float, latest: float) -> list[float]:
+    """Ends of utterances in which nobody else speaks; without any, the last pause between words."""
+    first = start + MIN_WINDOW_SECONDS
+    ends = {max([turn.end + _AFTER, *(word.end + _MARGIN for word in turn.words[-1:])]) for turn in spoken}
+    good = [end for end in sorted(ends | {latest}) if first <= end <= latest and sounds.is_quiet(end)]
     # All ends matter in a short call, where the rest must give the clips; in a long one the last few do.
-    return good[-40:] or [latest]
-
-
-def _speaks(spoken: Sequence[Spoken], time: float) -> bool:
-    return any(turn.start < time < turn.end and not turn.is_silent for turn in spoken)
+    return (
+        good[-40:]
+        or [float(end) for end in np.sort(sounds.ends) if first <= end <= latest and sounds.is_quiet(end)][-1:]
+    )

@@ -5,7 +5,9 @@ of noise here, and a fake aligner spreads the words over them; the real one is t
 """
 
 import json
+import math
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -16,18 +18,26 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipelines.audio import to_rate
 from data_pipelines.executor import Executor
+from data_pipelines.fisher.budget import dialogue_seconds, token_counter
+from data_pipelines.fisher.cases import ruled
 from data_pipelines.fisher.importer import import_corpus, run
+from data_pipelines.fisher.job import Filters, Settings
 from data_pipelines.fisher.layout import find_corpus
 from data_pipelines.fisher.prompts import BARE, role_prompts, spoken_topic
-from data_pipelines.fisher.sphere import SHORTEN_CODING, write_sphere
+from data_pipelines.fisher.sphere import SHORTEN_CODING, read_sphere, write_sphere
 from data_pipelines.fisher.split import CallSides, in_bucket, plan_split
 from data_pipelines.fisher.tables import parse_calldata, parse_pindata, parse_sexes, parse_topics, read_tables
-from data_pipelines.fisher.transcript import parse_tokens, parse_transcript
-from data_pipelines.fisher.windows import Spoken, candidate_clips, judge, plan_windows
+from data_pipelines.fisher.transcript import parse_tokens, parse_transcript, read_transcript
+from data_pipelines.fisher.windows import Limits, Spoken, candidate_clips, judge, plan_windows
+from data_pipelines.fisher.written import with_original
+from data_pipelines.folder import find_dialogues
 from data_pipelines.listening.align import Alignment
 from data_pipelines.schema import Dialogue, Word
 from model.errors import UserError
+from model.text import TextTokenizer
+from tests.data_pipelines.test_bandwidth import GOOD, program
 
 CALLDATA = """\
 CALL_ID,DATE_TIME,TOPICID,SIG_GRADE,CNV_GRADE,APIN,ASX.DL,APHNUM,APHSET,APHTYP,BPIN,BSX.DL,BPHNUM,BPHSET,BPHTYP
@@ -106,13 +116,15 @@ class FakeAligner:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("desphere_native")
     aligner = FakeAligner()
-    monkeypatch.setattr("data_pipelines.fisher.call.shared_aligner", lambda: aligner)
+    monkeypatch.setattr("data_pipelines.fisher.heard.shared_aligner", lambda: aligner)
     monkeypatch.setattr("data_pipelines.fisher.importer.shared_aligner", lambda: aligner)
 
 
 def imported(roots: list[Path], out: Path, **changes: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"seed": 0, "executor": Executor(), "max_seconds": 40.0, "voice_seconds": 5.0}
-    return import_corpus(roots, out, **(options | changes))
+    limit = changes.pop("limit", None)
+    limits = Limits(max_seconds=changes.pop("max_seconds", 40.0), **changes.pop("limits", {}))
+    options: dict[str, Any] = {"seed": 0, "limits": limits, "voice_seconds": 5.0, "licence": ""}
+    return import_corpus(roots, out, Settings(**(options | changes)), executor=Executor(), limit=limit)
 
 
 def dialogues(out: Path) -> dict[str, Dialogue]:
@@ -141,7 +153,7 @@ def test_the_known_wrong_time_of_call_11487_is_put_right() -> None:
 def test_markers_leave_the_text_and_spelling_is_restored() -> None:
     tokens = parse_tokens("[noise] well i'm on t._v. [laughter] mon- monday's game i guess [lipsmack] ")
     assert [t.text for t in tokens if t.kind == "word"] == "Well I'm on T.V. Monday's game I guess".split()
-    assert [t.kind for t in tokens].count("laugh") == 1 and [t.text for t in tokens if t.kind == "partial"] == ["mon"]
+    assert [t.kind for t in tokens].count("laugh") == 1 and [t.said for t in tokens if t.kind == "partial"] == ["mon"]
     assert parse_tokens("[sigh] [breath] [mn]") == ()
 
 
@@ -149,6 +161,84 @@ def test_uncertain_lines_keep_their_time_and_lose_their_words() -> None:
     found = parse_transcript("1 2 A: (( ))\n3 4 A: so (( maybe this ))\n5 6 B: sure\n", "00001").utterances
     assert [(u.is_certain, len(u.tokens)) for u in found] == [(False, 0), (False, 0), (True, 1)]
     assert found[2].is_backchannel
+
+
+def test_two_things_said_at_once_by_one_speaker_lose_their_words() -> None:
+    text = "1 4 A: one long line\n2 5 A: another one\n4.8 6 A: fine\n1 4 B: fine, too\n6 7 A: (( ))\n6 9 A: fine\n"
+    transcript = parse_transcript(text, "00001")
+    assert transcript.num_overlapping == 2
+    assert [u.start for u in transcript.utterances if not u.is_certain and u.letter == "A"] == [1.0, 2.0, 6.0]
+    assert sum(bool(u.tokens) for u in transcript.utterances) == 3
+
+
+def test_transcripts_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fe_03_00001.txt"
+    good = "".join(f"{n} {n + 0.9} A: word\n" for n in range(10))
+    for text, message in (
+        ("# fe_03_00002.sph\n\n" + good, "is the transcript of call 00002"),
+        (good + "".join(f"{n + 1} {n} B: word\n" for n in range(4)), "4 of 14 lines have impossible times"),
+        (good + "".join(f"{n} {n + 8} B: word\n" for n in range(4)), "4 of 14 lines have impossible times"),
+        ("9 8 A: reversed\n", "1 of 1 lines have impossible times"),
+        ("", "holds no line"),
+        ("# fe_03_00001.sph\n# Transcribed at the LDC\n\n", "holds no line"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_transcript(path, "00001")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_transcript(tmp_path / "missing.txt", "00001")
+
+
+def test_text_that_is_no_utf_8_is_read_as_windows_1252(tmp_path: Path) -> None:
+    path = tmp_path / "fe_03_00001.txt"
+    path.write_bytes(b"# fe_03_00001.sph\n1 2 A: it\x92s a caf\xe9 \n3 4 B: odd \x81 byte\n")
+    lines = [[t.text for t in u.tokens] for u in read_transcript(path, "00001").utterances]
+    assert lines == [["It's", "a", "caf\u00e9"], ["Odd", "byte"]]
+    path.write_bytes("1 2 A: it\u2019s a caf\u00e9".encode())
+    assert [t.text for t in read_transcript(path, "00001").utterances[0].tokens] == lines[0]
+
+
+# Case and punctuation
+
+TYPED = """\
+L:  Hi, my name's Candy.
+R:  Hi Candy.  My name is Cindy. [LAUGH] I--
+L:  Okay.  Um, I'm from Min[?] Missouri.  I watch T.V. --
+    and "Friends."
+"""
+BARE_TEXT = """\
+1 2 A: hi my name's candy
+3 4 B: hi candy my name is cindy [laughter] i
+5 6 A: okay um i'm from min- missouri i watch t._v.
+6 7 A: and friends
+7 8 A: something the typist left out in ohio
+"""
+
+
+def test_words_get_case_and_punctuation_from_the_typed_original_where_they_match() -> None:
+    transcript, share = with_original(parse_transcript(BARE_TEXT, "00001"), TYPED)
+    lines = [" ".join(t.text for t in u.tokens if t.kind == "word") for u in transcript.utterances]
+    assert lines == [
+        "Hi, my name's Candy.",
+        "Hi Candy. My name is Cindy. I",
+        "Okay. Um, I'm from Missouri. I watch T.V.",
+        "and Friends.",
+        "Something the typist left out in Ohio",
+    ]
+    assert share == pytest.approx(21 / 28)
+    assert [t.said for t in transcript.utterances[2].tokens][-1] == "t.v."
+
+
+def test_the_original_of_another_call_changes_nothing() -> None:
+    before = parse_transcript(BARE_TEXT, "00001")
+    after, share = with_original(before, "L: What about the weather?\nR: I like it.\n")
+    assert after is before and share < 0.5
+
+
+def test_rules_know_places_days_and_the_pronoun() -> None:
+    words = "i think i'll see new york's mets on monday in san francisco or may be in a new car from t.v.'s".split()
+    expected = "I think I'll see New York's mets on Monday in San Francisco or may be in a new car from T.V.'s".split()
+    assert ruled(words) == expected
 
 
 # Tables
@@ -162,6 +252,16 @@ def test_calldata_gives_topic_sexes_and_speakers_without_pins() -> None:
     # One PIN, two sexes: two people.
     assert calls["00003"].sexes == ("f", "m") and calls["00003"].speakers[0] != calls["00003"].speakers[1]
     assert "2602" not in str(calls) and "1790" not in str(calls)
+
+
+def test_grades_and_nativeness_come_from_the_auditors_or_the_speaker() -> None:
+    pins = parse_pindata("PIN,S_SEX,S_AGE\n4242,M,40,12,English,WA,1,x\n1790,M,40,12,Polish,NA,1,x\nNA,F\n")
+    calls = parse_calldata(CALLDATA, {}, pins)
+    assert (calls["00001"].signal, calls["00001"].talk) == (3.0, 3.0)
+    assert (calls["00002"].signal, calls["00002"].talk) == (3.5, None)
+    assert calls["00001"].natives == (True, False)
+    assert calls["00002"].natives == (True, False)  # no dialect for 1790: what he said of himself
+    assert sorted(pins) == ["1790", "4242"] and pins["1790"].is_native is False
 
 
 def test_sexes_are_found_whatever_the_order_of_columns() -> None:
@@ -254,6 +354,27 @@ def test_audio_named_wav_and_separate_folders_are_found(tmp_path: Path) -> None:
     write_call(tmp_path, "00001", talk(10), 10, places={"audio": "discs", "text": "text"})
     (tmp_path / "discs/fe_03_00001.sph").rename(tmp_path / "discs/FE_03_00001.WAV")
     assert find_corpus([tmp_path / "discs", tmp_path / "text"]).calls == ["00001"]
+
+
+def test_tables_and_originals_are_found_under_the_names_that_copies_have(tmp_path: Path) -> None:
+    write_call(tmp_path, "00001", talk(10), 10)
+    for name in (
+        "d1/FILETABLE.TXT",
+        "d2/docs/filetable2.txt",
+        "t/doc/LDC2004T19.fe_03_p1_filelist.tbl",
+        "t/doc/fe_03_p1_calldata.tbl",
+        "t/doc/fe_03_pindata.tbl",
+        "t/doc/fe_03_topics.sgm",
+        "t/data/bbn_orig/000/originals/fe_03_00001.txo",
+        "t/data/bbn_orig/000/auto-segmented/fe_03_00001.trn",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    corpus = find_corpus([tmp_path])
+    assert {name: len(paths) for name, paths in corpus.tables.items()} == {
+        "calldata": 1, "pindata": 1, "filelist": 1, "topics": 1, "filetable": 2,
+    }  # fmt: skip
+    assert corpus.originals["00001"].suffix == ".txo"
 
 
 def test_wrong_folders_are_errors_that_say_what_to_give(tmp_path: Path) -> None:
@@ -350,6 +471,137 @@ def test_bad_calls_are_rejected_with_a_reason_and_the_others_go_on(tmp_path: Pat
     assert json.loads((tmp_path / "out/report.json").read_text())["rejected"] == report["rejected"]
 
 
+def test_audio_of_one_channel_or_another_rate_is_refused_or_noted(tmp_path: Path, fake: None) -> None:
+    corpus = tmp_path / "corpus"
+    for call in ("00001", "00002", "00003", "00004"):
+        write_call(corpus, call, talk(90), 90)
+
+    def convert(call: str, rate: int, channels: int, to: int) -> None:
+        path = corpus / f"fe_03_p1_sph1/audio/000/fe_03_{call}.sph"
+        audio = to_rate(np.ascontiguousarray(read_sphere(path)[0].T), 8000, to)[:channels]
+        path.unlink()
+        soundfile.write(path.with_suffix(".wav"), audio.T, rate)
+
+    convert("00001", 8000, 1, 8000)
+    convert("00002", 6000, 2, 8000)
+    convert("00003", 16000, 2, 8000)  # a header that lies: everything is over in half the time
+    convert("00004", 16000, 2, 16000)
+    report = imported([corpus], tmp_path / "out")
+    reasons = {r["id"][-5:]: r["reason"] for r in report["rejected"]}
+    assert "has 1 channel(s), a call has 2" in reasons["00001"]
+    assert "has 6000 Hz, calls have 8000" in reasons["00002"]
+    assert "beyond the audio" in reasons["00003"]
+    assert sorted(reasons) == ["00001", "00002", "00003"]
+    assert {"id": "fe_03_00004", "reason": "the audio has 16000 Hz, not 8000: somebody's conversion"} in report["notes"]
+
+
+def test_filters_leave_out_calls_by_grade_and_sides_by_sex_and_language(tmp_path: Path, fake: None) -> None:
+    for call in ("00001", "00002"):
+        write_call(tmp_path / "corpus", call, talk(90), 90)
+    write_tables(tmp_path / "corpus")
+    graded = imported([tmp_path / "corpus"], tmp_path / "a", filters=Filters(min_signal=3.2))
+    assert [r["reason"] for r in graded["rejected"]] == ["fe_03_00001: its signal grade is 3, wanted 3.2"]
+    graded = imported([tmp_path / "corpus"], tmp_path / "b", filters=Filters(min_conversation=2))
+    assert [r["reason"] for r in graded["rejected"]] == ["fe_03_00002: its conversation grade is unknown, wanted 2"]
+    native = imported([tmp_path / "corpus"], tmp_path / "c", filters=Filters(native=True))
+    assert all(d.agent_sides == ("left",) for d in dialogues(tmp_path / "c").values()) and native["dialogues"]
+    assert any("side B is no agent: is not known as a native speaker" in note["reason"] for note in native["notes"])
+    imported([tmp_path / "corpus"], tmp_path / "d", filters=Filters(sex="f"))
+    assert {d.provenance["call"] for d in dialogues(tmp_path / "d").values()} == {"fe_03_00001"}
+
+
+def test_a_filter_without_its_table_is_refused(tmp_path: Path, fake: None) -> None:
+    write_call(tmp_path / "corpus", "00001", talk(90), 90)
+    for filters, option in (
+        (Filters(min_signal=1), "--min-signal-grade"),
+        (Filters(min_conversation=1), "--min-conversation-grade"),
+        (Filters(native=True), "--native"),
+        (Filters(sex="f"), "--sex"),
+    ):
+        with pytest.raises(UserError, match=f"{option}: there is no fe_03_pN_calldata.tbl"):
+            imported([tmp_path / "corpus"], tmp_path / "out", filters=filters)
+
+
+def test_rows_never_pass_2048_frames_however_long_the_prompt(tmp_path: Path, fake: None) -> None:
+    write_call(tmp_path / "corpus", "00001", talk(400), 400)
+    write_tables(tmp_path / "corpus")
+    topics = tmp_path / "corpus/fe_03_p1_tran/doc/fe_03_topics.sgm"
+    for out, title in (("short", "Pets."), ("long", "pets and " * 60 + "pets.")):
+        topics.write_text(f'<topic id="ENG01" title="{title}">\n')
+        most = dialogue_seconds(5.0, 128)
+        report = imported([tmp_path / "corpus"], tmp_path / out, max_seconds=most)
+        found = dialogues(tmp_path / out)
+        assert report["dialogues"] == len(found) >= 2
+        longest = max(d.seconds for d in found.values())
+        assert longest > 140 if out == "short" else 100 < longest < 140
+        for name, d in found.items():
+            for side in d.agent_sides:
+                voice = math.ceil(soundfile.info(tmp_path / out / name / f"{side}.voice.flac").duration * 12.5)
+                tokens = math.ceil((len(d.side(side).role_prompt) + 18) / 2)
+                frames = voice + tokens + 11 + math.ceil(d.seconds * 12.5)
+                assert d.provenance["row_frames"][side] == pytest.approx(frames, abs=1) and frames <= 2048
+
+
+def test_a_tokenizer_counts_the_prompt_exactly(tmp_path: Path, fake: None) -> None:
+    from tests.ppx_train.fixtures import make_tokenizer
+
+    path = make_tokenizer(tmp_path / "text.model")
+    count = token_counter(str(path))
+    assert count(BARE) == len(TextTokenizer(path).encode(f"<system> {BARE} <system>"))
+    write_call(tmp_path / "corpus", "00001", talk(90), 90)
+    imported([tmp_path / "corpus"], tmp_path / "out", tokenizer=str(path))
+    assert {d.provenance["prompt_tokens"] for d in dialogues(tmp_path / "out").values()} == {"exact"}
+    with pytest.raises(UserError, match="no such tokenizer"):
+        imported([tmp_path / "corpus"], tmp_path / "other", tokenizer="nowhere.model")
+
+
+def test_no_window_cuts_through_a_word_of_either_side() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        lines: list[Line] = []
+        for letter in "AB":  # two people who hardly ever stop
+            time = rng.uniform(0, 1)
+            while time < 200:
+                length = rng.uniform(0.4, 6)
+                lines.append((time, time + length, letter, "(( hm ))" if rng.random() < 0.05 else "word"))
+                time += length + rng.uniform(0.0, 2.5)
+        turns = spoken(sorted(lines))
+        clips = {"A": candidate_clips(turns, "A", 5.0), "B": candidate_clips(turns, "B", 5.0)}
+        windows = plan_windows(turns, clips, 200.0, Limits(max_seconds=45))  # type: ignore[arg-type]
+        assert windows
+        for window in windows:
+            assert window.end - window.start <= 45
+            for turn in turns:
+                for start, end in [(w.start, w.end) for w in turn.words] or [(turn.start, turn.end)]:
+                    assert not any(start < cut < end for cut in (window.start, window.end)), (seed, window, start, end)
+
+
+def test_the_sound_is_as_chosen_and_recorded(tmp_path: Path, fake: None) -> None:
+    write_call(tmp_path / "corpus", "00001", talk(60), 60)
+    command = program(tmp_path, GOOD)
+    for out, changes in (
+        ("hq", {}),
+        ("vhq", {"resampler": "soxr-vhq"}),
+        ("extended", {"bandwidth_extension": command}),
+    ):
+        imported([tmp_path / "corpus"], tmp_path / out, **changes)
+    found = {out: dialogues(tmp_path / out)["fe_03_00001-1"].provenance for out in ("hq", "vhq", "extended")}
+    assert {out: p["resampler"] for out, p in found.items()} == {"hq": "soxr-hq", "vhq": "soxr-vhq", "extended": ""}
+    assert {out: p["bandwidth_extension"] for out, p in found.items()} == {"hq": "", "vhq": "", "extended": command}
+
+    def treble(out: str) -> float:
+        audio, _ = soundfile.read(tmp_path / out / "fe_03_00001-1" / "audio.flac")
+        power = np.abs(np.fft.rfft(audio[:, 0])) ** 2
+        return float(power[len(power) * 4200 // 12000 :].sum() / power.sum())
+
+    assert treble("hq") < 1e-3 and treble("vhq") < 1e-3 < treble("extended")
+    report = None
+    with pytest.raises(UserError, match="bandwidth extension failed with code 1: broken"):
+        broken = program(tmp_path, "sys.exit('broken')\n")
+        report = imported([tmp_path / "corpus"], tmp_path / "broken", bandwidth_extension=broken)
+    assert report is None and not dialogues(tmp_path / "broken")
+
+
 def spoken(lines: list[Line]) -> list[Spoken]:
     """Aligned utterances of four words; those marked `((` have none."""
 
@@ -372,10 +624,10 @@ def test_a_side_with_much_uncertain_speech_is_no_agent() -> None:
     lines = [(a, b, s, "(( mumble ))" if n == 4 else t) for n, (a, b, s, t) in enumerate(talk(200))]
     turns = spoken(lines)
     clips = {"A": candidate_clips(turns, "A", 5.0), "B": candidate_clips(turns, "B", 5.0)}
-    window = judge(turns, clips, 0.0, 60.0)  # type: ignore[arg-type]
+    window = judge(turns, clips, 0.0, 60.0, Limits(max_seconds=150))  # type: ignore[arg-type]
     assert set(window.clips) == {"B"} and "17 % of its speech has no words" in window.refusals["A"]
-    assert set(judge(turns, clips, 0.0, 130.0).clips) == {"A", "B"}  # type: ignore[arg-type]
-    for window in plan_windows(turns, clips, 200, 30):  # type: ignore[arg-type]
+    assert set(judge(turns, clips, 0.0, 130.0, Limits(max_seconds=150)).clips) == {"A", "B"}  # type: ignore[arg-type]
+    for window in plan_windows(turns, clips, 200, Limits(max_seconds=30)):  # type: ignore[arg-type]
         assert "A" not in window.clips or window.start >= lines[4][1] or window.end <= lines[4][0]
 
 
@@ -390,7 +642,7 @@ def test_windows_are_planned_well_and_fast_in_a_ten_minute_call() -> None:
     turns = spoken(sorted(lines))
     clips = {"A": candidate_clips(turns, "A", 5.0), "B": candidate_clips(turns, "B", 5.0)}
     began = perf_counter()
-    windows = plan_windows(turns, clips, 600.0, 150.0)  # type: ignore[arg-type]
+    windows = plan_windows(turns, clips, 600.0, Limits(max_seconds=150))  # type: ignore[arg-type]
     assert perf_counter() - began < 10
     assert sum(window.end - window.start for window in windows) > 500
     assert all(window.end - window.start <= 150 and set(window.clips) == {"A", "B"} for window in windows)
@@ -427,6 +679,24 @@ def test_a_rerun_skips_what_is_complete_and_gives_the_same_files(tmp_path: Path,
     assert imported([tmp_path / "corpus"], tmp_path / "parts")["skipped"] == 3
     with pytest.raises(UserError, match="made with seed 0, not 1"):
         imported([tmp_path / "corpus"], tmp_path / "parts", seed=1)
+
+
+def test_dialogues_that_the_split_leaves_without_an_agent_are_gone_and_come_back(tmp_path: Path, fake: None) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    for call in ("00001", "00002"):
+        write_call(corpus, call, talk(90), 90)
+    write_tables(corpus)
+    table = corpus / "fe_03_p1_tran/doc/fe_03_p1_calldata.tbl"
+    table.write_text(table.read_text().replace("4242,m.a", "2602,f.a"))  # two calls of the same two people
+    imported([corpus], out, limit=1)
+    alone = [path.name for path in find_dialogues([out])]
+    report = imported([corpus], out)
+    together = find_dialogues([out])
+    assert alone and all((path / "meta.json").is_file() for path in together)
+    assert sorted(path.name for path in out.glob("fe_03_*")) == sorted(path.name for path in together)
+    shutil.rmtree(together[0])
+    assert imported([corpus], out)["dialogues"] == report["dialogues"]
+    assert find_dialogues([out]) == together
 
 
 def test_foreign_folders_and_numbers_out_of_range_are_refused(tmp_path: Path, fake: None) -> None:

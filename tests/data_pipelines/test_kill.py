@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipelines.fisher import call, importer
+from data_pipelines.fisher import heard, importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
 from tests.data_pipelines.kill import kill_everywhere
@@ -31,7 +31,7 @@ def test_speak(before, tmp_path):
 
 def use_fake_aligner():
     aligner = FakeAligner()
-    call.shared_aligner = importer.shared_aligner = lambda: aligner
+    heard.shared_aligner = importer.shared_aligner = lambda: aligner
 
 
 def test_fisher(before, tmp_path):

@@ -1,13 +1,22 @@
 """SPHERE files: decoders written by others must read what our encoder writes, bit for bit."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from data_pipelines.fisher.sphere import SHORTEN_CODING, mulaw_bytes, read_sphere, shorten, telephone, write_sphere
+from data_pipelines.fisher.sphere import (
+    SHORTEN_CODING,
+    decode,
+    mulaw_bytes,
+    read_sphere,
+    shorten,
+    telephone,
+    write_sphere,
+)
 from model.errors import UserError
 
 
@@ -70,6 +79,72 @@ def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, coding: str, keep:
     path.write_bytes(raw[: 1024 + int(keep * (len(raw) - 1024))])
     with pytest.raises(UserError, match="fe_03_00001.sph.*copy it again"):
         read_sphere(path)
+
+
+def sphere(path: Path, body: bytes, **changes: str) -> Path:
+    """A SPHERE file of 16-bit PCM, whose header has fields changed or (with "") left out."""
+    fields = {
+        "sample_rate": "-i 8000",
+        "channel_count": "-i 2",
+        "sample_n_bytes": "-i 2",
+        "sample_count": f"-i {len(body) // 4}",
+        "sample_coding": "-s3 pcm",
+        "sample_byte_format": "-s2 01",
+    } | changes
+    lines = ["NIST_1A", "   1024", *(f"{name} {value}" for name, value in fields.items() if value), "end_head", ""]
+    path.write_bytes("\n".join(lines).encode().ljust(1024) + body)
+    return path
+
+
+def test_pcm_sphere_is_read_and_a_cut_one_is_refused(tmp_path: Path) -> None:
+    samples = speech_like(8000)
+    body = np.round(samples * 32767).astype("<i2").tobytes()
+    heard, rate, decoder = decode(sphere(tmp_path / "a.sph", body))
+    assert (rate, decoder) == (8000, "libsndfile") and np.abs(heard - samples).max() < 1e-4
+    with pytest.raises(UserError, match="a.sph: holds 7500 of the 8000 samples.*copy it again"):
+        decode(sphere(tmp_path / "a.sph", body[:30000], sample_count="-i 8000"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sample_coding": "-s27 ulaw,embedded-shorten-v2.00"},
+        {"sample_coding": "-s5 mpeg4"},
+        {"channel_count": "-i 0"},
+        {"channel_count": "-i many"},
+        {"sample_rate": "-i 0"},
+        {"sample_count": "-i 99999999"},
+    ],
+)
+def test_a_wrong_header_is_an_error_that_names_the_file(tmp_path: Path, changes: dict[str, str]) -> None:
+    body = np.round(speech_like(2000) * 32767).astype("<i2").tobytes()
+    with pytest.raises(UserError, match="b.sph.*copy it again"):
+        decode(sphere(tmp_path / "b.sph", body, **changes))
+
+
+def test_the_decoder_is_the_fast_one_and_the_others_stand_in_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("desphere_native")
+    samples = telephone(speech_like(2000))
+    write_sphere(tmp_path / "c.sph", samples, coding=SHORTEN_CODING)
+    assert decode(tmp_path / "c.sph")[2] == "desphere_native"
+    monkeypatch.setitem(sys.modules, "desphere_native", None)
+    heard, _, decoder = decode(tmp_path / "c.sph")
+    assert decoder == "desphere"
+    np.testing.assert_array_equal(heard, samples)
+    monkeypatch.setitem(sys.modules, "desphere", None)
+    with pytest.raises(UserError, match="desphere_native.*desphere.*sph2pipe"):
+        decode(tmp_path / "c.sph")
+    soundfile.write(tmp_path / "answer.wav", samples, 8000, subtype="FLOAT")
+    tool = tmp_path / "bin" / "sph2pipe"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\n[ "$1 $2 $3" = "-f wav -p" ] && cat {tmp_path}/answer.wav\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    heard, _, decoder = decode(tmp_path / "c.sph")
+    assert decoder == "sph2pipe"
+    np.testing.assert_array_equal(heard, samples)
 
 
 def test_garbage_an_empty_file_and_a_missing_file_are_errors_that_name_the_file(tmp_path: Path) -> None:

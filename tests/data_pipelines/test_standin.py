@@ -1,6 +1,11 @@
 """The stand-in corpus: from sounds in the layout of the Debian packages, and whole through the importer."""
 
+import argparse
 import gzip
+import json
+import re
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +14,19 @@ import soundfile
 
 from data_pipelines.executor import Executor
 from data_pipelines.fisher.importer import import_corpus
+from data_pipelines.fisher.job import Settings
 from data_pipelines.fisher.layout import find_corpus
+from data_pipelines.fisher.recorded import LICENCE, fetch_sounds, fisher_text
 from data_pipelines.fisher.sphere import read_sphere
-from data_pipelines.fisher.standin import LICENCE, fetch_sounds, fisher_text, make_corpus
+from data_pipelines.fisher.standin import add_arguments, make_corpus, make_truth_corpus, run
 from data_pipelines.fisher.tables import read_tables
 from data_pipelines.fisher.transcript import read_transcript
-from data_pipelines.schema import Dialogue
+from data_pipelines.fisher.truth import word_errors
+from data_pipelines.fisher.windows import Limits
+from data_pipelines.fisher.written import key_of
+from data_pipelines.folder import find_dialogues, load_dialogue
+from data_pipelines.quality.gates import swap_ratio
+from data_pipelines.schema import Dialogue, Word
 from data_pipelines.speech.engines import cache_root
 from model.errors import UserError
 
@@ -105,6 +117,121 @@ def test_bad_settings_and_missing_sounds_are_errors(tmp_path: Path, sounds: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six synthetic calls of 40 s by espeak."""
+    for package in ("espeakng_loader", "desphere_native"):
+        pytest.importorskip(package)
+    out = tmp_path_factory.mktemp("synthetic") / "corpus"
+    lines = make_truth_corpus(out, 6, 40.0, 3, "espeak", -62.0)
+    assert "6 calls" in lines[0] and str(out / "truth") in lines[0]
+    return out
+
+
+def test_synthetic_calls_have_the_layout_of_both_parts(synthetic: Path) -> None:
+    corpus = find_corpus([synthetic])
+    assert corpus.calls == ["00001", "00002", "00003", "05851", "05852", "05853"]
+    discs = {call: corpus.audio[call].relative_to(synthetic).parts[0] for call in corpus.calls}
+    assert discs["00001"] == "fe_03_p1_sph1" and discs["00002"] == "fisher_eng_tr_sp_d2"
+    assert discs["05851"] == "fe_03_p2_sph1"
+    assert sorted(corpus.originals) == ["00001", "00002", "05851", "05852"]  # the others are the LDC's
+    assert corpus.originals["05851"] == synthetic / "fe_03_p2_tran/data/bbn_orig/058/originals/fe_03_05851.txo"
+    assert (synthetic / "fe_03_p1_sph1/filetable.txt").is_file()
+    assert (synthetic / "fe_03_p2_sph1/docs/filetable2.txt").is_file()
+    tables = read_tables(corpus.tables)
+    assert not tables.missing and sorted(tables.calls) == corpus.calls
+    speakers = [key for call in corpus.calls for key in tables.call(call).speakers]
+    assert len(set(speakers)) < len(speakers) and max(map(speakers.count, speakers)) <= 3
+    assert all(tables.call(c).speakers[0] != tables.call(c).speakers[1] for c in corpus.calls)
+    assert all(b"embedded-shorten" in path.read_bytes()[:1024] for path in corpus.audio.values())
+
+
+def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic: Path) -> None:
+    corpus = find_corpus([synthetic])
+    for call in corpus.calls:
+        truth = json.loads((synthetic / f"truth/{call}.json").read_text())
+        audio, rate = read_sphere(corpus.audio[call])
+        transcript = read_transcript(corpus.transcripts[call], call)
+        assert not transcript.num_faulty and not transcript.num_overlapping
+        for side, letter in enumerate("AB"):
+            words = truth["sides"][letter]["words"]
+            keys = [key_of(text) for text, _, _ in words]
+            said = [key_of(t.said) for u in transcript.utterances if u.letter == letter for t in u.tokens if t.said]
+            partial = [key_of(text) for text, _, _ in truth["sides"][letter]["partials"]]
+            assert not Counter(said) - Counter(keys + partial)
+            assert len(said) > 0.75 * len(keys)
+            starts = [start for _, start, _ in words]
+            assert starts == sorted(starts) and words[-1][2] < truth["seconds"]
+            times = [*(span[-2:] for span in words), *truth["sides"][letter]["laughter"]]
+            inside = [Word(text="", start=start, end=end) for start, end in times]
+            assert swap_ratio(audio[:, side], rate, inside) > 4
+        facts = truth["sides"]["A"]["facts"]
+        assert {"name", "town", "job", "pet", "pet_name"} <= facts.keys()
+
+
+def test_the_two_sides_answer_each_other(synthetic: Path) -> None:
+    questions = answers = 0
+    for path in sorted(synthetic.rglob("*.txo")):
+        turns = [line.split(":  ", 1) for line in path.read_text("cp1252").splitlines()]
+        for (side, text), (other, _) in zip(turns, turns[1:], strict=False):
+            if text.rstrip("[] ?").endswith("?") or text.endswith("?"):
+                questions += 1
+                answers += side != other
+    assert questions >= 15 and answers >= 0.9 * questions
+
+
+def test_synthetic_calls_are_repeated_by_their_seed(synthetic: Path, tmp_path: Path) -> None:
+    make_truth_corpus(tmp_path / "again", 6, 40.0, 3, "espeak", -62.0)
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    assert files(synthetic) == files(tmp_path / "again")
+
+
+def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
+    synthetic: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pocketsphinx")
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    shutil.copytree(synthetic, corpus, ignore=shutil.ignore_patterns("truth"))
+    damaged = corpus / "fe_03_p1_sph1/audio/000/fe_03_00003.sph"
+    damaged.write_bytes(damaged.read_bytes()[:3000])  # so that there is a rejected call
+    settings = Settings(seed=0, limits=Limits(max_seconds=20.0), voice_seconds=4.0, licence="")
+    report = import_corpus([corpus], out, settings, executor=Executor())
+    assert [item["id"] for item in report["rejected"]] == ["fe_03_00003"] and report["dialogues"] >= 6
+    found = [load_dialogue(path) for path in find_dialogues([out])]
+    figures = word_errors(found, synthetic / "truth").figures()
+    print(figures)
+    assert figures["words"] >= 100 and figures["far %"] <= 2
+    assert figures["median ms"] <= 40 and figures["p95 ms"] <= 150 and abs(figures["bias ms"]) <= 25
+    assert any(word.text[-1] in ".,?" for d in found for word in d.left.words)  # as typed
+    assert all(d.licence.startswith("synthetic speech") for d in found)
+    pins = re.findall(r"^(9\d{5}),", (corpus / "fe_03_p1_tran/doc/fe_03_pindata.tbl").read_text(), re.MULTILINE)
+    tables = "".join(path.read_text() for path in corpus.rglob("*_calldata.tbl"))
+    phones = re.findall(r'"(\d{10})"', tables)
+    assert len(pins) >= 4 and len(phones) == 12
+    printed = capfd.readouterr()
+    texts = [printed.out, printed.err, *(path.read_text() for path in out.rglob("*") if path.suffix == ".json")]
+    texts += [str(path) for path in out.rglob("*")]
+    for secret in pins + phones:
+        assert not any(re.search(rf"(?<![\d.]){secret}(?!\d)", text) for text in texts)
+    tags = b"".join(path.read_bytes()[:400] for path in out.rglob("*.flac"))
+    assert not any(secret.encode() in tags for secret in pins + phones)
+
+
+def test_options_of_the_other_kind_of_speech_are_refused(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    out = ["--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="--engine has an effect with --speech synthetic only"):
+        run(parser.parse_args([*out, "--engine", "espeak"]))
+    with pytest.raises(UserError, match="--sounds has an effect with --speech recorded only"):
+        run(parser.parse_args([*out, "--speech", "synthetic", "--sounds", "x"]))
+    with pytest.raises(UserError, match="--noise-dbfs 0"):
+        run(parser.parse_args([*out, "--speech", "recorded", "--sounds", "x", "--noise-dbfs", "0"]))
+
+
 @pytest.mark.slow
 def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_path: Path) -> None:
     pytest.importorskip("pocketsphinx")
@@ -118,9 +245,8 @@ def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_
     one.write_text(three_text)
     three.write_text(one_text)
     out = tmp_path / "out"
-    report = import_corpus(
-        [tmp_path / "corpus"], out, seed=0, executor=Executor(), max_seconds=150.0, voice_seconds=5.0
-    )
+    settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="")
+    report = import_corpus([tmp_path / "corpus"], out, settings, executor=Executor())
     assert {item["id"] for item in report["rejected"]} == {"fe_03_00001", "fe_03_00003"}
     found = [Dialogue.from_json(p.read_text(), str(p)) for p in out.glob("*/meta.json")]
     assert {d.split for d in found} == {"train", "heldout"} and {d.licence for d in found} == {LICENCE}

@@ -1,0 +1,46 @@
+"""Word times of the Fisher importer against the truth of synthetic calls, by engine and by noise of the line.
+
+python scripts/bench/align.py --engines espeak --noise -62 -45 -35
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from common import table, write_json
+
+from data_pipelines.executor import Executor
+from data_pipelines.fisher.importer import import_corpus
+from data_pipelines.fisher.job import Settings
+from data_pipelines.fisher.standin import make_truth_corpus
+from data_pipelines.fisher.truth import word_errors
+from data_pipelines.fisher.windows import Limits
+from data_pipelines.folder import find_dialogues, load_dialogue
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", nargs="+", default=["espeak"], choices=["espeak", "kokoro"])
+    parser.add_argument("--noise", nargs="+", type=float, default=[-62.0, -45.0, -35.0], help="dBFS; speech is at -24")
+    parser.add_argument("--calls", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for engine in args.engines:
+        for noise in args.noise:
+            with tempfile.TemporaryDirectory() as folder:
+                corpus, out = Path(folder, "corpus"), Path(folder, "out")
+                make_truth_corpus(corpus, args.calls, args.seconds, args.seed, engine, noise)
+                settings = Settings(seed=0, limits=Limits(max_seconds=60.0), voice_seconds=4.0, licence="")
+                report = import_corpus([corpus], out, settings, executor=Executor(workers=args.workers))
+                errors = word_errors([load_dialogue(path) for path in find_dialogues([out])], corpus / "truth")
+                rows.append({"engine": engine, "noise dBFS": noise, "calls": report["done"]} | errors.figures())
+    print(table(rows))
+    write_json(args.json, {"calls": args.calls, "seconds": args.seconds, "seed": args.seed, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
