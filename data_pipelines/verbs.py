@@ -8,6 +8,7 @@ import argparse
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 from model.errors import UserError
 
@@ -25,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),
     "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
     "report": ("data_pipelines.quality.report", "describe shards: hours, turn taking, one picture"),
+    "make": ("data_pipelines.make", "run a pipeline: several verbs with their options, from one file"),
 }
 
 
@@ -46,12 +48,17 @@ def main(argv: list[str] | None = None) -> None:
     if words[0] in ("-h", "--help", "help"):
         print(help_text())
         return
-    if words[0] not in VERBS:
-        near = get_close_matches(words[0], VERBS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(VERBS)}"
-        raise UserError(f"ppx-data {words[0]}: no such verb: {hint}")
-    path, about = VERBS[words[0]]
-    module = import_module(path)
+    module = verb_module(words[0])
+    about = VERBS[words[0]][1]
     parser = argparse.ArgumentParser(prog=f"ppx-data {words[0]}", description=f"{about[0].upper()}{about[1:]}.")
     module.add_arguments(parser)
     module.run(parser.parse_args(words[1:]))
+
+
+def verb_module(verb: str) -> Any:
+    """The module of a verb. Raises UserError if there is no such verb."""
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(VERBS)}"
+        raise UserError(f"ppx-data {verb}: no such verb: {hint}")
+    return import_module(VERBS[verb][0])

@@ -12,6 +12,7 @@ borrowed=$(python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 cd "$work"
 PYTHONPATH=$borrowed env/bin/ppx-train recipes
 PYTHONPATH=$borrowed env/bin/ppx-train recipe=quickstart --print | head -n 3
+PYTHONPATH=$borrowed env/bin/ppx-data make service --dry-run | head -n 1
 PYTHONPATH=$borrowed env/bin/python -c "
 import ppx_train, model.assets
 root = ppx_train.__file__.rsplit('/', 2)[0]

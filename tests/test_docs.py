@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from data_pipelines.audio import write_flac
+from data_pipelines.make import plan
 from data_pipelines.verbs import VERBS
 from model.checkpoint import save_native
 from model.config import LMConfig
@@ -71,6 +72,8 @@ def check_command(words: list[str]) -> None:
         given = dict(word.split("=", 1) for word in rest)
         assert set(given) <= EXPORT_KEYS and {"checkpoint", "out"} <= set(given), words
         assert given.get("layout", "kyutai") in LAYOUTS and given.get("dtype", "float32") in DTYPES, words
+    elif words[:2] == ["ppx-data", "make"]:
+        plan(words[2], [word for word in words[3:] if word != "--dry-run"])
     elif tool in ("ppx-data", "ppx-chat"):
         parser = parser_of(words)
         try:

@@ -1,0 +1,165 @@
+"""`ppx-data make`: pipelines in files."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from data_pipelines import verbs
+from data_pipelines.make import FOLDER, actions_of, plan, words_of
+from model.errors import UserError
+from tests.data_pipelines.kill import tree
+from tests.ppx_train.fixtures import make_codec
+
+SMALL = """
+vars:
+  out: data
+  num: 3
+  codec: ???
+steps:
+  - synth: {source: service, num: "${num}", max_seconds: 20, out: "${out}/scripts.jsonl"}
+  - speak:
+      scripts: ${out}/scripts.jsonl
+      engine: espeak
+      voice-seconds: 3.2
+      limit: null
+      out: ${out}/dialogues
+  - shard: {dialogues: ["${out}/dialogues"], codec: "${codec}", workers: 1, out: "${out}/shards"}
+  - check: {shards: "${out}/shards"}
+"""
+SYNTHETIC = "synth synth speak speak gate shard check"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_codec(tmp_path / "codec.safetensors")
+    Path("small.yaml").write_text(SMALL)
+    return ["make", "small.yaml", "codec=codec.safetensors"]
+
+
+def test_a_pipeline_gives_what_its_verbs_give_one_by_one(small, tmp_path, capsys):
+    pytest.importorskip("espeakng_loader")
+    verbs.main([*small, "num=2"])
+    out = capsys.readouterr().out
+    assert "== 2 of 4: ppx-data speak --scripts=data/scripts.jsonl" in out
+    assert re.search(r"==\n1 synth +[\d.]+ s\n2 speak +[\d.]+ s\n3 shard +[\d.]+ s\n4 check +[\d.]+ s\n4 steps", out)
+    made = tree(tmp_path / "data")
+    verbs.main([*small, "num=2"])
+    assert tree(tmp_path / "data") == made and "nothing to do" in capsys.readouterr().out
+    verbs.main([*small, "num=2", "out=other", "--dry-run"])
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 4 and not Path("other").exists()
+    for command in commands:
+        verbs.main(shlex.split(command)[1:])
+    assert tree(tmp_path / "other") == made
+
+
+def test_it_stops_at_the_first_step_that_fails_and_goes_on_later(small, tmp_path, capsys):
+    pytest.importorskip("espeakng_loader")
+    Path("codec.safetensors").rename("moved.safetensors")
+    with pytest.raises(UserError, match=r"^step 3 \(shard\): codec=codec.safetensors: no such file"):
+        verbs.main(small)
+    assert re.search(r"2 speak +[\d.]+ s\n3 shard +stopped\n4 steps", capsys.readouterr().out)
+    assert not Path("data/shards").exists()
+    Path("moved.safetensors").rename("codec.safetensors")
+    verbs.main(small)
+    assert "0 dialogues" not in capsys.readouterr().out and Path("data/shards/manifest.json").is_file()
+
+
+def test_executor_address_and_workers_go_to_all_steps_that_know_them_and_have_no_own(small):
+    steps = plan("small.yaml", ["codec=c", "executor=ray", "address=local", "workers=4"])
+    synth, speak, shard, check = steps
+    assert (speak.args.executor, speak.args.address, speak.args.workers) == ("ray", "local", 4)
+    assert (shard.args.executor, shard.args.address, shard.args.workers) == ("ray", "local", 1)
+    assert not {"executor", "workers"} & (vars(synth.args).keys() | vars(check.args).keys())
+    own = "{scripts: a, out: b, executor: local, workers: null}"
+    Path("own.yaml").write_text(f"steps:\n- speak: {own}\n- speak: {{scripts: a, out: c}}\n")
+    first, second = plan("own.yaml", ["executor=ray", "address=auto", "workers=3"])
+    assert (first.args.executor, first.args.address, first.args.workers) == ("local", "", 3)
+    assert (second.args.executor, second.args.address, second.args.workers) == ("ray", "auto", 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verbs_of"),
+    [
+        (["service"], "synth speak gate shard check"),
+        (["assistant", "executor=ray", "device=cuda", "encode_gpus=0.5"], "synth speak gate shard check"),
+        (["fisher", "corpus=[a,b]"], "fisher gate shard check"),
+        (["fisher", "corpus=a", "llm_model=m"], "fisher prompts gate shard check"),
+        (["mix", "llm_model=m"], SYNTHETIC),
+        (["mix", "corpus=a"], f"{SYNTHETIC} fisher gate shard check"),
+        (["mix", "corpus=[a,b]", "llm_model=m"], f"{SYNTHETIC} fisher prompts gate shard check"),
+    ],
+)  # fmt: skip
+def test_shipped_pipelines_are_understood(settings, verbs_of):
+    assert " ".join(step.verb for step in plan(settings[0], settings[1:])) == verbs_of
+
+
+def test_every_variable_of_a_shipped_pipeline_is_used_and_explained():
+    for path in FOLDER.glob("*.yaml"):
+        head, steps = path.read_text().split("\nsteps:\n")
+        for line in head.split("\nvars:\n")[1].splitlines():
+            name = line.split(":")[0].strip()
+            assert f"${{{name}}}" in steps, f"{path.name}: {name} has no effect"
+        assert head.count("#") > 8
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("steps: [{speek: {}}]", [], r"p.yaml, step 1 \(speek\): ppx-data speek: no such verb: did you mean 'speak'"),
+        ("steps: [{index: {shard: x}}]", [], r"step 1 \(index\): no option 'shard': did you mean shards"),
+        ("steps: [{index: }]", [], r"step 1 \(index\): the following arguments are required"),
+        ("steps: [{index: {shards: [a, b]}}]", [], r"step 1 \(index\): unrecognized arguments: b"),
+        ("steps: [{speak: {scripts: a, out: [b, c]}}]", [], r"step 1 \(speak\): out: it takes one value, not 2"),
+        ("steps: [{speak: {scripts: a, out: true}}]", [], r"step 1 \(speak\): out: True: it takes a value"),
+        ("steps: [{fetch: {engine: kokoro, check: 3}}]", [], r"step 1 \(fetch\): check: 3: write true or false"),
+        ("steps: [{fetch: {engine: dog}}]", [], r"step 1 \(fetch\): argument engine: invalid choice: 'dog'"),
+        ("steps: [{make: {pipeline: x}}]", [], r"step 1 \(make\): write .* with any verb but make"),
+        ("steps: [{index: [x]}]", [], r"step 1 \(index\): write `verb"),
+        ("steps: [{index: {shards: '${x}'}}]", [], r"steps\[0\].index.shards: Interpolation key 'x' not found"),
+        ("vars: {x: '???'}\nsteps: [{index: {shards: '${x}'}}]", [], "x is not set: add x=... to the command"),
+        ("steps: [{index: {shards: x}}]", ["y=1"], "y=1: p.yaml has no variable 'y'"),
+        ("steps: [{index: {shards: x}}]", ["workers"], "workers: write key=value"),
+        ("steps: [{index: {shards: x}}]", ["workers=[1"], r"workers=\[1: the value is not readable as YAML"),
+        ("steps: [{index: {shards: x}}]", ["workers=2"], "workers=2: no step of p.yaml has this option"),
+        ("vars: {workers: 2}\nsteps: [{index: {shards: x}}]", [], "`vars` must be"),
+        ("vars: {a: 2}", [], "must hold `steps`"),
+        ("steps: [{index: {}, check: {}}]", [], "each of `steps` must be"),
+        ("steps: [index]", [], "each of `steps` must be"),
+        ("steps: [", [], "not YAML"),
+        ("steps: [{speak: {scripts: a, out: b, gpus: 1}}]", [], "--gpus have an effect with --executor ray only"),
+        ("steps: [{speak: {scripts: a, out: b}}]", ["executor=slurm"], "invalid choice: 'slurm'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(tmp_path, text, settings, message):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        plan(str(tmp_path / "p.yaml"), settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_pipeline_is_told_with_the_shipped_ones():
+    with pytest.raises(
+        UserError, match="nowhere: no such pipeline: give a .yaml file or one of assistant, fisher, mix, "
+    ):
+        plan("nowhere")
+
+
+def test_options_become_the_words_that_argparse_reads_back():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--many", nargs="+")
+    parser.add_argument("--level", type=float)
+    parser.add_argument("what", nargs="*")
+    parser.add_argument("--set", action="append")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--colour", action=argparse.BooleanOptionalAction)
+    options = {"many": ["a", "b c"], "level": -60.5, "what": ["x", 1], "set": ["a=1", "b=-2"], "quick": True}
+    args = parser.parse_args(list(words_of(actions_of(parser), options | {"no-colour": True})))
+    assert vars(args) == {
+        "many": ["a", "b c"], "level": -60.5, "what": ["x", "1"], "set": ["a=1", "b=-2"], "quick": True, "colour": False
+    }  # fmt: skip
+    assert list(words_of(actions_of(parser), {"quick": False, "level": None, "what": "one"})) == ["one"]
