@@ -5,7 +5,7 @@ biography holds only what this side said of itself: every sentence comes with a 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -18,6 +18,10 @@ from data_pipelines.schema import SIDES, Dialogue
 PAIRS = {"ab": 2, "ba": 2, "ac": 2, "ca": 2, "bb": 1, "bc": 1, "cb": 1, "cc": 1}
 MAX_TOPIC_WORDS, MAX_FACTS, MAX_FACT_WORDS, MAX_WORDS = 14, 5, 25, 90
 FIRST_PERSON = frozenset("i i'm im i've ive i'd id i'll ill me my mine myself we we're were we've our us".split())
+# Too common to show that a quotation is about what a sentence says
+COMMON = frozenset(
+    "you the and are was were have has had been for with that this your not but from who lot very now".split()
+)
 SECOND_PERSON = frozenset("you you're youre you've youve you'd you'll your yours yourself".split())
 
 SCHEMA = {
@@ -127,7 +131,14 @@ def _fact_problems(fact: dict[str, Any], heard: Sequence[str]) -> list[str]:
             found.append(f"not a quotation of two words or more from ME: {text!r}")
         elif SECOND_PERSON & set(quote) and not FIRST_PERSON & set(quote):
             found.append(f"{text!r} is about the other speaker")
+    if quotes and not _stems(normal_words(sentence)) & _stems(word for quote in quotes for word in quote):
+        found.append(f"the evidence says nothing of {sentence!r}: quote the words that do")
     return found
+
+
+def _stems(words: Iterable[str]) -> set[str]:
+    """Beginnings of the telling words: "baker" and "baking" have the same."""
+    return {word[:3] for word in words if len(word) > 2 and word not in COMMON}
 
 
 def prompt(answer: dict[str, Any], level: str) -> str:

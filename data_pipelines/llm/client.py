@@ -51,11 +51,12 @@ class Question:
 class Client:
     """One endpoint with its cache and its counts. Threads may share it."""
 
-    def __init__(self, settings: LLMSettings, cache: Path, *, sleep: Callable[[float], None] = time.sleep):
+    def __init__(self, settings: LLMSettings, cache: Path, *, sleep: Callable[[float], Any] | None = None):
         self.settings = settings
         self.usage = Usage(settings)
         self._cache = AnswerCache(cache)
-        self._sleep = sleep
+        self._stopping = threading.Event()
+        self._sleep = sleep or self._stopping.wait
         self._openai = require("openai", extra="llm")
         require("jsonschema", extra="llm")
         # its own retries would also repeat 408 and 409, and could not be counted
@@ -65,6 +66,10 @@ class Client:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._failures = 0
+
+    def stop(self) -> None:
+        """Ends all waiting: requests in flight end, and none is sent again."""
+        self._stopping.set()
 
     def ask(self, question: Question) -> dict[str, Any]:
         """A valid answer to the question: its JSON object.
@@ -126,6 +131,8 @@ class Client:
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sends a request until it is answered; waits longer each time, or as long as the server asks."""
         for attempt in range(self.settings.retries + 1):
+            if self._stopping.is_set():
+                raise NoAnswer("stopped", "the run is ending", lasting=False)
             self.usage.sent()
             try:
                 answer = _plain(self._api.chat.completions.create(**request))

@@ -89,7 +89,7 @@ def write_prompts(
     outcomes: list[Outcome] = []
     try:
         with tqdm(total=len(found), desc="prompts", unit="dialogue", disable=None) as bar:
-            for outcome in in_threads(partial(annotate_folder, task=task), found, settings.concurrency):
+            for outcome in in_threads(partial(annotate_folder, task=task), found, task.client):
                 outcomes.append(outcome)
                 bar.set_postfix_str(task.client.usage.line(), refresh=False)
                 bar.update()

@@ -49,6 +49,8 @@ class LLMSettings:
             raise UserError(f"--llm-format {self.answer_format!r}: choose one of {', '.join(FORMATS)}")
         if not self.base_url.startswith(("http://", "https://")):
             raise UserError(f"--llm-url {self.base_url!r}: give a URL like http://127.0.0.1:8000/v1")
+        if "@" in self.base_url:
+            raise UserError(f"--llm-url holds a user name or key: put the key into ${self.key_env} instead")
         if not self.model:
             raise UserError("--llm-model is empty: name the model as the server does (GET /v1/models lists them)")
 

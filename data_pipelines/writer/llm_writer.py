@@ -78,7 +78,7 @@ class ModelWriter:
         """Works ahead in threads. The counts are written when it ends, for whatever reason."""
         claim_folder(self.folder, "synth.json", {"made_by": "ppx-data synth --writer llm"}, "synth")
         try:
-            yield from in_threads(lambda index: self.draft(index, 0), indexes, self.client.settings.concurrency)
+            yield from in_threads(lambda index: self.draft(index, 0), indexes, self.client)
         finally:
             redrawn = dict(sorted(self._scenarios.redrawn.items()))
             write_json(

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     names = ("source", "num", "seed", "heldout", "max_seconds")
     options = Options(**{name: getattr(args, name) for name in names})
+    if args.writer != "llm" and args.llm_model:
+        raise UserError("--llm-model has an effect with --writer llm only: add it, or leave the model out")
     writer: Writer = import_module(_WRITERS[args.writer]).make(options, args)
     beside = stats_path(args.out)
     settings = {name: getattr(options, name) for name in names} | writer.identity()

@@ -249,9 +249,9 @@ def test_many_questions_keep_their_order_and_the_width_is_bounded(tmp_path):
         return {"city": body["messages"][1]["content"]}
 
     with LLMServer(reply) as server:
-        client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
+        client = Client(LLMSettings(model="m", base_url=server.url, concurrency=3), tmp_path)
         names = [f"city {n}" for n in range(9)]
-        values = list(in_threads(lambda name: client.ask(question(user=name))["city"], names, 3))
+        values = list(in_threads(lambda name: client.ask(question(user=name))["city"], names, client))
     assert values == names
     assert most[0] == 3
 
@@ -259,13 +259,13 @@ def test_many_questions_keep_their_order_and_the_width_is_bounded(tmp_path):
 def test_the_same_question_from_many_threads_is_paid_once(tmp_path):
     with LLMServer([say(GOOD)]) as server:
         client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
-        assert list(in_threads(lambda n: client.ask(question()), range(20), 8)) == [GOOD] * 20
+        assert list(in_threads(lambda n: client.ask(question()), range(20), client)) == [GOOD] * 20
     assert len(server.bodies) == 1
 
 
 def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_path):
     with LLMServer([status(500)]) as server:
-        client = Client(LLMSettings(model="m", base_url=server.url, retries=0), tmp_path)
+        client = Client(LLMSettings(model="m", base_url=server.url, retries=0, concurrency=1), tmp_path)
 
         def ask(n):
             try:
@@ -274,8 +274,32 @@ def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_pa
                 return n
 
         with pytest.raises(UserError, match="did not answer 8 requests in a row"):
-            list(in_threads(ask, range(100), 1))
+            list(in_threads(ask, range(100), client))
     assert GIVE_UP_AFTER <= len(server.bodies) <= GIVE_UP_AFTER + 2
+
+
+def test_when_one_item_ends_the_run_nobody_keeps_waiting_for_the_server(tmp_path):
+    """Seven threads are in a back-off of minutes when the eighth meets a wrong key."""
+    started = time()
+    waiting = threading.Barrier(8)
+
+    def reply(body):
+        waiting.wait(5)
+        return status(401) if body["seed"] == 7 else status(503, Retry_After="300")
+
+    with LLMServer(reply) as server:
+        client = Client(LLMSettings(model="m", base_url=server.url, concurrency=8), tmp_path)
+        with pytest.raises(UserError, match="answers 401"):
+            list(in_threads(lambda n: quietly(client, n), range(8), client))
+    assert time() - started < 20
+    assert len(server.bodies) == 8
+
+
+def quietly(client, n):
+    try:
+        client.ask(question(seed=n))
+    except NoAnswer as why:
+        return str(why)
 
 
 def test_retry_after_may_be_a_date():
@@ -309,6 +333,7 @@ def test_loops_are_told_from_lists(text, loops):
         ({"answer_format": "xml"}, "--llm-format 'xml': choose one of json_schema"),
         ({"base_url": "localhost:8000"}, "--llm-url 'localhost:8000': give a URL like http"),
         ({"model": ""}, "--llm-model is empty"),
+        ({"base_url": "https://me:secret@host/v1"}, "--llm-url holds a user name or key: put"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

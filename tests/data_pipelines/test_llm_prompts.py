@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -146,6 +147,7 @@ def with_fact(sentence, *evidence):
         with_fact("You have 2 dogs.", "i have two dogs"),
         with_fact("You are a former baker with 21 years of work.", "I was a baker, for twenty-one years"),
         with_fact("You live in Boston.", "boston and I have"),
+        with_fact("You enjoyed baking.", "i was a baker"),
     ],
 )
 def test_what_the_side_said_itself_is_accepted(tmp_path, answer):
@@ -166,6 +168,8 @@ def test_what_the_side_said_itself_is_accepted(tmp_path, answer):
         (with_fact("You live in Boston.", "boston"), "not a quotation"),
         (with_fact("You live in Boston."), "no evidence"),
         (with_fact("You ask questions.", "what about you"), "is about the other speaker"),
+        (with_fact("You love skiing.", "i live in boston"), "the evidence says nothing of"),
+        (with_fact("You have a happy home.", "and i have two"), "the evidence says nothing of"),
         (with_fact("He lives in Boston.", "i live in boston"), "begins with You"),
         (with_fact("You live in Boston", "i live in boston"), "ends with a full stop"),
         (with_fact("You live here. Boston is home.", "i live in boston"), "each fact is one sentence"),
@@ -403,6 +407,22 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
     assert not set(first) & set(answered[len(first) :])
     assert len(set(answered)) == calm
     assert sidecars(roots[0]) == sidecars(roots[1])
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(tmp_path, monkeypatch):
+    for n in range(3):
+        call(tmp_path / "calls", f"call-{n}")
+
+    def full(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with LLMServer(listener) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("data_pipelines.llm.cache.write_json", full)
+            with pytest.raises(OSError, match="No space left"):
+                annotate_all(tmp_path, server)
+        assert sidecars(tmp_path) == {} and not list((tmp_path / "notes").rglob("*.part"))
+        assert annotate_all(tmp_path, server)["sides"] == 6
 
 
 def test_the_verb_needs_a_model_and_says_so(tmp_path):
