@@ -16,6 +16,7 @@ from data_pipelines.schema import SIDES, Dialogue
 
 # Pairs of levels in which every level has a third on either side, and never both sides the bare sentence
 PAIRS = {"ab": 2, "ba": 2, "ac": 2, "ca": 2, "bb": 1, "bc": 1, "cb": 1, "cc": 1}
+PAUSE_SECONDS = 0.6
 MAX_TOPIC_WORDS, MAX_FACTS, MAX_FACT_WORDS, MAX_WORDS = 14, 5, 25, 90
 FIRST_PERSON = frozenset("i i'm im i've ive i'd id i'll ill me my mine myself we we're were we've our us".split())
 # Too common to show that a quotation is about what a sentence says
@@ -69,15 +70,16 @@ def question_text(dialogue: Dialogue, side: str) -> str:
 
 
 def turns_of(dialogue: Dialogue, sides: Sequence[str]) -> list[tuple[str, str]]:
-    """(side, text) in order of time: a side's words up to the next word of the other side."""
-    words = sorted((word.start, name, word.text) for name in sides for word in dialogue.side(name).words)
-    turns: list[tuple[str, list[str]]] = []
-    for _, name, text in words:
-        if turns and turns[-1][0] == name:
-            turns[-1][1].append(text)
-        else:
-            turns.append((name, [text]))
-    return [(name, " ".join(texts)) for name, texts in turns]
+    """(side, text) in the order in which they start; a side's turn ends at a pause."""
+    turns: list[tuple[float, str, list[str]]] = []
+    for name in sides:
+        end = -PAUSE_SECONDS
+        for word in dialogue.side(name).words:
+            if word.start - end >= PAUSE_SECONDS:
+                turns.append((word.start, name, []))
+            turns[-1][2].append(word.text)
+            end = word.end
+    return [(name, " ".join(texts)) for _, name, texts in sorted(turns)]
 
 
 def title_of(dialogue: Dialogue) -> str:

@@ -23,6 +23,7 @@ from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import LLMSettings, settings_of
 from data_pipelines.llm.settings import add_arguments as add_llm_arguments
 from data_pipelines.schema import Dialogue
+from data_pipelines.writer.options import SOURCES
 from model.errors import UserError
 
 GENERATOR = "ppx-data prompts 1"
@@ -121,6 +122,8 @@ def annotate_folder(folder: Path, task: Task) -> Outcome:
         dialogue = load_dialogue(folder, sidecars=())
     except UserError as why:
         return Outcome(id=folder.name, broken=str(why))
+    if dialogue.source in SOURCES:
+        return Outcome(id=folder.name, broken=f"source {dialogue.source}: its role was written with it and stays")
     record = sha256_file(folder / "meta.json")
     roles = read_sidecar(folder, ROLES)
     done = bool(roles) and roles["provenance"].get("record") == record

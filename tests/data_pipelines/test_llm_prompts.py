@@ -409,6 +409,15 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
     assert sidecars(roots[0]) == sidecars(roots[1])
 
 
+def test_written_dialogues_keep_the_role_they_were_written_with(tmp_path):
+    call(tmp_path / "calls", "x")
+    place = write_dialogue(tmp_path / "calls", "y", source="service")
+    with LLMServer(listener) as server:
+        report = annotate_all(tmp_path, server)
+    assert report["rejected"] == [{"id": "y", "reason": "source service: its role was written with it and stays"}]
+    assert len(server.bodies) == 2 and not (place / "roles.json").exists()
+
+
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(tmp_path, monkeypatch):
     for n in range(3):
         call(tmp_path / "calls", f"call-{n}")
