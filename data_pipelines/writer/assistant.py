@@ -1,7 +1,7 @@
 """Assistant scripts: a user asks a teacher questions of everyday knowledge; the role prompt is always the same.
 
-The second question follows up, changes the topic or asks for clarification; half of the second questions cut
-into the first answer. Further follow-ups come as long as there is time.
+The second question is of one of six kinds (`KINDS`); half of the second questions cut into the first answer.
+Further follow-ups come as long as there is time.
 """
 
 import re
@@ -16,6 +16,11 @@ from data_pipelines.writer.wording import joined, pick
 
 PROMPT = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
 BARGES_IN, AGENT_GREETS, SAYS_HELLO, LEADS_IN, THANKS = 0.5, 0.15, 0.3, 0.4, 0.45
+KINDS = {"follow_up": 3, "topic_change": 3, "clarification": 2, "check_back": 1, "doubt": 1, "repeat": 1}
+"""Kinds of the second question and how often each comes: the next question about it, one about something else, the
+same in simpler words, the user's own words for it, disbelief, and what was not heard."""
+OPENED = ("follow_up", "topic_change")
+"""Of these the question may be opened by a word on the answer before, and the answer by a word on the question."""
 SHORTEST, LONGEST = 28.0, 62.0  # target seconds by the estimate, which is on the slow side
 
 
@@ -27,7 +32,7 @@ def topics() -> dict[str, dict[str, Any]]:
 def write_assistant(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
     """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
     first, other = rng.sample(members(tuple(topics()), heldout, split, least=2), 2)
-    kind = rng.choice(["follow_up", "topic_change", "clarification"])
+    kind = rng.choice([kind for kind, share in KINDS.items() for _ in range(share)])
     barges_in = rng.random() < BARGES_IN
     writer = _Writer(rng, limit)
     talk = writer.transcript(topics()[first], topics()[other], kind, barges_in)
@@ -40,7 +45,7 @@ def write_assistant(name: str, rng: Random, split: str, heldout: float, limit: f
         role_prompt=PROMPT,
         turns=tuple(with_backchannels(with_fillers(talk.turns, rng), rng)),
         provenance={
-            "generator": "assistant templates 1",
+            "generator": "assistant templates 2",
             "topics": [first, other] if kind == "topic_change" else [first],
             "behaviours": behaviours,
         },
@@ -67,8 +72,11 @@ class _Writer:
         )
         talk.agent(self.answer(topic["answer"], leave=0.45, at_least=2 if barges_in and not self.brief else 1))
         ask, answer, lead = self.second(topic, other, kind)
-        talk.user(joined(self.phrase("cut_in") if barges_in else lead, ask), barges_in=barges_in)
-        talk.agent(self.answer(answer, leave=0.0 if self.brief else 0.15, spent=talk.seconds))
+        cut_in = self.phrase("cut_in") if barges_in and kind in OPENED else lead
+        talk.user(joined(cut_in, ask), barges_in=barges_in)
+        at_least = 2 if kind == "check_back" else 1
+        leave = 0.0 if self.brief else 0.15
+        talk.agent(self.answer(answer, leave=leave, at_least=at_least, spent=talk.seconds, leads_in=kind in OPENED))
         self.further(talk, other if kind == "topic_change" else topic)
         if talk.seconds + 4 < self.target and self.rng.random() < THANKS:
             talk.user(self.phrase("thanks"))
@@ -79,6 +87,13 @@ class _Writer:
         """The second question, its answer and the words that lead to it."""
         if kind == "clarification":
             return self.phrase("clarify"), [joined(self.phrase("simply"), topic["simple"])], ""
+        if kind == "check_back":
+            ask = joined(self.phrase("check_back"), f"{topic['simple']} {self.phrase('right')}")
+            return ask, [self.phrase("confirm"), topic["answer"][-1]], ""
+        if kind == "doubt":
+            return self.phrase("doubt"), [joined(self.phrase("reassure"), topic["simple"])], ""
+        if kind == "repeat":
+            return self.phrase("repeat"), [joined(self.phrase("again"), topic["answer"][0])], ""
         if kind == "topic_change":
             return pick(self.rng, other["ask"], self.brief), other["answer"], self.phrase("change")
         more = self.rng.choice(topic["more"])
@@ -95,10 +110,17 @@ class _Writer:
                 talk.turns = longer.turns
                 self.behaviours.append("further_question")
 
-    def answer(self, sentences: list[str], *, leave: float, at_least: int = 1, spent: float = 3.0) -> str:
+    def answer(
+        self, sentences: list[str], *, leave: float, at_least: int = 1, spent: float = 3.0, leads_in: bool = True
+    ) -> str:
         """As many sentences as fit into the time left, keeping `leave` of the target for what follows."""
         text = sentences[0]
-        if self.rng.random() < LEADS_IN and not self.brief and not re.match(r"(Yes|No|Sure|Of course|Put)\b", text):
+        if (
+            leads_in
+            and self.rng.random() < LEADS_IN
+            and not self.brief
+            and not re.match(r"(Yes|No|Sure|Of course|Put)\b", text)
+        ):
             text = f"{self.phrase('lead')} {text}"
         for n, sentence in enumerate(sentences[1:], 2):
             seconds = spent + len(f"{text} {sentence}".split()) / 2.6

@@ -64,6 +64,7 @@ def write_service(name: str, rng: Random, split: str, heldout: float, limit: flo
     writer = _Writer(scenario, rng, limit)
     writer.cast(lambda draw: drawn_in_split(draw, "company", heldout, split))
     turns = with_backchannels(with_fillers(writer.transcript().turns, rng), rng)
+    places = [n for n, turn in enumerate(turns) if turn.kind != "backchannel"]
     prompt, facts = writer.role()
     return Script(
         id=name,
@@ -73,8 +74,18 @@ def write_service(name: str, rng: Random, split: str, heldout: float, limit: flo
         role_prompt=prompt,
         turns=tuple(turns),
         facts=tuple(facts),
+        probes=tuple(probe | {"turn": places[probe["turn"]]} for probe in writer.probes),
         provenance=writer.stages(),
     )
+
+
+Probe = dict[str, Any]
+
+
+def _asked(talk: Conversation, question: str) -> int:
+    """The last turn of the user that asks `question`; a word before it may have taken its capital."""
+    turns = enumerate(talk.turns)
+    return max(n for n, turn in turns if turn.speaker == "user" and turn.text.endswith(question[1:]))
 
 
 class _NothingLeft(Exception):
@@ -88,6 +99,8 @@ class _Writer:
     limit: float | None
     used: list[str] = field(default_factory=list)
     behaviours: list[str] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    """As in Script.probes; `turn` does not count backchannels yet."""
     knows_name: bool = False
     """Whether the customer gave a name, so that the agent may use it in its last words."""
 
@@ -148,13 +161,15 @@ class _Writer:
         for tag, extra in self._extras():
             longer, used = talk.copy(), list(self.used)
             try:
-                extra(longer)
+                probe = extra(longer)
                 fits = longer.seconds + (4.0 if self.brief else 5.5) <= self.target
             except _NothingLeft:
                 fits = False
             if fits and len(longer.turns) <= MAX_TURNS and len(self.used) <= MAX_USED:
                 talk = longer
                 self.behaviours.append(tag)
+                if probe:
+                    self.probes.append({"kind": tag, "turn": _asked(talk, probe["question"]), **probe})
             else:
                 self.used = used
         self._close(talk)
@@ -214,8 +229,11 @@ class _Writer:
         if rng.random() < 0.4 and not self.brief:
             talk.user(self.line(phrases["user_bye"]))
 
-    def _extras(self) -> Iterator[tuple[str, Callable[[Conversation], None]]]:
-        """Further exchanges in random order, each with the name of its behaviour; details fill what time is left."""
+    def _extras(self) -> Iterator[tuple[str, Callable[[Conversation], Probe | None]]]:
+        """Further exchanges in random order, each with the name of its behaviour; details fill what time is left.
+
+        Those of the seven kinds answer what can be asked again: question, answer and labels of facts.
+        """
         rng = self.rng
         chosen = [tag for tag, share in SHARES.items() if rng.random() < share]
         chosen += ["Q1", "Q2"]
@@ -239,6 +257,7 @@ class _Writer:
             yield tag, makers[tag]
 
     def _exchange(self, talk: Conversation, ask: str, answer: str) -> None:
+        """The user asks, after a word on what was said before, and the agent answers."""
         last = talk.turns[-1]
         kind = "user_next_plain" if BAD_NEWS.search(last.text) else "user_next"
         talk.user(joined(self._lead(kind, talk) if last.speaker == "agent" else "", ask))
@@ -261,12 +280,14 @@ class _Writer:
         ask = self.line(row["ask"])
         return ask, fitting(ask, self.line(row["answer"]))
 
-    def _detail(self, talk: Conversation) -> None:
-        ask, answer = self._question(self._fact())
+    def _detail(self, talk: Conversation) -> Probe:
+        row = self._fact()
+        ask, answer = self._question(row)
         opens = re.match(r"(Yes|No|Sorry|I'm|Unfortunately|We do|We can|You can)\b", answer)
         self._exchange(talk, ask, joined("" if opens else self._lead("agent_lead", talk), answer))
+        return {"question": ask, "facts": slots_of(row["prompt"]) or [self.used[-1]], "answer": answer}
 
-    def _refusal(self, talk: Conversation) -> None:
+    def _refusal(self, talk: Conversation) -> Probe:
         kind = self.scenario.split("/")[2]
         names = [
             name for name, row in self.facts.items() if "not_offered" in name and kind not in row.get("not_in", ())
@@ -276,29 +297,39 @@ class _Writer:
         name = self.rng.choice(names)
         self.used.append(name)
         row = self.facts[name]
-        self._exchange(talk, self.line(row["ask"]), self.line(row["answer"]))
+        ask, answer = self.line(row["ask"]), self.line(row["answer"])
+        self._exchange(talk, ask, answer)
+        return {"question": ask, "facts": slots_of(row["prompt"]) or [name], "answer": answer}
 
-    def _rude(self, talk: Conversation) -> None:
-        row = self.rng.choice(self.phrases["rude"])
-        talk.user(row["ask"])
-        talk.agent(row["answer"])
+    def _rude(self, talk: Conversation) -> Probe:
+        ask, answer = self.line(self.phrases["rude"]), self.line(self.phrases["rude_answer"])
+        talk.user(ask)
+        talk.agent(answer)
+        return {"question": ask, "facts": [], "answer": answer}
 
-    def _open_question(self, talk: Conversation) -> None:
+    def _open_question(self, talk: Conversation) -> Probe:
         row = self.rng.choice(self.domain["unspecified"])
         self.slots["topic"] = fill(row["topic"], self.slots)[:1].lower() + fill(row["topic"], self.slots)[1:]
-        self._exchange(talk, self.line(row["ask"]), self.line(self.phrases["unspecified_answer"]))
+        ask, answer = self.line(row["ask"]), self.line(self.phrases["unspecified_answer"])
+        self._exchange(talk, ask, answer)
         talk.user(self.line(self.phrases["user_accepts"]))
+        return {"question": ask, "facts": [], "answer": answer}
 
-    def _unrelated(self, talk: Conversation) -> None:
+    def _unrelated(self, talk: Conversation) -> Probe:
         row = self.rng.choice(self.phrases["unrelated"])
         self.slots["topic"] = row["topic"]
-        talk.user(row["ask"])
-        talk.agent(self.line(self.phrases["unrelated_answer"]))
+        ask = joined(self.line(self.phrases["aside"]), self.line([row["ask"]]))
+        answer = self.line(self.phrases["unrelated_answer"])
+        talk.user(ask)
+        talk.agent(answer)
+        return {"question": ask, "facts": [], "answer": answer}
 
-    def _recall(self, talk: Conversation) -> None:
+    def _recall(self, talk: Conversation) -> Probe:
         row = self.rng.choice(self.phrases["recall"])
-        talk.user(self.line(row["ask"]))
-        talk.agent(self.line(row["answer"]))
+        ask, answer = self.line(row["ask"]), self.line(row["answer"])
+        talk.user(ask)
+        talk.agent(answer)
+        return {"question": ask, "facts": row["facts"], "answer": answer}
 
     def _long_answer(self, talk: Conversation, row: dict[str, Any]) -> None:
         ask, answer = self._question(row)
@@ -362,7 +393,7 @@ class _Writer:
         """What each stage of the hierarchy decided."""
         domain, business, kind = self.scenario.split("/")
         return {
-            "generator": "service templates 1",
+            "generator": "service templates 2",
             "scenario": {"domain": domain, "business": business, "kind": kind, "title": self.kind["title"]},
             "description": {
                 "summary": fill(self.kind["summary"], self.slots),

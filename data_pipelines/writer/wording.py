@@ -10,17 +10,24 @@ WORDS_PER_SECOND = 2.6
 GAP_SECONDS = 0.25
 # Plain ASCII that every speech engine reads: no markdown, no symbols beyond money and percent
 SPEAKABLE = re.compile(r"[A-Za-z0-9 .,?!'$%:-]+")
+BRACKET = re.compile(r"\[([^][]*)\]")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
 # Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
 LOWERED = frozenset(
     """
-    A An And Any Are Aren't At Because Before Better Breakfast But By Can Check-in Child Could Damage Delivery Did
-    Do Does Don't Drinks Drivers Each Equipment Every Everything For From Full Gift Guests Has Have He Hello Hey
-    Hi How If In Insurance Introductory Is Isn't It It'll It's Just Late Let Let's Lockers Most My New No Nobody
-    Not Of Okay On Only Our Parking Pickup Plants Please Put Replacement Right Seniors Setup Should Since Sitting
-    Sleep So Some Special Standard Start Sure That That'll That's The Then There There's They They're This Thunder
-    To Unfortunately Visits Was Water We We'd We'll We're We've Well What What's When Where Where's Which Who
-    Who's Why Will With Would Yeah Yes You You'd You'll You're Your
+    A Add Adjectives Adults Air An And Any Apples Are Aren't As At Because Bees Before Better Birds Books
+    Breakfast Burning But By Caffeine Can Catching Cats Check-in Child Close Compound Could Count Cut Cutting
+    Damage Delivery Did Do Does Dogs Don't Drink Drinks Drivers During Each Eight Electricity Equipment Every
+    Everything Find Five For Four From Frozen Full Gas Gases Gift Give Gravity Guests Half Hardly Has Have He
+    Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In Insurance Introductory Iron Is Isn't It It'll It's Just
+    Keep Know Late Learn Let Let's Light Lightning Listen Lockers Look Lower Major Make Many Mix More Most My
+    New No Nobody Not Of Okay On One Only Organized Our Over Paint Parking Part Pay Pick Pickup Pieces Pile
+    Planets Plants Please Pockets Practice Prepare Purring Put Rain Raindrops Read Rehearse Replacement Right
+    Salt Seniors Setup Should Since Sit Sitting Six Sleep Sniffing So Soap Some Special Spread Square Standard
+    Stars Start Stick Sunlight Sure Test That That'll That's The Then There There's These They They're This
+    Thunder Tides To Together Twenty Unfortunately Use Valves Visits Walk Was Watch Water We We'd We'll We're
+    We've Well Were What What's When Where Where's Which While Who Who's Why Will With Without Would Write Yeah
+    Yeast Yes You You'd You'll You're Your
     """.split()
 )
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
@@ -72,7 +79,12 @@ def estimated_seconds(turns: Iterable[Turn]) -> float:
 
 
 def pick(rng: Random, options: Sequence[str], brief: bool = False) -> str:
-    """One of the options; `brief` picks among the shorter half."""
+    """One of the options, with a choice made in each of its [brackets]; `brief` picks among the shorter half."""
     if brief:
         options = sorted(options, key=len)[: (len(options) + 1) // 2]
-    return rng.choice(list(options))
+    return chosen(rng, rng.choice(list(options)))
+
+
+def chosen(rng: Random, text: str) -> str:
+    """ "[Sure|Of course], [|just ]a moment." -> "Of course, a moment.": one of the alternatives in each bracket."""
+    return " ".join(BRACKET.sub(lambda m: rng.choice(m[1].split("|")), text).split())
