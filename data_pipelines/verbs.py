@@ -16,6 +16,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "synth": ("data_pipelines.writer.synth", "write scripts: customer service or assistant dialogues as text"),
     "tokenizer": ("data_pipelines.tokenizer", "train a SentencePiece tokenizer on scripts"),
     "fetch": ("data_pipelines.speech.engines", "find or check the speech engines"),
+    "voices": ("data_pipelines.speech.voices", "list and check clips of voices that may be imitated"),
+    "timing": ("data_pipelines.speech.timing_fit", "fit turn taking to calls: gaps, pauses, backchannels"),
     "speak": ("data_pipelines.speech.speak", "speak scripts: two-channel dialogues with word times"),
     "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),

@@ -62,7 +62,9 @@ class Aligner:
             cmn="batch",
         )
 
-    def align(self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str]) -> Alignment | None:
+    def align(
+        self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str], *, min_score: float = MIN_SCORE
+    ) -> Alignment | None:
         """Finds when each word of one utterance is said; None means that the text does not fit the audio.
 
         `words` are as spoken (numbers spelt out) and come back unchanged, punctuation and case included.
@@ -88,7 +90,7 @@ class Aligner:
             aligned.append(Word(text=word, start=round(first.start * FRAME_SECONDS, 2), end=round(end, 2)))
         if max(word.end - word.start for word in aligned) > MAX_WORD_SECONDS:
             return None
-        if score < MIN_SCORE or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
+        if score < min_score or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
             return None
         return Alignment(words=tuple(aligned), score=score)
 

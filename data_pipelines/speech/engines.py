@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +103,81 @@ def check_kokoro() -> dict[str, Any]:
     return record
 
 
-def open_engine(name: str) -> Any:
-    """Opens "kokoro" or "espeak" (a data_pipelines.speech.tts.base.Engine). Raises UserError if it is not there."""
-    if name == "kokoro":
+NAMES = ("kokoro", "espeak", "chatterbox", "dia")
+USED: dict[str, tuple[str, ...]] = {
+    "kokoro": (),
+    "espeak": (),
+    "chatterbox": ("--url", "--model", "--device", "--voices", "--store", "--engine-option"),
+    "dia": ("--url", "--model", "--device", "--store", "--engine-option"),
+}
+"""Options that have an effect, by engine."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class EngineChoice:
+    """Which engine speaks, and with what; the same in every worker."""
+
+    name: str
+    url: str = ""
+    """Server of an engine in an environment of its own (scripts/tts_server.py); "" for this process."""
+    model: str | None = None
+    """Folder of weights; None for the engine's own download."""
+    device: str = "cpu"
+    voices: Path | None = None
+    """Manifest of clips for an engine that imitates voices."""
+    store: Path | None = None
+    """Where what slow engines said is kept; None: the cache folder."""
+    options: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}")
+        given = {
+            "--url": self.url,
+            "--model": self.model,
+            "--device": self.device != "cpu",
+            "--voices": self.voices,
+            "--store": self.store,
+            "--engine-option": self.options,
+        }
+        useless = [flag for flag, value in given.items() if value and flag not in USED[self.name]]
+        if useless:
+            raise UserError(f"{useless[0]} has no effect with --engine {self.name}: leave it out")
+        if self.url and (self.model or self.device != "cpu"):
+            raise UserError("--model and --device are the server's business with --url: give them to tts_server.py")
+        if "--voices" in USED[self.name] and self.voices is None:
+            raise UserError(f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`")
+
+
+def open_engine(choice: EngineChoice | str) -> Any:
+    """Opens an engine (data_pipelines.speech.tts.base.Engine or ConversationEngine) by choice or by name alone.
+
+    Raises: UserError if it is not there.
+    """
+    choice = EngineChoice(name=choice) if isinstance(choice, str) else choice
+    if choice.name == "kokoro":
         if not is_kokoro_fetched():
             raise UserError(f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak")
         from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())
-    if name == "espeak":
+    if choice.name == "espeak":
         from data_pipelines.speech.tts.espeak import EspeakEngine
 
         return EspeakEngine()
-    raise UserError(f"engine {name!r}: choose kokoro or espeak")
+    from data_pipelines.speech.tts.backend import StoredBackend, open_backend
+
+    backend = open_backend(choice.name, choice.url, choice.model, choice.device)
+    stored = StoredBackend(backend, choice.store or cache_root() / "speech")
+    if choice.name == "dia":
+        from data_pipelines.speech.tts.dia import DiaEngine
+
+        return DiaEngine(stored, dict(choice.options))
+    from data_pipelines.speech.tts.cloned import ClonedEngine
+    from data_pipelines.speech.voices import load_pool
+
+    assert choice.voices is not None  # see EngineChoice
+    return ClonedEngine(stored, load_pool(choice.voices), dict(choice.options))
 
 
 def choose_engine(name: str) -> str:

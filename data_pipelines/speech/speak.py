@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ from data_pipelines.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, write_line, write_report
 from data_pipelines.quality import settings
 from data_pipelines.schema import Dialogue, Script, read_scripts
-from data_pipelines.speech.engines import choose_engine, open_engine
+from data_pipelines.speech.augment import load_augmentation
+from data_pipelines.speech.engines import NAMES, USED, EngineChoice, choose_engine, open_engine
 from data_pipelines.speech.stitch import StitchOptions, stitch
-from data_pipelines.speech.tts.base import Engine
+from data_pipelines.speech.timing import load_timing
+from data_pipelines.speech.tts.base import ConversationEngine, Engine, EngineGone
 from model.errors import UserError
+
+AnyEngine = Engine | ConversationEngine
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -47,10 +51,12 @@ def spoken_seconds(folder: Path) -> float | None:
     return dialogue.seconds if all((folder / name).is_file() for name in ("audio.flac", "left.voice.flac")) else None
 
 
-def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions, out: Path) -> Outcome:
+def speak_one(script: Script, engine: AnyEngine, seed: int, options: StitchOptions, out: Path) -> Outcome:
     """Speaks one script into OUT/ID; meta.json comes last, so that a folder with it is complete."""
     try:
         result = stitch(script, engine, seed, options)
+    except EngineGone:
+        raise
     except UserError as why:
         return Outcome(id=script.id, reason=str(why).removeprefix(f"{script.id}: "))
     folder = out / script.id
@@ -63,14 +69,21 @@ def speak_one(script: Script, engine: Engine, seed: int, options: StitchOptions,
 
 
 @lru_cache(maxsize=1)
-def shared_engine(name: str) -> Engine:
+def shared_engine(choice: EngineChoice) -> AnyEngine:
     """The one engine of this process: loading Kokoro takes most of a second."""
-    engine: Engine = open_engine(name)
+    engine: AnyEngine = open_engine(choice)
     return engine
 
 
-def _work(script: Script, engine: str, seed: int, options: StitchOptions, out: Path) -> Outcome:
+def _work(script: Script, engine: EngineChoice, seed: int, options: StitchOptions, out: Path) -> Outcome:
     return speak_one(script, shared_engine(engine), seed, options, out)
+
+
+def settings_of(options: StitchOptions) -> dict[str, Any]:
+    """What decides the result, for OUT/speak.json; of files their contents count, not their places."""
+    used = options.augmentation
+    settings = asdict(replace(options, augmentation=None))
+    return settings | {"augmentation": {"name": used.name, "sha256": used.sha256} if used else None}
 
 
 def check_scripts(scripts: Sequence[Script]) -> None:
@@ -83,16 +96,15 @@ def check_scripts(scripts: Sequence[Script]) -> None:
 
 
 def speak_scripts(
-    scripts: Sequence[Script], out: Path, *, engine: str, seed: int, executor: Executor, options: StitchOptions
+    scripts: Sequence[Script], out: Path, *, engine: EngineChoice, seed: int, executor: Executor, options: StitchOptions
 ) -> dict[str, Any]:
     """Speaks all scripts into `out` and answers the report, which is also written to OUT/report.json.
 
     Raises: UserError for bad ids, a foreign folder, a missing engine, or if there is no dialogue at all in the end.
     """
     check_scripts(scripts)
-    engine = choose_engine(engine)
     identity = open_engine(engine).identity()
-    claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": asdict(options)}, "speak")
+    claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": settings_of(options)}, "speak")
     before = {script.id: spoken_seconds(out / script.id) for script in scripts}
     todo = [script for script in scripts if before[script.id] is None]
     started = time.perf_counter()
@@ -108,7 +120,7 @@ def speak_scripts(
         "reasons": dict(Counter(o.reason.split(":")[0] for o in rejected)),
         "audio_seconds": round(math.fsum(lengths), 2),
         "wall_seconds": round(elapsed, 2),
-        "engine": engine,
+        "engine": engine.name,
     }
     write_report(out, report)
     if not lengths:
@@ -120,11 +132,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data speak`."""
     parser.add_argument("--scripts", type=Path, required=True, help="scripts file, from `ppx-data synth`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
-    parser.add_argument("--engine", choices=("auto", "kokoro", "espeak"), default="auto")
+    parser.add_argument("--engine", choices=("auto", *NAMES), default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
-    parser.add_argument("--noise-dbfs", type=float, help="white noise on the user's channel, e.g. -60 (default: none)")
+    parser.add_argument("--timing", default="default", help="file from `ppx-data timing`, or default")
+    parser.add_argument("--augment", help="YAML file, or a preset: what happens to the user's voice (default: nothing)")
+    parser.add_argument("--voices", type=Path, help="manifest of clips for chatterbox, from `ppx-data voices`")
+    parser.add_argument("--url", default="", help="server of chatterbox or dia, see scripts/tts_server.py")
+    parser.add_argument("--model", help="folder with the weights of chatterbox or dia in this process")
+    parser.add_argument("--device", default="cpu", help="of chatterbox or dia in this process, e.g. cuda")
+    parser.add_argument("--engine-option", nargs="+", default=[], metavar="KEY=NUMBER", help="e.g. exaggeration=0.7")
+    parser.add_argument("--store", type=Path, help="where what chatterbox or dia said is kept (default: OUT/.speech)")
     settings.add_arguments(parser)
     add_executor_arguments(parser)
 
@@ -134,17 +153,38 @@ def run(args: argparse.Namespace) -> None:
     scripts = read_scripts(args.scripts)
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be 1 or more")
-    limits = settings.limits_of(args)
-    options = StitchOptions(voice_seconds=args.voice_seconds, noise_dbfs=args.noise_dbfs, limits=limits)
+    options = StitchOptions(
+        voice_seconds=args.voice_seconds,
+        timing=load_timing(args.timing),
+        augmentation=load_augmentation(args.augment) if args.augment else None,
+        limits=settings.limits_of(args),
+    )
+    name = choose_engine(args.engine)
+    engine = EngineChoice(
+        name=name,
+        url=args.url,
+        model=args.model,
+        device=args.device,
+        voices=args.voices,
+        store=args.store or (args.out / ".speech" if "--store" in USED[name] else None),
+        options=parse_options(args.engine_option),
+    )
     report = speak_scripts(
-        scripts[: args.limit],
-        args.out,
-        engine=args.engine,
-        seed=args.seed,
-        executor=executor_of(args),
-        options=options,
+        scripts[: args.limit], args.out, engine=engine, seed=args.seed, executor=executor_of(args), options=options
     )
     print(
         f"{report['done']} dialogues spoken, {report['audio_seconds'] / 60:.1f} min; {report['skipped']} were there; "
         f"{report['wall_seconds']:.0f} s, {len(report['rejected'])} rejected: {args.out / 'report.json'}"
     )
+
+
+def parse_options(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """KEY=NUMBER words. Raises UserError for another shape."""
+    options = {}
+    for word in given:
+        key, _, value = word.partition("=")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            raise UserError(f"--engine-option {word!r}: give KEY=NUMBER, such as exaggeration=0.7") from None
+    return tuple(sorted(options.items()))

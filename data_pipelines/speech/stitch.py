@@ -4,49 +4,28 @@ Left is the agent, right the user. All choices depend on (seed, script id) only,
 the order or the number of workers.
 """
 
-import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
+from data_pipelines.audio import RATE_HZ, Audio, fade_out
 from data_pipelines.quality.gates import Limits, measure, reason_to_reject
 from data_pipelines.schema import Dialogue, Script, Side, Word
+from data_pipelines.speech.asides import with_backchannels, with_pauses
+from data_pipelines.speech.augment import Augmentation, augment
+from data_pipelines.speech.perform import NEUTRAL_SENTENCES, VOICE_SECONDS, at_24k, perform
 from data_pipelines.speech.timing import Slot, Timing, place
-from data_pipelines.speech.tts.base import Engine, Speech, Voice
+from data_pipelines.speech.tts.base import ConversationEngine, Engine, Speech
 from model.errors import UserError
-
-VOICE_SECONDS = (3.0, 10.0)
-"""Length of a voice prompt: at least 3 s of voice to know a speaker by, at most what cloning engines read."""
 
 HEADROOM = 10 ** (-3 / 20)
 """Engines speak close to full scale; 3 dB down leaves room for the codec and for a louder user."""
 PEAK = 0.85
-
-NEUTRAL_SENTENCES = (
-    "The morning train was late again, so we walked along the river instead.",
-    "She keeps a small garden behind the house, mostly herbs and a few tomatoes.",
-    "It rained for most of the week, and then the sky cleared all at once.",
-    "My brother repairs old bicycles and gives them away when he is done.",
-    "There is a bakery on the corner that sells warm bread before sunrise.",
-    "We painted the kitchen yellow, and now every breakfast feels like summer.",
-    "The library moved to a larger building with tall windows and quiet rooms.",
-    "He learned to play the piano late in life and practices every evening.",
-    "A light wind came over the hills and moved the leaves in the orchard.",
-    "They spent the holiday near the lake and swam before breakfast each day.",
-    "I left my umbrella on the bus, and somebody kindly brought it back.",
-    "The old clock in the hallway runs a little slow, but nobody minds.",
-    "Our neighbors have a gray cat that visits us through the open window.",
-    "In the autumn the whole valley smells of apples and wood smoke.",
-    "The children built a bridge out of branches and crossed it one by one.",
-    "She wrote a long letter by hand and mailed it without reading it again.",
-    "After the concert we sat outside and talked until the lights went out.",
-    "The road to the coast is narrow, but the view is worth the slow drive.",
-    "He always carries a notebook and draws the people he sees on the way.",
-    "A boat passed under the bridge, and everyone on board waved at us.",
-)
+BABBLE_VOICES = 8
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -59,16 +38,13 @@ class StitchOptions:
     speed: tuple[float, float] = (0.92, 1.1)
     user_level_db: float = 6.0
     """The user's channel is up to this much louder or softer than the agent's."""
-    noise_dbfs: float | None = None
-    """RMS of white noise on the user's channel; None for none."""
+    augmentation: Augmentation | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not VOICE_SECONDS[0] <= self.voice_seconds <= VOICE_SECONDS[1]:
             low, high = VOICE_SECONDS
             raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}")
-        if self.noise_dbfs is not None and self.noise_dbfs > -30:
-            raise UserError(f"noise at {self.noise_dbfs} dBFS would drown the user: give -30 or less, such as -60")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -80,26 +56,23 @@ class Stitched:
     voice: Audio
 
 
-def stitch(script: Script, engine: Engine, seed: int, options: StitchOptions) -> Stitched:
+def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, options: StitchOptions) -> Stitched:
     """Speaks a script. Raises UserError if a turn cannot be spoken or the result fails a gate."""
     if not any(turn.speaker == "agent" for turn in script.turns):
         raise UserError(f"{script.id}: the agent says nothing: give it at least one turn")
-    key = f"{seed}/{script.id}"
-    rng = random.Random(f"{key}/voices")
-    voices = choose_voices(engine.voices(), script.split, rng)
-    speeds = {side: round(rng.uniform(*options.speed), 3) for side in voices}
-    turn_seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
-    speeches = []
-    for n, turn in enumerate(script.turns):
-        side = "left" if turn.speaker == "agent" else "right"
-        spoken = engine.speak(turn.text, voices[side].key, seed=turn_seed + n, speed=speeds[side])
-        speeches.append(at_24k(spoken))
-    schedule = place(script.turns, [s.seconds for s in speeches], random.Random(f"{key}/timing"), options.timing)
+    key, timing = f"{seed}/{script.id}", options.timing
+    turns = with_backchannels(script.turns, random.Random(f"{key}/backchannels"), timing)
+    said = perform(script, turns, engine, key, options.voice_seconds, options.speed)
+    pauses = random.Random(f"{key}/pauses")
+    speeches = [
+        speech if turn.kind == "backchannel" else with_pauses(speech, pauses, timing)
+        for turn, speech in zip(turns, said.speeches, strict=True)
+    ]
+    schedule = place(turns, [s.seconds for s in speeches], random.Random(f"{key}/timing"), timing)
     channels = [render(schedule.slots, speeches, side, schedule.seconds) for side in ("left", "right")]
     words = {side: words_of(schedule.slots, speeches, side) for side in ("left", "right")}
     level_db = round(random.Random(f"{key}/level").uniform(-options.user_level_db, options.user_level_db), 2)
     audio_CS = np.stack([levelled(channels[0], 0.0), levelled(channels[1], level_db)])
-    voice = voice_prompt(script, engine, voices["left"], turn_seed, speeds["left"], options.voice_seconds)
     identity = engine.identity()
     dialogue = Dialogue(
         id=script.id,
@@ -107,9 +80,9 @@ def stitch(script: Script, engine: Engine, seed: int, options: StitchOptions) ->
         split=script.split,
         scenario=script.scenario,
         seconds=round(audio_CS.shape[1] / RATE_HZ, 6),
-        left=Side(speaker=voices["left"].key, words=words["left"], is_agent=True, role_prompt=script.role_prompt),
-        right=Side(speaker=voices["right"].key, words=words["right"]),
-        licence=identity["output_licence"],
+        left=Side(speaker=said.speakers["left"], words=words["left"], is_agent=True, role_prompt=script.role_prompt),
+        right=Side(speaker=said.speakers["right"], words=words["right"]),
+        licence=" AND ".join(sorted({identity["output_licence"], *said.licences})),
         facts=script.facts,
         probes=script.probes,
         events=schedule.events,
@@ -117,40 +90,35 @@ def stitch(script: Script, engine: Engine, seed: int, options: StitchOptions) ->
             "engine": identity,
             "script": script.provenance,
             "seed": seed,
-            "speed": speeds,
             "user_level_db": level_db,
-            "noise_dbfs": options.noise_dbfs,
-            "timing": asdict(options.timing),
+            "timing": {"name": timing.name, "sha256": timing.sha256},
+            **said.provenance,
         },
     )
-    gates = measure(audio_CS, dialogue, schedule.slots, voice)
+    gates = measure(audio_CS, dialogue, schedule.slots, said.voice)
     reason = reason_to_reject(gates, options.limits)
     if reason:
         raise UserError(f"{script.id}: gate {reason}")
-    if options.noise_dbfs is not None:
-        audio_CS = audio_CS + np.stack([np.zeros(audio_CS.shape[1]), noise(audio_CS.shape[1], options.noise_dbfs, key)])
+    if options.augmentation:  # after the gates, which measure the pipeline and not the telephone
+        speaker: Any = engine
+        babble = partial(_babble, speaker, script.split)
+        user, record = augment(audio_CS[1], words["right"], options.augmentation, key, babble)
+        audio_CS = np.stack([audio_CS[0], user])
+        dialogue.provenance["augmentation"] = record
     dialogue = Dialogue(**{**vars(dialogue), "gates": gates})
     dialogue.check(script.id)
-    return Stitched(dialogue=dialogue, audio_CS=audio_CS.astype(np.float32), voice=voice)
+    return Stitched(dialogue=dialogue, audio_CS=audio_CS.astype(np.float32), voice=said.voice)
 
 
-def choose_voices(voices: Sequence[Voice], split: str, rng: random.Random) -> dict[str, Voice]:
-    """Two different voices for a script: held-out ones if and only if the script is held out."""
-    if split not in ("train", "heldout"):
-        raise UserError(f"split {split!r}: must be train or heldout")
-    pool = [voice for voice in voices if voice.held_out == (split == "heldout")]
-    if len(pool) < 2:
-        raise UserError(f"the engine has {len(pool)} voices for split {split}: two are needed, fetch all of its voices")
-    agent, user = rng.sample(pool, 2)
-    return {"left": agent, "right": user}
-
-
-def at_24k(speech: Speech) -> Speech:
-    """The same speech at 24 kHz; word times are kept within its audio."""
-    audio = to_rate(speech.audio, speech.rate, RATE_HZ)
-    seconds = len(audio) / RATE_HZ
-    words = tuple((text, min(start, seconds), min(end, seconds)) for text, start, end in speech.words)
-    return Speech(audio=audio, rate=RATE_HZ, words=words)
+@lru_cache(maxsize=4)
+def _babble(engine: Any, split: str) -> tuple[Audio, ...]:
+    """Utterances of other voices of a split, spoken once in each process."""
+    if isinstance(engine, ConversationEngine):
+        raise UserError(f"{engine.name} has no voices for babble: take the kind babble out of --augment")
+    voices = sorted(voice.key for voice in engine.voices() if voice.held_out == (split == "heldout"))
+    chosen = voices[:: max(1, len(voices) // BABBLE_VOICES)][:BABBLE_VOICES]
+    spoken = [engine.speak(text, key, seed=0) for text, key in zip(NEUTRAL_SENTENCES, chosen, strict=False)]
+    return tuple(at_24k(speech).audio for speech in spoken)
 
 
 def render(slots: Sequence[Slot], speeches: Sequence[Speech], side: str, seconds: float) -> Audio:
@@ -184,27 +152,3 @@ def levelled(channel: Audio, gain_db: float) -> Audio:
     channel = channel * np.float32(HEADROOM * 10 ** (gain_db / 20))
     peak = float(np.abs(channel).max(initial=0.0))
     return channel * np.float32(PEAK / peak) if peak > PEAK else channel
-
-
-def noise(num_samples: int, dbfs: float, key: str) -> Audio:
-    """White noise of the given RMS, the same for the same key."""
-    seed = int.from_bytes(hashlib.sha256(f"{key}/noise".encode()).digest()[:8], "big")
-    rms = 10 ** (dbfs / 20)
-    return (rms * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
-
-
-def voice_prompt(script: Script, engine: Engine, voice: Voice, seed: int, speed: float, seconds: float) -> Audio:
-    """Another utterance of the agent's voice, cut after the word that ends closest to `seconds`, at -24 LUFS."""
-    said = " ".join(turn.text for turn in script.turns)
-    sentences = [s for s in NEUTRAL_SENTENCES if s not in said]
-    random.Random(f"{seed}/{script.id}/prompt").shuffle(sentences)
-    for count in range(1, len(sentences) + 1):
-        text = " ".join(sentences[:count])
-        if len(text) < 13 * seconds:  # speech runs at about 15 characters a second: do not try what is too short
-            continue
-        speech = at_24k(engine.speak(text, voice.key, seed=seed, speed=speed))
-        ends = [end + 0.05 for _, _, end in speech.words if VOICE_SECONDS[0] <= end + 0.05 <= VOICE_SECONDS[1]]
-        if ends and speech.words[-1][2] >= seconds - 0.25:
-            stop = min(ends, key=lambda end: abs(end - seconds))
-            return loudness_normalise(fade_out(speech.audio[: round(stop * RATE_HZ)], RATE_HZ // 100), RATE_HZ)
-    raise UserError(f"{voice.key}: speaks too fast for a voice prompt of {seconds} s: lower --voice-seconds")

@@ -1,39 +1,135 @@
 """When each turn of a script is spoken: gaps, overlaps, barge-ins, backchannels. Pure arithmetic on durations.
 
-The published work states none of these distributions; every number here is a choice and a setting.
+All times are drawn from tables of quantiles. `ppx-data timing` fits them to calls; those of the default are choices,
+as the published work states no distribution.
 """
 
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import dropwhile
+from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+from data_pipelines.files import digest
 from data_pipelines.schema import Turn
 from model.errors import UserError
 
 SIDE_OF = {"agent": "left", "user": "right"}
 
 
+@dataclass(frozen=True)
+class Table:
+    """A distribution as its quantiles at evenly spaced probabilities from 0 to 1, linear in between.
+
+    `count` is the number of events it was fitted to; 0 for a choice.
+    """
+
+    quantiles: tuple[float, ...]
+    count: int = 0
+
+    def draw(self, rng: random.Random) -> float:
+        """One value; takes one number from `rng`."""
+        at = rng.random() * (len(self.quantiles) - 1)
+        low = int(at)
+        high = min(low + 1, len(self.quantiles) - 1)
+        return self.quantiles[low] + (at - low) * (self.quantiles[high] - self.quantiles[low])
+
+    @staticmethod
+    def uniform(low: float, high: float) -> "Table":
+        return Table((low, high))
+
+    @staticmethod
+    def normal(mean: float, deviation: float, low: float, high: float, num: int = 401) -> "Table":
+        """A normal distribution, its values clipped to low..high."""
+        bell = NormalDist(mean, deviation)
+        inner = (min(max(bell.inv_cdf(n / (num - 1)), low), high) for n in range(1, num - 1))
+        return Table((low, *(round(value, 6) for value in inner), high))
+
+
 @dataclass(kw_only=True, frozen=True)
 class Timing:
-    """Turn-taking settings, in seconds."""
+    """Turn taking of one run. Times in seconds, rates in events a second."""
 
-    gap_mean: float = 0.25
-    gap_deviation: float = 0.35
-    gap_range: tuple[float, float] = (-0.4, 1.5)
-    """Gaps between speakers are normal, clipped to this range; below zero the turns overlap and nobody stops."""
+    name: str = "default"
+    gap: Table = Table.normal(0.25, 0.35, -0.4, 1.5)
+    """Between speakers; below zero the turns overlap and nobody stops."""
     same_speaker_gap: float = 0.2
     """The least pause between two turns of one speaker."""
-    barge_in_from: float = 0.4
-    """A barge-in starts uniformly between this share of the interrupted turn and its end."""
-    stop_after: tuple[float, float] = (0.2, 0.7)
+    pause: Table = Table.uniform(0.2, 0.2)
+    pause_rate: float = 0.0
+    """Pauses in a second of a speaker's own turn; 0 leaves the pauses that the voice makes."""
+    backchannel_rate: float = 0.0
+    """Backchannels in a second of the other side's turn; 0 leaves those of the script."""
+    backchannel_at: Table = Table.uniform(0.2, 0.8)
+    """Where a backchannel starts, as a share of the turn it answers."""
+    backchannel_seconds: Table = Table.uniform(0.3, 0.7)
+    """How long one lasts: decides which words are said."""
+    barge_in_at: Table = Table.uniform(0.4, 1.0)
+    """Where a barge-in starts, as a share of the turn it interrupts."""
+    stop_after: Table = Table.uniform(0.2, 0.7)
     """How long the interrupted speaker goes on."""
-    fade: tuple[float, float] = (0.04, 0.15)
+    fade: Table = Table.uniform(0.04, 0.15)
     user_silence_share: float = 0.05
     """Share of user turns before which the user stays silent for a while."""
-    user_silence: tuple[float, float] = (2.0, 6.0)
-    lead_in: tuple[float, float] = (0.1, 0.6)
-    lead_out: tuple[float, float] = (0.3, 1.0)
+    user_silence: Table = Table.uniform(2.0, 6.0)
+    lead_in: Table = Table.uniform(0.1, 0.6)
+    lead_out: Table = Table.uniform(0.3, 1.0)
+
+    @property
+    def sha256(self) -> str:
+        """Identity of all its numbers."""
+        return digest(json.dumps(asdict(self), sort_keys=True))
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "gap": (-2.0, 8.0),
+    "same_speaker_gap": (0.0, 5.0),
+    "pause": (0.0, 8.0),
+    "pause_rate": (0.0, 2.0),
+    "backchannel_rate": (0.0, 2.0),
+    "backchannel_at": (0.0, 1.0),
+    "backchannel_seconds": (0.0, 5.0),
+    "barge_in_at": (0.0, 1.0),
+    "stop_after": (0.0, 5.0),
+    "fade": (0.001, 0.5),
+    "user_silence_share": (0.0, 1.0),
+    "user_silence": (0.0, 30.0),
+    "lead_in": (0.0, 10.0),
+    "lead_out": (0.0, 10.0),
+}
+"""What a file may hold: beyond it a dialogue would fail its gates or make no sense."""
+
+
+def load_timing(name: str | Path) -> Timing:
+    """`default`, or a file from `ppx-data timing`. Raises UserError naming the file and what is wrong in it."""
+    if str(name) == "default":
+        return Timing()
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--timing {path}: no such file: fit one with `ppx-data timing`, or use default")
+    try:
+        raw = json.loads(path.read_text("utf-8"))["timing"]
+        known = {field.name for field in fields(Timing)}
+        if unknown := sorted(set(raw) - known):
+            raise UserError(f"{path}: unknown key {unknown[0]!r}: use {', '.join(sorted(known))}")
+        return Timing(**{key: value if key == "name" else _parsed(path, key, value) for key, value in raw.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as why:
+        if isinstance(why, UserError):
+            raise
+        raise UserError(f"{path}: not a timing file ({why}): fit one with `ppx-data timing`") from why
+
+
+def _parsed(path: Path, key: str, value: Any) -> Any:
+    """One table or number of a file, within its limits."""
+    is_table = isinstance(getattr(Timing(), key), Table)
+    values = tuple(map(float, value["quantiles"])) if is_table else (float(value),)
+    low, high = LIMITS[key]
+    if len(values) < 1 + is_table or list(values) != sorted(values) or not low <= values[0] <= values[-1] <= high:
+        raise UserError(f"{path}: {key} must be {'rising quantiles' if is_table else 'a number'} in {low:g}..{high:g}")
+    return Table(values, int(value.get("count", 0))) if is_table else values[0]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -71,19 +167,20 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
     events: list[dict[str, Any]] = []
     free = {"left": 0.0, "right": 0.0}  # when each side falls silent
     floor: int | None = None  # the slot whose speaker has the floor
+    shares: list[float] = []  # where in it its backchannels start
     for n, (turn, length) in enumerate(zip(turns, seconds, strict=True)):
         side = SIDE_OF[turn.speaker]
         if floor is None:
             if turn.kind != "normal":
                 raise UserError(f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn")
-            start = rng.uniform(*timing.lead_in)
+            start = timing.lead_in.draw(rng)
         elif turn.kind == "normal":
             start = _after(slots[floor], turns[floor].kind, side, free, turn, rng, timing, events)
         else:
             if slots[floor].side == side:
                 raise UserError(f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn")
-            is_stopped_next = n + 1 < len(turns) and turns[n + 1].kind == "barge_in"
-            start = _inside(slots[floor], turn, free[side], is_stopped_next, rng, timing)
+            share = timing.barge_in_at.draw(rng) if turn.kind == "barge_in" else shares.pop(0)
+            start = max(slots[floor].start + share * (slots[floor].stop - slots[floor].start), free[side] + 0.05)
         start = round(start, 4)  # as word times are stored
         if turn.kind == "barge_in" and floor is not None and start < slots[floor].stop:
             slots[floor] = _stopped(slots[floor], start, rng, timing)
@@ -94,10 +191,9 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
         slots.append(Slot(turn=n, side=side, start=start, stop=start + length))
         free[side] = start + length
         if turn.kind != "backchannel":
-            floor = n
-    return Schedule(
-        slots=tuple(slots), events=tuple(events), seconds=max(free.values()) + rng.uniform(*timing.lead_out)
-    )
+            floor, shares = n, _backchannel_shares(turns[n + 1 :], rng, timing)
+    stop = max(free.values()) + timing.lead_out.draw(rng)
+    return Schedule(slots=tuple(slots), events=tuple(events), seconds=stop)
 
 
 def _event(kind: str, side: str, start: float, end: float) -> dict[str, Any]:
@@ -115,7 +211,7 @@ def _after(
     events: list[dict[str, Any]],
 ) -> float:
     """Start of a normal turn that follows the floor turn."""
-    gap = min(max(rng.gauss(timing.gap_mean, timing.gap_deviation), timing.gap_range[0]), timing.gap_range[1])
+    gap = timing.gap.draw(rng)
     if side == floor.side:
         gap = max(gap, timing.same_speaker_gap)
     elif floor_kind == "barge_in":  # who was interrupted hears the other out
@@ -123,25 +219,23 @@ def _after(
     else:  # a one-word turn is not talked over from its first sound
         gap = max(gap, -0.5 * (floor.stop - floor.start))
     if turn.speaker == "user" and rng.random() < timing.user_silence_share:
-        silence = rng.uniform(*timing.user_silence)
+        silence = timing.user_silence.draw(rng)
         begin = max(free.values())
         events.append(_event("user_silence", side, begin, begin + silence))
         return begin + silence
     return max(floor.stop + gap, free[side] + 0.05)
 
 
-def _inside(floor: Slot, turn: Turn, free: float, is_stopped_next: bool, rng: random.Random, timing: Timing) -> float:
-    """Start of a barge-in or backchannel within the floor turn."""
-    length = floor.stop - floor.start
-    if turn.kind == "barge_in":
-        share = rng.uniform(timing.barge_in_from, 1.0)
-    else:
-        # a backchannel leaves room for the barge-in that follows it on the same turn
-        share = rng.uniform(0.1, 0.3) if is_stopped_next else rng.uniform(0.2, 0.8)
-    return max(floor.start + share * length, free + 0.05)
+def _backchannel_shares(following: Sequence[Turn], rng: random.Random, timing: Timing) -> list[float]:
+    """Where the backchannels that come next in the script start, as shares of the turn they answer."""
+    rest = list(dropwhile(lambda turn: turn.kind == "backchannel", following))
+    shares = sorted(timing.backchannel_at.draw(rng) for _ in range(len(following) - len(rest)))
+    if rest and rest[0].kind == "barge_in":  # they leave room for it
+        shares = [0.4 * share for share in shares]
+    return shares
 
 
 def _stopped(slot: Slot, barge_in: float, rng: random.Random, timing: Timing) -> Slot:
     """The interrupted turn: it stops a reaction time after the barge-in, unless it ends by then anyway."""
-    stop, fade = round(barge_in + rng.uniform(*timing.stop_after), 4), rng.uniform(*timing.fade)
+    stop, fade = round(barge_in + timing.stop_after.draw(rng), 4), timing.fade.draw(rng)
     return replace(slot, stop=stop, fade=fade) if stop < slot.stop - 0.02 else slot

@@ -15,10 +15,12 @@ from data_pipelines.executor import Executor
 from data_pipelines.files import RUN_ONLY
 from data_pipelines.schema import Dialogue, Script, Turn  # noqa: E402
 from data_pipelines.speech import speak  # noqa: E402
+from data_pipelines.speech.engines import EngineChoice  # noqa: E402
 from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
 from model.errors import UserError  # noqa: E402
 
 OPTIONS = StitchOptions(voice_seconds=3.2)
+ESPEAK = EngineChoice(name="espeak")
 
 
 def make_script(name: str, split: str = "train", text: str = "It costs $8/month, and pickup is April 12th.") -> Script:
@@ -34,7 +36,7 @@ def make_script(name: str, split: str = "train", text: str = "It costs $8/month,
 
 def run(scripts: list[Script], out: Path, seed: int = 0, workers: int = 1) -> dict:
     return speak.speak_scripts(
-        scripts, out, engine="espeak", seed=seed, executor=Executor(workers=workers), options=OPTIONS
+        scripts, out, engine=ESPEAK, seed=seed, executor=Executor(workers=workers), options=OPTIONS
     )
 
 
@@ -110,7 +112,7 @@ def test_other_settings_and_foreign_folders_are_refused(spoken, tmp_path):
     with pytest.raises(UserError, match="was made with seed 0, not 1: give another --out"):
         run(SCRIPTS, out, seed=1)
     with pytest.raises(UserError, match="was made with options."):
-        speak.speak_scripts(SCRIPTS, out, engine="espeak", seed=0, executor=Executor(), options=StitchOptions())
+        speak.speak_scripts(SCRIPTS, out, engine=ESPEAK, seed=0, executor=Executor(), options=StitchOptions())
     assert contents(out) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

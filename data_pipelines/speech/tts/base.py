@@ -1,8 +1,8 @@
-"""What a speech engine is, and the two repairs that every engine's output needs."""
+"""What a speech engine is: by turns or by whole dialogues; and the two repairs that every engine's output needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,12 +12,16 @@ from model.errors import UserError
 
 @dataclass(kw_only=True, frozen=True)
 class Voice:
-    """One speaker. `key` is unique among engines ("kokoro/af_heart"); a held-out voice never speaks in training."""
+    """One voice. `key` is unique among engines ("kokoro/af_heart"); a held-out voice never speaks in training."""
 
     key: str
     sex: Literal["female", "male"]
     accent: str
     held_out: bool
+    speaker: str = ""
+    """Who it is, where one person has several voices (clips); "" for the voice itself."""
+    licence: str = ""
+    """Of the recording that was cloned; "" for a voice that comes with its engine."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -33,10 +37,16 @@ class Speech:
         return len(self.audio) / self.rate
 
 
+class EngineGone(UserError):
+    """The engine itself is not there (any more): the run ends, instead of rejecting one script after the other."""
+
+
 class Engine(Protocol):
     """A text-to-speech engine. Heavy imports happen in its constructor, which raises UserError if one is missing."""
 
     name: str
+    sets_speed: bool
+    """Whether `speed` has an effect."""
 
     def identity(self) -> dict[str, Any]:
         """Provenance: name, version, model (id and sha256 where there is one), licence of the engine,
@@ -49,6 +59,22 @@ class Engine(Protocol):
         """Speaks `text` with the voice of that key. Raises UserError if nothing can be said; never answers silence.
 
         A deterministic engine (see `identity`) gives the same bytes for the same arguments.
+        """
+
+
+@runtime_checkable
+class ConversationEngine(Protocol):
+    """An engine that speaks a whole dialogue with voices of its own making."""
+
+    name: str
+
+    def identity(self) -> dict[str, Any]:
+        """As of Engine."""
+
+    def converse(self, lines: Sequence[tuple[str, str]], *, seed: int) -> list[Speech]:
+        """Speaks lines of (speaker, text), two speakers at most: one Speech for each line, alone on its channel.
+
+        Raises: UserError if a line is not found in the sound, or two lines lie on each other.
         """
 
 
@@ -95,3 +121,20 @@ def trim_silence(speech: Speech, before: float = 0.03, after: float = 0.06) -> S
         audio=fade_out(fade_in(speech.audio[start:stop], edge), edge),
         words=tuple((text, begin - shift, end - shift) for text, begin, end in speech.words),
     )
+
+
+def joined(parts: Sequence[Speech], pause: float) -> Speech:
+    """Utterances of one voice and rate behind each other, with `pause` seconds of silence between them."""
+    rate = parts[0].rate
+    silence = np.zeros(round(pause * rate), np.float32)
+    audio: list[Audio] = []
+    words: list[tuple[str, float, float]] = []
+    at = 0.0
+    for part in parts:
+        if audio:
+            audio.append(silence)
+            at += len(silence) / rate
+        audio.append(part.audio)
+        words += [(text, start + at, end + at) for text, start, end in part.words]
+        at += part.seconds
+    return Speech(audio=np.concatenate(audio), rate=rate, words=tuple(words))

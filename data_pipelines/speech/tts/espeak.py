@@ -79,6 +79,7 @@ class EspeakEngine:
     """The fallback engine. Raises UserError if the tts extra is missing or the library does not start."""
 
     name = "espeak"
+    sets_speed = True
 
     def __init__(self) -> None:
         loader = require("espeakng_loader", extra="tts")

@@ -31,6 +31,7 @@ class KokoroEngine:
     """Speaks with the model in `folder`, as written by `ppx-data fetch kokoro`."""
 
     name = "kokoro"
+    sets_speed = True
 
     def __init__(self, folder: Path) -> None:
         ort = require("onnxruntime", extra="tts")
