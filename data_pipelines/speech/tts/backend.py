@@ -40,7 +40,7 @@ class Backend(Protocol):
 def open_backend(name: str, url: str, model: str | None, device: str) -> Backend:
     """Chatterbox or Dia: at a URL, or in this process. Raises UserError if it is not there."""
     if url:
-        from data_pipelines.speech.tts.http import HttpBackend
+        from data_pipelines.speech.tts.client import HttpBackend
 
         return HttpBackend(url, name)
     from data_pipelines.speech.tts import server

@@ -16,6 +16,9 @@ MAX_UNSAID_SECONDS = 0.6
 MIXTURE_SCORE = -80.0
 """Least alignment score of a mixture, where two voices share one normalisation; its pieces are aligned again alone."""
 
+HUMS = frozenset("mm mm-hm mm-hmm mhm hm hmm uh-huh uh um".split())
+"""Every voice hums in its own way, which no dictionary has: where nothing else is said, the hum is all of the sound."""
+
 Times = list[tuple[str, float, float]]
 
 
@@ -42,11 +45,15 @@ def aligned_words(audio: Audio, rate: int, words: Sequence[SpokenWord], *, min_s
 
 def timed_speech(audio: Audio, rate: int, words: Sequence[SpokenWord]) -> Speech:
     """One utterance with its word times, trimmed. Raises UserError if more or less than its words is heard."""
-    times = trim_word_ends(aligned_words(audio, rate, words), audio, rate)
     hop = rate // 100
     frames = np.abs(audio[: len(audio) // hop * hop]).reshape(-1, hop).max(axis=1, initial=0.0)
     loud = np.flatnonzero(frames > 0.05 * float(frames.max(initial=0.0))) / 100
-    unsaid = [float((loud < times[0][1]).sum() / 100), float((loud > times[-1][2]).sum() / 100)]
+    if len(words) == 1 and words[0].written.lower().strip(".,!?") in HUMS:
+        times = [(words[0].written, float(loud[0]), float(loud[-1] + 0.01))]
+    else:
+        times = aligned_words(audio, rate, words)
+    trimmed = trim_word_ends(times, audio, rate)
+    unsaid = [float((loud < trimmed[0][1]).sum() / 100), float((loud > trimmed[-1][2]).sum() / 100)]
     if max(unsaid) > MAX_UNSAID_SECONDS:
         raise UserError(f"{max(unsaid):.1f} s of sound are heard beside the words: more than the text was said")
-    return trim_silence(Speech(audio=audio, rate=rate, words=tuple(times)))
+    return trim_silence(Speech(audio=audio, rate=rate, words=trimmed))

@@ -8,6 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,7 +76,7 @@ class HttpBackend:
                 if why.code != 429 and why.code < 500:
                     raise UserError(f"the engine refuses: {reason}") from why
                 is_ours = why.code == 500  # the engine failed on this text, another may do
-            except (OSError, ValueError) as why:  # refused, reset, timed out, cut short
+            except (OSError, HTTPException) as why:  # refused, reset, timed out, cut short
                 reason, is_ours = str(getattr(why, "reason", why)) or type(why).__name__, False
         if is_ours:
             raise UserError(f"the engine failed {self._tries} times: {reason}")
