@@ -42,8 +42,6 @@ SILENT_USER_RMS = 10 ** (-30 / 20)
 BABBLE_VOICES = 5
 PEAK = 0.97
 
-Draw = tuple[float, float]
-
 
 @dataclass(kw_only=True, frozen=True)
 class Augmentation:
@@ -88,16 +86,22 @@ def _check_section(where: str, section: str, given: Any) -> None:
     if not isinstance(given, dict) or set(given) - known or known - {"folder"} - set(given):
         found = sorted(given) if isinstance(given, dict) else given
         raise UserError(f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown")
-    if not isinstance(given["share"], (int, float)) or not 0 <= given["share"] <= 1:
+    if not _is_number(given["share"]) or not 0 <= given["share"] <= 1:
         raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1")
     for key, (low, high) in RANGES[section].items():
         span = given[key]
-        if not (isinstance(span, list) and len(span) == 2 and low <= span[0] <= span[1] <= high):
+        is_span = isinstance(span, list) and len(span) == 2 and all(map(_is_number, span))
+        if not (is_span and low <= span[0] <= span[1] <= high):
             raise UserError(f"{where}.{key} {span!r}: must be [LOW, HIGH] within {low:g} to {high:g}")
-    if kinds and (not given["kinds"] or set(given["kinds"]) - set(kinds)):
+    is_list = kinds and isinstance(given["kinds"], list) and given["kinds"]
+    if kinds and not (is_list and all(kind in kinds for kind in given["kinds"])):
         raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}")
     if section == "noise" and ("folder" in given) != ("folder" in given["kinds"]):
         raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _noises(folder: Path) -> tuple[Path, ...]:

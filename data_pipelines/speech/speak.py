@@ -160,6 +160,8 @@ def run(args: argparse.Namespace) -> None:
         limits=settings.limits_of(args),
     )
     name = choose_engine(args.engine)
+    if name == "dia" and options.augmentation and options.augmentation.needs_babble:
+        raise UserError("dia has no voices for babble: take the kind babble out of --augment")
     engine = EngineChoice(
         name=name,
         url=args.url,

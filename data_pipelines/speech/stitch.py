@@ -113,8 +113,6 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
 @lru_cache(maxsize=4)
 def _babble(engine: Any, split: str) -> tuple[Audio, ...]:
     """Utterances of other voices of a split, spoken once in each process."""
-    if isinstance(engine, ConversationEngine):
-        raise UserError(f"{engine.name} has no voices for babble: take the kind babble out of --augment")
     voices = sorted(voice.key for voice in engine.voices() if voice.held_out == (split == "heldout"))
     chosen = voices[:: max(1, len(voices) // BABBLE_VOICES)][:BABBLE_VOICES]
     spoken = [engine.speak(text, key, seed=0) for text, key in zip(NEUTRAL_SENTENCES, chosen, strict=False)]
