@@ -96,13 +96,22 @@ def check_scripts(scripts: Sequence[Script]) -> None:
 
 
 def speak_scripts(
-    scripts: Sequence[Script], out: Path, *, engine: EngineChoice, seed: int, executor: Executor, options: StitchOptions
+    scripts: Sequence[Script],
+    out: Path,
+    *,
+    engine: EngineChoice | str,
+    seed: int,
+    executor: Executor,
+    options: StitchOptions,
 ) -> dict[str, Any]:
     """Speaks all scripts into `out` and answers the report, which is also written to OUT/report.json.
 
+    `engine` may be the name of one that needs no more settings, or auto.
     Raises: UserError for bad ids, a foreign folder, a missing engine, or if there is no dialogue at all in the end.
     """
     check_scripts(scripts)
+    if isinstance(engine, str):
+        engine = EngineChoice(name=choose_engine(engine))
     identity = open_engine(engine).identity()
     claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": settings_of(options)}, "speak")
     before = {script.id: spoken_seconds(out / script.id) for script in scripts}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -131,7 +132,12 @@ class StoredBackend:
             audio, rate = self.backend.say(text, reference, seed, options)
             audio = checked(audio, rate, letters)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_flac(path, audio, rate)
+            own = path.with_name(f".{key}.{os.getpid()}.flac")  # another worker may be at the same request
+            try:
+                write_flac(own, audio, rate)
+                os.replace(own, path)
+            finally:
+                own.unlink(missing_ok=True)
         samples_CS, rate = read_audio(path)
         return samples_CS[0], rate
 
