@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines.llm.answers import Check, Verdict, judge, shortened
 from data_pipelines.llm.cache import AnswerCache
 from data_pipelines.llm.settings import LLMSettings
-from data_pipelines.llm.usage import Usage
+from data_pipelines.llm.usage import Tokens, Usage
 from model.errors import UserError
 from model.extras import require
 
@@ -71,8 +71,8 @@ class Client:
         """Ends all waiting: requests in flight end, and none is sent again."""
         self._stopping.set()
 
-    def ask(self, question: Question) -> dict[str, Any]:
-        """A valid answer to the question: its JSON object.
+    def ask(self, question: Question, tokens: Tokens | None = None) -> dict[str, Any]:
+        """A valid answer to the question: its JSON object. `tokens` counts what all attempts took.
 
         An invalid one is told to the model with what was wrong, and asked for again with the next seed.
         Raises: NoAnswer if none comes; UserError if the server refuses the key, the model or the URL, or is gone.
@@ -80,6 +80,8 @@ class Client:
         verdict, told = Verdict(), ""
         for attempt in range(self.settings.tries):
             answer = self._answer(self._request(question, attempt, told, verdict))
+            if tokens is not None:
+                tokens.add(answer)
             before, told = told, answer["content"] or ""
             verdict = judge(answer, question.schema, question.check, self.settings.answer_format)
             if verdict.value is not None:

@@ -15,13 +15,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.files import claim_folder, digest, sha256_file, write_json
+from data_pipelines.files import claim_folder, digest, sha256_file, write_json, write_report
 from data_pipelines.folder import ROLES, find_dialogues, load_dialogue, read_sidecar
 from data_pipelines.llm import annotate
 from data_pipelines.llm.client import Client, NoAnswer, Question
 from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import LLMSettings, settings_of
 from data_pipelines.llm.settings import add_arguments as add_llm_arguments
+from data_pipelines.llm.usage import Tokens
 from data_pipelines.schema import Dialogue
 from data_pipelines.writer.options import SOURCES
 from model.errors import UserError
@@ -53,6 +54,8 @@ class Outcome:
     """Sides whose answers kept failing, with the last reason."""
     unanswered: str = ""
     """Why the server gave no answer: nothing was written, and the next run asks again."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """What the answers took, now or in an earlier run."""
     skipped: bool = False
     broken: str = ""
     """Why the dialogue cannot be used at all."""
@@ -95,12 +98,12 @@ def write_prompts(
                 bar.set_postfix_str(task.client.usage.line(), refresh=False)
                 bar.update()
     finally:
-        report = summed_up(outcomes) | {"usage": task.client.usage.report()}
-        write_json(out / "report.json", report)
+        report = summed_up(outcomes, settings)
+        write_report(out, report)
     if not report["sides"]:
         first = next((f["reason"] for kind in ("failed", "unanswered", "rejected") for f in report[kind]), "no agent")
         raise UserError(f"no side got a prompt, see {out / 'report.json'}; the first reason: {first}")
-    print(_summary(out, report))
+    print(_summary(out, report, task.client.usage.line()))
     return report
 
 
@@ -135,7 +138,8 @@ def annotate_folder(folder: Path, task: Task) -> Outcome:
         roles["provenance"]["record"] = record
         write_json(folder / ROLES, roles)
     levels = [roles[side]["level"] for side in dialogue.agent_sides if side in roles]
-    return Outcome(id=folder.name, levels=levels, failed=roles["provenance"]["failed"], skipped=done)
+    failed, tokens = roles["provenance"]["failed"], Tokens(**roles["provenance"]["tokens"])
+    return Outcome(id=folder.name, levels=levels, failed=failed, tokens=tokens, skipped=done)
 
 
 def roles_of(dialogue: Dialogue, task: Task) -> dict[str, Any]:
@@ -146,11 +150,12 @@ def roles_of(dialogue: Dialogue, task: Task) -> dict[str, Any]:
     drawn = annotate.draw_levels(task.seed, dialogue)
     answers: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
+    tokens = Tokens()
     prompts = {side: dialogue.side(side).role_prompt for side in drawn}
     for side, level in drawn.items():
         others = [prompts[other] for other in drawn if other != side]
         try:
-            answers[side] = task.client.ask(_question(dialogue, side, others, task.seed))
+            answers[side] = task.client.ask(_question(dialogue, side, others, task.seed), tokens)
             prompts[side] = annotate.prompt(answers[side], level)
         except NoAnswer as why:
             if not why.lasting:
@@ -162,7 +167,8 @@ def roles_of(dialogue: Dialogue, task: Task) -> dict[str, Any]:
         roles[side] = {"prompt": annotate.prompt(answer, levels[side]), "level": levels[side]}
     if failed and task.on_failure == "reject":
         roles["rejected"] = failed
-    roles["provenance"] = {"settings": task.settings(), "drawn": drawn, "answers": answers, "failed": failed}
+    provenance = {"settings": task.settings(), "drawn": drawn, "answers": answers, "failed": failed}
+    roles["provenance"] = provenance | {"tokens": vars(tokens)}
     return roles
 
 
@@ -192,8 +198,8 @@ def _settled_levels(drawn: dict[str, str], answers: dict[str, Any], prompts: dic
     return levels
 
 
-def summed_up(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The counts of a run, for report.json."""
+def summed_up(outcomes: Sequence[Outcome], settings: LLMSettings) -> dict[str, Any]:
+    """What became of all dialogues, for report.json."""
     failed = [{"id": o.id, "side": side, "reason": why} for o in outcomes for side, why in sorted(o.failed.items())]
     return {
         "dialogues": len(outcomes),
@@ -204,14 +210,13 @@ def summed_up(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "reasons": dict(Counter(item["reason"].split(":")[0] for item in failed).most_common()),
         "unanswered": [{"id": o.id, "reason": o.unanswered} for o in outcomes if o.unanswered],
         "rejected": [{"id": o.id, "reason": o.broken} for o in outcomes if o.broken],
+        "usage": sum((o.tokens for o in outcomes), Tokens()).report(settings),
     }
 
 
-def _summary(out: Path, report: dict[str, Any]) -> str:
+def _summary(out: Path, report: dict[str, Any], usage: str) -> str:
     levels = ", ".join(f"{count} of level {level}" for level, count in report["levels"].items())
     parts = [f"{report['sides']} sides have prompts ({levels}), {report['skipped']} dialogues were done before"]
     for kind, text in (("failed", "sides failed"), ("unanswered", "dialogues got no answer: run it again")):
         parts += [f"{len(report[kind])} {text}"] if report[kind] else []
-    spent = report["usage"]["spent"]
-    parts.append(f"{spent['prompt_tokens']} + {spent['answer_tokens']} tokens, cost {spent['cost']:g}")
-    return f"{'; '.join(parts)}: {out / 'report.json'}"
+    return f"{'; '.join([*parts, usage])}: {out / 'report.json'}"

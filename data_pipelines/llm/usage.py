@@ -1,58 +1,71 @@
 """What a run costs: requests, tokens and money, spent now or saved by the cache."""
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.llm.settings import LLMSettings
+
+
+@dataclass
+class Tokens:
+    """Counts of some answers, invalid ones included."""
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    uncounted: int = 0
+    """Answers for which the server told no counts."""
+
+    def add(self, answer: dict[str, Any]) -> None:
+        """Counts one answer as stored in the cache."""
+        self.answers += 1
+        self.prompt_tokens += answer["prompt_tokens"] or 0
+        self.answer_tokens += answer["answer_tokens"] or 0
+        self.uncounted += answer["prompt_tokens"] is None
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def cost(self, settings: LLMSettings) -> float:
+        """Money for these tokens."""
+        spent = self.prompt_tokens * settings.price_input + self.answer_tokens * settings.price_output
+        return round(spent / 1e6, 6)
+
+    def report(self, settings: LLMSettings) -> dict[str, Any]:
+        """For report.json."""
+        return vars(self) | {"cost": self.cost(settings)}
 
 
 class Usage:
     """Counts of one run, kept by many threads."""
 
     def __init__(self, settings: LLMSettings):
-        self._prices = settings.price_input, settings.price_output
+        self._settings = settings
         self._lock = threading.Lock()
         self.requests = 0
         """Requests sent over the line, failed ones included."""
-        self.answers = {"spent": 0, "saved": 0}
-        self.tokens = {"spent": [0, 0], "saved": [0, 0]}
-        self.uncounted = 0
-        """Answers for which the server told no token counts."""
+        self.spent, self.saved = Tokens(), Tokens()
 
     def sent(self) -> None:
         with self._lock:
             self.requests += 1
 
     def answered(self, answer: dict[str, Any], *, from_cache: bool) -> None:
-        """Counts one answer as stored in the cache."""
-        kind = "saved" if from_cache else "spent"
+        """Counts one answer: from the cache, or paid for."""
         with self._lock:
-            self.answers[kind] += 1
-            self.uncounted += answer["prompt_tokens"] is None
-            self.tokens[kind][0] += answer["prompt_tokens"] or 0
-            self.tokens[kind][1] += answer["answer_tokens"] or 0
+            (self.saved if from_cache else self.spent).add(answer)
 
-    def cost(self, kind: str) -> float:
-        """Money for the tokens "spent" or "saved"."""
-        return sum(tokens * price for tokens, price in zip(self.tokens[kind], self._prices, strict=True)) / 1e6
-
-    def report(self) -> dict[str, Any]:
-        """For report.json."""
-        figures: dict[str, Any] = {"requests": self.requests, "answers_without_token_counts": self.uncounted}
-        for kind in ("spent", "saved"):
-            prompt, answer = self.tokens[kind]
-            figures[kind] = {
-                "answers": self.answers[kind],
-                "prompt_tokens": prompt,
-                "answer_tokens": answer,
-                "cost": round(self.cost(kind), 6),
-            }
-        return figures
+    @property
+    def total(self) -> Tokens:
+        """All answers that this run used, whenever they were paid for."""
+        return self.spent + self.saved
 
     def line(self) -> str:
-        """For the progress bar."""
-        prompt, answer = self.tokens["spent"]
-        line = f"{prompt + answer} tokens"
-        if any(self._prices):
-            line += f", cost {self.cost('spent'):.2f}, saved {self.cost('saved'):.2f}"
-        return f"{line}, {self.answers['saved']} from cache"
+        """For the progress bar and the last line of a run."""
+        spent, saved, priced = self.spent, self.saved, self._settings.price_input or self._settings.price_output
+        cost = [f" ({tokens.cost(self._settings):.2f})" if priced else "" for tokens in (spent, saved)]
+        return (
+            f"tokens spent {spent.prompt_tokens + spent.answer_tokens}{cost[0]}, "
+            f"saved {saved.prompt_tokens + saved.answer_tokens}{cost[1]}"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_pipelines.files import claim_folder, write_json
+from data_pipelines.files import claim_folder, write_report
 from data_pipelines.llm.client import Client, NoAnswer
 from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import add_arguments as add_llm_arguments
@@ -75,15 +75,14 @@ class ModelWriter:
         return self.client.usage.line()
 
     def drafts(self, indexes: Iterable[int]) -> Iterator[Script | Rejected]:
-        """Works ahead in threads. The counts are written when it ends, for whatever reason."""
+        """Works ahead in threads. What the answers took, whenever paid for, is written at the end, however it comes."""
         claim_folder(self.folder, "synth.json", {"made_by": "ppx-data synth --writer llm"}, "synth")
         try:
             yield from in_threads(lambda index: self.draft(index, 0), indexes, self.client)
         finally:
+            used = self.client.usage.total.report(self.client.settings)
             redrawn = dict(sorted(self._scenarios.redrawn.items()))
-            write_json(
-                self.folder / "report.json", {"usage": self.client.usage.report(), "scenarios_drawn_again": redrawn}
-            )
+            write_report(self.folder, {"usage": used, "scenarios_drawn_again": redrawn})
 
     def draft(self, index: int, attempt: int) -> Script | Rejected:
         """Script `index`. Raises: UserError if the server is gone, or gave no answer and that is not to be skipped."""

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         write_json(beside, {"settings": settings, "sha256": sha256_file(args.out), **stats})
     print(f"{args.out}: {stats['scripts']} scripts {'written' if new else 'already there, unchanged'}")
     print(summary(stats))
+    if new and writer.status():
+        print(writer.status())
     print(f"all figures: {beside}")
 
 

@@ -61,16 +61,15 @@ def test_a_schema_is_honoured_tokens_are_counted_and_the_second_time_is_free(tmp
     except NoAnswer as why:  # without the server's help a model this small need not find the schema
         assert form == "json_object" and why.fault in ("schema", "repeats", "malformed JSON", "length"), why
         value = None
-    spent = first.usage.report()["spent"]
-    assert spent["prompt_tokens"] > 10 and spent["answer_tokens"] > 5 and first.usage.uncounted == 0
+    spent = first.usage.spent
+    assert spent.prompt_tokens > 10 and spent.answer_tokens > 5 and spent.uncounted == 0
     again = Client(settings(server, answer_format=form, tries=4), tmp_path)
     if value is None:
         with pytest.raises(NoAnswer):
             again.ask(question())
     else:
         assert again.ask(question()) == value
-    assert again.usage.report()["requests"] == 0
-    assert again.usage.report()["saved"] == spent
+    assert (again.usage.requests, again.usage.saved) == (0, spent)
 
 
 def test_too_few_tokens_end_with_length(tmp_path, server):
@@ -116,7 +115,7 @@ def test_what_a_model_invents_about_a_caller_is_rejected(tmp_path, server):
         report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["sides"] + len(report["failed"]) == 2
     assert {item["reason"].split(":")[0] for item in report["failed"]} <= {"rules", "schema", "length", "repeats"}
-    assert report["usage"]["spent"]["answers"] == 2
+    assert report["usage"]["answers"] == 2
 
 
 def test_the_rules_turn_down_what_a_model_this_small_makes_of_a_service_call(tmp_path, server):

@@ -22,6 +22,7 @@ from data_pipelines.writer.llm_scenarios import Scenario, Scenarios, resembles
 from data_pipelines.writer.llm_text import plain, turn_problems
 from data_pipelines.writer.split import bucket
 from model.errors import UserError
+from tests.data_pipelines.kill import kill_everywhere
 from tests.data_pipelines.llm_author import author
 from tests.data_pipelines.llm_server import LLMServer, say, status
 
@@ -122,7 +123,7 @@ def test_statistics_and_costs_stand_beside_the_scripts(service):
     assert stats["agent_claims_supported"] == 1.0 and stats["fact_coverage"] == 1.0
     assert stats["settings"]["writer"] == "llm" and stats["settings"]["llm"]["model"] == "m"
     usage = json.loads((folder / "s.llm" / "report.json").read_text("utf-8"))["usage"]
-    assert usage["spent"]["answers"] == usage["requests"] == len(bodies)
+    assert usage["answers"] == len(bodies) and usage["prompt_tokens"] == 100 * len(bodies)
     assert len(list((folder / "s.llm" / "cache").rglob("*.json"))) == len(bodies)
 
 
@@ -426,7 +427,7 @@ def test_without_an_answer_the_run_stops_and_says_how_to_go_on(tmp_path):
         synth(tmp_path / "s.jsonl", server)
     assert not (tmp_path / "s.jsonl").exists()
     report = json.loads((tmp_path / "s.llm" / "report.json").read_text("utf-8"))
-    assert report["usage"]["spent"]["answers"] > 0
+    assert report["usage"]["answers"] > 0
     with LLMServer(author) as server:
         assert len(synth(tmp_path / "s.jsonl", server)) == 12
 
@@ -465,6 +466,14 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
         verbs.main(words)
     assert len(answered) == len(set(answered)) == calm and len(first) == calm * 2 // 3
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
+
+
+def test_killed_before_any_change_on_the_disk_it_ends_with_the_same_files(tmp_path):
+    (tmp_path / "before").mkdir()
+    with LLMServer(author) as server:
+        words = ["synth", "assistant", "--num", "2", "--writer", "llm", "--out", "s.jsonl", "--scenarios", "2"]
+        words += ["--llm-model", "m", "--llm-url", server.url, "--llm-concurrency", "1"]
+        assert kill_everywhere(tmp_path, words) > 20
 
 
 def test_options_out_of_range_are_refused(tmp_path):
