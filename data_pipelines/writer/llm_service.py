@@ -1,11 +1,7 @@
-"""Service scripts by a model: a cast and a plan are drawn, then come the transcript and the role that fits it.
-
-The names come from the writer's tables, drawn within the split, because models like a few names all too much. The
-probes of each script (the kinds of customer behaviour that an evaluation asks for) are drawn per script.
-"""
+"""Service scripts by a model: the transcript of a drawn plan, then the role that fits the transcript."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,28 +10,16 @@ from data_pipelines.llm.rules import contacts
 from data_pipelines.schema import Script, Turn
 from data_pipelines.writer.check import unsupported
 from data_pipelines.writer.conversation import with_backchannels
-from data_pipelines.writer.llm_scenarios import Levels, Scenario, question_seed
+from data_pipelines.writer.llm_scenarios import question_seed
+from data_pipelines.writer.llm_service_plan import PROBES, Plan
 from data_pipelines.writer.llm_text import array_of, object_schema, plain_value, turn_problems
 from data_pipelines.writer.service import PROMPT
-from data_pipelines.writer.split import drawn_in_split
 from data_pipelines.writer.stats import fact_is_said
-from data_pipelines.writer.tables import service_domains, table
 from data_pipelines.writer.wording import estimated_seconds, mentions
 
-MIN_TURNS, MAX_TURNS, SHORTEST, LONGEST = 5, 24, 15.0, 110.0
+MIN_TURNS, MAX_TURNS, SHORTEST = 5, 24, 15.0
 MIN_FACTS, MAX_FACTS, MAX_FACT_WORDS, MAX_PROMPT_WORDS, MAX_UNUSED = 3, 5, 25, 110, 2
-AGENT_GREETS, BARGES_IN = 0.88, 0.25
 FACT_TYPES = ("money", "time", "date", "number", "id", "name", "phrase")
-PROBES = {
-    "Q0": "asks for a name again, the company's or the agent's; the agent says it",
-    "Q1": "asks about a detail that the agent knows; the agent answers with the exact price, time, date or number",
-    "Q2": "asks about another detail that the agent knows; the agent answers with the exact value",
-    "Q3": "asks for something that the company does not do or have; the agent says so plainly",
-    "Q4": "is rude to the agent; the agent stays calm and polite",
-    "Q5": "asks something about the business that the agent has no information on; the agent says it does not know",
-    "Q6": "asks something that has nothing to do with the business; the agent leads back to it",
-}
-MOODS = "friendly chatty hurried unsure annoyed curious tired cheerful sceptical formal".split()
 TRANSCRIPT = object_schema(
     turns=array_of(
         speaker={"type": "string", "enum": ["agent", "customer"]},
@@ -52,14 +36,6 @@ ROLE = object_schema(
         sentence="string",
         values=array_of(type={"type": "string", "enum": list(FACT_TYPES)}, text="string", label="string"),
     ),
-)
-LEVELS = Levels(
-    scenario="""You invent reasons why people call customer service. Answer in JSON with kind (in one to four words)
-and title (in three to ten words). The title is about the request alone: no names of people or companies.""",
-    description="""You describe a telephone call to customer service before it is written. Answer in JSON with summary
-(one or two sentences), customer_goal (one sentence) and complication (one short sentence; empty if there is none).
-Use no names of people or companies.""",
-    kinds=("request", "complaint", "information", "change or cancellation", "refund", "booking or order", "problem"),
 )
 TRANSCRIPT_SYSTEM = """You write telephone calls between a customer and the agent of a company, word for word, as people
 talk: short turns, everyday words, hesitations now and then. Answer in JSON with turns; each has speaker, text,
@@ -79,83 +55,6 @@ the sentence, and a label of one or two words.
 - Every number and every name that the agent says and the customer did not say before must be in a fact, written the
   same way. Say also what the company does not offer, if the agent says so.
 - No telephone numbers, addresses, e-mail addresses or web sites."""
-
-
-@dataclass(kw_only=True, frozen=True)
-class Plan:
-    """What is drawn for one script before the model writes it."""
-
-    name: str
-    split: str
-    scenario: Scenario
-    company: str
-    business: str
-    agent: str
-    customer: str
-    probes: tuple[str, ...]
-    mood: str
-    agent_greets: bool
-    barges_in: bool
-    limit: float
-    target: float
-
-    def text(self) -> str:
-        """The plan as the model reads it."""
-        s = self.scenario
-        cuts = "One customer turn interrupts the agent." if self.barges_in else "Nobody interrupts."
-        lines = [
-            f"Company: {self.company}, a {self.business}",
-            f"Agent: {self.agent}",
-            f"Customer: {self.customer}, {self.mood}",
-            f"Scenario: {s.title} ({s.kind})",
-            f"Summary: {s.summary}",
-            f"The customer wants: {s.goal}",
-            *([f"Complication: {s.complication}"] if s.complication else []),
-            f"The {'agent' if self.agent_greets else 'customer'} speaks first. {cuts}",
-            f"About {round(self.target * 2.4 / 10) * 10} words in all, 8 to 14 turns.",
-            "In the course of the call the customer does each of these once, in a turn of its own:",
-            *(f"- {kind}: {PROBES[kind]}" for kind in self.probes),
-        ]
-        return "\n".join(lines)
-
-
-def settings() -> dict[str, str]:
-    """What the model is told about each domain of the tables."""
-    return {
-        domain: f"Line of business: {domain.replace('_', ' ')} ("
-        + ", ".join(row["business"] for row in rows["businesses"].values())
-        + ")"
-        for domain, rows in service_domains().items()
-    }
-
-
-def draw_plan(name: str, rng: Random, split: str, heldout: float, scenario: Scenario, limit: float | None) -> Plan:
-    """Cast, probes and manners of one script; company names keep to the split."""
-    business = rng.choice(list(service_domains()[scenario.domain]["businesses"].values()))
-    names = {kind: text.split() for kind, text in table("names").items()}
-    first, last = rng.sample(names["first"], 2), rng.sample(names["last"], 3)
-    words = {kind: table("companies")[kind].split() for kind in ("adjectives", "things")}
-
-    def company() -> str:
-        stem = rng.choice([f"{rng.choice(words['adjectives'])} {rng.choice(words['things'])}", last[2]])
-        return " ".join(dict.fromkeys(f"{stem} {rng.choice(business['nouns'])}".split()))
-
-    most = LONGEST if limit is None else limit
-    return Plan(
-        name=name,
-        split=split,
-        scenario=scenario,
-        company=drawn_in_split(company, "company", heldout, split),
-        business=business["business"],
-        agent=f"{first[0]} {last[0]}",
-        customer=f"{first[1]} {last[1]}",
-        probes=tuple(sorted(rng.sample(list(PROBES), rng.choice((2, 3, 3) if most > 40 else (1,))))),
-        mood=rng.choice(MOODS),
-        agent_greets=rng.random() < AGENT_GREETS,
-        barges_in=rng.random() < BARGES_IN,
-        limit=most,
-        target=rng.uniform(0.6, 0.8) * min(most, 80.0),
-    )
 
 
 def write_service(client: Client, plan: Plan, draw: str, rng: Random) -> Script:
@@ -212,6 +111,9 @@ def transcript_problems(rows: Sequence[dict[str, Any]], plan: Plan) -> list[str]
         found.append(f"in its first turn the agent must say {plan.company} or {plan.agent}")
     if any(row["interrupts"] and row["speaker"] == "agent" for row in rows):
         found.append("the agent must not interrupt")
+    if any(row["interrupts"] for row in rows) != plan.barges_in:
+        wanted = "one customer turn must have interrupts true" if plan.barges_in else "nobody may interrupt"
+        found.append(f"{wanted}, as the plan says")
     return found + _probe_problems(rows, plan)
 
 

@@ -15,7 +15,7 @@ from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import add_arguments as add_llm_arguments
 from data_pipelines.llm.settings import settings_of
 from data_pipelines.schema import Script
-from data_pipelines.writer import llm_assistant, llm_service
+from data_pipelines.writer import llm_assistant, llm_service, llm_service_plan
 from data_pipelines.writer.check import problems
 from data_pipelines.writer.llm_scenarios import Scenario, Scenarios
 from data_pipelines.writer.options import Options, Rejected
@@ -63,7 +63,7 @@ class ModelWriter:
     ):
         self.options, self.client, self.folder, self.skip = options, client, folder, skip_unanswered
         self._size = scenarios
-        source = llm_service if options.source == "service" else llm_assistant
+        source = llm_service_plan if options.source == "service" else llm_assistant
         self._settings = source.settings()
         self._scenarios = Scenarios(client, source.LEVELS, options.seed, scenarios)
 
@@ -106,7 +106,7 @@ class ModelWriter:
         name, split = options.name(index), split_of_index(options.seed, index, options.heldout)
         scenario = self._drawn(rng, split)
         if options.source == "service":
-            plan = llm_service.draw_plan(name, rng, split, options.heldout, scenario, options.max_seconds)
+            plan = llm_service_plan.draw_plan(name, rng, split, options.heldout, scenario, options.max_seconds)
             script = llm_service.write_service(self.client, plan, draw, rng)
         else:
             talk = llm_assistant.draw_plan(name, rng, split, scenario, options.max_seconds)

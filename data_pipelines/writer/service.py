@@ -79,6 +79,15 @@ def write_service(name: str, rng: Random, split: str, heldout: float, limit: flo
     )
 
 
+def company_name(rng: Random, owner: str, nouns: list[str]) -> str:
+    """An invented name such as "Silver Harbor Pizzeria"; `owner` is a last name that may be in it."""
+    words = table("companies")
+    adjective, thing = rng.choice(words["adjectives"].split()), rng.choice(words["things"].split())
+    stems = [f"{adjective} {thing}", f"{adjective} {thing}", thing, f"{owner}'s", owner, f"{adjective} {thing}"]
+    noun = rng.choice(nouns)
+    return " ".join(dict.fromkeys(f"{rng.choice(stems)} {noun}".split()))  # no "Bay Bay Resort"
+
+
 Probe = dict[str, Any]
 
 
@@ -125,7 +134,7 @@ class _Writer:
         agent, customer = self.rng.sample(names["first"], 2)
         last, last2, owner = self.rng.sample(names["last"], 3)
         fixed = {
-            "company": company_in_split(lambda: self._company(owner)),
+            "company": company_in_split(lambda: company_name(self.rng, owner, self.business["nouns"])),
             "business": self.business["business"],
             "agent": f"{agent} {last}",
             "agent_first": agent,
@@ -134,13 +143,6 @@ class _Writer:
         }
         lists = {key: value for key, value in self.business.items() if isinstance(value, list)}
         self.slots = Slots(self.rng, self.domain["slots"] | self.business.get("slots", {}), lists, fixed)
-
-    def _company(self, owner: str) -> str:
-        rng, words = self.rng, table("companies")
-        adjective, thing = rng.choice(words["adjectives"].split()), rng.choice(words["things"].split())
-        stems = [f"{adjective} {thing}", f"{adjective} {thing}", thing, f"{owner}'s", owner, f"{adjective} {thing}"]
-        noun = rng.choice(self.business["nouns"])
-        return " ".join(dict.fromkeys(f"{rng.choice(stems)} {noun}".split()))  # no "Bay Bay Resort"
 
     def line(self, options: list[str]) -> str:
         return fill(pick(self.rng, options, self.brief), self.slots)

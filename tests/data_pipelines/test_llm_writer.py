@@ -16,7 +16,7 @@ from data_pipelines import verbs
 from data_pipelines.llm.client import Client, NoAnswer
 from data_pipelines.llm.settings import LLMSettings
 from data_pipelines.schema import Turn, read_scripts
-from data_pipelines.writer import llm_assistant, llm_service
+from data_pipelines.writer import llm_assistant, llm_service, llm_service_plan
 from data_pipelines.writer.check import problems
 from data_pipelines.writer.llm_scenarios import Scenario, Scenarios, resembles
 from data_pipelines.writer.llm_text import plain, turn_problems
@@ -201,9 +201,9 @@ def a_plan(**changes):
     scenario = Scenario(
         id="bank/x", domain="bank", kind="problem", title="a card is lost", summary="s", goal="g", complication=""
     )
-    plan = llm_service.draw_plan("service-0-000001", Random(3), "train", 0.1, scenario, None)
+    plan = llm_service_plan.draw_plan("service-0-000001", Random(3), "train", 0.1, scenario, None)
     values = vars(plan) | {"probes": ("Q0", "Q1"), "agent_greets": True, "barges_in": False} | changes
-    return llm_service.Plan(**values)
+    return llm_service_plan.Plan(**values)
 
 
 def a_transcript(plan):
@@ -249,6 +249,7 @@ def edit(n, **changes):
         (edit(0, text="Thank you for calling, how can I help?"), "in its first turn the agent must say"),
         (lambda rows: rows.pop(0), "the agent must speak first"),
         (edit(2, interrupts=True), "the agent must not interrupt"),
+        (edit(3, interrupts=True), "nobody may interrupt"),
         (edit(1, text="Call me on 555-0199, please."), "turn 1 holds a telephone number"),
         (edit(1, text="Write to me at joe at gmail dot com."), "turn 1 holds an e-mail address"),
         (edit(1, text="My number is 078-05-1120."), "a social-security number"),
@@ -267,6 +268,14 @@ def test_what_breaks_a_transcript(change, problem):
     change(rows)
     found = llm_service.transcript_problems(rows, plan)
     assert any(problem in text for text in found) if problem else found != [], found
+
+
+def test_a_planned_interruption_must_be_there():
+    plan = a_plan(barges_in=True)
+    rows = copy.deepcopy(a_transcript(plan))
+    assert llm_service.transcript_problems(rows, plan) == []
+    rows[3].update(interrupts=False)
+    assert "one customer turn must have interrupts true" in llm_service.transcript_problems(rows, plan)[0]
 
 
 def facts(change):
@@ -371,7 +380,7 @@ def test_near_duplicate_scenarios_are_drawn_again(tmp_path):
 
     with LLMServer(reply) as server:
         client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
-        found = Scenarios(client, llm_service.LEVELS, 0, 3)
+        found = Scenarios(client, llm_service_plan.LEVELS, 0, 3)
         known = found.of("bank", "Line of business: bank")
     assert len(known) == 3 and asked["scenario"] == 4
     assert found.redrawn == {"near-duplicate": 1}
