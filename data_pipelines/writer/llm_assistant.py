@@ -22,6 +22,7 @@ KINDS = {
     "follow_up": "asks for more about something in the answer",
     "topic_change": "leaves the topic and asks about this instead: {other}",
     "clarification": "did not understand and asks for a simpler explanation",
+    "check_back": "says in his or her own words what the answer meant and asks whether that is right",
     "example": "asks for an example from everyday life",
     "doubt": "has heard the opposite and asks whether the answer is really true",
     "advice": "asks what to do with it in his or her own life",
