@@ -300,9 +300,16 @@ def truth(
         found["sides"][letter] = {
             "voice": sides[side].voice,
             "facts": sides[side].facts,
+            "said_facts": _said_facts(sides[side].facts, words),
             "words": [[word.text, word.start, word.end] for word in words if word.kind == "word"],
             "partials": [[word.text, word.start, word.end] for word in words if word.kind == "partial"],
             "laughter": [[word.start, word.end] for word in words if word.kind == "laugh"],
             "backchannels": [[u.sounded[0].start, u.sounded[-1].end] for u in own if u.is_backchannel],
         }
     return found
+
+
+def _said_facts(facts: dict[str, str], words: Sequence[Sounded]) -> list[str]:
+    """The facts that a side's words state."""
+    text = " ".join(re.sub(r"[^a-z' ]", "", word.text.lower()) for word in words if word.kind == "word")
+    return [key for key, value in facts.items() if f" {value.lower()} " in f" {text} "]

@@ -165,8 +165,10 @@ def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic:
             times = [*(span[-2:] for span in words), *truth["sides"][letter]["laughter"]]
             inside = [Word(text="", start=start, end=end) for start, end in times]
             assert swap_ratio(audio[:, side], rate, inside) > 4
-        facts = truth["sides"]["A"]["facts"]
-        assert {"name", "town", "job", "pet", "pet_name"} <= facts.keys()
+        side = truth["sides"]["A"]
+        assert {"name", "town", "job", "pet", "pet_name"} <= side["facts"].keys()
+        text = " ".join(text for text, _, _ in side["words"])
+        assert side["said_facts"] and all(side["facts"][key] in text for key in side["said_facts"] if key == "town")
 
 
 def test_the_two_sides_answer_each_other(synthetic: Path) -> None:
@@ -242,12 +244,13 @@ def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_
     folder = tmp_path / "corpus/fe_03_p1_tran/data/trans/000"
     one, three = (folder / f"fe_03_0000{n}.txt" for n in (1, 3))
     one_text, three_text = one.read_text(), three.read_text()
-    one.write_text(three_text)
-    three.write_text(one_text)
+    one.write_text(three_text.replace("fe_03_00003", "fe_03_00001"))
+    three.write_text(one_text.replace("fe_03_00001", "fe_03_00003"))
     out = tmp_path / "out"
     settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="")
     report = import_corpus([tmp_path / "corpus"], out, settings, executor=Executor())
     assert {item["id"] for item in report["rejected"]} == {"fe_03_00001", "fe_03_00003"}
+    assert all("of its lines fit" in r["reason"] or "does not match" in r["reason"] for r in report["rejected"])
     found = [Dialogue.from_json(p.read_text(), str(p)) for p in out.glob("*/meta.json")]
     assert {d.split for d in found} == {"train", "heldout"} and {d.licence for d in found} == {LICENCE}
     assert any(len(d.agent_sides) == 2 for d in found)
