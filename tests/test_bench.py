@@ -54,6 +54,19 @@ def test_the_codec_benchmark_writes_its_figures() -> None:
     assert all(row["ms"] > 0 and row["x real time"] > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_the_fisher_benchmarks_write_their_figures() -> None:
+    for package in ("espeakng_loader", "desphere_native", "pocketsphinx"):
+        pytest.importorskip(package)
+    content = run("fisher.py", "--calls", "1", "--seconds", "40", "--workers", "1", "--rounds", "1")
+    assert [row["stage"] for row in content["stages"]] == ["parse", "decode", "resample", "align", "plan", "write"]
+    assert all(row["CPU s a call"] > 0 for row in content["stages"])
+    before, whole = (row["x real time"] for row in content["rates"])
+    assert before > whole > 0
+    row = run("align.py", "--calls", "1", "--seconds", "100", "--noise", "-62")["rows"][0]
+    assert row["words"] > 50 and row["median ms"] < 40
+
+
 @pytest.mark.parametrize("script", ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda"])
 def test_benchmarks_on_a_gpu_ask_for_one(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ Such models live in environments of their own, so the seam is a command line and
 back is trusted: the programs are made for single sentences, and a wrong file would put words off their sound.
 """
 
+import io
 import shlex
 import shutil
 import subprocess
@@ -44,7 +45,9 @@ def extend(audio_CS: Audio, rate: int, command: str, timeout: float) -> Audio:
     """
     with tempfile.TemporaryDirectory(prefix="ppx-bandwidth-") as folder:
         source, target = Path(folder, "input.wav"), Path(folder, "output.wav")
-        soundfile.write(source, audio_CS.T, rate, subtype="PCM_16")
+        data = io.BytesIO()  # libsndfile would call a full disk a "System error"
+        soundfile.write(data, audio_CS.T, rate, subtype="PCM_16", format="WAV")
+        source.write_bytes(data.getvalue())
         words = _words(command, str(source), str(target))
         try:
             done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout)

@@ -4,6 +4,7 @@ No Fisher file was at hand: the shapes are those that the corpus' readme and pub
 of noise here, and a fake aligner spreads the words over them; the real one is tried in test_standin.py.
 """
 
+import errno
 import json
 import math
 import random
@@ -713,6 +714,28 @@ def test_foreign_folders_and_numbers_out_of_range_are_refused(tmp_path: Path, fa
     ):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value:g}: must be"):
             imported([tmp_path / "corpus"], tmp_path / "out", **{name: value})
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
+    tmp_path: Path, fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_call(tmp_path / "corpus", "00001", talk(90), 90)
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if ".flac" in path.name:
+            write(path, data[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        imported([tmp_path / "corpus"], tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.flac*"))
+    monkeypatch.undo()
+    monkeypatch.setattr("data_pipelines.fisher.heard.shared_aligner", FakeAligner)
+    monkeypatch.setattr("data_pipelines.fisher.importer.shared_aligner", FakeAligner)
+    assert imported([tmp_path / "corpus"], tmp_path / "out")["dialogues"]
 
 
 def test_no_dialogue_at_all_is_an_error_with_the_first_reason(tmp_path: Path, fake: None) -> None:
