@@ -21,6 +21,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "speak": ("data_pipelines.speech.speak", "speak scripts: two-channel dialogues with word times"),
     "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
+    "import": ("data_pipelines.imports.importer", "import recordings in other data sets' formats"),
+    "annotate": ("data_pipelines.imports.annotate", "write down what audio without a transcript says, word by word"),
     "prompts": ("data_pipelines.llm.prompts", "let a language model write role prompts for real calls"),
     "gate": ("data_pipelines.quality.gate", "judge dialogues: what is heard, who speaks, roles, duplicates, leaks"),
     "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),

@@ -16,15 +16,15 @@ ROUTES: list[tuple[str, str, str]] = [
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate_yaml"),
-    ("GET", rf"/api/models/{NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?", "tree"),
-    ("POST", rf"/api/models/{NAME}/paths-info/(?P<revision>[^/]+)", "paths_info"),
-    ("POST", rf"/api/models/{NAME}/preupload/(?P<revision>[^/]+)", "preupload"),
-    ("POST", rf"/api/models/{NAME}/commit/(?P<revision>[^/]+)", "commit"),
-    ("GET", rf"/api/models/{NAME}(?:/revision/(?P<revision>[^/]+))?", "info"),
-    ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", "lfs_batch"),
+    ("GET", rf"/api/(?:models|datasets)/{NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?", "tree"),
+    ("POST", rf"/api/(?:models|datasets)/{NAME}/paths-info/(?P<revision>[^/]+)", "paths_info"),
+    ("POST", rf"/api/(?:models|datasets)/{NAME}/preupload/(?P<revision>[^/]+)", "preupload"),
+    ("POST", rf"/api/(?:models|datasets)/{NAME}/commit/(?P<revision>[^/]+)", "commit"),
+    ("GET", rf"/api/(?:models|datasets)/{NAME}(?:/revision/(?P<revision>[^/]+))?", "info"),
+    ("POST", rf"/(?:datasets/)?{NAME}\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/storage/(?P<sha256>\w+)", "lfs_put"),
     ("GET", r"/storage/(?P<sha256>\w+)", "lfs_get"),
-    ("GET", rf"/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+    ("GET", rf"/(?:datasets/)?{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 ]
 
 
@@ -75,6 +75,11 @@ class Handler(BaseHTTPRequestHandler):
     def token(self) -> str | None:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
 
+    @property
+    def kind(self) -> str:
+        """What the address is about."""
+        return "dataset" if re.match(r"/(api/)?datasets/", self.address.path) else "model"
+
     def user(self) -> "User | None":
         if self.token is not None and self.token not in self.hub.users:
             raise Refused(401, "Invalid credentials in Authorization header")
@@ -83,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
     def repository(self, repo: str, *, content: bool = False, write: bool = False) -> "Repository":
         """The repository, if the user may see it (content: and read its files; write: and change it)."""
         user, repository = self.user(), self.hub.repositories.get(repo)
+        if repository is not None and repository.kind != self.kind:
+            repository = None
         owner = user is not None and repo.split("/")[0] in (user.name, *user.orgs)
         if repository is None or (repository.private and not owner):
             # over https the client takes any 401 of a repository for RepoNotFound, over http it needs the code
@@ -129,7 +136,8 @@ class Handler(BaseHTTPRequestHandler):
         if repo in self.hub.repositories:
             self.send_json(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo}"})
             return
-        self.hub.add(repo, private=bool(wanted.get("private") or wanted.get("visibility") == "private"))
+        private = bool(wanted.get("private") or wanted.get("visibility") == "private")
+        self.hub.add(repo, private=private, kind=wanted.get("type") or "model")
         self.send_json(200, {"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo})
 
     def validate_yaml(self) -> None:

@@ -1,6 +1,7 @@
 """A model hub on this machine that speaks the Hugging Face hub's HTTP API, for tests without a network.
 
-It answers what huggingface_hub (0.34 and newer) asks about model repositories: whoami, info, tree, resolve with ETag
+It answers what huggingface_hub (0.34 and newer) asks about model and dataset repositories:
+whoami, info, tree, resolve with ETag
 and Range, creation, preupload, Git LFS and commits. Private and gated repositories and the error codes are the real
 hub's. It has no Xet storage, so clients must run with HF_HUB_DISABLE_XET=1, as `environment` and `connect` say.
 Large files are sent from a second origin (localhost instead of 127.0.0.1), as the real hub's CDN does: no token may
@@ -56,6 +57,7 @@ class Repository:
     """commits: newest last, a tree each. readers: names who may read it if it is gated."""
 
     name: str
+    kind: str = "model"
     private: bool = False
     gated: bool = False
     readers: set[str] = field(default_factory=set)
@@ -126,10 +128,16 @@ class Hub:
         return f"http://localhost:{self.port}"
 
     def add(
-        self, name: str, files: Path | Mapping[str, bytes] | None = None, *, private: bool = False, gated: bool = False
+        self,
+        name: str,
+        files: Path | Mapping[str, bytes] | None = None,
+        *,
+        private: bool = False,
+        gated: bool = False,
+        kind: str = "model",
     ) -> Repository:
         """A repository with the files of a folder, or of a mapping from path to content, in one more commit."""
-        repository = self.repositories.setdefault(name, Repository(name=name))
+        repository = self.repositories.setdefault(name, Repository(name=name, kind=kind))
         repository.private, repository.gated = private, gated
         if not repository.commits:
             repository.commit({".gitattributes": self.store(b"*.safetensors filter=lfs\n", lfs=False)}, "initial")

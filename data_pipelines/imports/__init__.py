@@ -1,0 +1,1 @@
+"""Recordings that people have: other data sets' formats in, and out again."""

@@ -1,0 +1,296 @@
+"""`ppx-data import`: recordings in other data sets' formats to dialogue folders.
+
+OUT/import.json states the settings; OUT/.done/ID.json says that a recording is done and what it gave; meta.json of each
+dialogue is written after its audio. OUT/report.json counts recordings and lists what was rejected, and why.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines.audio import read_audio
+from data_pipelines.executor import Executor, executor_of
+from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.files import claim_folder, digest, write_json
+from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS
+from data_pipelines.imports import files, hub, moshi, tars
+from data_pipelines.imports.cut import Settings, import_item
+from data_pipelines.imports.fill import Listener
+from data_pipelines.imports.item import Batch, Broken, item_id
+from data_pipelines.imports.transcript import parse_json, read_text_file
+from data_pipelines.schema import SIDES, SOURCE_PATTERN
+from model.errors import UserError
+
+FORMATS = {
+    "moshi": "the .jsonl of moshi-finetune, or its folder",
+    "subtitles": "a folder of WAV or FLAC with SRT, JSON or text beside them",
+    "webdataset": "a tar with audio and JSON, or a folder of tars",
+    "hf": "a datasets repository ORG/NAME, or a folder that datasets can load",
+}
+DONE = ".done"
+_ONLY = {
+    "audio_pattern": ("subtitles",),
+    "text_pattern": ("subtitles",),
+    "meta_pattern": ("subtitles",),
+    "sides": ("subtitles",),
+    "audio_field": ("webdataset", "hf"),
+    "text_field": ("webdataset", "hf"),
+    "id_field": ("hf",),
+    "hf_split": ("hf",),
+    "hf_config": ("hf",),
+    "hf_revision": ("hf",),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ppx-data import`."""
+    about = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help=about)
+    parser.add_argument("path", metavar="PATH", help="where the recordings are")
+    parser.add_argument("--labels", nargs=2, metavar=("LEFT", "RIGHT"), help="the speakers' names in the transcripts")
+    sided = {"nargs": "+", "metavar": "X"}
+    what = "member (webdataset) or column (hf)"
+    parser.add_argument("--audio-field", **sided, help=f"{what} with stereo audio, or left=X right=Y")  # type: ignore[arg-type]
+    parser.add_argument("--text-field", **sided, help=f"{what} with the transcript, or left=X right=Y")  # type: ignore[arg-type]
+    parser.add_argument("--id-field", help="hf: column that names the recordings (default: they are counted)")
+    parser.add_argument("--hf-split", help="hf: split to read (default: train)")
+    parser.add_argument("--hf-config", help="hf: configuration to read")
+    parser.add_argument("--hf-revision", help="hf: branch, tag or commit")
+    parser.add_argument("--audio-pattern", help="subtitles: names of audio files, e.g. '{name}/speaker_{side}.wav'")
+    parser.add_argument("--text-pattern", help="subtitles: names of transcripts, e.g. '{name}/speaker_{side}.srt'")
+    parser.add_argument("--meta-pattern", help="subtitles: names of JSON files with facts, e.g. '{name}/metadata.json'")
+    parser.add_argument("--sides", nargs=2, metavar=("LEFT", "RIGHT"), help="subtitles: what {side} is (left, right)")
+    add_common_arguments(parser)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that `import` shares with `annotate`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
+    parser.add_argument("--source", required=True, help="name of this source in the shards, e.g. dailytalk")
+    parser.add_argument("--licence", required=True, help="terms of the recordings, e.g. 'CC BY 4.0'")
+    parser.add_argument("--agent", choices=("left", "right", "both"), default="left", help="who may be the agent")
+    sided: dict[str, Any] = {"nargs": "+", "metavar": "X"}
+    parser.add_argument("--role-prompt", **sided, help="the agent's role, for all: TEXT, or left=TEXT right=TEXT")
+    parser.add_argument("--role-field", **sided, help="where a record has it: FIELD, or left=FIELD right=FIELD")
+    parser.add_argument("--speaker-field", **sided, help="where a record names its speakers: left=FIELD right=FIELD")
+    parser.add_argument("--speakers", type=Path, help='JSON file {"RECORDING": {"left": "name", "right": "name"}, ...}')
+    parser.add_argument("--voice", **sided, help="voice clip of the agent, for all: left=FILE right=FILE")
+    parser.add_argument("--voice-field", **sided, help="where a record has its voice clip: left=FIELD right=FIELD")
+    parser.add_argument("--max-seconds", type=float, default=150.0, help="longest dialogue; a recording gives several")
+    parser.add_argument("--voice-seconds", type=float, default=5.0, help="longest voice clip cut out (3-10)")
+    parser.add_argument(
+        "--fill", choices=("both", "agent", "none"), default="both", help="whose missing words are recognised"
+    )
+    parser.add_argument("--asr", default="tiny.en", help="recogniser: tiny.en, a folder, large-v3, parakeet:ORG/NAME")
+    parser.add_argument("--device", default="cpu", help="where the recogniser runs: cpu (default), cuda, cuda:1")
+    parser.add_argument(
+        "--split", choices=("speaker", "recording", "train", "heldout"), default="speaker",
+        help="what is held out: a share of the speakers (default) or of the recordings; or one split for all",
+    )  # fmt: skip
+    parser.add_argument("--heldout", type=float, default=0.1, help="share that is held out (default: 0.1)")
+    parser.add_argument("--seed", type=int, default=0, help="draws voice clips")
+    parser.add_argument("--limit", type=int, help="read only the first N lines, files or tars")
+    add_executor_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """`ppx-data import`."""
+    for option, formats in _ONLY.items():
+        if getattr(args, option) is not None and args.format not in formats:
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(f"{flag} has an effect with {' and '.join(formats)} only, not with {args.format}")
+    settings = settings_of(args)
+    labels = tuple(args.labels) if args.labels else None
+    batches = find_batches(args, labels)
+    chosen = {name: getattr(args, name) for name in (*_ONLY, "labels")}
+    extra = {"format": args.format, "path": args.path} | {name: value for name, value in chosen.items() if value}
+    run_import(batches, settings, extra, args, "import")
+
+
+def find_batches(args: argparse.Namespace, labels: tuple[str, str] | None) -> Sequence[Batch]:
+    """The recordings of the chosen format. Raises UserError if there is none."""
+    path = Path(args.path)
+    audio, text = by_side("--audio-field", args.audio_field), by_side("--text-field", args.text_field)
+    if args.format == "moshi":
+        return moshi.find(path, labels)
+    if args.format == "subtitles":
+        names = {"audio": args.audio_pattern, "text": args.text_pattern, "meta": args.meta_pattern}
+        given = {key: value for key, value in names.items() if value is not None}
+        patterns = files.Patterns(**given, sides=tuple(args.sides or SIDES))
+        return files.find(path, patterns, labels)
+    if args.format == "webdataset":
+        return tars.find(path, labels, audio, text)
+    source = hub.Source(
+        path=args.path,
+        split=args.hf_split or "train",
+        config=args.hf_config,
+        revision=args.hf_revision,
+        audio=audio,
+        text=text,
+        id=args.id_field or "",
+    )
+    return hub.find(source, labels)
+
+
+def run_import(
+    batches: Sequence[Batch], settings: Settings, extra: Mapping[str, Any], args: argparse.Namespace, verb: str
+) -> None:
+    """Imports all batches into args.out and prints what came of it. Raises UserError as `import_batches`."""
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be 1 or more")
+    report = import_batches(batches[: args.limit], settings, extra, args.out, executor_of(args), verb)
+    print(
+        f"{report['dialogues']} dialogues ({report['hours']:.2f} h; {report['heldout']} held out) from "
+        f"{report['recordings']} recordings, {len(report['rejected'])} rejected, {len(report['notes'])} notes: "
+        f"{args.out / 'report.json'}"
+    )
+    if not report["heldout"] and settings.split_by in ("speaker", "recording"):
+        print("nothing is held out: with few speakers use --split recording, or hold out another source")
+
+
+def import_batches(
+    batches: Sequence[Batch],
+    settings: Settings,
+    extra: Mapping[str, Any],
+    out: Path,
+    executor: Executor,
+    verb: str = "import",
+) -> dict[str, Any]:
+    """Imports into `out` and answers the report, also written to OUT/report.json.
+
+    Recordings that cannot be used are rejected with a reason and the others go on; rejected ones are tried again when
+    the same import is asked for again. Raises: UserError for a foreign `out`, a missing package, or if nothing at all
+    gives a dialogue.
+    """
+    record = {**asdict(settings), **extra}
+    record["speakers"] = digest(json.dumps(record["speakers"], sort_keys=True)) if settings.speakers else ""
+    claim_folder(out, f"{verb}.json", record, verb)
+    (out / DONE).mkdir(exist_ok=True)
+    work = partial(import_batch, settings=settings, out=out)
+    for _ in tqdm(executor.run(work, batches), total=len(batches), unit="batch", desc=verb, disable=None):
+        pass
+    done = [json.loads(path.read_text("utf-8")) for path in sorted((out / DONE).glob("*.json"))]
+    dialogues = [dialogue for entry in done for dialogue in entry["dialogues"]]
+    rejected = [{"id": entry["name"], "reason": entry["rejected"]} for entry in done if "rejected" in entry]
+    report = {
+        "recordings": len(done) - len(rejected),
+        "dialogues": len(dialogues),
+        "heldout": sum(dialogue["split"] == "heldout" for dialogue in dialogues),
+        "hours": round(sum(dialogue["seconds"] for dialogue in dialogues) / 3600, 4),
+        "rejected": rejected,
+        "notes": [{"id": entry["name"], "reason": note} for entry in done for note in entry["notes"]],
+    }
+    write_json(out / "report.json", report)
+    if not dialogues:
+        reason = f"; the first reason: {rejected[0]['id']}: {rejected[0]['reason']}" if rejected else ""
+        raise UserError(f"no recording gave a dialogue, see {out / 'report.json'}{reason}")
+    return report
+
+
+def import_batch(batch: Batch, settings: Settings, out: Path) -> int:
+    """What a worker does: imports what is not done yet of one batch; answers how many recordings it has."""
+    count = 0
+    for item in batch.items():
+        count += 1
+        path = out / DONE / f"{item_id(settings.source, item.name)}.json"
+        if _is_done(path, out):
+            continue
+        if isinstance(item, Broken):
+            entry: dict[str, Any] = {"name": item.name, "rejected": item.reason, "dialogues": [], "notes": []}
+        else:
+            entry = import_item(item, settings, out)
+        write_json(path, entry)
+    return count
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the common options ask for. Raises UserError naming the one that is wrong."""
+    if not SOURCE_PATTERN.fullmatch(args.source):
+        raise UserError(f"--source {args.source!r}: use lower-case letters, digits and '_'")
+    if not args.licence.strip():
+        raise UserError("--licence '': say under which terms the recordings may be used, e.g. 'CC BY 4.0'")
+    if not args.max_seconds >= MIN_WINDOW_SECONDS:
+        raise UserError(f"--max-seconds {args.max_seconds:g}: must be {MIN_WINDOW_SECONDS:g} or more")
+    if not MIN_CLIP_SECONDS <= args.voice_seconds <= MAX_CLIP_SECONDS:
+        raise UserError(f"--voice-seconds {args.voice_seconds:g}: a voice clip lasts 3 to 10 s")
+    if not 0 <= args.heldout <= 1:
+        raise UserError(f"--heldout {args.heldout:g}: give a share from 0 to 1")
+    agents = SIDES if args.agent == "both" else (args.agent,)
+    voices = by_side("--voice", args.voice, agents)
+    for side, name in voices.items():
+        audio_CS, rate = read_audio(Path(name))
+        if audio_CS.shape[1] < MIN_CLIP_SECONDS * rate:
+            raise UserError(f"--voice {side}={name}: lasts {audio_CS.shape[1] / rate:.1f} s, a voice clip 3 s or more")
+    return Settings(
+        source=args.source,
+        licence=args.licence.strip(),
+        agents=agents,
+        role_prompts=by_side("--role-prompt", args.role_prompt, agents),
+        role_fields=by_side("--role-field", args.role_field, agents),
+        speaker_fields=by_side("--speaker-field", args.speaker_field, SIDES),
+        voices=voices,
+        voice_fields=by_side("--voice-field", args.voice_field, agents),
+        speakers=_speakers(args.speakers),
+        max_seconds=args.max_seconds,
+        voice_seconds=args.voice_seconds,
+        fill=args.fill,
+        listener=Listener(asr=args.asr, device=args.device),
+        split_by=args.split,
+        heldout=args.heldout,
+        seed=args.seed,
+    )
+
+
+def by_side(option: str, words: Sequence[str] | None, sides: Sequence[str] = ()) -> dict[str, str]:
+    """left=X right=Y as a mapping; a single X stands for all of `sides`, or for "" if there are none.
+
+    Raises: UserError if a side is named twice or has no use for it.
+    """
+    if not words:
+        return {}
+    named = [word.partition("=") for word in words if word.split("=", 1)[0] in SIDES and "=" in word]
+    if not named:
+        if len(words) > 1:
+            raise UserError(
+                f"{option} {' '.join(words)}: give one value, in quotes if it has spaces, or left=X right=Y"
+            )
+        return dict.fromkeys(sides or ("",), words[0])
+    found = {side: value for side, _, value in named}
+    if len(named) < len(words) or len(found) < len(named) or not all(found.values()):
+        raise UserError(f"{option} {' '.join(words)}: give left=X, right=Y, or both")
+    if not sides and len(found) == 1:
+        raise UserError(f"{option} {' '.join(words)}: give both sides, or one value for both")
+    if sides and (strange := set(found) - set(sides)):
+        raise UserError(f"{option} {min(strange)}=...: that side is no agent: see --agent")
+    return found
+
+
+def _speakers(path: Path | None) -> dict[str, dict[str, str]]:
+    if path is None:
+        return {}
+    table = parse_json(read_text_file(path), str(path))
+    if not isinstance(table, dict) or not all(
+        isinstance(row, dict) and set(row) <= set(SIDES) and all(isinstance(name, str) for name in row.values())
+        for row in table.values()
+    ):
+        raise UserError(f'--speakers {path}: not {{"RECORDING": {{"left": "name", "right": "name"}}, ...}}')
+    return table
+
+
+def _is_done(path: Path, out: Path) -> bool:
+    """True if a recording was imported and all files of its dialogues are there; rejected ones are tried again."""
+    if not path.is_file():
+        return False
+    entry = json.loads(path.read_text("utf-8"))
+    wanted = [
+        out / dialogue["id"] / name
+        for dialogue in entry["dialogues"]
+        for name in ("meta.json", "audio.flac", *(f"{side}.voice.flac" for side in dialogue["agents"]))
+    ]
+    return "rejected" not in entry and all(file.is_file() for file in wanted)

@@ -1,0 +1,43 @@
+"""Conversations of noise bursts: a burst for each word, so that channels match their words and nothing else."""
+
+import numpy as np
+import soundfile
+
+from data_pipelines.schema import Word
+
+RATE = 24_000
+
+
+def turns(seconds, *, first=0.5, length=3.0):
+    """Words of both sides that take turns of `length` seconds: six words of 0.3 s, then the other side."""
+    words, start, n = {"left": [], "right": []}, first, 0
+    while start + length <= seconds:
+        side = ("left", "right")[n % 2]
+        for k in range(6):
+            at = round(start + 0.4 * k, 2)
+            words[side].append(Word(text=f"{side[0]}{n}.{k}", start=at, end=round(at + 0.3, 2)))
+        start, n = start + length, n + 1
+    return words
+
+
+def bursts(words, seconds, rate=RATE, seed=0):
+    """float32 [samples]: noise inside the words, near silence outside."""
+    rng = np.random.default_rng(seed)
+    audio = rng.standard_normal(round(seconds * rate)).astype(np.float32) * 1e-4
+    for word in words:
+        at = slice(round(word.start * rate), round(word.end * rate))
+        audio[at] = rng.uniform(-0.3, 0.3, len(audio[at]))
+    return audio
+
+
+def conversation(seconds=40.0, rate=RATE, seed=0):
+    """(float32 [2, samples], words by side)."""
+    words = turns(seconds)
+    audio = [bursts(words[side], seconds, rate, seed + n) for n, side in enumerate(("left", "right"))]
+    return np.stack(audio), words
+
+
+def write_wav(path, audio, rate=RATE):
+    """[samples] or [channels, samples] as 16-bit WAV or FLAC; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio.T, rate, subtype="PCM_16")
