@@ -29,6 +29,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),
     "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
+    "to-moshi": ("data_pipelines.imports.to_moshi", "export shards in the format of moshi-finetune"),
+    "to-hf": ("data_pipelines.imports.to_hf", "export shards as a repository for Hugging Face datasets"),
     "report": ("data_pipelines.quality.report", "describe shards: hours, turn taking, one picture"),
     "make": ("data_pipelines.make", "run a pipeline: several verbs with their options, from one file"),
 }
