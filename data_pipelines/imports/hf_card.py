@@ -11,11 +11,10 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 _TEXT = """# {title}
 
-Two-channel conversations, {rows} dialogues, {hours:.2f} h, made by [ppx-train]. The audio is 24 kHz FLAC, one speaker on
-each channel. Words have times in seconds; a side with `is_agent` may be trained as the agent, with its `role_prompt` and
-the voice prompt in `left_voice` or `right_voice`. `record` holds everything as JSON: events, facts, gates, provenance.
-
-[ppx-train]: https://pypi.org/project/ppx-train/
+Two-channel conversations, {rows} dialogues, {hours:.2f} h, made with ppx-train. The audio is 24 kHz FLAC, one speaker
+on each channel. Words have times in seconds; a side with `is_agent` may be trained as the agent, with its `role_prompt`
+and the voice prompt in `left_voice` or `right_voice`. `record` holds everything as JSON: events, facts, gates,
+provenance.
 
 ```python
 from datasets import Audio, load_dataset
@@ -63,9 +62,12 @@ def card(title: str, manifest: Mapping[str, Any], rows: Mapping[str, int], sizes
         hours=sum(group["hours"] for _, _, group in groups),
         first=sources[0],
         split=groups[0][1],
-        content="\n".join(f"| {a} | {b} | {g['dialogues']} | {g['hours']:.2f} |" for a, b, g in sorted(groups, key=lambda g: g[:2])),
+        content="\n".join(
+            f"| {a} | {b} | {g['dialogues']} | {g['hours']:.2f} |" for a, b, g in sorted(groups, key=lambda g: g[:2])
+        ),
         licences="\n".join(
-            f"| {_cell(name)} | {g['dialogues']} | {g['hours']:.2f} |" for name, g in sorted(manifest["licences"].items())
+            f"| {_cell(name)} | {g['dialogues']} | {g['hours']:.2f} |"
+            for name, g in sorted(manifest["licences"].items())
         ),
         engines=", ".join(f"{_cell(name)} ({count})" for name, count in sorted(manifest["engines"].items())),
     )
@@ -75,7 +77,9 @@ def card(title: str, manifest: Mapping[str, Any], rows: Mapping[str, int], sizes
 def _data_files(rows: Mapping[str, int], source: str) -> list[dict[str, str]]:
     splits = {path.split("/")[2].split("-")[0] for path in rows if source in ("*", path.split("/")[1])}
     return [
-        {"split": split, "path": f"data/{source}/{split}-*.parquet"} for split in ("train", "heldout") if split in splits
+        {"split": split, "path": f"data/{source}/{split}-*.parquet"}
+        for split in ("train", "heldout")
+        if split in splits
     ]
 
 

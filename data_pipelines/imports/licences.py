@@ -40,7 +40,9 @@ def check_public(licences: Iterable[str], allowed: Collection[str]) -> None:
 def hub_licence(licences: Iterable[str]) -> str:
     """The hub's identifier for a data set under these licences; "other" if there are several or none is known."""
     known = {
-        next((name for name, words in HUB_NAMES.items() if re.fullmatch(words, licence.strip(), re.IGNORECASE)), "other")
+        next(
+            (name for name, words in HUB_NAMES.items() if re.fullmatch(words, licence.strip(), re.IGNORECASE)), "other"
+        )
         for licence in licences
     }
     return known.pop() if len(known) == 1 else "other"

@@ -3,14 +3,14 @@
     OUT/README.md                                    the data set's card: configurations, licence, sizes; written last
     OUT/data/SOURCE/{train,heldout}-00000-of-N.parquet
 
-A row is a dialogue: `audio` is the FLAC as it is in the shards (left, right, 24 kHz), `left` and `right` hold the sides
-with their words, `left_voice` and `right_voice` the voice prompts of those that may be the agent, and `record` all of it
-as JSON. Audio columns are declared undecoded, so that loading needs no decoder; cast them to Audio() to have samples.
+A row is a dialogue: `audio` is the FLAC as it is in the shards (left, right, 24 kHz), `left` and `right` hold the
+sides with their words, `left_voice` and `right_voice` the voice prompts of those that may be the agent, and `record`
+all of it as JSON. Audio columns are declared undecoded, so that loading needs no decoder; cast them to Audio() to have
+samples.
 """
 
 import argparse
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,9 @@ from data_pipelines.imports.hf_card import card
 from data_pipelines.imports.licences import check_public
 from data_pipelines.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.index import BadSample, ShardReader
-from data_pipelines.shards.pack import cut_into_shards, read_manifest
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.pack import cut_into_shards
+from data_pipelines.shards.rows import PARTS
 from model.errors import UserError
 from model.extras import require
 from model.hub_push import Target, check_push, push
@@ -36,7 +38,7 @@ README = "README.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data to-hf`."""
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL of shards, made by `ppx-data shard`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to resume")
     parser.add_argument("--push", metavar="ORG/NAME", help="upload it to this dataset repository, too (private)")
     parser.add_argument("--public", action="store_true", help="with --push: everybody may see the repository")
@@ -53,13 +55,15 @@ def run(args: argparse.Namespace) -> None:
     """`ppx-data to-hf`."""
     if args.public and not args.push:
         raise UserError("--public has an effect with --push only")
-    if args.file_mb < 1:
-        raise UserError(f"--file-mb {args.file_mb}: give 1 or more")
+    if not 1 <= args.file_mb <= 1000:
+        raise UserError(f"--file-mb {args.file_mb}: give 1 to 1000")
     manifest = read_manifest(args.shards)
     check_public(manifest["licences"], args.allow_licence)
     target = None
     if args.push:
-        target = Target(name=args.push, asked=f"--push {args.push}", public=args.public, public_flag="--public", kind="dataset")
+        target = Target(
+            name=args.push, asked=f"--push {args.push}", public=args.public, public_flag="--public", kind="dataset"
+        )
         is_whole = (args.out / README).is_file()
         check_push(target, args.out if is_whole else None, _sums(args.out) if is_whole else {})
     count = export(args.shards, args.out, executor_of(args), file_mb=args.file_mb, title=args.name or args.out.name)
@@ -77,7 +81,7 @@ class File:
     rows: tuple[int, ...]
 
 
-def export(shards: Path, out: Path, executor: Executor, *, file_mb: int, title: str) -> int:
+def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: str) -> int:
     """Writes the repository and answers how many dialogues it holds. Licences are not judged here.
 
     Raises: UserError for shards that are incomplete or damaged, a foreign `out`, or a missing package.
@@ -86,7 +90,8 @@ def export(shards: Path, out: Path, executor: Executor, *, file_mb: int, title: 
     manifest = read_manifest(shards)
     settings = {"shards": manifest["inputs"], "file_mb": file_mb, "title": title}
     claim_folder(out, ".to-hf.json", settings, "to-hf")
-    plan = [file for split in SPLITS if (shards / split).is_dir() for file in _plan(shards / split, file_mb * 1_000_000)]
+    splits = [split for split in SPLITS if split in manifest["content"]]
+    plan = [file for split in splits for file in _plan(shards, split, file_mb * 1_000_000)]
     todo = [file for file in plan if not (out / file.path).is_file()]
     work = partial(_write, shards=shards, out=out)
     for _ in tqdm(executor.run(work, todo), total=len(todo), desc="to-hf", unit="file", disable=None):
@@ -97,9 +102,10 @@ def export(shards: Path, out: Path, executor: Executor, *, file_mb: int, title: 
     return sum(rows.values())
 
 
-def _plan(folder: Path, limit: int) -> list[File]:
+def _plan(shards: str, split: str, limit: int) -> list[File]:
     """Files of at most `limit` bytes of audio, for each source; a call between equals is one row."""
-    reader, sources = ShardReader(folder), {}
+    reader = ShardReader(f"{shards}/{split}")
+    sources: dict[str, list[int]] = {}
     seen: set[str] = set()
     for n, row in enumerate(reader.rows):
         if row.id not in seen:
@@ -107,25 +113,28 @@ def _plan(folder: Path, limit: int) -> list[File]:
         seen.add(row.id)
     files = []
     for source, rows in sorted(sources.items()):
-        sizes = [int(reader.index.rows[n]["audio_size"]) + 2 * int(reader.index.rows[n]["clip_size"]) for n in rows]
+        places = reader.index.columns["places"]
+        sizes = [int(sum(places[n][2 * PARTS.index(part) + 1] for part in ("audio", "clip", "meta"))) for n in rows]
         cuts = cut_into_shards(sizes, limit)
         for n, cut in enumerate(cuts):
-            path = f"data/{source}/{folder.name}-{n:05d}-of-{len(cuts):05d}.parquet"
-            files.append(File(path=path, split=folder.name, rows=tuple(rows[i] for i in cut)))
+            path = f"data/{source}/{split}-{n:05d}-of-{len(cuts):05d}.parquet"
+            files.append(File(path=path, split=split, rows=tuple(rows[i] for i in cut)))
     return files
 
 
-def _write(file: File, shards: Path, out: Path) -> str:
+def _write(file: File, shards: str, out: Path) -> str:
     """Writes one parquet file, whole or not at all; answers its path."""
-    datasets = require("datasets", extra="datasets")
-    reader = ShardReader(shards / file.split)
+    schema = features().arrow_schema  # with what `datasets` wants to know of the columns
+    import pyarrow
+    from pyarrow import parquet
+
+    reader = ShardReader(f"{shards}/{file.split}")
     try:
         rows = [_row(reader, n) for n in file.rows]
     except BadSample as why:
         raise UserError(str(why)) from why
     data = io.BytesIO()
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    datasets.Dataset.from_dict(columns, features=features()).to_parquet(data)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), data, row_group_size=100)
     (out / file.path).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out / file.path, data.getvalue())
     return file.path
@@ -175,7 +184,7 @@ def _samples(reader: ShardReader, n: int) -> Sequence[int]:
 
 
 def _side(dialogue: Dialogue, side: str) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(json.dumps(asdict(dialogue.side(side)))).items()}
+    return asdict(dialogue.side(side)) | {"words": [asdict(word) for word in dialogue.side(side).words]}
 
 
 def _sums(out: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from data_pipelines.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, write_bytes
 from data_pipelines.schema import SPLITS, Side
 from data_pipelines.shards.index import BadSample, ShardReader
-from data_pipelines.shards.pack import read_manifest
+from data_pipelines.shards.manifest import read_manifest
 from model.errors import UserError
 
 AGENT, USER = "SPEAKER_MAIN", "SPEAKER_USER"
@@ -32,7 +32,7 @@ AGENT, USER = "SPEAKER_MAIN", "SPEAKER_USER"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data to-moshi`."""
-    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URL of shards, made by `ppx-data shard`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to resume")
     add_executor_arguments(parser)
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {told} files; train with train_data: {args.out / 'train.jsonl'}")
 
 
-def export(shards: Path, out: Path, executor: Executor) -> dict[str, int]:
+def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
     """Writes every sample of all splits; answers how many each list holds.
 
     Raises: UserError for shards that are incomplete or damaged, or a foreign `out`.
@@ -54,9 +54,9 @@ def export(shards: Path, out: Path, executor: Executor) -> dict[str, int]:
     for folder in ("data_stereo", "voices"):
         (out / folder).mkdir(exist_ok=True)
     counts = {}
-    for split in (split for split in SPLITS if (shards / split).is_dir()):
-        work = partial(_write, shards=shards / split, out=out)
-        rows = range(len(ShardReader(shards / split)))
+    for split in (split for split in SPLITS if split in manifest["content"]):
+        work = partial(_write, shards=f"{shards}/{split}", out=out)
+        rows = range(len(ShardReader(f"{shards}/{split}")))
         done = list(tqdm(executor.run(work, rows), total=len(rows), desc=split, unit="sample", disable=None))
         lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in sorted(done, key=lambda entry: entry["path"])]
         write_bytes(out / f"{split}.jsonl", "".join(lines).encode())
@@ -64,7 +64,7 @@ def export(shards: Path, out: Path, executor: Executor) -> dict[str, int]:
     return counts
 
 
-def _write(row: int, shards: Path, out: Path) -> dict[str, Any]:
+def _write(row: int, shards: str, out: Path) -> dict[str, Any]:
     """Writes one sample, its JSON last; answers its line. A sample whose JSON is there is done."""
     reader = ShardReader(shards)
     try:
@@ -85,7 +85,12 @@ def _write(row: int, shards: Path, out: Path) -> dict[str, Any]:
             for word in own.words
         ]
         words.sort(key=lambda word: (word[1], word[2]))  # moshi-finetune searches it by start
-        facts = {"id": dialogue.id, "source": dialogue.source, "licence": dialogue.licence, "split": dialogue.split}
+        facts: dict[str, Any] = {
+            "id": dialogue.id,
+            "source": dialogue.source,
+            "licence": dialogue.licence,
+            "split": dialogue.split,
+        }
         facts |= {"left": _facts(agent) | {"voice": f"voices/{name}.wav"}, "right": _facts(user)}
         record = {"alignments": words, "ppx": facts}
         write_bytes(out / f"data_stereo/{name}.json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())

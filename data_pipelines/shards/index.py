@@ -137,6 +137,10 @@ class ShardReader:
         """The voice prompt of row i as recorded: (float32 [1, samples], rate in Hz). Raises BadSample."""
         return self._sound(i, "clip")
 
+    def stored(self, i: int, part: str) -> bytes:
+        """A file of row i as it is stored: "audio" (its dialogue's FLAC) or "clip" (its voice prompt's)."""
+        return self._bytes(i, part)[0]
+
     def _codes(self, i: int, *more: str) -> tuple[Any, ...]:
         """(codes_KT, voice_CP, bytes of further parts), by one read."""
         columns = self.index.columns
