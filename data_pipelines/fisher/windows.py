@@ -89,7 +89,15 @@ def plan_windows(
         ]
         if not found:
             return windows
-        best = max(found, key=lambda window: (window.score - 0.1 * (window.start - free), -window.start, window.end))
+        best = max(
+            found,
+            key=lambda window: (
+                bool(window.clips),
+                window.score - 0.1 * (window.start - free),
+                -window.start,
+                window.end,
+            ),
+        )
         if not best.clips and windows and seconds - best.start < limits.max_seconds:
             return windows  # the rest of the call gives no agent: nothing worth telling
         windows.append(best)

@@ -19,7 +19,7 @@ from data_pipelines.files import claim_folder, write_bytes, write_json, write_li
 from data_pipelines.folder import find_dialogues, load_dialogue
 from data_pipelines.imports import files
 from data_pipelines.imports.cut import MIN_PLACED_SHARE
-from data_pipelines.imports.fill import Filled, Listener, fill_side
+from data_pipelines.imports.fill import Filled, Listener, fill_side, provenance_of
 from data_pipelines.imports.importer import add_common_arguments, run_import, settings_of
 from data_pipelines.imports.item import AUDIO_SUFFIXES, Unready
 from data_pipelines.schema import SIDES, Dialogue, Side
@@ -138,9 +138,5 @@ def _with_words(dialogue: Dialogue, filled: dict[str, Filled]) -> Dialogue:
             ordered = sorted(words, key=lambda word: (word.start, word.end))
             side = replace(side, words=tuple(replace(w, end=min(w.end, dialogue.seconds)) for w in ordered))
         sides[name] = side
-    notes: dict[str, Any] = {
-        name: {"text_by": f.text_by, "word_times": f.times_by, "tried": f.tried, "placed": f.placed}
-        for name, f in filled.items()
-    }
-    provenance = dialogue.provenance | ({"annotated": notes} if notes else {})
+    provenance = dialogue.provenance | (provenance_of(filled) if filled else {})
     return replace(dialogue, left=sides["left"], right=sides["right"], provenance=provenance)

@@ -16,12 +16,13 @@ from data_pipelines.fisher.windows import (
     MIN_CLIP_SECONDS,
     MIN_WINDOW_SECONDS,
     Clip,
+    Limits,
     Spoken,
     Window,
     candidate_clips,
     plan_windows,
 )
-from data_pipelines.imports.fill import Filled, Listener, fill_side
+from data_pipelines.imports.fill import Filled, Listener, fill_side, provenance_of
 from data_pipelines.imports.item import Item, Unready, at_24k, decode_audio, field_of, item_id, stereo
 from data_pipelines.imports.transcript import Sides, drop_bad_times
 from data_pipelines.quality.gates import clipped_runs, swap_ratio
@@ -101,8 +102,7 @@ def _import_item(item: Item, settings: Settings, out: Path) -> dict[str, Any]:
     notes = [f"{dropped} words or utterances with impossible times are left out"] if dropped else []
     notes += [f"the {name} side is no agent: {fault}" for name, fault in faults.items()]
     base = {"recording": item.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
-    base |= {"text_by": {name: side.text_by for name, side in filled.items()}}
-    base |= {"word_times": {name: side.times_by for name, side in filled.items()}, "resampler": "soxr HQ"}
+    base |= {"resampler": "soxr HQ", **provenance_of(filled)}
     gates = {f"swap_ratio_{name}": round(ratio, 3) for name, ratio in ratios.items() if filled.get(name)}
     gates |= {f"aligned_share_{name}": round(side.share, 4) for name, side in filled.items() if side.tried}
     cutter = Cutter(
@@ -182,7 +182,7 @@ def _windows(
     if seconds <= settings.max_seconds and all(name in voices for name in able):
         found = {letter: tuple(clips[letter]) for letter in clips if clips[letter]}
         return [Window(start=0.0, end=seconds, clips=found, refusals={}, score=0.0)]
-    return plan_windows(spoken, clips, seconds, settings.max_seconds)
+    return plan_windows(spoken, clips, seconds, Limits(max_seconds=settings.max_seconds))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,10 @@ class Recording:
     labels: tuple[str, str] | None
     has_text: bool = True
 
+    @property
+    def label(self) -> str:
+        return self.name
+
     def items(self) -> Iterator[Item | Broken]:
         try:
             metadata = self._metadata()

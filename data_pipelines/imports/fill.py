@@ -1,10 +1,10 @@
 """The steps a transcript lacks: what was said, by a recogniser, and when each word was said, by forced alignment."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from data_pipelines.audio import Audio
 from data_pipelines.imports.item import Unready
@@ -43,11 +43,18 @@ class Filled:
 
     utterances: tuple[Utterance, ...]
     text_by: str
-    """Who wrote the words: "given", or the recogniser."""
+    """"given", or "asr"."""
     times_by: str
+    """"given", or the aligner, or both."""
     tried: int
     placed: int
     """How many utterances were to be aligned, and how many could be."""
+    asr: dict[str, Any] = field(default_factory=dict)
+    """The recogniser's identity if it listened, and the detector of speech."""
+
+    def note(self) -> dict[str, Any]:
+        """For the provenance."""
+        return {"text_by": self.text_by, "times_by": self.times_by, "tried": self.tried, "placed": self.placed}
 
     @property
     def share(self) -> float:
@@ -59,8 +66,9 @@ def fill_side(audio: Audio, rate: int, text: SideText | None, listener: Listener
 
     Raises: UserError if the text is not what is said; Unready if a package is missing.
     """
+    identity: dict[str, Any] = {}
     if text is not None and not text.text:
-        todo, by = list(text.utterances), GIVEN
+        todo = list(text.utterances)
     else:
         spans = _ready(lambda: speech_spans(audio, rate))
         asr = listener.recogniser()
@@ -68,9 +76,10 @@ def fill_side(audio: Audio, rate: int, text: SideText | None, listener: Listener
         if text is not None:
             heard = share_out(text.text, heard)
         todo = [Utterance(start=a, end=b, text=said) for (a, b), said in zip(spans, heard, strict=True) if said]
-        by = GIVEN if text is not None else f"{asr.identity()['model']}, {VAD_NAME}"
+        identity = {**asr.identity(), "vad": VAD_NAME}
+    by = "asr" if text is None else GIVEN
     if all(utterance.words for utterance in todo):
-        return Filled(utterances=tuple(todo), text_by=by, times_by=GIVEN, tried=0, placed=0)
+        return Filled(utterances=tuple(todo), text_by=by, times_by=GIVEN, tried=0, placed=0, asr=identity)
     _ready(lambda: require("num2words", extra="asr"))
     aligner = _ready(shared_aligner)
     filled: list[Utterance] = []
@@ -83,7 +92,7 @@ def fill_side(audio: Audio, rate: int, text: SideText | None, listener: Listener
     tried = sum(not utterance.words for utterance in todo)
     placed = sum(bool(utterance.words) for utterance in filled) - (len(todo) - tried)
     times = ALIGNER_NAME if tried == len(todo) else f"{GIVEN}, {ALIGNER_NAME}"
-    return Filled(utterances=tuple(filled), text_by=by, times_by=times, tried=tried, placed=placed)
+    return Filled(utterances=tuple(filled), text_by=by, times_by=times, tried=tried, placed=placed, asr=identity)
 
 
 def place_words(aligner: Aligner, audio: Audio, rate: int, text: str) -> tuple[Word, ...] | None:
@@ -162,3 +171,11 @@ def _recogniser(name: str, device: str) -> Recogniser:
         return open_asr(name, device)
     except UserError as why:
         raise Unready(str(why)) from why
+
+
+def provenance_of(filled: Mapping[str, Filled]) -> dict[str, Any]:
+    """What a record says of the words: for each side, and the engines that had a part in them."""
+    times = sorted({part for side in filled.values() for part in side.times_by.split(", ")})
+    listened = next((side.asr for side in filled.values() if side.asr), None)
+    facts: dict[str, Any] = {"sides": {name: side.note() for name, side in filled.items()}}
+    return facts | ({"word_times": ", ".join(times)} if times else {}) | ({"asr": listened} if listened else {})

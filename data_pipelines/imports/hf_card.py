@@ -31,7 +31,7 @@ rows = rows.cast_column("audio", Audio())  # samples instead of the bytes of a F
 |---|---|---|
 {licences}
 
-Speech by: {engines}.
+Engines that had a part in it: {engines}.
 """
 
 

@@ -79,6 +79,10 @@ class Part:
     number: int
     count: int
 
+    @property
+    def label(self) -> str:
+        return f"{self.source.path}, file {self.number}"
+
     def items(self) -> Iterator[Item | Broken]:
         try:
             stream = self.source.open()

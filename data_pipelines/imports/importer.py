@@ -173,13 +173,14 @@ def import_batches(
     claim_folder(out, f"{verb}.json", record, verb)
     (out / DONE).mkdir(exist_ok=True)
     work = partial(import_batch, settings=settings, out=out)
-    for _ in tqdm(executor.run(work, batches), total=len(batches), unit="batch", desc=verb, disable=None):
-        pass
+    answers = executor.run(work, batches, lost=lambda batch, reason: {"id": batch.label, "reason": reason})
+    lost = [answer for answer in tqdm(answers, total=len(batches), unit="batch", desc=verb, disable=None) if answer]
     done = [json.loads(path.read_text("utf-8")) for path in sorted((out / DONE).glob("*.json"))]
     dialogues = [dialogue for entry in done for dialogue in entry["dialogues"]]
     rejected = [{"id": entry["name"], "reason": entry["rejected"]} for entry in done if "rejected" in entry]
+    rejected += sorted(lost, key=lambda entry: entry["id"])
     report = {
-        "recordings": len(done) - len(rejected),
+        "recordings": sum("rejected" not in entry for entry in done),
         "dialogues": len(dialogues),
         "heldout": sum(dialogue["split"] == "heldout" for dialogue in dialogues),
         "hours": round(sum(dialogue["seconds"] for dialogue in dialogues) / 3600, 4),
@@ -193,11 +194,9 @@ def import_batches(
     return report
 
 
-def import_batch(batch: Batch, settings: Settings, out: Path) -> int:
-    """What a worker does: imports what is not done yet of one batch; answers how many recordings it has."""
-    count = 0
+def import_batch(batch: Batch, settings: Settings, out: Path) -> dict[str, str]:
+    """What a worker does: imports what is not done yet of one batch. {} stands for a batch that cost no worker."""
     for item in batch.items():
-        count += 1
         path = out / DONE / f"{item_id(settings.source, item.name)}.json"
         if _is_done(path, out):
             continue
@@ -206,7 +205,7 @@ def import_batch(batch: Batch, settings: Settings, out: Path) -> int:
         else:
             entry = import_item(item, settings, out)
         write_json(path, entry)
-    return count
+    return {}
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -52,6 +52,11 @@ class Broken:
 class Batch(Protocol):
     """Recordings that are read together, such as those of one tar. Picklable."""
 
+    @property
+    def label(self) -> str:
+        """For messages."""
+        ...
+
     def items(self) -> Iterator[Item | Broken]: ...
 
 

@@ -27,6 +27,10 @@ class Line:
     is_again: bool = False
     """True if an earlier line has the same text."""
 
+    @property
+    def label(self) -> str:
+        return self.where
+
     def items(self) -> Iterator[Item | Broken]:
         if self.is_again:
             yield Broken(name=self.where, reason="the same line as before")

@@ -30,6 +30,10 @@ class Tar:
     audio: Mapping[str, str]
     text: Mapping[str, str]
 
+    @property
+    def label(self) -> str:
+        return self.path.name
+
     def items(self) -> Iterator[Item | Broken]:
         shard = self.path.relative_to(self.root).as_posix()
         seen = set()

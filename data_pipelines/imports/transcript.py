@@ -36,7 +36,8 @@ _START, _END = ("start", "start_time", "begin", "start_s", "xmin"), ("end", "end
 _SPEAKER = (
     "speaker", "speaker_id", "speaker_idx", "speaker_label", "spk_idx", "spk", "channel", "side", "label",
     "role")  # fmt: skip
-_TAG = re.compile(r"\[[^\]]*\]|<[^>]*>|\{\\[^}]*\}")
+_TAG = re.compile(r"\[[^\]]*\]|<br\s*/?>")
+_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _LABEL = re.compile(r"\s*(?:\[([^\]]{1,60})\]|<v\s+([^>]{1,60})>|([\w .-]{1,40}):(?=\s))\s*")
 
 
@@ -156,7 +157,7 @@ def read_plain(text: str, labels: tuple[str, str] | None, where: str, side: str 
 
 def clean_text(text: str) -> str:
     """Without tags such as [laughter] or <i>, and with single spaces."""
-    return " ".join(_TAG.sub(" ", text).split())
+    return " ".join(_MARKUP.sub("", _TAG.sub(" ", text)).split())
 
 
 def sort_sides(entries: Sequence[Entry], labels: tuple[str, str] | None, where: str, side: str = "") -> Sides:
@@ -295,8 +296,9 @@ def _entries(value: Any, label: str) -> Iterator[Entry]:
     if isinstance(value, str):
         yield Entry(text=value, start=None, end=None, label=label, is_word=False)
     elif isinstance(value, list):
+        is_word = all(set(part) & {"words", "backchannels"} == set() and _is_single(part.get("text")) for part in value)
         for part in value:
-            yield from _entry(part, label)
+            yield from _entry(part, label, is_word=is_word)
     elif isinstance(value, dict) and "alignments" in value:
         for text, (start, end), speaker in value["alignments"]:
             yield Entry(text=text, start=float(start), end=float(end), label=label or str(speaker), is_word=True)
@@ -337,6 +339,11 @@ def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterat
     for backchannel in part.get("backchannels") or ():
         if isinstance(backchannel, dict):
             yield from (replace(entry, is_other=True) for entry in _entry(backchannel, own))
+
+
+def _is_single(text: Any) -> bool:
+    """True for one word: a list of nothing else is a list of words, whatever its keys are called."""
+    return isinstance(text, str) and len(text.split()) == 1
 
 
 def _exact_words(words: Any, label: str) -> tuple[Word, ...]:
