@@ -2,7 +2,7 @@
 # Sets up an environment from nothing and runs everything: formatter, linter, types, import layers, wheel, tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,ray,dev
+bash scripts/setup.sh tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,subtitles,ray,dev
 venv=${PPX_VENV:-.venv}
 export PATH="$PWD/$venv/bin:$PATH"
 export OMP_NUM_THREADS=1 # two test processes on two cores: more threads make both slower

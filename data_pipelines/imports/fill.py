@@ -80,7 +80,7 @@ def fill_side(audio: Audio, rate: int, text: SideText | None, listener: Listener
     by = "asr" if text is None else GIVEN
     if all(utterance.words for utterance in todo):
         return Filled(utterances=tuple(todo), text_by=by, times_by=GIVEN, tried=0, placed=0, asr=identity)
-    _ready(lambda: require("num2words", extra="asr"))
+    _ready(lambda: require("num2words", extra="align"))
     aligner = _ready(shared_aligner)
     filled: list[Utterance] = []
     last_end = 0.0
