@@ -27,7 +27,7 @@ def words(sides, side):
         {"alignments": [[f" {text}", [a, b], side] for text, a, b, side in SAID]},
         {"words": FLAT},
         FLAT,
-        {"words": [{"text": w["word"], "start_time": w["start"], "stop": w["end"], "channel": w["speaker"]} for w in FLAT]},
+        {"words": [{"text": t, "start_time": a, "stop": b, "channel": side} for t, a, b, side in SAID]},
         [{"text": w["word"], "start": w["start"], "end": w["end"], "speaker": w["speaker"]} for w in FLAT],
         {"left": {"words": [w for w in FLAT if w["speaker"] == "left"]}, "right": [FLAT[2]]},
         {
