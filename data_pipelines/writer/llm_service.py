@@ -231,8 +231,8 @@ def _typed(role: dict[str, Any], script: Script) -> list[dict[str, str]]:
 
 
 def _states(text: str, fact: dict[str, str]) -> bool:
-    """True if an answer states a fact: its value, or half of the long words of a phrase."""
+    """True if an answer states a fact: its value, or most of the long words of a phrase."""
     if mentions(text, fact["text"]):
         return True
-    words = [word for word in fact["text"].lower().split() if len(word) > 3]
-    return fact["type"] == "phrase" and bool(words) and sum(word in text.lower() for word in words) * 2 >= len(words)
+    words = [word for word in fact["text"].split() if len(word) > 3]
+    return fact["type"] == "phrase" and sum(mentions(text, word) for word in words) * 2 > len(words)
