@@ -87,6 +87,7 @@ def connect(executor: Executor) -> ModuleType:
     Raises: UserError if Ray is not installed, nothing answers, or a cluster started here has too few GPUs.
     """
     ray = require("ray", extra="ray")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks still in flight when another failed
     address = executor.address or "auto"
     if not ray.is_initialized():
         _knock(address)

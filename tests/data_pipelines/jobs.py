@@ -57,3 +57,12 @@ def note_times(path):
     begin = time.time()
     time.sleep(0.2)
     Path(path).write_text(f"{begin} {time.time()}")
+
+
+def note_node(path):
+    """Leaves a file that names the node and process it began on."""
+    import ray
+
+    Path(f"{path}.{ray.get_runtime_context().get_node_id()}.{os.getpid()}").touch()
+    time.sleep(1)
+    return Path(path).name

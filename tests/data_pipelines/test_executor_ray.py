@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,14 @@ ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from data_pipelines import verbs  # noqa: E402
 from data_pipelines.executor import Executor  # noqa: E402
 from model.errors import UserError  # noqa: E402
 from tests.data_pipelines import jobs  # noqa: E402
+from tests.data_pipelines.kill import tree  # noqa: E402
 from tests.data_pipelines.test_executor import wait_for  # noqa: E402
+from tests.data_pipelines.tiny_dialogues import write_dialogue  # noqa: E402
+from tests.ppx_train.fixtures import make_codec  # noqa: E402
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 
@@ -88,6 +93,31 @@ def test_the_mark_in_the_output_folder_is_gone_after_a_run(two, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def doomed(cluster):
+    """One more node, to be killed by the test."""
+    return cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+
+
+def kill_when(condition, cluster, node):
+    """Kills a node with all its processes as soon as `condition` holds; the future fails if it never does."""
+
+    def wait_and_kill():
+        wait_for(condition)
+        cluster.remove_node(node, allow_graceful=False)
+
+    return ThreadPoolExecutor(1).submit(wait_and_kill)
+
+
+def test_jobs_of_a_lost_node_are_done_on_the_other(two, cluster, doomed, tmp_path):
+    killer = kill_when(lambda: len(list(tmp_path.glob(f"*.{doomed.node_id}.*"))) == 2, cluster, doomed)
+    done = list(Executor(**two | {"workers": 3}).run(jobs.note_node, [tmp_path / f"{n}" for n in range(8)]))
+    killer.result()
+    assert sorted(done) == [f"{n}" for n in range(8)]
+    begun = [path.name[0] for path in tmp_path.iterdir()]
+    assert len(begun) == 9 and set(begun) == set(done), "the job in progress on the lost node is begun once more"
+
+
 def test_addresses_where_no_cluster_is_are_refused_at_once(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.socket() as free:
@@ -97,6 +127,22 @@ def test_addresses_where_no_cluster_is_are_refused_at_once(monkeypatch):
                 list(Executor(kind="ray", address=address).run(jobs.square, [1]))
     with pytest.raises(UserError, match="--address somewhere: give auto, local, HOST:PORT or ray://HOST:PORT"):
         list(Executor(kind="ray", address="somewhere").run(jobs.square, [1]))
+
+
+@pytest.mark.slow
+def test_shards_of_two_nodes_one_of_which_is_killed_halfway_are_those_of_one_process(two, cluster, doomed, tmp_path):
+    (second,) = cluster.worker_nodes - {doomed}
+    cluster.remove_node(second)
+    for n in range(12):
+        write_dialogue(tmp_path / "dialogues", f"call-{n}", seconds=10, split="heldout" if n < 3 else "train")
+    codec = make_codec(tmp_path / "codec.safetensors")
+    argv = ["shard", "--dialogues", str(tmp_path / "dialogues"), "--codec", str(codec), "--out"]
+    verbs.main([*argv, str(tmp_path / "one")])
+    codes = tmp_path / "two" / ".work"
+    killer = kill_when(lambda: 4 <= len(list(codes.glob("*.npz"))) < 10, cluster, doomed)
+    verbs.main([*argv, str(tmp_path / "two"), "--executor", "ray", "--address", two["address"], "--workers", "2"])
+    killer.result()
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
 
 
 RUN = """
