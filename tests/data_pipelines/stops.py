@@ -1,10 +1,11 @@
-"""Kills a verb before each of its changes on the disk, runs it again, and compares with an undisturbed run.
+"""Stops a verb before each of its changes on the disk, runs it again, and compares with an undisturbed run.
 
-`python -m tests.data_pipelines.kill '{"argv": [...], "before": DIR, "scratch": DIR, "most": 12}'` is a process of its
+`python -m tests.data_pipelines.stops '{"argv": [...], "before": DIR, "scratch": DIR, "most": 12}'` is a process of its
 own: it runs the verb once, to have all modules imported, and forks for each further run. A run works in a copy of
 `before` and names files relative to it, so that all runs see the same paths.
 """
 
+import errno
 import hashlib
 import importlib
 import json
@@ -16,8 +17,10 @@ import sys
 import traceback
 from pathlib import Path
 
+FULL = 28  # exit code of a run that found the disk full
 ROOT = Path(__file__).parents[2]
-CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
+GROWS = ("os.rename", "os.mkdir")  # what a full disk refuses, beside opening a file to write
 
 
 def tree(folder):
@@ -32,18 +35,20 @@ def differences(left, right):
     return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def kill_everywhere(tmp_path, argv, *, most=8, setup=""):
-    """Runs the verb `argv` (paths relative to TMP_PATH/before) and kills it at up to `most` of its changes, spread over
-    all of them, the first and the last included; `setup` ("module:name") is called before. Returns the number of
-    changes. Fails if a re-run gives other files, or if one more run changes any."""
+def stop_everywhere(tmp_path, argv, *, how, most=8, setup=""):
+    """Runs the verb `argv` (paths relative to TMP_PATH/before) and stops it at up to `most` of its changes, spread over
+    all of them, the first and the last included: `how` is "kill" (SIGKILL) or "full" (no space left on the disk).
+    `setup` ("module:name") is called before. Returns the number of changes. Fails if a re-run gives other files, if one
+    more run changes any, or if a full disk leaves half a file."""
     spec = {
         "argv": argv,
         "before": str(tmp_path / "before"),
         "scratch": str(tmp_path / "scratch"),
         "most": most,
         "setup": setup,
+        "how": how,
     }
-    command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
+    command = [sys.executable, "-m", "tests.data_pipelines.stops", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -79,13 +84,14 @@ def _main(spec):
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.chdir(folder)
-            count = _arm(folder, count_to)
+            count = _arm(folder, count_to, spec["how"])
             verbs.main(list(spec["argv"]))
             if count_to is not None:
                 os.write(os.open(note, os.O_CREAT | os.O_WRONLY), str(count()).encode())
             code = 0
-        except BaseException:
+        except BaseException as why:
             traceback.print_exc()
+            code = FULL if isinstance(why, OSError) and why.errno == errno.ENOSPC else 1
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -98,11 +104,13 @@ def _main(spec):
     faults = {}
     if tree(scratch / "whole") != whole:
         faults["again"] = differences(tree(scratch / "whole"), whole)
-    most = min(spec["most"], changes)
+    most, stopped = min(spec["most"], changes), {"kill": -signal.SIGKILL, "full": FULL}[spec["how"]]
     for point in sorted({1 + round(n * (changes - 1) / max(most - 1, 1)) for n in range(most)}):
-        name = f"killed-{point}"
+        name = f"stopped-{point}"
         code, _ = attempt(name, count_to=point)
-        assert code == -signal.SIGKILL, f"{name}: ended with {code}: " + (scratch / f"{name}.log").read_text()[-2000:]
+        assert code == stopped, f"{name}: ended with {code}: " + (scratch / f"{name}.log").read_text()[-2000:]
+        if spec["how"] == "full" and (halves := [path.name for path in (scratch / name).rglob("*.part")]):
+            faults[f"{name} full"] = halves
         code, _ = attempt(name)
         if code or tree(scratch / name) != whole:
             log = (scratch / f"{name}.log").read_text()[-2000:]
@@ -110,21 +118,23 @@ def _main(spec):
     print(json.dumps({"changes": changes, "faults": faults}))
 
 
-def _arm(folder, count_to):
-    """Counts this process' changes of the folder, and kills it before number `count_to`."""
+def _arm(folder, count_to, how):
+    """Counts this process' changes of the folder, and stops it before number `count_to`."""
     num = 0
     inside = (f"{folder}{os.sep}", str(folder))
-    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    writes, changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT, CHANGES if how == "kill" else GROWS
 
     def watch(event, args):
         nonlocal num
-        if count_to is None or not (event in CHANGES or event == "open" and args[2] & writes):
+        if count_to is None or not (event in changes or event == "open" and args[2] & writes):
             return
         path = args[0] if isinstance(args[0], (str, os.PathLike)) else ""
         path = os.fspath(path)
         if isinstance(path, bytes) or not path or os.path.isabs(path) and not path.startswith(inside):
             return
         num += 1
+        if num == count_to and how == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if num == count_to:
             os.kill(os.getpid(), signal.SIGKILL)
 

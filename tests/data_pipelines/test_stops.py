@@ -1,14 +1,19 @@
-"""kill -9 at any moment of any stage, and the same command again: the files of an undisturbed run."""
+"""kill -9 or a full disk at any moment of any stage, then the same command again: the files of an undisturbed run."""
 
 import pytest
 
 from data_pipelines.fisher import heard, importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
-from tests.data_pipelines.kill import kill_everywhere
+from tests.data_pipelines.stops import stop_everywhere
 from tests.data_pipelines.test_fisher import FakeAligner, talk, write_call, write_tables
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.ppx_train.fixtures import make_codec
+
+
+@pytest.fixture(params=["kill", "full"])
+def how(request):
+    return request.param
 
 
 @pytest.fixture
@@ -17,16 +22,16 @@ def before(tmp_path):
     return tmp_path / "before"
 
 
-def test_synth(before, tmp_path):
-    kill_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"])
+def test_synth(before, tmp_path, how):
+    stop_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"], how=how)
 
 
-def test_speak(before, tmp_path):
+def test_speak(before, tmp_path, how):
     pytest.importorskip("espeakng_loader")
     scripts = write_scripts("service", num=3, seed=1, max_seconds=20)
     (before / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
     argv = ["speak", "--scripts", "scripts.jsonl", "--engine", "espeak", "--voice-seconds", "3.2", "--out", "out"]
-    assert kill_everywhere(tmp_path, argv) > 15
+    assert stop_everywhere(tmp_path, argv, how=how) > 15
 
 
 def use_fake_aligner():
@@ -34,28 +39,28 @@ def use_fake_aligner():
     heard.shared_aligner = importer.shared_aligner = lambda: aligner
 
 
-def test_fisher(before, tmp_path):
+def test_fisher(before, tmp_path, how):
     pytest.importorskip("desphere_native")
     for name in ("00001", "00002"):
         write_call(before / "corpus", name, talk(60), 60)
     write_call(before / "corpus", "00003", talk(4), 4)
     write_tables(before / "corpus")
     argv = ["fisher", "--corpus", "corpus", "--max-seconds", "25", "--out", "out"]
-    assert kill_everywhere(tmp_path, argv, setup="tests.data_pipelines.test_kill:use_fake_aligner") > 15
+    assert stop_everywhere(tmp_path, argv, how=how, setup="tests.data_pipelines.test_stops:use_fake_aligner") > 15
 
 
-def test_shard(before, tmp_path):
+def test_shard(before, tmp_path, how):
     for n in range(3):
         write_dialogue(before / "dialogues", f"call-{n}", agents=("left", "right"), split="heldout" if n else "train")
     make_codec(before / "codec.safetensors")
     argv = ["shard", "--dialogues", "dialogues", "--codec", "codec.safetensors", "--out", "shards"]
-    assert kill_everywhere(tmp_path, argv, most=16) > 20
+    assert stop_everywhere(tmp_path, argv, how=how) > 20
 
 
-def test_index(before, tmp_path):
+def test_index(before, tmp_path, how):
     for n in range(2):
         write_dialogue(before / "dialogues", f"call-{n}", split="heldout" if n else "train")
     build_shards([before / "dialogues"], TinyCodec(), before / "shards")
     for path in before.glob("shards/*/index*"):
         path.unlink()
-    assert kill_everywhere(tmp_path, ["index", "shards"]) > 1
+    assert stop_everywhere(tmp_path, ["index", "shards"], how=how) > 1
