@@ -33,14 +33,24 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")  # one name, so that a killed run leaves nothing beside the next
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Another path to write to, which becomes `path` when the block ends well, and is removed if it does not.
+
+    It has one name, so that what a killed run left is written over by the next.
+    """
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
+    with appearing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_report(out: Path, report: dict[str, Any]) -> None:

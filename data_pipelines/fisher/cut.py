@@ -40,8 +40,6 @@ def cut(name: str, window: Window, heard: Heard, job: Job, settings: Settings, f
     seconds = audio_CS.shape[1] / RATE_HZ
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)
-    for left in folder.glob(".*.part"):  # of a run that was killed while writing
-        left.unlink()
     write_flac(folder / "audio.flac", audio_CS, RATE_HZ)
     sides, spans, rows = {}, {}, {}
     for number, letter in enumerate(SIDE):

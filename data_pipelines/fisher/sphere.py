@@ -7,7 +7,6 @@ its first bytes. Format sources: the public NIST SPHERE header description, ITU-
 """
 
 import io
-import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from data_pipelines.files import write_bytes
 from model.errors import UserError
 from model.extras import require
 
@@ -87,9 +87,7 @@ def write_sphere(path: Path, samples: np.ndarray, rate: int = 8000, coding: Codi
         "",
     ]
     header = "\n".join(lines).encode("ascii").ljust(HEADER_BYTES, b" ")
-    temp = path.with_name(f".{path.name}.part")
-    temp.write_bytes(header + body)
-    os.replace(temp, path)
+    write_bytes(path, header + body)
 
 
 def mulaw_bytes(samples: np.ndarray) -> np.ndarray:

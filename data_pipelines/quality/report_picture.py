@@ -1,6 +1,5 @@
 """The picture of `ppx-data report`: lengths, gaps, turn taking, and one dialogue with its words."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.files import appearing
 from data_pipelines.quality.turns import TurnTaking
 from data_pipelines.schema import SPLITS, Dialogue, Word
 
@@ -58,13 +58,9 @@ def draw_report(
         axis = figure.add_subplot(lower[row])
         _timeline(axis, example.dialogue, wav_CS, rate, start + row * seconds / rows, seconds / rows)
     axis.set_xlabel("seconds", fontsize=9, color=TEXT_COLOUR)
-    temporary = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with appearing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def excerpt(dialogue: Dialogue, longest: float = 24.0) -> tuple[float, float]:

@@ -28,7 +28,6 @@ The same dialogues give the same bytes: members have a fixed order, no times and
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from data_pipelines.files import digest, write_json
+from data_pipelines.files import appearing, digest, write_json
 from data_pipelines.folder import load_dialogue
 from data_pipelines.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.members import AUDIO, META, clip_name, in_order, npy_bytes, text_bytes, text_name
@@ -152,8 +151,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
     Returns {"bytes": size of the tar, "sha256": its hash}.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as raw:
+    with appearing(path) as temporary, open(temporary, "wb") as raw:
         file = _HashingFile(raw)
         with tarfile.open(fileobj=file, mode="w|") as tar:  # type: ignore[call-overload]
             for key, members in samples:
@@ -161,7 +159,6 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
                     member = tarfile.TarInfo(f"{key}.{name}")  # time 0, no owner: the bytes depend on the data alone
                     member.size, member.mode = len(data), 0o444
                     tar.addfile(member, io.BytesIO(data))
-    os.replace(temporary, path)
     return {"bytes": file.size, "sha256": file.hash.hexdigest()}
 
 

@@ -5,7 +5,6 @@ processes of a machine share them.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load, load_file, save
 
+from data_pipelines.files import write_bytes
 from data_pipelines.schema import SIDES
 from data_pipelines.shards.storage import Folder, Storage
 from model.errors import UserError
@@ -82,9 +82,7 @@ class Index:
 
         facts = {"sources": self.source_names, "shards": self.shard_names, "sizes": self.shard_sizes, "layout": LAYOUT}
         columns = {name: from_numpy(np.ascontiguousarray(column)) for name, column in self.columns.items()}
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(save(columns, metadata={"facts": json.dumps(facts)}))
-        os.replace(temporary, path)
+        write_bytes(path, save(columns, metadata={"facts": json.dumps(facts)}))
 
     @staticmethod
     def load(storage: Storage | Path) -> "Index":

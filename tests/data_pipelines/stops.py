@@ -35,9 +35,9 @@ def differences(left, right):
     return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def stop_everywhere(tmp_path, argv, *, how, most=8, setup=""):
+def stop_everywhere(tmp_path, argv, *, most=6, setup=""):
     """Runs the verb `argv` (paths relative to TMP_PATH/before) and stops it at up to `most` of its changes, spread over
-    all of them, the first and the last included: `how` is "kill" (SIGKILL) or "full" (no space left on the disk).
+    all of them, the first and the last included, by SIGKILL, and at half as many by "no space left on the disk".
     `setup` ("module:name") is called before. Returns the number of changes. Fails if a re-run gives other files, if one
     more run changes any, or if a full disk leaves half a file."""
     spec = {
@@ -46,7 +46,6 @@ def stop_everywhere(tmp_path, argv, *, how, most=8, setup=""):
         "scratch": str(tmp_path / "scratch"),
         "most": most,
         "setup": setup,
-        "how": how,
     }
     command = [sys.executable, "-m", "tests.data_pipelines.stops", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -68,7 +67,7 @@ def _main(spec):
     os.chdir(scratch / "here")
     verbs.main(list(spec["argv"]))  # what it imports and opens is there in all forks
 
-    def attempt(name, count_to=None):
+    def attempt(name, count_to=None, how="kill"):
         """One run in the copy `name`; returns its status and how many changes it made."""
         folder = scratch / name
         if not folder.exists():
@@ -84,7 +83,7 @@ def _main(spec):
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.chdir(folder)
-            count = _arm(folder, count_to, spec["how"])
+            count = _arm(folder, count_to, how)
             verbs.main(list(spec["argv"]))
             if count_to is not None:
                 os.write(os.open(note, os.O_CREAT | os.O_WRONLY), str(count()).encode())
@@ -104,17 +103,22 @@ def _main(spec):
     faults = {}
     if tree(scratch / "whole") != whole:
         faults["again"] = differences(tree(scratch / "whole"), whole)
-    most, stopped = min(spec["most"], changes), {"kill": -signal.SIGKILL, "full": FULL}[spec["how"]]
-    for point in sorted({1 + round(n * (changes - 1) / max(most - 1, 1)) for n in range(most)}):
-        name = f"stopped-{point}"
-        code, _ = attempt(name, count_to=point)
-        assert code == stopped, f"{name}: ended with {code}: " + (scratch / f"{name}.log").read_text()[-2000:]
-        if spec["how"] == "full" and (halves := [path.name for path in (scratch / name).rglob("*.part")]):
-            faults[f"{name} full"] = halves
-        code, _ = attempt(name)
-        if code or tree(scratch / name) != whole:
+    growing = attempt("grown", count_to=10**9, how="full")[1]
+    for how, status, total, most in (
+        ("kill", -signal.SIGKILL, changes, spec["most"]),
+        ("full", FULL, growing, spec["most"] // 2),
+    ):
+        for point in sorted({1 + round(n * (total - 1) / max(most - 1, 1)) for n in range(most)}):
+            name = f"{how}-{point}"
+            code, _ = attempt(name, count_to=point, how=how)
             log = (scratch / f"{name}.log").read_text()[-2000:]
-            faults[name] = [f"exit {code}", *differences(tree(scratch / name), whole), log]
+            assert code == status, f"{name}: ended with {code}: {log}"
+            if how == "full" and (halves := [path.name for path in (scratch / name).rglob("*.part")]):
+                faults[f"{name}, before"] = halves
+            code, _ = attempt(name)
+            if code or tree(scratch / name) != whole:
+                log = (scratch / f"{name}.log").read_text()[-2000:]
+                faults[name] = [f"exit {code}", *differences(tree(scratch / name), whole), log]
     print(json.dumps({"changes": changes, "faults": faults}))
 
 

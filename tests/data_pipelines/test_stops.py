@@ -11,27 +11,22 @@ from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.ppx_train.fixtures import make_codec
 
 
-@pytest.fixture(params=["kill", "full"])
-def how(request):
-    return request.param
-
-
 @pytest.fixture
 def before(tmp_path):
     (tmp_path / "before").mkdir()
     return tmp_path / "before"
 
 
-def test_synth(before, tmp_path, how):
-    stop_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"], how=how)
+def test_synth(before, tmp_path):
+    stop_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"])
 
 
-def test_speak(before, tmp_path, how):
+def test_speak(before, tmp_path):
     pytest.importorskip("espeakng_loader")
     scripts = write_scripts("service", num=3, seed=1, max_seconds=20)
     (before / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
     argv = ["speak", "--scripts", "scripts.jsonl", "--engine", "espeak", "--voice-seconds", "3.2", "--out", "out"]
-    assert stop_everywhere(tmp_path, argv, how=how) > 15
+    assert stop_everywhere(tmp_path, argv) > 15
 
 
 def use_fake_aligner():
@@ -39,28 +34,28 @@ def use_fake_aligner():
     heard.shared_aligner = importer.shared_aligner = lambda: aligner
 
 
-def test_fisher(before, tmp_path, how):
+def test_fisher(before, tmp_path):
     pytest.importorskip("desphere_native")
     for name in ("00001", "00002"):
-        write_call(before / "corpus", name, talk(60), 60)
+        write_call(before / "corpus", name, talk(40), 40)
     write_call(before / "corpus", "00003", talk(4), 4)
     write_tables(before / "corpus")
     argv = ["fisher", "--corpus", "corpus", "--max-seconds", "25", "--out", "out"]
-    assert stop_everywhere(tmp_path, argv, how=how, setup="tests.data_pipelines.test_stops:use_fake_aligner") > 15
+    assert stop_everywhere(tmp_path, argv, setup="tests.data_pipelines.test_stops:use_fake_aligner") > 15
 
 
-def test_shard(before, tmp_path, how):
-    for n in range(3):
+def test_shard(before, tmp_path):
+    for n in range(2):
         write_dialogue(before / "dialogues", f"call-{n}", agents=("left", "right"), split="heldout" if n else "train")
     make_codec(before / "codec.safetensors")
     argv = ["shard", "--dialogues", "dialogues", "--codec", "codec.safetensors", "--out", "shards"]
-    assert stop_everywhere(tmp_path, argv, how=how) > 20
+    assert stop_everywhere(tmp_path, argv) > 20
 
 
-def test_index(before, tmp_path, how):
+def test_index(before, tmp_path):
     for n in range(2):
         write_dialogue(before / "dialogues", f"call-{n}", split="heldout" if n else "train")
     build_shards([before / "dialogues"], TinyCodec(), before / "shards")
     for path in before.glob("shards/*/index*"):
         path.unlink()
-    assert stop_everywhere(tmp_path, ["index", "shards"], how=how) > 1
+    assert stop_everywhere(tmp_path, ["index", "shards"]) > 1
