@@ -1,0 +1,1 @@
+"""What a data set costs to make, reckoned from measured rates."""

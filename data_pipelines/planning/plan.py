@@ -1,0 +1,268 @@
+"""`ppx-data plan`: what the published data sets, or ten million dialogues, cost to make: cores, GPUs, disk, days.
+
+Everything is a sum over stages of amount / measured rate. What was not measured is shown as such and left out of the sums.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_pipelines.planning.rates import SHIPPED, UNITS, Rates, load_rates
+from model.config import FRAME_RATE
+from model.errors import UserError
+
+CODES_MB = 16 * 2 * FRAME_RATE * 3600 / 1e6
+"""An hour of codes: 16 of two bytes a frame."""
+MEMBERS_KB = 6.0
+"""Heads and padding of the members of a dialogue in a tar."""
+WINDOW_SECONDS = 150.0
+"""Calls are cut into windows of at most so much (`ppx-data fisher --max-seconds`)."""
+UNKNOWN = "not measured"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Corpus:
+    """A data set to make: `agent_sides` counts those of one dialogue."""
+
+    name: str
+    kind: str
+    dialogues: int
+    hours: float
+    agent_sides: int = 1
+
+
+@dataclass(kw_only=True, frozen=True)
+class Choice:
+    """How it is made, and on what."""
+
+    writer: str = "template"
+    speech: str = "kokoro"
+    codec: str = "full"
+    encode_on: str = "cpu"
+    machines: int = 1
+    cores: int = 16
+    gpus: int = 0
+    price_input: float = 0.0
+    price_output: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """One line of the table; None is not measured. `writes_gb` lies on disk until the shards are made, or stays."""
+
+    name: str
+    rate: str
+    cpu_hours: float | None = 0.0
+    gpu_hours: float | None = 0.0
+    writes_gb: float | None = 0.0
+    wall_hours: float | None = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def published(count: int) -> list[Corpus]:
+    """The published data sets, and one of `count` dialogues as long as the published service dialogues."""
+    windows = round(1217 * 3600 / WINDOW_SECONDS)
+    return [
+        Corpus(name="Fisher, 7,303 calls", kind="call", dialogues=windows, hours=1217, agent_sides=2),
+        Corpus(name="service", kind="service", dialogues=105_410, hours=1840),
+        Corpus(name="assistant", kind="assistant", dialogues=39_322, hours=410),
+        Corpus(name="service, scaled up", kind="service", dialogues=count, hours=count * 1840 / 105_410),
+    ]
+
+
+def stages(corpus: Corpus, rates: Rates, choice: Choice) -> list[Stage]:
+    """The stages from raw material to shards, in order."""
+    sides = corpus.dialogues * corpus.agent_sides
+    audio = "audio_call" if corpus.kind == "call" else "audio_synthetic"
+    folders = _sum(
+        _times(rates[audio], corpus.hours, 1e-3),
+        _times(rates["record"], corpus.hours, 1e-3),
+        _times(rates["voice_clip"], sides, 1e-6),
+    )
+    kept = _sum(folders, corpus.hours * CODES_MB / 1e3, corpus.dialogues * MEMBERS_KB / 1e6,
+                _times(rates["index_row"], sides, 1e-9))  # fmt: skip
+    made = _first_stages(corpus, rates, choice, folders)
+    made.append(_stage("gate", "gate", corpus.hours, rates, choice))
+    on_gpu = choice.encode_on == "gpu"
+    rate = f"encode_{choice.codec}" + ("_gpu" if on_gpu else "")
+    made.append(_stage("shard: encode", rate, corpus.hours, rates, choice, writes=corpus.hours * CODES_MB / 1e3))
+    pack = Stage(name="shard: pack, index", rate=_shown("pack", rates), writes_gb=kept)
+    if rates["pack"] and kept is not None:
+        pack.cpu_hours = kept * 1e3 / rates["pack"] / 3600
+        pack.wall_hours = pack.cpu_hours / choice.machines  # one process a run, one run a machine
+    else:
+        pack.cpu_hours = pack.wall_hours = None
+    return [*made, pack]
+
+
+def _first_stages(corpus: Corpus, rates: Rates, choice: Choice, folders: float | None) -> list[Stage]:
+    """Until there are dialogue folders."""
+    if corpus.kind == "call":
+        read = _stage("fisher: read, resample", "fisher_read", corpus.hours, rates, choice, writes=folders)
+        made = [read, _stage("fisher: align", "align", corpus.hours, rates, choice)]
+        sides = corpus.dialogues * corpus.agent_sides
+        return [*made, _llm("prompts", "role", sides, rates, choice)] if choice.writer == "llm" else made
+    scripts = _times(rates["script_size"], corpus.dialogues, 1e-6)
+    if choice.writer == "llm":
+        write = _llm("synth: write", "script", corpus.dialogues, rates, choice)
+        write.writes_gb = scripts
+    else:
+        write = Stage(name="synth: write", rate=_shown("write_template", rates), writes_gb=scripts)
+        speed = rates["write_template"]
+        write.cpu_hours = None if speed is None else corpus.dialogues / speed / 3600
+        write.wall_hours = write.cpu_hours  # one process
+    rate = "speak_chatterbox_gpu" if choice.speech == "chatterbox" else f"speak_{choice.speech}"
+    return [write, _stage("speak", rate, corpus.hours, rates, choice, writes=folders)]
+
+
+def _stage(name: str, rate: str, hours: float, rates: Rates, choice: Choice, *, writes: float | None = 0.0) -> Stage:
+    """A stage that is spread over all cores, or over all GPUs."""
+    on_gpu = rate.endswith("_gpu")
+    busy = None if rates[rate] is None else hours / rates[rate]  # type: ignore[operator]
+    units = choice.machines * (choice.gpus if on_gpu else choice.cores)
+    stage = Stage(name=name, rate=_shown(rate, rates), writes_gb=writes)
+    stage.cpu_hours, stage.gpu_hours = (0.0, busy) if on_gpu else (busy, 0.0)
+    stage.wall_hours = None if busy is None or not units else busy / units
+    return stage
+
+
+def _llm(name: str, what: str, count: int, rates: Rates, choice: Choice) -> Stage:
+    """A stage whose work is done by a language model: tokens, GPU hours of a server of one's own, money."""
+    prompt = _times(rates[f"{what}_prompt_tokens"], count, 1.0)
+    answer = _times(rates[f"{what}_answer_tokens"], count, 1.0)
+    stage = Stage(name=f"{name} (LLM)", rate=_shown("llm_gpu", rates), gpu_hours=None, wall_hours=None)
+    if answer is not None and rates["llm_gpu"]:
+        stage.gpu_hours = answer / rates["llm_gpu"] / 3600
+        stage.wall_hours = stage.gpu_hours / (choice.machines * choice.gpus) if choice.gpus else None
+    if prompt is None or answer is None:
+        stage.notes.append(f"tokens {UNKNOWN}: set {what}_prompt_tokens and {what}_answer_tokens in the rates")
+        return stage
+    note = f"{prompt / 1e6:,.0f} million tokens in, {answer / 1e6:,.0f} million out"
+    if choice.price_input or choice.price_output:
+        note += f", cost {(prompt * choice.price_input + answer * choice.price_output) / 1e6:,.0f}"
+    stage.notes.append(note)
+    return stage
+
+
+def _shown(name: str, rates: Rates) -> str:
+    value = rates[name]
+    return UNKNOWN if value is None else f"{value:g} {UNITS[name]}"
+
+
+def _times(*factors: float | None) -> float | None:
+    product = 1.0
+    for factor in factors:
+        if factor is None:
+            return None
+        product *= factor
+    return product
+
+
+def _sum(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def table(corpus: Corpus, made: Sequence[Stage], choice: Choice) -> str:
+    """The stages of one corpus and their sum, as lines of text."""
+    heads = ["stage", "rate", "CPU h", "GPU h", "days", "writes GB"]
+    rows = [[s.name, s.rate, *map(_cell, (s.cpu_hours, s.gpu_hours, _days(s.wall_hours), s.writes_gb))] for s in made]
+    sums, missing = [], [s.name for s in made if None in (s.cpu_hours, s.gpu_hours, s.wall_hours, s.writes_gb)]
+    for values in zip(*((s.cpu_hours, s.gpu_hours, _days(s.wall_hours), s.writes_gb) for s in made), strict=True):
+        known = [value for value in values if value is not None]
+        sums.append(_cell(sum(known)) + ("+?" if len(known) < len(values) else ""))
+    rows.append(["sum", "", *sums])
+    widths = [max(len(line[k]) for line in [heads, *rows]) for k in range(len(heads))]
+    lines = [f"{corpus.name}: {corpus.dialogues:,} dialogues, {corpus.hours:,.0f} h"]
+    for line in [heads, *rows]:
+        cells = [c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    lines += [f"  {s.name}: {note}" for s in made for note in s.notes]
+    kept = made[-1].writes_gb
+    lines.append(f"  kept: shards of {_cell(kept)} GB; the rest can be deleted when they are checked")
+    if missing:
+        lines.append(f"  ?: something is {UNKNOWN} in {', '.join(missing)}, and left out of the sum")
+    return "\n".join(lines)
+
+
+def _days(hours: float | None) -> float | None:
+    return None if hours is None else hours / 24
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "?"
+    return "-" if value == 0 else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ppx-data plan`."""
+    default = Choice()
+    parser.add_argument("--rates", type=Path, default=SHIPPED, metavar="FILE", help="measured rates (default: shipped)")
+    parser.add_argument(
+        "--measure", type=Path, metavar="FILE", help="measure this machine for a minute or two, into FILE"
+    )
+    parser.add_argument("--writer", choices=("template", "llm"), default=default.writer)
+    parser.add_argument("--speech", choices=("kokoro", "espeak", "chatterbox"), default=default.speech)
+    parser.add_argument(
+        "--codec", choices=("full", "small"), default=default.codec, help="Mimi, or the shipped small one"
+    )
+    parser.add_argument("--encode-on", choices=("cpu", "gpu"), default=default.encode_on)
+    parser.add_argument("--machines", type=int, default=default.machines, help="default: 1")
+    parser.add_argument("--cores", type=int, default=default.cores, help="of each machine (default: 16)")
+    parser.add_argument("--gpus", type=int, default=default.gpus, help="of each machine (default: 0)")
+    parser.add_argument("--num", type=int, default=10_000_000, help="dialogues of the last table (default: 10 million)")
+    parser.add_argument(
+        "--llm-price-input", type=float, default=0.0, help="price of a million tokens that a model reads"
+    )
+    parser.add_argument("--llm-price-output", type=float, default=0.0, help="price of a million tokens that it writes")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints one table for each corpus. Raises UserError for options or rates that cannot be."""
+    choice = _choice(args)
+    if args.measure:
+        from data_pipelines.planning.measure import measure
+
+        if args.measure.exists():
+            raise UserError(f"--measure {args.measure}: exists: give another name, or use it with --rates")
+        rates = measure()
+        rates.save(args.measure)
+        print(f"{args.measure}: {sum(v is not None for v in rates.values.values())} rates measured here\n")
+    else:
+        rates = load_rates(args.rates)
+    print(f"rates: {args.measure or args.rates}, {rates.machine}")
+    print(f"on {choice.machines} x ({choice.cores} cores, {choice.gpus} GPUs), every stage on all of them in turn\n")
+    for corpus in published(args.num):
+        print(table(corpus, stages(corpus, rates, choice), choice) + "\n")
+
+
+def _choice(args: argparse.Namespace) -> Choice:
+    for name, least in (("machines", 1), ("cores", 1), ("gpus", 0), ("num", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: give {least} or more")
+    for name in ("llm_price_input", "llm_price_output"):
+        if not getattr(args, name) >= 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g}: give 0 or more")
+    if args.encode_on == "gpu" and args.codec == "small":
+        raise UserError("--encode-on gpu --codec small: the small codec runs on CPUs, choose --codec full")
+    needs = args.encode_on == "gpu" or args.speech == "chatterbox"
+    if needs and not args.gpus:
+        raise UserError("--encode-on gpu and --speech chatterbox need GPUs: add --gpus 1")
+    prices = args.llm_price_input or args.llm_price_output
+    if prices and args.writer != "llm":
+        raise UserError(
+            "--llm-price-input and --llm-price-output have an effect with --writer llm only: leave them out"
+        )
+    return Choice(
+        writer=args.writer,
+        speech=args.speech,
+        codec=args.codec,
+        encode_on=args.encode_on,
+        machines=args.machines,
+        cores=args.cores,
+        gpus=args.gpus,
+        price_input=args.llm_price_input,
+        price_output=args.llm_price_output,
+    )
