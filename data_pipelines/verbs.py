@@ -28,11 +28,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),
     "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),
-    "plan": ("data_pipelines.planning.plan", "reckon what a data set costs: cores, GPUs, disk, days"),
     "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
     "to-moshi": ("data_pipelines.imports.to_moshi", "export shards in the format of moshi-finetune"),
     "to-hf": ("data_pipelines.imports.to_hf", "export shards as a repository for Hugging Face datasets"),
     "report": ("data_pipelines.quality.report", "describe shards: hours, turn taking, one picture"),
+    "plan": ("data_pipelines.planning.plan", "reckon what a data set costs: cores, GPUs, disk, days"),
     "make": ("data_pipelines.make", "run a pipeline: several verbs with their options, from one file"),
 }
 

@@ -121,7 +121,7 @@ def import_corpus(
     shared_aligner()  # a missing package is told now, not once for each call
     claim_folder(out, "fisher.json", asdict(settings), "fisher")
     (out / DRAFTS).mkdir(exist_ok=True)
-    all_jobs = _jobs(corpus, tables)
+    all_jobs = jobs_of(corpus, tables)
     jobs = all_jobs[:limit]
     messages = _describe(corpus, tables, jobs)
     for message in messages:
@@ -214,7 +214,8 @@ def _licence(corpus: Corpus) -> str:
     return found.pop() if found else LDC_LICENCE
 
 
-def _jobs(corpus: Corpus, tables: Tables) -> list[Job]:
+def jobs_of(corpus: Corpus, tables: Tables) -> list[Job]:
+    """One job for each call that has audio and a transcript."""
     rows = {call: tables.call(call) for call in corpus.calls}
     return [
         Job(

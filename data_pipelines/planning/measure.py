@@ -1,4 +1,4 @@
-"""The rates of this machine: every stage does a little real work, by one process with one thread, in a folder of its own.
+"""The rates of this machine: every stage does a little real work, in one process with one thread.
 
 Speeds are in CPU seconds, which other programs hardly change. A stage whose package is missing is left out.
 """
@@ -15,11 +15,13 @@ import torch
 
 from data_pipelines.folder import find_dialogues, load_dialogue
 from data_pipelines.planning.rates import Rates
-from data_pipelines.schema import SIDES, Dialogue, Script
+from data_pipelines.schema import Dialogue, Script
 from model.errors import UserError
 
 SCRIPTS, SPOKEN, KOKORO, HEARD = 400, 12, 2, 2
 """How many scripts are written, are spoken by espeak-ng, by Kokoro, and are listened to."""
+CALL_SECONDS, READ_AGAIN = 150, 5
+"""Of a call for the Fisher import, and how often it is read."""
 FULL_SECONDS = 8
 """Of audio for the codec at full size."""
 
@@ -40,7 +42,7 @@ def measure(say: Callable[[str], None] = print) -> Rates:
             _speak(rates, scripts[:SPOKEN], "espeak", place / "espeak")
             for name, work in (
                 ("speak_kokoro", lambda: _kokoro(rates, scripts[:KOKORO], place / "kokoro")),
-                ("align", lambda: _align(rates, place / "espeak")),
+                ("fisher", lambda: _fisher(rates, place)),
                 ("gate", lambda: _gate(rates, place / "espeak", place / "gate")),
             ):
                 try:
@@ -106,21 +108,39 @@ def _kokoro(rates: Rates, scripts: Sequence[Script], out: Path) -> None:
     _speak(rates, scripts, "kokoro", out)
 
 
-def _align(rates: Rates, folder: Path) -> None:
-    from data_pipelines.audio import read_audio
+def _fisher(rates: Rates, place: Path) -> None:
+    """Calls in Fisher's layout, shorten-coded, made with espeak-ng."""
+    from data_pipelines.fisher.call import import_call
+    from data_pipelines.fisher.importer import jobs_of
+    from data_pipelines.fisher.job import Settings
+    from data_pipelines.fisher.layout import find_corpus
+    from data_pipelines.fisher.source import read_call, to_24k
+    from data_pipelines.fisher.standin import make_truth_corpus
+    from data_pipelines.fisher.tables import read_tables
+    from data_pipelines.fisher.windows import Limits
     from data_pipelines.listening.align import shared_aligner
-    from data_pipelines.listening.asr import group_turns
 
-    aligner = shared_aligner()
-    found = _some(folder)
-    with _timed() as watch:
-        for place, dialogue in found:
-            audio_CS, rate = read_audio(place / "audio.flac")
-            for side, audio_S in zip(SIDES, audio_CS, strict=True):
-                for turn in group_turns(dialogue.side(side).words):
-                    start, end = (round(rate * t) for t in (turn[0].start, turn[-1].end))
-                    aligner.align(audio_S[start:end], rate, [word.text for word in turn])
-    _note(rates, "align", found, watch, "all turns of both channels")
+    make_truth_corpus(place / "corpus", 1, CALL_SECONDS, 0, "espeak")
+    corpus, out = find_corpus([place / "corpus"]), place / "dialogues"
+    (job,) = jobs_of(corpus, read_tables(corpus.tables))
+    settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="none")
+    out.mkdir()
+    shared_aligner()
+    with _timed() as reading:
+        for _ in range(READ_AGAIN):
+            read = read_call(job, settings.filters)
+            to_24k(read.audio_CS, read.rate, settings)
+    with _timed() as whole:
+        draft = import_call(job, settings, out)
+    if "rejected" in draft:
+        raise UserError(f"the call was rejected: {draft['rejected']}")
+    read_once = reading.seconds / READ_AGAIN
+    told = f"a call of {read.seconds:.0f} s, espeak-ng in shorten-coded SPHERE"
+    rates.measured("fisher_read", read.seconds / read_once, told)
+    rates.measured("fisher_align", read.seconds / max(whole.seconds - read_once, 1e-3), told)
+    size = sum(path.stat().st_size for path in out.glob("*/audio.flac"))
+    seconds = sum(dialogue["seconds"] for dialogue in draft["dialogues"])
+    rates.measured("audio_call", size / 1e6 / seconds * 3600, f"{told}; noisier lines take more")
 
 
 def _gate(rates: Rates, folder: Path, out: Path) -> None:
@@ -142,7 +162,7 @@ def _shard(rates: Rates, folder: Path, out: Path) -> None:
     from data_pipelines.shards.encode import encode_folder
     from data_pipelines.shards.members import clip_name
     from data_pipelines.shards.pack import pack_all
-    from data_pipelines.shards.rows import NAME
+    from data_pipelines.shards.rows import Index
     from data_pipelines.shards.scan import build_index
     from model.sources import codec_path
 
@@ -170,8 +190,8 @@ def _shard(rates: Rates, folder: Path, out: Path) -> None:
     rates.measured("record", sum(len(d.to_json().encode()) for _, d in found) / 1e6 / hours, told)
     clips = sum((place / clip_name(side)).stat().st_size for place, d in found for side in d.agent_sides)
     rates.measured("voice_clip", clips / 1e3 / sides, told)
-    rows = sum((out / split / NAME).stat().st_size for split in {item.split for item in items})
-    rates.measured("index_row", rows / sides, told)
+    columns = [c for split in {item.split for item in items} for c in Index.load(out / split).columns.values()]
+    rates.measured("index_row", sum(column.nbytes for column in columns) / sides, told)
 
 
 def _full_codec(rates: Rates) -> None:

@@ -1,6 +1,6 @@
 """`ppx-data plan`: what the published data sets, or ten million dialogues, cost to make: cores, GPUs, disk, days.
 
-Everything is a sum over stages of amount / measured rate. What was not measured is shown as such and left out of the sums.
+Everything is a sum over stages of amount / measured rate. What was not measured is shown as such and left out of sums.
 """
 
 import argparse
@@ -16,8 +16,8 @@ CODES_MB = 16 * 2 * FRAME_RATE * 3600 / 1e6
 """An hour of codes: 16 of two bytes a frame."""
 MEMBERS_KB = 6.0
 """Heads and padding of the members of a dialogue in a tar."""
-WINDOW_SECONDS = 150.0
-"""Calls are cut into windows of at most so much (`ppx-data fisher --max-seconds`)."""
+WINDOW_SECONDS = 140.0
+"""Calls are cut into dialogues of about so much by `ppx-data fisher`."""
 UNKNOWN = "not measured"
 
 
@@ -100,7 +100,7 @@ def _first_stages(corpus: Corpus, rates: Rates, choice: Choice, folders: float |
     """Until there are dialogue folders."""
     if corpus.kind == "call":
         read = _stage("fisher: read, resample", "fisher_read", corpus.hours, rates, choice, writes=folders)
-        made = [read, _stage("fisher: align", "align", corpus.hours, rates, choice)]
+        made = [read, _stage("fisher: align, cut", "fisher_align", corpus.hours, rates, choice)]
         sides = corpus.dialogues * corpus.agent_sides
         return [*made, _llm("prompts", "role", sides, rates, choice)] if choice.writer == "llm" else made
     scripts = _times(rates["script_size"], corpus.dialogues, 1e-6)

@@ -16,8 +16,8 @@ UNITS = {
     "write_template": "scripts/s",
     "speak_espeak": "x real time",
     "speak_kokoro": "x real time",
-    "fisher_read": "x real time",
-    "align": "x real time",
+    "fisher_read": "x real time",  # decode, parse, resample
+    "fisher_align": "x real time",  # align, cut, write
     "gate": "x real time",
     "gate_levels": "x real time",
     "encode_small": "x real time",

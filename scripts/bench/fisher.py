@@ -23,7 +23,7 @@ from data_pipelines.audio import RATE_HZ, RESAMPLERS
 from data_pipelines.fisher import call as stages
 from data_pipelines.fisher import cut, source
 from data_pipelines.fisher.call import import_call
-from data_pipelines.fisher.importer import _jobs
+from data_pipelines.fisher.importer import jobs_of
 from data_pipelines.fisher.job import Job, Settings
 from data_pipelines.fisher.layout import find_corpus
 from data_pipelines.fisher.source import read_call, to_24k
@@ -51,7 +51,7 @@ def main() -> None:
         make_truth_corpus(corpus, args.calls, args.seconds, 0, "espeak")
         found = find_corpus([corpus])
         began = time.process_time()
-        jobs = _jobs(found, read_tables(found.tables))
+        jobs = jobs_of(found, read_tables(found.tables))
         shares = {"parse": (time.process_time() - began) / len(jobs)}
         audio = sum(stage_seconds(job, settings, shares, len(jobs)) for job in jobs)
         rows = [
