@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 
 from data_pipelines.files import write_bytes
 from data_pipelines.schema import SIDES
-from data_pipelines.shards.storage import Folder, Storage
+from data_pipelines.shards.storage import Folder, Storage, StorageError
 from model.errors import UserError
 
 NAME = "index.safetensors"
@@ -92,24 +93,41 @@ class Index:
         """
         storage = Folder(storage) if isinstance(storage, Path) else storage
         where, again = f"{storage}/{NAME}", f"make it again with `ppx-data index {storage}`"
-        if isinstance(storage, Folder):
-            head = (storage.path / NAME).open("rb").read(1 << 24) if (storage.path / NAME).is_file() else None
-        else:
-            head = storage.whole(NAME)
-        if head is None:
-            raise UserError(f"{where}: no index: make it with `ppx-data index {storage}`")
         try:
-            size = int.from_bytes(head[:8], "little")
-            facts = json.loads(json.loads(head[8 : 8 + size])["__metadata__"]["facts"])
-            stored = load_file(storage.path / NAME) if isinstance(storage, Folder) else load(head)
-            columns = {name: tensor.numpy() for name, tensor in stored.items()}
-            index = Index(columns, facts["sources"], facts["shards"], facts["sizes"])
+            found = _mapped(storage.path / NAME) if isinstance(storage, Folder) else _fetched(storage)
+        except StorageError:
+            raise
         except Exception as why:  # a damaged file fails in many ways
             raise UserError(f"{where}: broken index ({why}): {again}") from why
+        if found is None:
+            raise UserError(f"{where}: no index: make it with `ppx-data index {storage}`")
+        facts, columns = found
+        index = Index(columns, facts["sources"], facts["shards"], facts["sizes"])
         same = {name: column.dtype for name, column in columns.items()} == COLUMNS
         if facts["layout"] != LAYOUT or not same or len({len(column) for column in columns.values()}) > 1:
             raise UserError(f"{where}: an index of another version: {again}")
         return index
+
+
+Stored = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]  # facts and columns
+
+
+def _mapped(path: Path) -> Stored | None:
+    """From disk; only the pages that are looked at are read."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return facts, {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+
+def _fetched(storage: Storage) -> Stored | None:
+    """From afar, as a whole."""
+    data = storage.whole(NAME)
+    if data is None:
+        return None
+    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(head["__metadata__"]["facts"]), {name: tensor.numpy() for name, tensor in load(data).items()}
 
 
 class Rows(Sequence[Row]):
