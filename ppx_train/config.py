@@ -68,7 +68,7 @@ class Data:
     """Which dialogues, in which mixture and batches."""
 
     paths: list[str] = MISSING
-    """Shard folders made by `ppx-data shard`; their sources are pooled by name."""
+    """Shard folders made by `ppx-data shard`, or their URLs (s3://..., https://...); sources are pooled by name."""
     mix: dict[str, int] = MISSING
     """Draws per source: {service: 14, fisher: 2} takes 14 service dialogues for every 2 calls. 0 drops a source."""
     batch: int = MISSING

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.data_pipelines.tiny_dialogues import write_dialogue
+
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
 
@@ -65,6 +67,21 @@ def test_the_fisher_benchmarks_write_their_figures() -> None:
     assert before > whole > 0
     row = run("align.py", "--calls", "1", "--seconds", "100", "--noise", "-62")["rows"][0]
     assert row["words"] > 50 and row["median ms"] < 40
+
+
+@pytest.mark.slow
+def test_the_loader_benchmark_writes_its_figures() -> None:
+    content = run("loader.py", *"--shards 3 --dialogues 5 --seconds 10 --words 30 --reads 2000 --rows 1000".split())
+    figures = content["figures"]
+    assert figures["codes alone, samples/s"] > figures["whole training sequences, samples/s"] > 0
+    assert figures["1000 rows: index, MB"] < 0.2 and content["settings"]["shards"] == 3
+
+
+@pytest.mark.slow
+def test_the_encoding_benchmark_writes_its_figures(tmp_path: Path) -> None:
+    write_dialogue(tmp_path, "one")
+    (row,) = run("encode.py", "--dialogues", str(tmp_path), "--codec", "small", "--rounds", "1")["rows"]
+    assert row["codec"] == "small" and 0.5 < row["ratio"] < 3
 
 
 @pytest.mark.parametrize("script", ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda"])
