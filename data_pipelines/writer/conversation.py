@@ -15,8 +15,10 @@ BACKCHANNEL_SHARE = {"agent": 0.2, "user": 0.25}
 FILLER_SHARE = 0.12
 # Turns that open like this sound wrong after "um"
 STARTERS = (
-    "Um|Uh|Oh|So|Yeah|Well|Okay|Hmm|Sorry|Wait|No|Nope|Alright|Great|Good|Perfect|Got|That|Thank|Thanks|Also|And|Then|One|"
-    "Before|Wow|Huh|Cool|Interesting|You|Bye|Take|Fair|Honestly|Hey|Actually|Hold|Let|Ha|Random|While|Can"
+    "Um|Uh|Oh|Ah|So|Yeah|Well|Okay|Hmm|Hm|Sorry|Wait|No|Nope|Nothing|Alright|All right|Right|Great|Good|Goodbye|"
+    "Perfect|Got|Gotcha|That|Thank|Thanks|Also|And|Then|One|Another|Something|Before|Wow|Huh|Cool|Interesting|You|Bye|Take|"
+    "Fair|Honestly|Hey|Actually|Hold|Let|Ha|Random|While|Can|Same|See|Stop|Lovely|Nice|Excellent|Super|Wonderful|"
+    "Fantastic|Fine|Finally|Noted|Understood|Makes|Sounds|Off|Remind|Almost|Amazing|Fascinating|Really|Seriously"
 )
 
 

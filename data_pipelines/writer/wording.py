@@ -15,19 +15,19 @@ SENTENCE = re.compile(r"(?<=[.?!])\s+")
 # Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
 LOWERED = frozenset(
     """
-    A Add Adjectives Adults Air An And Any Apples Are Aren't As At Because Bees Before Better Birds Books
-    Breakfast Burning But By Caffeine Can Catching Cats Check-in Child Close Compound Could Count Cut Cutting
-    Damage Delivery Did Do Does Dogs Don't Drink Drinks Drivers During Each Eight Electricity Equipment Every
-    Everything Find Five For Four From Frozen Full Gas Gases Gift Give Gravity Guests Half Hardly Has Have He
-    Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In Insurance Introductory Iron Is Isn't It It'll It's Just
-    Keep Know Late Learn Let Let's Light Lightning Listen Lockers Look Lower Major Make Many Mix More Most My
-    New No Nobody Not Of Okay On One Only Organized Our Over Paint Parking Part Pay Pick Pickup Pieces Pile
-    Planets Plants Please Pockets Practice Prepare Purring Put Rain Raindrops Read Rehearse Replacement Right
-    Salt Seniors Setup Should Since Sit Sitting Six Sleep Sniffing So Soap Some Special Spread Square Standard
-    Stars Start Stick Sunlight Sure Test That That'll That's The Then There There's These They They're This
-    Thunder Tides To Together Twenty Unfortunately Use Valves Visits Walk Was Watch Water We We'd We'll We're
-    We've Well Were What What's When Where Where's Which While Who Who's Why Will With Without Would Write Yeah
-    Yeast Yes You You'd You'll You're Your
+    A About Add Adjectives Adults Air All An And Any Apples Are Aren't As At Because Bees Before Better Between
+    Birds Books Breakfast Burning But By Caffeine Can Catching Cats Check-in Child Close Compound Could Count Cut
+    Cutting Damage Delivery Did Do Does Dogs Don't Drink Drinks Drivers During Each Eight Electricity Equipment
+    Every Everything Express Find Five For Four From Frozen Full Gas Gases Gift Give Gravity Guests Half Hardly
+    Has Have He Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In Insurance Introductory Iron Is Isn't It It'll
+    It's Just Keep Know Late Learn Let Let's Light Lightning Listen Lockers Look Lower Major Make Many Mix More
+    Most My New No Nobody Normal Not Of Okay On One Only Organized Our Over Paint Parking Part Parts Pay Pick
+    Pickup Pieces Pile Planets Plants Please Pockets Practice Prepare Purring Put Rain Raindrops Read Rehearse
+    Replacement Right Salt Seniors Setup Should Since Sit Sitting Six Sleep Sniffing So Soap Some Special Spread
+    Square Standard Stars Start Stick Sunlight Sure Tell Test That That'll That's The Then There There'll There's
+    These They They're This Thunder Tides To Together Twenty Under Unfortunately Use Valves Visits Walk Was Watch
+    Water We We'd We'll We're We've Well Were What What's When When's Where Where's Which While Who Who's Why Will
+    With Without Would Write Yeah Yeast Yes You You'd You'll You're Your
     """.split()
 )
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
@@ -52,11 +52,13 @@ def joined(lead: str, text: str) -> str:
     """`lead` before `text`; after a comma or a plain word the text goes on in lower case, names excepted."""
     if not lead:
         return text
+    if re.search(r"\b[Aa]nd$", lead):
+        text = text.removeprefix("And ")
     first = text.split()[0]
-    keeps_capital = lead[-1] in ".?!" or not re.fullmatch(r"[A-Z]['a-z]*[,.]?", first) or re.match(r"I\b", first)
+    keeps_capital = lead[-1] in ".?!" or not re.fullmatch(r"[A-Z]['a-z]*[,.?]?", first) or re.match(r"I\b", first)
     return (
         f"{lead} {text}"
-        if keeps_capital or first.rstrip(",.") not in LOWERED
+        if keeps_capital or first.rstrip(",.?") not in LOWERED
         else f"{lead} {text[0].lower()}{text[1:]}"
     )
 

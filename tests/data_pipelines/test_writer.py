@@ -243,6 +243,8 @@ def test_small_wording_rules() -> None:
     assert joined("By the way,", "The soup is hot.") == "By the way, the soup is hot."
     assert joined("By the way,", "Sven is free.") == "By the way, Sven is free."
     assert joined("Okay.", "The soup is hot.") == "Okay. The soup is hot."
+    assert joined("Okay, and", "And for tea?") == "Okay, and for tea?"
+    assert joined("Um,", "Hello? Is this the shop?") == "Um, hello? Is this the shop?"
     assert mentions("It is $5.50, at 5 PM.", "5 PM") and not mentions("It is $5.50, at 15:30.", "5")
     assert fitting("How much is it?", "Yes, it's $5.") == "It's $5."
     assert fitting("Do you deliver?", "Yes, for $5.") == "Yes, for $5."
