@@ -179,10 +179,11 @@ class SamplePool:
         first = next(iter(self.bad.items()))
         raise UserError(f"every sample of source {source!r} is bad; the first: {first[0]}: {first[1]}")
 
-    def batch(self, places: Sequence[Place]) -> MicroBatch:
-        """The sequences at some places, padded; requests to a storage far away are made side by side."""
+    def batches(self, groups: Sequence[Sequence[Place]]) -> list[MicroBatch]:
+        """The sequences of each group, padded; requests for all of them to a storage far away are made side by side."""
         in_turn = map if self._requests is None else self._requests.map
-        return collate(list(in_turn(lambda place: self.sequence(*place), places)))
+        found = iter(in_turn(lambda place: self.sequence(*place), [place for group in groups for place in group]))
+        return [collate([next(found) for _ in group]) for group in groups]
 
 
 class StepLoader:
@@ -209,8 +210,7 @@ class StepLoader:
 
     def step(self, number: int, first: int, stride: int) -> list[MicroBatch]:
         """Micro-batches first, first + stride, ... of one step."""
-        groups = self.plan.step(number)[first::stride]
-        return [self.pool.batch(group) for group in groups]
+        return self.pool.batches(self.plan.step(number)[first::stride])
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         ahead: queue.Queue[list[MicroBatch] | BaseException] = queue.Queue(maxsize=self.read_ahead)
@@ -259,7 +259,7 @@ def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
     groups = [chosen[k : k + data.micro_batch] for k in range(0, len(chosen), data.micro_batch)]
-    batches = [pool.batch([(source, at) for at, source in group]) for group in groups]
+    batches = pool.batches([[(source, at) for at, source in group] for group in groups])
     # sharded models need the same number of forward passes everywhere: fill up with one that carries no loss
     while len(batches) % world_size():
         last = batches[-1]

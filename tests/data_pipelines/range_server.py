@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ class Served:
     faults: list[int] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Path and Range header of every request."""
+    delay: float = 0.0
+    """Seconds before each answer, as over a long line."""
+    most_at_once: int = 0
 
 
 @contextmanager
@@ -26,10 +30,18 @@ def serve(folder: Path) -> Iterator[Served]:
     """Serves a folder; no listing, as on most web servers."""
     served = Served(folder)
 
+    lock, waiting = threading.Lock(), [0]
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            with lock:
+                waiting[0] += 1
+                served.most_at_once = max(served.most_at_once, waiting[0])
+            time.sleep(served.delay)
+            with lock:
+                waiting[0] -= 1
             wanted = self.headers.get("Range", "")
             served.requests.append((self.path, wanted))
             fault = served.faults.pop(0) if served.faults else None

@@ -87,6 +87,7 @@ def test_a_cache_of_fsspec_copies_each_shard_once(server, shards, tmp_path):
     finally:
         del fsspec.config.conf["filecache"]
     assert not [path for path, _ in server.requests if path.endswith((".tar", ".safetensors"))]
+    same_as_on_disk(f"simplecache::{server.url}", shards)
 
 
 def total(reader, i):
