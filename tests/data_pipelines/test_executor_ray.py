@@ -18,7 +18,7 @@ from data_pipelines import verbs  # noqa: E402
 from data_pipelines.executor import Executor  # noqa: E402
 from model.errors import UserError  # noqa: E402
 from tests.data_pipelines import jobs  # noqa: E402
-from tests.data_pipelines.stops import tree  # noqa: E402
+from tests.data_pipelines.kill import tree  # noqa: E402
 from tests.data_pipelines.test_executor import wait_for  # noqa: E402
 from tests.data_pipelines.tiny_dialogues import write_dialogue  # noqa: E402
 from tests.ppx_train.fixtures import make_codec  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import verbs
 from data_pipelines.make import FOLDER, actions_of, plan, words_of
 from model.errors import UserError
-from tests.data_pipelines.stops import tree
+from tests.data_pipelines.kill import tree
 from tests.ppx_train.fixtures import make_codec
 
 SMALL = """

@@ -5,7 +5,7 @@ import pytest
 from data_pipelines.fisher import heard, importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
-from tests.data_pipelines.stops import stop_everywhere
+from tests.data_pipelines.kill import kill_everywhere
 from tests.data_pipelines.test_fisher import FakeAligner, talk, write_call, write_tables
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.ppx_train.fixtures import make_codec
@@ -18,7 +18,7 @@ def before(tmp_path):
 
 
 def test_synth(before, tmp_path):
-    stop_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"])
+    kill_everywhere(tmp_path, ["synth", "service", "--num", "5", "--out", "out/scripts.jsonl"])
 
 
 def test_speak(before, tmp_path):
@@ -26,7 +26,7 @@ def test_speak(before, tmp_path):
     scripts = write_scripts("service", num=3, seed=1, max_seconds=20)
     (before / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
     argv = ["speak", "--scripts", "scripts.jsonl", "--engine", "espeak", "--voice-seconds", "3.2", "--out", "out"]
-    assert stop_everywhere(tmp_path, argv) > 15
+    assert kill_everywhere(tmp_path, argv) > 15
 
 
 def use_fake_aligner():
@@ -41,7 +41,7 @@ def test_fisher(before, tmp_path):
     write_call(before / "corpus", "00003", talk(4), 4)
     write_tables(before / "corpus")
     argv = ["fisher", "--corpus", "corpus", "--max-seconds", "25", "--out", "out"]
-    assert stop_everywhere(tmp_path, argv, setup="tests.data_pipelines.test_stops:use_fake_aligner") > 15
+    assert kill_everywhere(tmp_path, argv, setup="tests.data_pipelines.test_stops:use_fake_aligner") > 15
 
 
 def test_shard(before, tmp_path):
@@ -49,7 +49,7 @@ def test_shard(before, tmp_path):
         write_dialogue(before / "dialogues", f"call-{n}", agents=("left", "right"), split="heldout" if n else "train")
     make_codec(before / "codec.safetensors")
     argv = ["shard", "--dialogues", "dialogues", "--codec", "codec.safetensors", "--out", "shards"]
-    assert stop_everywhere(tmp_path, argv) > 20
+    assert kill_everywhere(tmp_path, argv) > 20
 
 
 def test_index(before, tmp_path):
@@ -58,4 +58,19 @@ def test_index(before, tmp_path):
     build_shards([before / "dialogues"], TinyCodec(), before / "shards")
     for path in before.glob("shards/*/index*"):
         path.unlink()
-    assert stop_everywhere(tmp_path, ["index", "shards"]) > 1
+    assert kill_everywhere(tmp_path, ["index", "shards"]) > 1
+
+
+def test_gate(before, tmp_path):
+    for n in range(2):
+        write_dialogue(before / "dialogues", f"call-{n}", split="heldout" if n else "train")
+    argv = ["gate", "--dialogues", "dialogues", "--asr", "none", "--speaker", "none", "--out", "gate"]
+    argv += ["--set", "swap_ratio=null", "--set", "agent_seconds=0"]
+    assert kill_everywhere(tmp_path, argv) > 8
+
+
+def test_tokenizer(before, tmp_path):
+    scripts = write_scripts("service", num=20, seed=1)
+    (before / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
+    argv = ["tokenizer", "--scripts", "scripts.jsonl", "--vocab", "400", "--out", "text.model"]
+    assert kill_everywhere(tmp_path, argv, most=4) > 1
