@@ -19,8 +19,8 @@ from data_pipelines.files import claim_folder, write_bytes, write_json, write_li
 from data_pipelines.folder import find_dialogues, load_dialogue
 from data_pipelines.imports import files
 from data_pipelines.imports.cut import MIN_PLACED_SHARE
-from data_pipelines.imports.fill import Filled, Listener, fill_side, provenance_of
-from data_pipelines.imports.importer import add_common_arguments, run_import, settings_of
+from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
+from data_pipelines.imports.importer import add_common_arguments, check_outside, run_import, settings_of
 from data_pipelines.imports.item import AUDIO_SUFFIXES, Unready
 from data_pipelines.schema import SIDES, Dialogue, Side
 from model.errors import UserError
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     for option in ("source", "licence"):
         if getattr(args, option) is None:
             raise UserError(f"--{option} is missing: audio files need it")
+    check_outside(args.out, args.audio)
     run_import(find_audio(args.audio), settings_of(args), {"audio": [str(p) for p in args.audio]}, args, "annotate")
 
 
@@ -139,4 +140,5 @@ def _with_words(dialogue: Dialogue, filled: dict[str, Filled]) -> Dialogue:
             side = replace(side, words=tuple(replace(w, end=min(w.end, dialogue.seconds)) for w in ordered))
         sides[name] = side
     provenance = dialogue.provenance | (provenance_of(filled) if filled else {})
-    return replace(dialogue, left=sides["left"], right=sides["right"], provenance=provenance)
+    gates = dialogue.gates | aligned_share(filled)
+    return replace(dialogue, left=sides["left"], right=sides["right"], provenance=provenance, gates=gates)

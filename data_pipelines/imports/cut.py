@@ -22,7 +22,7 @@ from data_pipelines.fisher.windows import (
     candidate_clips,
     plan_windows,
 )
-from data_pipelines.imports.fill import Filled, Listener, fill_side, provenance_of
+from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.imports.item import Item, Unready, at_24k, decode_audio, field_of, item_id, stereo
 from data_pipelines.imports.transcript import Sides, drop_bad_times
 from data_pipelines.quality.gates import clipped_runs, swap_ratio
@@ -104,7 +104,7 @@ def _import_item(item: Item, settings: Settings, out: Path) -> dict[str, Any]:
     base = {"recording": item.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
     base |= {"resampler": "soxr HQ", **provenance_of(filled)}
     gates = {f"swap_ratio_{name}": round(ratio, 3) for name, ratio in ratios.items() if filled.get(name)}
-    gates |= {f"aligned_share_{name}": round(side.share, 4) for name, side in filled.items() if side.tried}
+    gates |= aligned_share(filled)
     cutter = Cutter(
         item=item, settings=settings, audio_CS=audio_CS, spoken=spoken, voices=voices, base=base, gates=gates
     )

@@ -173,6 +173,12 @@ def _recogniser(name: str, device: str) -> Recogniser:
         raise Unready(str(why)) from why
 
 
+def aligned_share(filled: Mapping[str, Filled]) -> dict[str, float]:
+    """The gate value of this name: which share of the utterances could be aligned; {} if none had to be."""
+    tried = sum(side.tried for side in filled.values())
+    return {"aligned_share": round(sum(side.placed for side in filled.values()) / tried, 4)} if tried else {}
+
+
 def provenance_of(filled: Mapping[str, Filled]) -> dict[str, Any]:
     """What a record says of the words: for each side, and the engines that had a part in them."""
     times = sorted({part for side in filled.values() for part in side.times_by.split(", ")})

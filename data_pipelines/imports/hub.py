@@ -98,6 +98,11 @@ class Part:
                 row = next(rows)
             except StopIteration:
                 return
+            except ImportError as why:  # of some layouts the library encodes audio anew, whatever one asks for
+                reason = str(why).rstrip(".")
+                raise Unready(
+                    f"{self.source.path}: {reason}; or fetch its tars and use `ppx-data import webdataset`"
+                ) from why
             except (OSError, ValueError, RuntimeError) as why:
                 reason = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
                 yield Broken(name=name, reason=f"rows cannot be read from here on ({reason})")

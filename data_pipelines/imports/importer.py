@@ -116,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
 def find_batches(args: argparse.Namespace, labels: tuple[str, str] | None) -> Sequence[Batch]:
     """The recordings of the chosen format. Raises UserError if there is none."""
     path = Path(args.path)
+    if args.format != "moshi":  # whose lists say what belongs to it
+        check_outside(args.out, [path])
     audio, text = by_side("--audio-field", args.audio_field), by_side("--text-field", args.text_field)
     if args.format == "moshi":
         return moshi.find(path, labels)
@@ -136,6 +138,15 @@ def find_batches(args: argparse.Namespace, labels: tuple[str, str] | None) -> Se
         id=args.id_field or "",
     )
     return hub.find(source, labels)
+
+
+def check_outside(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises UserError if `out` lies in a folder that is searched: what is written there would be read next time."""
+    for path in inputs:
+        if path.is_dir() and out.absolute().is_relative_to(path.absolute()):
+            raise UserError(
+                f"--out {out} lies in {path}, where recordings are looked for: choose a folder outside of it"
+            )
 
 
 def run_import(
@@ -172,6 +183,7 @@ def import_batches(
     record["speakers"] = digest(json.dumps(record["speakers"], sort_keys=True)) if settings.speakers else ""
     claim_folder(out, f"{verb}.json", record, verb)
     (out / DONE).mkdir(exist_ok=True)
+    _forget_rejected(out)
     work = partial(import_batch, settings=settings, out=out)
     answers = executor.run(work, batches, lost=lambda batch, reason: {"id": batch.label, "reason": reason})
     lost = [answer for answer in tqdm(answers, total=len(batches), unit="batch", desc=verb, disable=None) if answer]
@@ -282,8 +294,15 @@ def _speakers(path: Path | None) -> dict[str, dict[str, str]]:
     return table
 
 
+def _forget_rejected(out: Path) -> None:
+    """They are tried again, and what was mended may come under another name, as in a tar that was cut off."""
+    for path in (out / DONE).glob("*.json"):
+        if "rejected" in json.loads(path.read_text("utf-8")):
+            path.unlink()
+
+
 def _is_done(path: Path, out: Path) -> bool:
-    """True if a recording was imported and all files of its dialogues are there; rejected ones are tried again."""
+    """True if a recording was imported and all files of its dialogues are there."""
     if not path.is_file():
         return False
     entry = json.loads(path.read_text("utf-8"))
@@ -292,4 +311,4 @@ def _is_done(path: Path, out: Path) -> bool:
         for dialogue in entry["dialogues"]
         for name in ("meta.json", "audio.flac", *(f"{side}.voice.flac" for side in dialogue["agents"]))
     ]
-    return "rejected" not in entry and all(file.is_file() for file in wanted)
+    return all(file.is_file() for file in wanted)

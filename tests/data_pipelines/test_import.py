@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,11 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
+from data_pipelines.executor import Executor
 from data_pipelines.folder import find_dialogues, load_dialogue
+from data_pipelines.imports import moshi
+from data_pipelines.imports.cut import Settings
+from data_pipelines.imports.importer import import_batches
 from data_pipelines.imports.item import Unready, inside, item_id
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
@@ -89,8 +94,6 @@ def test_words_lie_where_they_sound_in_the_imported_audio(tmp_path, rate):
 def test_long_recordings_become_windows_that_cut_no_word_and_have_voices_from_outside(tmp_path, monkeypatch):
     words = write_moshi(tmp_path, seconds=130.0)
     reads = []
-    from data_pipelines.imports import moshi
-
     read = moshi.read_audio
     monkeypatch.setattr(moshi, "read_audio", lambda path: reads.append(path) or read(path))
     found = imported(run_moshi(tmp_path, "--max-seconds", "30"))
@@ -139,8 +142,8 @@ def test_the_other_channel_may_be_unknown(tmp_path):
 
 def test_speakers_are_held_out_by_their_name_and_one_voice_is_never_in_both_splits(tmp_path):
     names = {}
-    for n in range(12):
-        write_moshi(tmp_path, f"call{n}", speakers=[f"p{n % 4}", f"q{n % 3}"])
+    for n in range(8):
+        write_moshi(tmp_path, f"call{n}", seconds=30.0, speakers=[f"p{n % 4}", f"q{n % 3}"])
         names[f"data_stereo/call{n}.wav"] = {"left": f"p{n % 4}", "right": f"q{n % 3}"}
     options = ["--heldout", "0.7"]
     out = run_moshi(tmp_path, *options, "--speaker-field", "left=speakers.0", "right=speakers.1")
@@ -305,6 +308,38 @@ def test_a_second_run_changes_nothing_and_another_one_is_refused(tmp_path, capsy
     assert len(recordings(imported(run_moshi(tmp_path)))) == 2
 
 
+def test_what_was_mended_is_tried_again_and_no_longer_listed(tmp_path):
+    write_moshi(tmp_path, "good")
+    write_moshi(tmp_path, "bad")
+    whole = (tmp_path / "list.jsonl").read_text()
+    (tmp_path / "list.jsonl").write_text(whole[:-20])  # its last line is cut off
+    out = run_moshi(tmp_path)
+    assert "not JSON" in reasons(out)["list.jsonl:2"]
+    (tmp_path / "list.jsonl").write_text(whole)
+    run_moshi(tmp_path)
+    assert not reasons(out) and len(recordings(imported(out))) == 2
+
+
+class Deadly:
+    """Recordings that kill whoever opens them."""
+
+    label = "deadly"
+
+    def items(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield
+
+
+@pytest.mark.slow
+def test_recordings_that_kill_their_worker_are_listed_and_the_others_go_on(tmp_path):
+    for n in range(2):
+        write_moshi(tmp_path, f"call{n}", seconds=25.0)
+    settings = Settings(source="talks", licence="x", agents=("left", "right"))
+    batches = [Deadly(), *moshi.find(tmp_path, None)]
+    found = import_batches(batches, settings, {}, tmp_path / "out", Executor(workers=2))
+    assert found["recordings"] == 2 and [entry["id"] for entry in found["rejected"]] == ["deadly"]
+
+
 def test_two_workers_write_the_same_files(tmp_path):
     for n in range(3):
         write_moshi(tmp_path, f"call{n}", seconds=25.0)
@@ -349,9 +384,14 @@ def write_json(path, words):
     path.write_text(json.dumps([{"word": w.text, "start": w.start, "end": w.end} for w in words]))
 
 
+def outside(path):
+    """A folder beside `path`, for what comes out of it."""
+    return path.with_name(f"{path.name}-out")
+
+
 def run_folder(root, *options):
-    verbs.main(["import", "subtitles", str(root), "--out", str(root / "out"), *COMMON, "--agent", "both", *options])
-    return imported(root / "out")
+    verbs.main(["import", "subtitles", str(root), "--out", str(outside(root)), *COMMON, "--agent", "both", *options])
+    return imported(outside(root))
 
 
 def test_a_folder_of_stereo_files_and_of_pairs(tmp_path):
@@ -390,6 +430,12 @@ def test_patterns_find_files_that_are_named_otherwise(tmp_path):
     _, dialogue = run_folder(tmp_path, *patterns, *people)[0]
     assert (dialogue.left.speaker, dialogue.right.speaker) == ("talks/x1", "talks/x2")
     assert dialogue.provenance["recording"] == "call7" and dialogue.left.words and dialogue.right.words
+
+
+@pytest.mark.parametrize("kind", ["subtitles", "webdataset", "hf"])
+def test_nothing_is_written_where_recordings_are_looked_for(tmp_path, kind):
+    with pytest.raises(UserError, match="out lies in .*, where recordings are looked for: choose a folder outside"):
+        verbs.main(["import", kind, str(tmp_path), "--out", str(tmp_path / "deep/out"), *COMMON])
 
 
 @pytest.mark.parametrize(
@@ -434,7 +480,7 @@ def test_utterances_are_aligned_word_by_word_and_numbers_stay_as_written(tmp_pat
                 errors.append(min(same))
     assert "$95" in texts and len(errors) > 60
     assert np.mean(errors) <= 0.04 and np.percentile(errors, 95) <= 0.1
-    assert found[0][1].provenance["word_times"] == "pocketsphinx 5.1.1"
+    assert found[0][1].provenance["word_times"] == "pocketsphinx 5.1.1" and found[0][1].gates["aligned_share"] == 1.0
 
 
 def test_utterances_that_are_not_in_the_audio_make_no_agent(tmp_path):
@@ -472,7 +518,7 @@ def both_sides(words):
 
 
 def run_tars(path, *options):
-    out = (path if path.is_dir() else path.parent) / "out"
+    out = outside(path)
     verbs.main(["import", "webdataset", str(path), "--out", str(out), *COMMON, "--agent", "both", *options])
     return imported(out)
 
@@ -519,7 +565,7 @@ def test_broken_members_and_cut_tars_cost_only_what_they_break(tmp_path):
     (tmp_path / "a.tar").write_bytes(data[: end + 1000])
     found = run_tars(tmp_path)
     assert recordings(found) == ["a.tar/good", "a.tar/good2"]
-    told = reasons(tmp_path / "out")
+    told = reasons(outside(tmp_path))
     assert "cannot be read as audio" in told["a.tar/bad"]
     assert "leads out of the tar" in told["a.tar/../evil"]
     assert "it is there twice" in told["a.tar/good (again)"]
@@ -568,6 +614,31 @@ def test_a_local_data_set_is_streamed_without_a_decoder_of_its_own(tmp_path, par
     for folder, dialogue in found:
         assert loud_words(dialogue, soundfile.read(folder / "audio.flac")[0].T, 24000) == (1.0, 0.0)
         assert {w.text for w in dialogue.left.words} <= {w.text for w in words["left"]}
+
+
+def test_a_data_set_that_was_saved_to_disk_is_read(tmp_path, parquet):
+    datasets = pytest.importorskip("datasets")
+    root, _ = parquet
+    rows = datasets.load_dataset(str(root), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = rows.cast_column("sound", datasets.Audio(decode=False))
+    datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "saved"))
+    argv = ["import", "hf", str(tmp_path / "saved"), "--out", str(tmp_path / "out"), *COMMON, "--agent", "both", *HF]
+    verbs.main([*argv, "--hf-split", "test"])
+    assert len(recordings(imported(tmp_path / "out"))) == 3
+
+
+def test_a_layout_that_datasets_reads_only_with_a_decoder_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.encoders", None)
+    audio, words = conversation(30.0)
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set/a.tar", "w") as tar:
+        add(tar, "one.flac", flac(audio))
+        add(tar, "one.json", both_sides(words).encode())
+    argv = ["import", "hf", str(tmp_path / "set"), "--out", str(tmp_path / "out"), *COMMON]
+    with pytest.raises(Unready, match="torchcodec.*; or fetch its tars and use `ppx-data import webdataset`"):
+        verbs.main([*argv, "--audio-field", "flac", "--text-field", "json", "--id-field", "__key__"])
 
 
 def test_columns_that_are_not_there_and_splits_that_are_not_there_are_told(tmp_path, parquet):
