@@ -23,7 +23,7 @@ from data_pipelines.imports.item import Unready, inside, item_id
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
-from tests.data_pipelines.kill import kill_everywhere, tree
+from tests.data_pipelines.stops import stop_everywhere, tree
 from tests.data_pipelines.tiny_dialogues import TinyCodec
 from tests.data_pipelines.tiny_recordings import RATE, conversation, write_wav
 
@@ -347,12 +347,12 @@ def test_two_workers_write_the_same_files(tmp_path):
     assert tree(together) == tree(alone)
 
 
-def test_an_import_killed_at_any_moment_goes_on_to_the_same_files(tmp_path):
+def test_an_import_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
     (tmp_path / "before").mkdir()
     for n in range(2):
         write_moshi(tmp_path / "before", f"call{n}", seconds=25.0)
     argv = ["import", "moshi", ".", "--out", "out", *COMMON, "--agent", "both"]
-    assert kill_everywhere(tmp_path, argv, most=8) > 10
+    assert stop_everywhere(tmp_path, argv) > 10
 
 
 def test_a_missing_package_ends_the_run_instead_of_rejecting_everything(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from data_pipelines.imports.licences import hub_licence, why_not_public
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
-from tests.data_pipelines.kill import kill_everywhere, tree
+from tests.data_pipelines.stops import stop_everywhere, tree
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus, write_dialogue
 from tests.data_pipelines.tiny_recordings import conversation
 from tests.hub_server import hub_server
@@ -187,11 +187,11 @@ def test_an_export_is_finished_once_and_goes_nowhere_else(verb, talk, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["to-moshi", "to-hf"])
-def test_an_export_killed_at_any_moment_goes_on_to_the_same_files(verb, tmp_path):
+def test_an_export_stopped_at_any_moment_goes_on_to_the_same_files(verb, tmp_path):
     pytest.importorskip("datasets")
     dialogues = [write_dialogue(tmp_path / "d", f"call-{n}", agents=("left", "right")) for n in range(2)]
     build_shards([dialogues[0].parent], TinyCodec(), tmp_path / "before/shards")
-    assert kill_everywhere(tmp_path, [verb, "shards", "--out", "out"], most=6) > 5
+    assert stop_everywhere(tmp_path, [verb, "shards", "--out", "out"]) > 5
 
 
 def test_what_may_not_be_passed_on_is_refused_unless_its_licence_is_named(tmp_path):
