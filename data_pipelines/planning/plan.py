@@ -171,7 +171,8 @@ def table(corpus: Corpus, made: Sequence[Stage], choice: Choice) -> str:
     sums, missing = [], [s.name for s in made if None in (s.cpu_hours, s.gpu_hours, s.wall_hours, s.writes_gb)]
     for values in zip(*((s.cpu_hours, s.gpu_hours, _days(s.wall_hours), s.writes_gb) for s in made), strict=True):
         known = [value for value in values if value is not None]
-        sums.append(_cell(sum(known)) + ("+?" if len(known) < len(values) else ""))
+        lost = "+?" if len(known) < len(values) else ""
+        sums.append(f"{_cell(sum(known))}{lost}" if any(known) or not lost else "?")
     rows.append(["sum", "", *sums])
     widths = [max(len(line[k]) for line in [heads, *rows]) for k in range(len(heads))]
     lines = [f"{corpus.name}: {corpus.dialogues:,} dialogues, {corpus.hours:,.0f} h"]
