@@ -98,10 +98,10 @@ class Client:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question.user}]
         if attempt:
             wrong = "\n".join(f"- {problem}" for problem in verdict.problems)
-            messages += (
-                [{"role": "assistant", "content": told}] if told and verdict.fault in ("rules", "schema") else []
-            )
-            messages += [{"role": "user", "content": f"That cannot be used:\n{wrong}\nAnswer again, in full."}]
+            # some chat templates insist on an answer between two messages of the user; a useless one may be long
+            shown = told if verdict.fault in ("rules", "schema") else shortened(told) or "..."
+            messages.append({"role": "assistant", "content": shown})
+            messages.append({"role": "user", "content": f"That cannot be used:\n{wrong}\nAnswer again, in full."})
         request: dict[str, Any] = {
             "model": settings.model,
             "messages": messages,

@@ -166,7 +166,9 @@ def test_a_bad_answer_is_asked_for_again_with_the_next_seed_and_the_reason(tmp_p
     asked = Asked(tmp_path, [reply, say(GOOD)])
     assert (asked.value, asked.requests, asked.waits) == (GOOD, 2, [])
     assert [body["seed"] for body in asked.server.bodies] == [10, 11]
-    assert told in asked.server.bodies[1]["messages"][-1]["content"]
+    messages = asked.server.bodies[1]["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert told in messages[-1]["content"] and 0 < len(messages[2]["content"]) < 200
 
 
 @pytest.mark.parametrize("reply, fault, told", FAULTS.values(), ids=FAULTS)
