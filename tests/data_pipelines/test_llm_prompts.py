@@ -20,8 +20,8 @@ from data_pipelines.llm.settings import LLMSettings
 from data_pipelines.schema import Word
 from data_pipelines.shards.encode import build_shards
 from model.errors import UserError
+from tests.data_pipelines.kill import kill_everywhere
 from tests.data_pipelines.llm_server import LLMServer, say, status
-from tests.data_pipelines.stops import stop_everywhere
 from tests.data_pipelines.tiny_dialogues import TinyCodec, stored, write_dialogue
 
 pytest.importorskip("openai")
@@ -443,7 +443,7 @@ def test_stopped_before_any_change_on_the_disk_it_ends_with_the_same_files(tmp_p
         call(tmp_path / "before" / "calls", f"call-{n}")
     with LLMServer(listener) as server:
         words = ["prompts", "--dialogues", "calls", "--out", "notes", "--llm-model", "m", "--llm-url", server.url]
-        assert stop_everywhere(tmp_path, [*words, "--llm-concurrency", "1"]) > 12
+        assert kill_everywhere(tmp_path, [*words, "--llm-concurrency", "1"]) > 12
 
 
 def test_the_verb_needs_a_model_and_says_so(tmp_path):

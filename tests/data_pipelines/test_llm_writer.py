@@ -22,9 +22,9 @@ from data_pipelines.writer.llm_scenarios import Scenario, Scenarios, resembles
 from data_pipelines.writer.llm_text import plain, turn_problems
 from data_pipelines.writer.split import bucket
 from model.errors import UserError
+from tests.data_pipelines.kill import kill_everywhere
 from tests.data_pipelines.llm_author import author
 from tests.data_pipelines.llm_server import LLMServer, say, status
-from tests.data_pipelines.stops import stop_everywhere
 
 pytest.importorskip("openai")
 pytest.importorskip("jsonschema")
@@ -482,7 +482,7 @@ def test_stopped_before_any_change_on_the_disk_it_ends_with_the_same_files(tmp_p
     with LLMServer(author) as server:
         words = ["synth", "assistant", "--num", "2", "--writer", "llm", "--out", "out/s.jsonl", "--scenarios", "2"]
         words += ["--llm-model", "m", "--llm-url", server.url, "--llm-concurrency", "1"]
-        assert stop_everywhere(tmp_path, words) > 20
+        assert kill_everywhere(tmp_path, words) > 20
 
 
 def test_options_out_of_range_are_refused(tmp_path):
