@@ -15,7 +15,7 @@ from data_pipelines.imports.transcript import SideText
 from data_pipelines.listening.asr import normal_words, word_errors
 from data_pipelines.listening.vad import speech_spans
 from model.errors import UserError
-from tests.data_pipelines.stops import stop_everywhere, tree
+from tests.data_pipelines.kill import kill_everywhere, tree
 from tests.data_pipelines.tiny_dialogues import write_dialogue
 from tests.data_pipelines.tiny_recordings import write_wav
 
@@ -105,7 +105,7 @@ def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
     """Dialogues that have their words already: what is written, and when, is the same, and nothing has to listen."""
     for n in range(2):
         write_dialogue(tmp_path / "before/in", f"call-{n}", agents=("left", "right"))
-    assert stop_everywhere(tmp_path, ["annotate", "--dialogues", "in", "--out", "out"]) > 8
+    assert kill_everywhere(tmp_path, ["annotate", "--dialogues", "in", "--out", "out"]) > 8
 
 
 @pytest.mark.slow

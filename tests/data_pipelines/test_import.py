@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -23,7 +22,7 @@ from data_pipelines.imports.item import Unready, inside, item_id
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
-from tests.data_pipelines.stops import stop_everywhere, tree
+from tests.data_pipelines.kill import kill_everywhere, tree
 from tests.data_pipelines.tiny_dialogues import TinyCodec
 from tests.data_pipelines.tiny_recordings import RATE, conversation, write_wav
 
@@ -320,24 +319,21 @@ def test_what_was_mended_is_tried_again_and_no_longer_listed(tmp_path):
     assert not reasons(out) and len(recordings(imported(out))) == 2
 
 
-class Deadly:
-    """Recordings that kill whoever opens them."""
+class Losing(Executor):
+    """Loses the first job, as the real one does with a job that kills its worker each time."""
 
-    label = "deadly"
-
-    def items(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-        yield
+    def run(self, work, jobs, *, lost=None):
+        yield lost(jobs[0], "kills its worker each time")
+        yield from map(work, jobs[1:])
 
 
-@pytest.mark.slow
 def test_recordings_that_kill_their_worker_are_listed_and_the_others_go_on(tmp_path):
     for n in range(2):
-        write_moshi(tmp_path, f"call{n}", seconds=25.0)
+        write_moshi(tmp_path, f"call{n}", seconds=30.0)
     settings = Settings(source="talks", licence="x", agents=("left", "right"))
-    batches = [Deadly(), *moshi.find(tmp_path, None)]
-    found = import_batches(batches, settings, {}, tmp_path / "out", Executor(workers=2))
-    assert found["recordings"] == 2 and [entry["id"] for entry in found["rejected"]] == ["deadly"]
+    found = import_batches(moshi.find(tmp_path, None), settings, {}, tmp_path / "out", Losing())
+    assert found["recordings"] == 1
+    assert found["rejected"] == [{"id": "list.jsonl:1", "reason": "kills its worker each time"}]
 
 
 def test_two_workers_write_the_same_files(tmp_path):
@@ -352,7 +348,7 @@ def test_an_import_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
     for n in range(2):
         write_moshi(tmp_path / "before", f"call{n}", seconds=25.0)
     argv = ["import", "moshi", ".", "--out", "out", *COMMON, "--agent", "both"]
-    assert stop_everywhere(tmp_path, argv) > 10
+    assert kill_everywhere(tmp_path, argv) > 10
 
 
 def test_a_missing_package_ends_the_run_instead_of_rejecting_everything(tmp_path, monkeypatch):
