@@ -8,7 +8,7 @@ second pass kills the process, words must be added before the first pass, one de
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,8 @@ MIN_LEVEL_DBFS = -60.0
 """RMS inside the words below which there is nothing to align: the noise of a quiet telephone line."""
 MAX_WORD_SECONDS = 2.5
 """A longer word has swallowed silence, a tone or somebody else's speech."""
+MAX_PAUSE_SECONDS = 0.12
+"""Silence this long at the start of a word is a pause before it: longer than the closure of any stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Aligner:
             return None
         if score < min_score or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
             return None
-        return Alignment(words=tuple(aligned), score=score)
+        return Alignment(words=tuple(after_pauses(aligned, audio, rate)), score=score)
 
     def _two_passes(self, audio: npt.NDArray[np.float32], rate: int, parts: Sequence[str]) -> list[Any] | None:
         """Words first, then their phones: the second pass gives the times. None if the words find no path."""
@@ -122,6 +124,25 @@ class Aligner:
 def shared_aligner() -> Aligner:
     """The one aligner of this process; loading it takes a tenth of a second."""
     return Aligner()
+
+
+def after_pauses(words: Sequence[Word], audio: npt.NDArray[np.float32], rate: int) -> list[Word]:
+    """Moves starts of words that begin with a pause to 10 ms before the first sound.
+
+    Silent is a frame of 10 ms whose peak is below 3 % of the loudest or twice the quietest ones, yet never above 10 %
+    of the loudest, so that in noise nothing moves.
+    """
+    hop = rate // 100
+    peaks = np.abs(audio[: len(audio) // hop * hop]).reshape(-1, hop).max(axis=1, initial=0.0)
+    loudest, quietest = np.quantile(peaks, (0.95, 0.1))
+    is_loud = peaks > min(max(2 * quietest, 0.03 * loudest), 0.1 * loudest)
+    moved = []
+    for word in words:
+        first, last = round(word.start * 100), round(word.end * 100)
+        before = int(np.argmax(is_loud[first:last])) if is_loud[first:last].any() else 0
+        late = before / 100 >= MAX_PAUSE_SECONDS
+        moved.append(replace(word, start=round(word.start + before / 100 - 0.01, 2)) if late else word)
+    return moved
 
 
 def level_dbfs(audio: npt.NDArray[np.float32], rate: int, words: Sequence[Word]) -> float:

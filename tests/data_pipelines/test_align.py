@@ -5,7 +5,8 @@ import pytest
 
 from data_pipelines.audio import to_rate
 from data_pipelines.fisher.sphere import telephone
-from data_pipelines.listening.align import Aligner, Alignment, pronounce, spoken_parts
+from data_pipelines.listening.align import Aligner, Alignment, after_pauses, pronounce, spoken_parts
+from data_pipelines.schema import Word
 from data_pipelines.speech.tts.base import Speech
 from model.errors import UserError
 
@@ -81,6 +82,17 @@ def test_word_starts_are_within_a_frame_of_the_truth_on_the_telephone(aligner: A
     figures = (np.mean(np.abs(errors)), np.quantile(np.abs(errors), 0.95), abs(np.mean(errors)))
     print("MAE, p95, |bias| in ms:", [round(1000 * float(x), 1) for x in figures])
     assert figures[0] <= 0.040 and figures[1] <= 0.100 and figures[2] <= 0.025
+
+
+def test_a_pause_at_the_start_of_a_word_is_taken_from_it_and_a_short_closure_is_not() -> None:
+    sound, silence = np.full(2400, 0.1, np.float32), np.zeros(2400, np.float32)
+    audio = np.concatenate((sound, silence, sound, silence[:800], sound))  # at 8 kHz
+    words = [Word(text=text, start=a, end=b) for text, a, b in (("a", 0.0, 0.3), ("b", 0.3, 0.9), ("c", 0.9, 1.3))]
+    assert [word.start for word in after_pauses(words, audio, 8000)] == [0.0, 0.59, 0.9]
+    assert [word.end for word in after_pauses(words, audio, 8000)] == [0.3, 0.9, 1.3]
+    noise = audio + np.random.default_rng(0).normal(0, 0.05, len(audio)).astype(np.float32)
+    assert after_pauses(words, noise, 8000) == words
+    assert after_pauses(words, np.zeros_like(audio), 8000) == words
 
 
 def test_the_text_of_another_sentence_is_rejected(aligner: Aligner, spoken: list[Speech]) -> None:
