@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "voices": ("data_pipelines.speech.voices", "list and check clips of voices that may be imitated"),
     "timing": ("data_pipelines.speech.timing_fit", "fit turn taking to calls: gaps, pauses, backchannels"),
     "speak": ("data_pipelines.speech.speak", "speak scripts: two-channel dialogues with word times"),
-    "standin": ("data_pipelines.fisher.standin", "make a small corpus of real telephone speech in Fisher's layout"),
+    "standin": ("data_pipelines.fisher.standin", "make a small corpus in Fisher's layout, recorded or synthetic"),
     "fisher": ("data_pipelines.fisher.importer", "import Fisher English calls"),
     "import": ("data_pipelines.imports.importer", "import recordings in other data sets' formats"),
     "annotate": ("data_pipelines.imports.annotate", "write down what audio without a transcript says, word by word"),
