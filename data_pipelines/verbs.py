@@ -31,8 +31,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
     "to-moshi": ("data_pipelines.imports.to_moshi", "export shards in the format of moshi-finetune"),
     "to-hf": ("data_pipelines.imports.to_hf", "export shards as a repository for Hugging Face datasets"),
-    "report": ("data_pipelines.quality.report", "describe shards: hours, turn taking, one picture"),
     "plan": ("data_pipelines.planning.plan", "reckon what a data set costs: cores, GPUs, disk, days"),
+    "report": ("data_pipelines.quality.report", "describe shards or dialogues on one page: hours, turns, gates, sound"),
     "make": ("data_pipelines.make", "run a pipeline: several verbs with their options, from one file"),
 }
 

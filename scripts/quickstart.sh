@@ -56,7 +56,7 @@ again "import the calls" ppx-data fisher --corpus $here/corpus --max-seconds 24 
   --workers "$workers" --out $here/dialogues/fisher
 again "shards" ppx-data shard --dialogues "$here"/dialogues/* --codec small \
   --workers "$workers" --out $here/shards
-step "data report" $here/report.png ppx-data report $here/shards --out $here/report.png
+step "data report" $here/report.html ppx-data report $here/shards --out $here/report.html
 precision=32-true
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then precision=bf16-mixed; fi # twice as fast there
 again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-240}" trainer.precision=$precision
@@ -67,7 +67,7 @@ step "chat" $here/out.wav ppx-chat --model $here/export --input-wav $here/caller
   --output-wav $here/out.wav --output-text $here/out.json --timeline $here/timeline.png
 echo
 echo "done in $((SECONDS - began)) s, of which $((fetched - began)) s set up the environment and the speech engine"
-echo "  $here/report.png     what the data looks like"
+echo "  $here/report.html     what the data looks like"
 echo "  $here/run/curves.png losses of every stream, training and held out"
 echo "  $here/timeline.png   the chat: both waveforms and the agent's words"
 echo "  $here/out.wav        the agent's side of it"

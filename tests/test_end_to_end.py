@@ -41,7 +41,7 @@ def test_from_text_to_a_conversation(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text("utf-8"))
     assert manifest["content"]["train"]["service"]["dialogues"] > 0
     assert manifest["content"]["heldout"]["service"]["dialogues"] > 0
-    call(tmp_path, "data", "report", "shards", "--out", "report.png")
+    call(tmp_path, "data", "report", "shards", "--out", "report.html")
 
     train = ["recipe=quickstart", "run_dir=run", "data.paths=[shards]", "model.tokenizer=tokenizer.model"]
     train += ["data.mix={service: 2, assistant: 1, fisher: 0}", "model.lm.dim=64", "model.lm.num_layers=2"]

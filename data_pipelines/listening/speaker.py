@@ -86,7 +86,7 @@ def voiced(audio: Audio, rate: int) -> Audio:
     flags = np.array([vad.is_speech(window.tobytes(), RATE_HZ) for window in pcm], float)
     padded = np.concatenate([np.zeros((VAD_SMOOTH - 1) // 2), flags, np.zeros(VAD_SMOOTH // 2)])
     mean = np.convolve(padded, np.ones(VAD_SMOOTH) / VAD_SMOOTH, "valid")
-    spread = np.convolve(np.round(mean), np.ones(VAD_REACH), "same")
+    spread = np.convolve(np.pad(np.round(mean), VAD_REACH // 2), np.ones(VAD_REACH), "valid")
     return x.reshape(-1, VAD_SAMPLES)[spread > 0.5].reshape(-1)
 
 

@@ -1,11 +1,11 @@
 """What only the whole set shows: duplicates, text and names of training dialogues in held-out ones, foreign roles.
 
 The second pass of `ppx-data gate`: pure arithmetic over one small record a dialogue, in the order of their ids, so
-that the result does not depend on who measured them, or when. Memory: about 2 kB a dialogue.
+that the result does not depend on who measured them, or when.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from zlib import crc32
@@ -94,27 +94,32 @@ def _duplicates(
     records: Sequence[Record], runs: Mapping[str, Runs], findings: Mapping[str, Finding], limits: Limits
 ) -> None:
     audio: dict[str, str] = {}
-    bands: dict[tuple[int, bytes], list[str]] = defaultdict(list)
-    for record in records:
+    kept: dict[tuple[int, int], list[str]] = defaultdict(list)  # by band and key, where more than one text has it
+    for record, keys in zip(records, _meeting_keys([runs[record.id] for record in records]), strict=True):
         finding, mine = findings[record.id], runs[record.id]
-        same = audio.setdefault(record.audio_sha256, record.id)
-        keys = _band_keys(mine)
-        others = {other for key in keys for other in bands.get(key, ())}
-        likeness = {other: _jaccard(mine, runs[other]) for other in others}
+        likeness = {other: _jaccard(mine, runs[other]) for key in keys for other in kept.get(key, ())}
         nearest = min(likeness, key=lambda other: (-likeness[other], other), default="")
         finding.judge(limits, "shared_text", likeness.get(nearest, 0.0), nearest)
-        if same != record.id:
+        if (same := audio.setdefault(record.audio_sha256, record.id)) != record.id:
             finding.judge(limits, "same_audio", 1.0, same)
         if not finding.reasons:
             for key in keys:
-                bands[key].append(record.id)
+                kept[key].append(record.id)
 
 
-def _band_keys(runs: Runs) -> list[tuple[int, bytes]]:
-    if not len(runs):
-        return []
-    sketch = ((runs * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
-    return [(band, row.tobytes()) for band, row in enumerate(sketch.reshape(BANDS, ROWS))]
+def _meeting_keys(texts: Sequence[Runs]) -> Iterator[list[tuple[int, int]]]:
+    """For each text the (band, key) pairs that another text has, too."""
+    keys_NB = np.zeros((len(texts), BANDS), np.uint64)
+    for n, runs in enumerate(texts):
+        if len(runs):
+            rows = ((runs * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=1).reshape(BANDS, ROWS)
+            keys_NB[n] = rows @ _POWERS[1 : ROWS + 1]
+    meets_NB = np.zeros(keys_NB.shape, bool)
+    for band in range(BANDS):
+        _, place, counts = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
+        meets_NB[:, band] = counts[place] > 1
+    for n, runs in enumerate(texts):
+        yield [(int(b), int(keys_NB[n, b])) for b in np.flatnonzero(meets_NB[n])] if len(runs) else []
 
 
 def _jaccard(a: Runs, b: Runs) -> float:
@@ -132,10 +137,11 @@ def _leaks(
     """What held-out dialogues have in common with training ones."""
     if not heldout:
         return
-    wanted = np.unique(np.concatenate([runs[record.id] for record in heldout]))
+    wanted = np.unique(np.concatenate([runs[record.id] for record in heldout] + [np.zeros(1, np.uint64)]))
     found = np.zeros(len(wanted), bool)
     for record in train:
-        found |= np.isin(wanted, runs[record.id])
+        place = np.minimum(np.searchsorted(wanted, runs[record.id]), len(wanted) - 1)
+        found[place[wanted[place] == runs[record.id]]] = True
     scenarios = {record.scenario for record in train}
     companies = {company for record in train for company in record.companies}
     speakers = {speaker for record in train for speaker in record.speakers}

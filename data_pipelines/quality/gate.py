@@ -12,7 +12,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from data_pipelines.quality.measure import (
     measure_key,
     measure_one,
     measured_path,
-    shared_asr,
+    note_lost,
+    open_all,
     shared_speaker,
-    shared_tokenizer,
 )
 from model.errors import UserError
 from model.sources import tokenizer_path
@@ -74,7 +74,7 @@ def gate_dialogues(
     if the limits are for another embedder, if OUT is not ours, or if no dialogue passes.
     """
     found = find_dialogues(folders)
-    _check_engines(listening, limits)
+    _check_engines(listening, limits, executor)
     who = asdict(listening)
     if listening.tokenizer != "none":
         who["tokenizer"] = sha256_file(Path(listening.tokenizer))
@@ -82,7 +82,8 @@ def gate_dialogues(
     (out / "measured").mkdir(exist_ok=True)
     todo = [folder for folder in found if not _is_measured(folder, listening, out)]
     work = partial(measure_one, listening=listening, out=out)
-    for _ in tqdm(executor.run(work, todo), total=len(todo), desc="gate", unit="dialogue", disable=None):
+    done = executor.run(work, todo, lost=partial(note_lost, listening=listening, out=out))
+    for _ in tqdm(done, total=len(todo), desc="gate", unit="dialogue", disable=None):
         pass
     report = judge_all(found, out, limits)
     report["measured"] = len(todo)
@@ -95,20 +96,18 @@ def gate_dialogues(
     return report
 
 
-def _check_engines(listening: Listening, limits: Limits) -> None:
-    """Opens what will listen, so that a missing package is told before the first hour of work."""
-    if listening.asr != "none":
-        shared_asr(listening.asr, listening.device)
-    if listening.tokenizer != "none":
-        shared_tokenizer(listening.tokenizer)
-    if listening.speaker != "none":
-        name = shared_speaker(listening.speaker).name
-        has_limits = limits.speaker_similarity is not None or limits.user_similarity is not None
-        if name != limits.speaker_embedder and has_limits:
-            raise UserError(
-                f"--speaker {name}: the limits are for {limits.speaker_embedder}, whose numbers differ: give "
-                f"--set speaker_embedder={name} with speaker_similarity and user_similarity of its own, or null"
-            )
+def _check_engines(listening: Listening, limits: Limits, executor: Executor) -> None:
+    """Opens what will listen, so that what is missing is told at once; a device of a cluster's workers is theirs."""
+    is_here = executor.kind == "local" or listening.device == "cpu"
+    open_all(listening if is_here else replace(listening, asr="none"))
+    if listening.speaker == "none" or limits.speaker_similarity is limits.user_similarity is None:
+        return
+    name = shared_speaker(listening.speaker).name
+    if name != limits.speaker_embedder:
+        raise UserError(
+            f"--speaker {name}: the limits are for {limits.speaker_embedder}, whose numbers differ: give "
+            f"--set speaker_embedder={name} with speaker_similarity and user_similarity of its own, or null"
+        )
 
 
 def _is_measured(folder: Path, listening: Listening, out: Path) -> bool:

@@ -22,6 +22,9 @@ from data_pipelines.schema import SIDES, Dialogue, Word
 from model.errors import UserError
 from model.text import TextTokenizer
 
+VERSION = "1"
+"""To be raised when the same dialogue would be measured differently."""
+
 
 @dataclass(kw_only=True, frozen=True)
 class Listening:
@@ -50,25 +53,44 @@ def shared_tokenizer(path: str) -> TextTokenizer:
     return TextTokenizer(path)
 
 
+def open_all(listening: Listening) -> None:
+    """Opens what will listen. Raises UserError naming the package, file or device that is missing."""
+    if listening.asr != "none":
+        shared_asr(listening.asr, listening.device)
+    if listening.speaker != "none":
+        shared_speaker(listening.speaker)
+    if listening.tokenizer != "none":
+        shared_tokenizer(listening.tokenizer)
+
+
 def measured_path(out: Path, folder: Path) -> Path:
     """Where the measurements of a dialogue are kept."""
     return out / "measured" / f"{folder.name}.json"
 
 
 def measure_key(folder: Path, listening: Listening) -> str:
-    """What measurements depend on: the dialogue without its gates, and who listened."""
-    return digest(signature(folder, (ROLES,)), json.dumps(asdict(listening), sort_keys=True))
+    """What measurements depend on: the dialogue without its gates, who listened, and this code."""
+    return digest(VERSION, signature(folder, (ROLES,)), json.dumps(asdict(listening), sort_keys=True))
 
 
 def measure_one(folder: Path, listening: Listening, out: Path) -> str:
     """Measures a dialogue into OUT/measured/ID.json; answers the fault if it cannot be read, else ""."""
     record: dict[str, Any] = {"id": folder.name, "key": measure_key(folder, listening), "fault": ""}
+    open_all(listening)  # what cannot be opened is no fault of the dialogue
     try:
         record |= _measured(folder, listening)
     except UserError as why:
         record["fault"] = " ".join(str(why).split())
-    data = json.dumps(record, sort_keys=True, ensure_ascii=False).encode()
-    write_bytes(measured_path(out, folder), data)
+    return _save(record, out, folder)
+
+
+def note_lost(folder: Path, reason: str, listening: Listening, out: Path) -> str:
+    """Stands for a dialogue whose measuring killed its process each time."""
+    return _save({"id": folder.name, "key": measure_key(folder, listening), "fault": reason}, out, folder)
+
+
+def _save(record: dict[str, Any], out: Path, folder: Path) -> str:
+    write_bytes(measured_path(out, folder), json.dumps(record, sort_keys=True, ensure_ascii=False).encode())
     return str(record["fault"])
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from data_pipelines.schema import SIDES, Dialogue, Word
 
 JOIN_SECONDS = 0.2
+TURN_SECONDS = 1.0
+"""A longer pause of a side ends its turn."""
 
 Stretch = tuple[float, float, str]  # start, end, side
 
@@ -28,15 +30,18 @@ class TurnTaking:
     overlap: float = 0.0
     offsets: list[float] = field(default_factory=list)
     """For each change of speaker: start of the new stretch minus end of the old one; negative is overlap."""
+    overlaps: list[float] = field(default_factory=list)
+    """Seconds of each stretch of overlap."""
+    turns: list[float] = field(default_factory=list)
+    """Seconds of each turn."""
 
     def add(self, other: "TurnTaking") -> None:
-        """Adds another dialogue."""
+        """Adds another dialogue's totals; its lists stay its own, since those of many would be long."""
         self.seconds += other.seconds
         self.speech += other.speech
         self.pause += other.pause
         self.gap += other.gap
         self.overlap += other.overlap
-        self.offsets += other.offsets
 
     def per_minute(self) -> dict[str, float]:
         """Seconds of each kind in a minute of dialogue."""
@@ -44,11 +49,11 @@ class TurnTaking:
         return {name: 60 * total / self.seconds if self.seconds else 0.0 for name, total in totals.items()}
 
 
-def stretches(words: Sequence[Word], side: str) -> list[Stretch]:
-    """Stretches of speech of one side, in order."""
+def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> list[Stretch]:
+    """Stretches of speech of one side, in order; pauses shorter than `join` do not end one."""
     found: list[Stretch] = []
     for word in words:
-        if found and word.start - found[-1][1] < JOIN_SECONDS:
+        if found and word.start - found[-1][1] < join:
             found[-1] = (found[-1][0], max(found[-1][1], word.end), side)
         else:
             found.append((word.start, word.end, side))
@@ -65,7 +70,7 @@ def turn_taking(dialogue: Dialogue) -> TurnTaking:
         if floor is not None:
             silence = start - floor[1]
             if silence < 0:
-                result.overlap += min(end, floor[1]) - start
+                result.overlaps.append(min(end, floor[1]) - start)
             elif side == floor[2]:
                 result.pause += silence
             else:
@@ -74,4 +79,8 @@ def turn_taking(dialogue: Dialogue) -> TurnTaking:
                 result.offsets.append(silence)
         if floor is None or end > floor[1]:
             floor = stretch
+    result.overlap = sum(result.overlaps)
+    result.turns = [
+        end - start for side in SIDES for start, end, _ in stretches(dialogue.side(side).words, side, TURN_SECONDS)
+    ]
     return result

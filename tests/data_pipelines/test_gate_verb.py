@@ -15,7 +15,7 @@ from data_pipelines import verbs  # noqa: E402
 from data_pipelines.audio import read_audio, write_flac  # noqa: E402
 from data_pipelines.executor import Executor  # noqa: E402
 from data_pipelines.folder import load_dialogue, rejections  # noqa: E402
-from data_pipelines.quality import gate  # noqa: E402
+from data_pipelines.quality import gate, measure  # noqa: E402
 from data_pipelines.quality.measure import Listening  # noqa: E402
 from data_pipelines.quality.settings import load_limits  # noqa: E402
 from data_pipelines.schema import Script, Turn  # noqa: E402
@@ -203,7 +203,8 @@ def test_limits_of_another_embedder_are_refused(noise, tmp_path, monkeypatch):
     class Other:
         name = "wavlm:x"
 
-    monkeypatch.setattr(gate, "shared_speaker", lambda name: Other())
+    for module in (gate, measure):
+        monkeypatch.setattr(module, "shared_speaker", lambda name: Other())
     with pytest.raises(UserError, match="--speaker wavlm:x: the limits are for resemblyzer, whose numbers differ"):
         gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, speaker="wavlm:x"), load_limits(), Executor())
     assert not (tmp_path / "out").exists()
@@ -218,3 +219,14 @@ def test_the_verb_prints_what_it_did_and_fails_only_if_nothing_passes(noise, tmp
     out = capsys.readouterr().out
     assert "2 of 4 dialogues pass (50.0%)" in out and "rejected 2: agent share" in out
     assert "not measured: " in out and "word_error_rate" in out
+
+
+def test_a_listener_that_is_lost_during_the_run_ends_it_and_is_no_fault_of_a_dialogue(noise, tmp_path, monkeypatch):
+    def lost(name, device):
+        raise UserError("asr: the device is gone")
+
+    monkeypatch.setattr(measure, "shared_asr", lost)
+    monkeypatch.setattr(gate, "open_all", lambda listening: None)
+    with pytest.raises(UserError, match="the device is gone"):
+        gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, asr="tiny.en"), LOOSE, Executor())
+    assert not list(noise.glob("*/gates.json")) and not (tmp_path / "out" / gate.REPORT).exists()

@@ -29,7 +29,7 @@ steps:
   - shard: {dialogues: ["${out}/dialogues"], codec: "${codec}", workers: 1, out: "${out}/shards"}
   - check: {shards: "${out}/shards"}
 """
-SYNTHETIC = "synth synth speak speak gate shard check"
+SYNTHETIC = "synth synth speak speak gate shard check report"
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def test_executor_address_and_workers_go_to_all_steps_that_know_them_and_have_no
 @pytest.mark.parametrize(
     ("settings", "verbs_of"),
     [
-        (["service"], "synth speak gate shard check"),
-        (["assistant", "executor=ray", "device=cuda", "encode_gpus=0.5"], "synth speak gate shard check"),
-        (["fisher", "corpus=[a,b]"], "fisher gate shard check"),
-        (["fisher", "corpus=a", "llm_model=m"], "fisher prompts gate shard check"),
+        (["service"], "synth speak gate shard check report"),
+        (["assistant", "executor=ray", "device=cuda", "encode_gpus=0.5"], "synth speak gate shard check report"),
+        (["fisher", "corpus=[a,b]"], "fisher gate shard check report"),
+        (["fisher", "corpus=a", "llm_model=m"], "fisher prompts gate shard check report"),
         (["mix", "llm_model=m"], SYNTHETIC),
-        (["mix", "corpus=a"], f"{SYNTHETIC} fisher gate shard check"),
-        (["mix", "corpus=[a,b]", "llm_model=m"], f"{SYNTHETIC} fisher prompts gate shard check"),
+        (["mix", "corpus=a"], f"{SYNTHETIC} fisher gate shard check report"),
+        (["mix", "corpus=[a,b]", "llm_model=m"], f"{SYNTHETIC} fisher prompts gate shard check report"),
     ],
 )  # fmt: skip
 def test_shipped_pipelines_are_understood(settings, verbs_of):

@@ -41,6 +41,13 @@ def test_silence_has_no_voice_and_quiet_speech_has_as_much_as_loud():
     assert abs(len(speaker.voiced(x / 100, RATE)) - len(speaker.voiced(x / 10, RATE))) <= 0.1 * RATE
 
 
+def test_the_shortest_turns_have_a_voice_too():
+    x = voice(1, 120)
+    for windows in range(1, 12):
+        heard = speaker.voiced(x[3000 : 3000 + windows * speaker.VAD_SAMPLES + 7], RATE)
+        assert len(heard) <= windows * speaker.VAD_SAMPLES and len(heard) % speaker.VAD_SAMPLES == 0
+
+
 def test_the_mel_bands_are_triangles_of_area_two_over_their_width():
     """Their area in Hz is 1 for every band, and the centre of the last one lies below 8 kHz."""
     filters = speaker._mel_filters().numpy()
