@@ -45,7 +45,7 @@ def _identity(name: str, package: str, model: str | None, default_model: str, li
     }
     if model is not None and Path(model).is_dir():
         whole = hashlib.sha256()
-        for path in sorted(Path(model).glob("*.safetensors")):
+        for path in sorted(Path(model).rglob("*.safetensors")):
             with open(path, "rb") as file:
                 while block := file.read(1 << 22):
                     whole.update(block)
