@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
 from data_pipelines.schema import Script, Turn
-from data_pipelines.speech.tts.base import ConversationEngine, Engine, Speech, Voice
+from data_pipelines.speech.tts.base import CloningEngine, ConversationEngine, Engine, Speech, Voice
 from data_pipelines.speech.voices import draw_voice
 from model.errors import UserError
 
@@ -52,12 +52,21 @@ class Performance:
 
 
 def perform(
-    script: Script, turns: Sequence[Turn], engine: Engine | ConversationEngine, key: str, voice_seconds: float,
+    script: Script,
+    turns: Sequence[Turn],
+    engine: Engine | ConversationEngine,
+    key: str,
+    voice_seconds: float | None,
     speed: tuple[float, float],
-) -> Performance:  # fmt: skip
-    """Speaks `turns`. All choices depend on `key` alone. Raises UserError if a turn cannot be spoken."""
+) -> Performance:
+    """Speaks `turns`, and a voice prompt of about `voice_seconds`; None takes the clip that the engine imitates.
+
+    All choices depend on `key` alone. Raises: UserError if a turn cannot be spoken.
+    """
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
     if isinstance(engine, ConversationEngine):
+        if voice_seconds is None:
+            raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out")
         return _in_one_go(script, turns, engine, seed, voice_seconds)
     rng = random.Random(f"{key}/voices")
     voices = choose_voices(engine.voices(), script.split, rng)
@@ -67,9 +76,15 @@ def perform(
         side = "left" if turn.speaker == "agent" else "right"
         spoken = engine.speak(turn.text, voices[side].key, seed=seed + n, speed=speeds[side])
         speeches.append(at_24k(spoken))
+    if voice_seconds is not None:
+        prompt = voice_prompt(script, engine, voices["left"], seed, speeds["left"], voice_seconds)
+    elif isinstance(engine, CloningEngine):
+        prompt = loudness_normalise(engine.clip(voices["left"].key), RATE_HZ)
+    else:
+        raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out")
     return Performance(
         speeches=tuple(speeches),
-        voice=voice_prompt(script, engine, voices["left"], seed, speeds["left"], voice_seconds),
+        voice=prompt,
         speakers={side: voice.key for side, voice in voices.items()},
         licences=tuple(voice.licence for voice in voices.values() if voice.licence),
         provenance={"speed": speeds} if engine.sets_speed else {},

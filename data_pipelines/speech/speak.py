@@ -25,7 +25,7 @@ from data_pipelines.quality import settings
 from data_pipelines.schema import Dialogue, Script, read_scripts
 from data_pipelines.speech.augment import load_augmentation
 from data_pipelines.speech.engines import NAMES, USED, EngineChoice, choose_engine, open_engine
-from data_pipelines.speech.stitch import StitchOptions, stitch
+from data_pipelines.speech.stitch import PROMPTS, StitchOptions, stitch
 from data_pipelines.speech.timing import load_timing
 from data_pipelines.speech.tts.base import ConversationEngine, Engine, EngineGone
 from model.errors import UserError
@@ -75,6 +75,10 @@ def shared_engine(choice: EngineChoice) -> AnyEngine:
     return engine
 
 
+def _identity(engine: EngineChoice) -> dict[str, Any]:
+    return shared_engine(engine).identity()
+
+
 def _work(script: Script, engine: EngineChoice, seed: int, options: StitchOptions, out: Path) -> Outcome:
     return speak_one(script, shared_engine(engine), seed, options, out)
 
@@ -112,7 +116,7 @@ def speak_scripts(
     check_scripts(scripts)
     if isinstance(engine, str):
         engine = EngineChoice(name=choose_engine(engine))
-    identity = open_engine(engine).identity()
+    [identity] = executor.run(_identity, [engine])  # by a worker: only they may have the GPU
     claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": settings_of(options)}, "speak")
     before = {script.id: spoken_seconds(out / script.id) for script in scripts}
     todo = [script for script in scripts if before[script.id] is None]
@@ -145,6 +149,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
+    parser.add_argument(
+        "--voice-prompt", choices=PROMPTS, default="spoken", help="another utterance, or the clip that is imitated"
+    )
     parser.add_argument("--timing", default="default", help="file from `ppx-data timing`, or default")
     parser.add_argument("--augment", help="YAML file, or a preset: what happens to the user's voice (default: nothing)")
     parser.add_argument("--voices", type=Path, help="manifest of clips for chatterbox, from `ppx-data voices`")
@@ -164,11 +171,14 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--limit {args.limit}: must be 1 or more")
     options = StitchOptions(
         voice_seconds=args.voice_seconds,
+        voice_prompt=args.voice_prompt,
         timing=load_timing(args.timing),
         augmentation=load_augmentation(args.augment) if args.augment else None,
         limits=settings.limits_of(args),
     )
     name = choose_engine(args.engine)
+    if args.voice_prompt == "clip" and "--voices" not in USED[name]:
+        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out")
     if name == "dia" and options.augmentation and options.augmentation.needs_babble:
         raise UserError("dia has no voices for babble: take the kind babble out of --augment")
     engine = EngineChoice(

@@ -26,6 +26,7 @@ HEADROOM = 10 ** (-3 / 20)
 """Engines speak close to full scale; 3 dB down leaves room for the codec and for a louder user."""
 PEAK = 0.85
 BABBLE_VOICES = 8
+PROMPTS = ("spoken", "clip")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -35,6 +36,9 @@ class StitchOptions:
     timing: Timing = field(default_factory=Timing)
     voice_seconds: float = 4.0
     """About how long a voice prompt is; it ends with the word that ends closest to this."""
+    voice_prompt: str = "spoken"
+    """Another utterance of the agent's voice, or the whole clip that an engine imitates. Which of the two the
+    published models had is not known."""
     speed: tuple[float, float] = (0.92, 1.1)
     user_level_db: float = 6.0
     """The user's channel is up to this much louder or softer than the agent's."""
@@ -45,6 +49,8 @@ class StitchOptions:
         if not VOICE_SECONDS[0] <= self.voice_seconds <= VOICE_SECONDS[1]:
             low, high = VOICE_SECONDS
             raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}")
+        if self.voice_prompt not in PROMPTS:
+            raise UserError(f"voice prompt {self.voice_prompt!r}: choose one of {', '.join(PROMPTS)}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -62,7 +68,8 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
         raise UserError(f"{script.id}: the agent says nothing: give it at least one turn")
     key, timing = f"{seed}/{script.id}", options.timing
     turns = with_backchannels(script.turns, random.Random(f"{key}/backchannels"), timing)
-    said = perform(script, turns, engine, key, options.voice_seconds, options.speed)
+    seconds = options.voice_seconds if options.voice_prompt == "spoken" else None
+    said = perform(script, turns, engine, key, seconds, options.speed)
     pauses = random.Random(f"{key}/pauses")
     speeches = [
         speech if turn.kind == "backchannel" else with_pauses(speech, pauses, timing)

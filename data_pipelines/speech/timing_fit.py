@@ -8,8 +8,10 @@ half a second is an interruption, and its length is how long the interrupted wen
 
 import argparse
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ INTERRUPTION_SECONDS = 0.5
 LAPSE_SECONDS = 8.0
 """A longer silence is no gap or pause of a conversation (and no dialogue with one passes its gates)."""
 BACKCHANNEL_SECONDS, BACKCHANNEL_WORDS = 1.2, 3
+NEAR_SECONDS = 1.0
+"""A backchannel is this near to the other side's speech, and this far from more of its own side."""
 NEEDED = {"gap": 200, "pause": 100, "backchannel": 50, "interruption": 20}
 """Events below which a table of quantiles would say more about chance than about people."""
 NUM_QUANTILES = 101
@@ -53,8 +57,12 @@ class Observed:
     def add(self, dialogue: Dialogue) -> None:
         """Adds what happens in one dialogue."""
         found = {name: stretches(dialogue.side(name).words, name) for name in SIDES}
-        hums = {side: [s for s in found[side] if _is_backchannel(s, dialogue, found)] for side in SIDES}
-        rest = sorted(s for side in SIDES for s in found[side] if s not in hums[side])
+        left, right = found["left"], found["right"]
+        hums = {
+            "left": backchannels(dialogue.left.words, left, right),
+            "right": backchannels(dialogue.right.words, right, left),
+        }
+        rest = sorted(set(left + right) - set(hums["left"] + hums["right"]))
         if len({side for _, _, side in rest}) < 2:
             return
         self.dialogues += 1
@@ -87,23 +95,32 @@ class Observed:
         return turns
 
     def _answers(self, turn: Stretch, hums: Sequence[Stretch]) -> None:
-        for start, end, _ in hums:
-            if turn[0] <= start < turn[1]:
-                self.backchannel.append(end - start)
-                self.backchannel_at.append((start - turn[0]) / (turn[1] - turn[0]))
+        """Backchannels within one turn."""
+        first = bisect_left(hums, turn[0], key=lambda hum: hum[0])
+        for start, end, _ in takewhile(lambda hum: hum[0] < turn[1], islice(hums, first, None)):
+            self.backchannel.append(end - start)
+            self.backchannel_at.append((start - turn[0]) / (turn[1] - turn[0]))
 
 
-def _is_backchannel(stretch: Stretch, dialogue: Dialogue, found: dict[str, list[Stretch]]) -> bool:
-    """True for a few words such as "mm-hm" that start while the other side speaks, or in one of its pauses."""
-    start, end, side = stretch
-    other = "right" if side == "left" else "left"
-    words = [word for word in dialogue.side(side).words if start <= word.start < end]
-    if end - start > BACKCHANNEL_SECONDS or len(words) > BACKCHANNEL_WORDS or not all(map(_is_hum, words)):
-        return False
-    before = any(a < start <= b + 1.0 for a, b, _ in found[other])
-    after = any(a <= end + 1.0 and b > end for a, b, _ in found[other])
-    alone = not any(0 < a - end < 1.0 or 0 < start - b < 1.0 for a, b, _ in found[side])
-    return before and after and alone
+def backchannels(words: Sequence[Word], own: Sequence[Stretch], other: Sequence[Stretch]) -> list[Stretch]:
+    """Those of one side's stretches that are a few words such as "mm-hm", alone, beginning while the other side
+    speaks or within a second after, when that goes on."""
+    starts = [word.start for word in words]
+    other_starts, other_ends = [start for start, _, _ in other], [end for _, end, _ in other]
+    found = []
+    for n, (start, end, side) in enumerate(own):
+        said = words[bisect_left(starts, start) : bisect_left(starts, end)]
+        if end - start > BACKCHANNEL_SECONDS or len(said) > BACKCHANNEL_WORDS or not all(map(_is_hum, said)):
+            continue
+        before, after = bisect_left(other_starts, start) - 1, bisect_right(other_ends, end)
+        spoke = before >= 0 and start <= other_ends[before] + NEAR_SECONDS
+        goes_on = after < len(other) and other_starts[after] <= end + NEAR_SECONDS
+        alone = (n == 0 or start - own[n - 1][1] >= NEAR_SECONDS) and (
+            n + 1 == len(own) or own[n + 1][0] - end >= NEAR_SECONDS
+        )
+        if spoke and goes_on and alone:
+            found.append((start, end, side))
+    return found
 
 
 def _is_hum(word: Word) -> bool:

@@ -32,7 +32,6 @@ from data_pipelines.files import digest, save_once
 from data_pipelines.quality.gates import clipped_runs
 from data_pipelines.schema import ID_PATTERN
 from data_pipelines.speech.tts.base import Voice
-from data_pipelines.speech.tts.server import float_wav
 from data_pipelines.writer.split import bucket
 from model.errors import UserError
 
@@ -94,8 +93,8 @@ class Pool:
             for clip in self.clips
         )
 
-    def reference(self, key: str) -> bytes:
-        """The clip as a WAV for the engine. Raises UserError for an unknown key or a clip that has changed."""
+    def audio(self, key: str) -> tuple[Audio, int]:
+        """A clip [samples] and its rate. Raises UserError for an unknown key or a clip that has changed."""
         if key not in self._by_key:
             raise UserError(f"{key}: no such voice in {self.folder / MANIFEST}")
         clip = self._by_key[key]
@@ -103,7 +102,7 @@ class Pool:
         if not path.is_file() or _sha256(path) != clip.sha256:
             raise UserError(f"{path}: is missing or not the clip that was checked: run `ppx-data voices` again")
         samples_CS, rate = read_audio(path)
-        return float_wav(samples_CS[0], rate)
+        return samples_CS[0], rate
 
 
 def load_pool(place: Path) -> Pool:

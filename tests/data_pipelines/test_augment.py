@@ -148,7 +148,7 @@ def test_words_stay_on_their_sound_through_everything(tmp_path):
         assert set(record) >= {"settings", "sha256", "room", "noise", "codec", "level"}
         cross = np.correlate(np.pad(changed, 2000), clean, "valid")
         assert abs(int(cross.argmax()) - 2000) <= 12  # half a millisecond, of the early reflections
-        assert np.abs(changed).max() <= 0.98 and len(changed) == len(clean)
+        assert np.abs(changed).max() <= 0.8501 and len(changed) == len(clean)
 
 
 def test_the_result_depends_on_the_key_alone(tmp_path):
@@ -174,7 +174,7 @@ def test_shares_are_shares(tmp_path):
 def test_a_level_that_would_clip_is_turned_down(tmp_path):
     asked = settings(tmp_path, level={"share": 1.0, "db": [20, 20]})
     changed, record = augment(voice(), WORDS, asked, "0/a", none)
-    assert np.abs(changed).max() == pytest.approx(0.97, abs=1e-3) and record["turned_down_db"] < 0
+    assert np.abs(changed).max() == pytest.approx(0.85, abs=1e-3) and record["turned_down_db"] < 0
 
 
 # ---- settings

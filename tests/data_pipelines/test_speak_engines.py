@@ -18,7 +18,7 @@ pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
 from data_pipelines import verbs  # noqa: E402
-from data_pipelines.audio import read_audio, require_stereo_24k  # noqa: E402
+from data_pipelines.audio import loudness, read_audio, require_stereo_24k, to_mono_24k  # noqa: E402
 from data_pipelines.folder import load_dialogue  # noqa: E402
 from data_pipelines.schema import Script, Turn  # noqa: E402
 from data_pipelines.speech.stitch import BABBLE_VOICES  # noqa: E402
@@ -164,7 +164,7 @@ def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
         return one(spoken, *rest)
 
     monkeypatch.setattr(module, "speak_one", dies_after_the_first)
-    with pytest.raises(EngineGone, match="no answer in 5 tries .*: start it and run this again"):
+    with pytest.raises(EngineGone, match="no answer in 6 tries .*: start it and run this again"):
         speak(scripts, tmp_path / "out", *options, "--url", first.url)
     assert (tmp_path / "out" / "a" / "meta.json").is_file() and not (tmp_path / "out" / "b").exists()
     monkeypatch.undo()
@@ -174,6 +174,20 @@ def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
     finally:
         second.stop()
     assert report["done"] == 3 and contents(tmp_path / "out") == contents(cloned[0])
+
+
+def test_the_voice_prompt_may_be_the_clip_itself(cloned, scripts, chatterbox_server, manifest, tmp_path):
+    options = ("--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
+    store = str(cloned[0] / ".speech")
+    speak(scripts, tmp_path / "out", *options, "--voice-prompt", "clip", "--store", store)
+    for name in "abc":
+        dialogue = load_dialogue(tmp_path / "out" / name)
+        clip, rate = read_audio(manifest.parent / f"{dialogue.left.speaker.split('/')[1]}.wav")
+        prompt, _ = read_audio(tmp_path / "out" / name / "left.voice.flac")
+        clip_24k = to_mono_24k(clip, rate)
+        assert prompt.shape[1] == len(clip_24k) and loudness(prompt[0], 24000) == pytest.approx(-24, abs=0.1)
+        assert np.corrcoef(prompt[0], clip_24k)[0, 1] > 0.999
+        assert load_dialogue(cloned[0] / name).left.words == dialogue.left.words
 
 
 def test_one_bad_answer_rejects_one_script_with_its_reason(chatterbox_server, manifest, tmp_path, monkeypatch):
@@ -283,6 +297,7 @@ def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts, t
     (["--engine", "espeak", "--engine-option", "a=1"], "--engine-option has no effect"),
     (["--engine", "dia", "--engine-option", "loud"], "--engine-option 'loud': give KEY=NUMBER"),
     (["--engine", "chatterbox"], "imitates voices: give --voices"),
+    (["--engine", "espeak", "--voice-prompt", "clip"], "--engine espeak imitates no clip: leave --voice-prompt out"),
     (["--engine", "espeak", "--timing", "no.json"], "--timing no.json: no such file"),
     (["--engine", "espeak", "--augment", "studio"], "--augment studio: no such file"),
 ])  # fmt: skip

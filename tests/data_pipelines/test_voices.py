@@ -105,12 +105,12 @@ def test_the_verb_lists_good_clips_and_says_why_others_are_not(tmp_path, capsys)
     assert [clip.key for clip in pool.clips] == ["anna/one", "anna/two"]
     assert pool.clips == load_pool(tmp_path).clips  # the folder of a manifest
     assert yaml.safe_load(out.read_text())["rejected"]["bob/one.wav"] == "2.0 s: 3 to 10 are needed"
-    wav = pool.reference("anna/one")
-    assert wav[:4] == b"RIFF" and len(wav) == 44 + 4 * 4 * RATE
+    audio, rate = pool.audio("anna/one")
+    assert rate == RATE and audio.shape == (4 * RATE,)
     verbs.main(["voices", str(folder), "--out", str(out)])  # again: nothing changes
     write_clip(folder / "anna" / "one.wav", voice_like(5.0))
     with pytest.raises(UserError, match="not the clip that was checked: run `ppx-data voices` again"):
-        pool.reference("anna/one")
+        pool.audio("anna/one")
 
 
 def test_the_verb_refuses_what_it_cannot_use(tmp_path):

@@ -63,6 +63,14 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class CloningEngine(Engine, Protocol):
+    """An engine whose voices are clips that it imitates."""
+
+    def clip(self, voice: str) -> Audio:
+        """The clip of the voice of that key, at 24 kHz. Shape: [samples]."""
+
+
+@runtime_checkable
 class ConversationEngine(Protocol):
     """An engine that speaks a whole dialogue with voices of its own making."""
 

@@ -21,6 +21,8 @@ from model.errors import UserError
 KEY_VARIABLE = "PPX_TTS_KEY"
 """Environment variable with the server's key, if it asks for one."""
 MAX_WAIT_SECONDS = 60.0
+OWN_FAILURES = 2
+"""How often the engine may fail on one text (500) before the text is given up: another seed may do."""
 
 
 class HttpBackend:
@@ -29,7 +31,7 @@ class HttpBackend:
     A request is tried again, with growing waits, after 429, 5xx and broken connections, and after nothing else.
     """
 
-    def __init__(self, url: str, name: str, *, timeout: float = 300.0, tries: int = 5, wait: float = 1.0) -> None:
+    def __init__(self, url: str, name: str, *, timeout: float = 300.0, tries: int = 6, wait: float = 2.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
             raise UserError(f"--url: give http://HOST:PORT without a name or password; a key goes into {KEY_VARIABLE}")
@@ -61,8 +63,10 @@ class HttpBackend:
         if os.environ.get(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
         data = None if body is None else json.dumps(body).encode()
-        reason = ""
+        reason, is_ours = "", False
         for attempt in range(self._tries):
+            if is_ours and attempt >= OWN_FAILURES:
+                break
             if attempt:
                 time.sleep(min(self._wait * 2 ** (attempt - 1), MAX_WAIT_SECONDS))
             try:
@@ -79,7 +83,7 @@ class HttpBackend:
             except (OSError, HTTPException) as why:  # refused, reset, timed out, cut short
                 reason, is_ours = str(getattr(why, "reason", why)) or type(why).__name__, False
         if is_ours:
-            raise UserError(f"the engine failed {self._tries} times: {reason}")
+            raise UserError(f"the engine failed: {reason}")
         raise EngineGone(f"{self._url}{path}: no answer in {self._tries} tries ({reason}): start it and run this again")
 
 

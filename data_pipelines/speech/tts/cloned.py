@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from data_pipelines.audio import Audio, to_mono_24k
 from data_pipelines.speech.spoken import SpokenWord, expand
 from data_pipelines.speech.tts.backend import StoredBackend, with_other_seeds
 from data_pipelines.speech.tts.base import Speech, Voice, joined
 from data_pipelines.speech.tts.kokoro import split_phrases
+from data_pipelines.speech.tts.server import float_wav
 from data_pipelines.speech.tts.timed import spoken_line, timed_speech
 from data_pipelines.speech.voices import Pool
 from model.errors import UserError
@@ -31,13 +33,17 @@ class ClonedEngine:
     def voices(self) -> tuple[Voice, ...]:
         return self._pool.voices(self.name)
 
+    def clip(self, voice: str) -> Audio:
+        """See CloningEngine.clip."""
+        return to_mono_24k(*self._pool.audio(voice.partition("/")[2]))
+
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
         """Speaks a text of any length; see Engine.speak. `speed` has no effect."""
         del speed
         words = expand(text)
         if not words:
             raise UserError(f"{text!r} holds nothing to say: write at least one word")
-        reference = self._pool.reference(voice.partition("/")[2])
+        reference = float_wav(*self._pool.audio(voice.partition("/")[2]))
         sizes = [len(" ".join(word.spoken)) for word in words]
         parts = split_phrases(words, sizes, MAX_LETTERS)
         return joined([self._part(words[part], reference, seed) for part in parts], BETWEEN_PARTS)
