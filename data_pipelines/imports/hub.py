@@ -35,24 +35,28 @@ class Source:
     def open(self) -> Any:
         """The rows as a `datasets.IterableDataset`. Raises UserError with what is wrong with the name or the files."""
         datasets = require("datasets", extra="datasets")
-        where = f"{self.path}, split {self.split}"
         try:
             with hub_errors(self.path, self.revision):
-                if _is_saved(Path(self.path)):
-                    saved = datasets.load_from_disk(self.path)
-                    chosen = saved[self.split] if isinstance(saved, dict) else saved
-                    stream = chosen.to_iterable_dataset(num_shards=min(16, max(1, len(chosen))))
-                else:
-                    options = {"name": self.config, "split": self.split, "revision": self.revision, "streaming": True}
-                    stream = datasets.load_dataset(self.path, **options)
-                return self._undecoded(datasets, stream)
+                return self._undecoded(datasets, self._load(datasets))
         except UserError:
             raise
         except Exception as why:  # the library wraps what its readers raise in errors of its own
-            reason = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-            raise UserError(
-                f"{where}: cannot be loaded ({reason}): check the path, --hf-config and --hf-split"
-            ) from why
+            raise self._not_loaded(why, "--hf-config and --hf-split") from why
+
+    def _load(self, datasets: Any) -> Any:
+        try:
+            if _is_saved(Path(self.path)):
+                saved = datasets.load_from_disk(self.path)
+                chosen = saved[self.split] if isinstance(saved, dict) else saved
+                return chosen.to_iterable_dataset(num_shards=min(16, max(1, len(chosen))))
+            options = {"name": self.config, "split": self.split, "revision": self.revision, "streaming": True}
+            return datasets.load_dataset(self.path, **options)
+        except FileNotFoundError as why:  # no such folder or repository, or a gated one
+            raise self._not_loaded(why, "and log in with `hf auth login` if it is gated or private") from why
+
+    def _not_loaded(self, why: Exception, fix: str) -> UserError:
+        reason = str(why).strip().splitlines()[0].rstrip(".") if str(why).strip() else type(why).__name__
+        return UserError(f"{self.path}, split {self.split}: cannot be loaded ({reason}): check the path, {fix}")
 
     def _undecoded(self, datasets: Any, stream: Any) -> Any:
         """The rows with every audio column as stored bytes."""

@@ -6,6 +6,7 @@ dialogue is written after its audio. OUT/report.json counts recordings and lists
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -143,7 +144,7 @@ def find_batches(args: argparse.Namespace, labels: tuple[str, str] | None) -> Se
 def check_outside(out: Path, inputs: Sequence[Path]) -> None:
     """Raises UserError if `out` lies in a folder that is searched: what is written there would be read next time."""
     for path in inputs:
-        if path.is_dir() and out.absolute().is_relative_to(path.absolute()):
+        if path.is_dir() and Path(os.path.abspath(out)).is_relative_to(os.path.abspath(path)):
             raise UserError(
                 f"--out {out} lies in {path}, where recordings are looked for: choose a folder outside of it"
             )

@@ -288,6 +288,7 @@ def test_an_import_without_a_licence_is_refused(tmp_path, capsys):
         ("subtitles", lambda p: None, "no such folder of recordings"),
         ("webdataset", lambda p: p.mkdir(), "no such tar, nor a folder that holds one"),
         ("hf", lambda p: p.mkdir(), "--audio-field: name the column"),
+        ("hf", lambda p: None, "--audio-field: name the column"),
     ],
 )
 def test_a_path_without_recordings_is_refused(tmp_path, kind, make, message):
@@ -648,6 +649,14 @@ def test_columns_that_are_not_there_and_splits_that_are_not_there_are_told(tmp_p
     ):
         with pytest.raises(UserError, match=message):
             verbs.main([*base, *options])
+
+
+def test_a_data_set_that_is_not_there_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    base = ["import", "hf", str(tmp_path / "none"), "--out", "out", *COMMON, "--audio-field", "audio"]
+    with pytest.raises(UserError, match=r"none, split train: cannot be loaded \(.*\): check the path, and log in"):
+        verbs.main(base)
 
 
 def test_rows_with_broken_audio_or_the_same_name_are_listed(tmp_path, parquet):
