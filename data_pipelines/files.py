@@ -43,6 +43,9 @@ def appearing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as why:
+        why.filename = why.filename or str(path)  # a disk that fills up while writing names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,11 +1,19 @@
 """kill -9 or a full disk at any moment of any stage, then the same command again: the files of an undisturbed run."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from data_pipelines import verbs
 from data_pipelines.fisher import heard, importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
-from tests.data_pipelines.kill import kill_everywhere
+from tests.data_pipelines.kill import kill_everywhere, tree
+from tests.data_pipelines.test_executor import wait_for
 from tests.data_pipelines.test_fisher import FakeAligner, talk, write_call, write_tables
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.ppx_train.fixtures import make_codec
@@ -74,3 +82,21 @@ def test_tokenizer(before, tmp_path):
     (before / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
     argv = ["tokenizer", "--scripts", "scripts.jsonl", "--vocab", "400", "--out", "text.model"]
     assert kill_everywhere(tmp_path, argv, most=4) > 1
+
+
+def test_speak_on_two_workers_whose_command_is_killed(tmp_path):
+    """The command alone is killed: its workers must not go on beside the next run."""
+    pytest.importorskip("espeakng_loader")
+    scripts = write_scripts("service", num=8, seed=1)
+    (tmp_path / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
+    (tmp_path / "run.py").write_text("from ppx_train.cli import data\nif __name__ == '__main__':\n    data()\n")
+    argv = ["speak", "--scripts", str(tmp_path / "scripts.jsonl"), "--engine", "espeak", "--out"]
+    command = [sys.executable, str(tmp_path / "run.py"), *argv, str(tmp_path / "out"), "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("out/*/meta.json")))
+    run.kill()
+    assert run.wait() == -signal.SIGKILL and len(list(tmp_path.glob("out/*/meta.json"))) < 8
+    subprocess.run(command, env=environment, check=True)
+    verbs.main([*argv, str(tmp_path / "whole")])
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
