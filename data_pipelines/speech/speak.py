@@ -122,7 +122,8 @@ def speak_scripts(
     todo = [script for script in scripts if before[script.id] is None]
     started = time.perf_counter()
     work = partial(_work, engine=engine, seed=seed, options=options, out=out)
-    done = list(tqdm(executor.run(work, todo), total=len(todo), unit="dialogue", desc="speak"))
+    results = executor.run(work, todo, lost=lambda script, reason: Outcome(id=script.id, reason=reason))
+    done = list(tqdm(results, total=len(todo), unit="dialogue", desc="speak"))
     elapsed = time.perf_counter() - started
     rejected = sorted((o for o in done if o.reason), key=lambda o: o.id)
     lengths = [seconds for seconds in before.values() if seconds] + [o.seconds for o in done if not o.reason]

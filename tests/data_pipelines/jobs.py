@@ -52,6 +52,13 @@ def wait_long(path):
     return path
 
 
+def wait_for_ever(path):
+    """Says that it began; writes its file only if nobody ends it."""
+    Path(path).with_suffix(".begun").write_text(str(os.getpid()))
+    time.sleep(60)
+    Path(path).write_text("done")
+
+
 def note_times(path):
     """Writes from when to when it ran."""
     begin = time.time()

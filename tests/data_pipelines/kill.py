@@ -31,15 +31,14 @@ def tree(folder):
     }
 
 
-def differences(left, right, ignore=()):
-    names = (left.keys() | right.keys()) - set(ignore)
-    return sorted(name for name in names if left.get(name) != right.get(name))
+def differences(left, right):
+    return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def kill_everywhere(tmp_path, argv, *, most=6, setup="", ignore=()):
+def kill_everywhere(tmp_path, argv, *, most=6, setup=""):
     """Runs the verb `argv` (paths relative to TMP_PATH/before) and stops it at up to `most` of its changes, spread over
     all of them, the first and the last included, by SIGKILL, and at half as many by "no space left on the disk".
-    `setup` ("module:name") is called before; files of `ignore` may differ.
+    `setup` ("module:name") is called before.
 
     Returns the number of changes. Fails if a re-run gives other files, if one more run changes any, or if a full disk
     leaves half a file.
@@ -50,7 +49,6 @@ def kill_everywhere(tmp_path, argv, *, most=6, setup="", ignore=()):
         "scratch": str(tmp_path / "scratch"),
         "most": most,
         "setup": setup,
-        "ignore": list(ignore),
     }
     command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -106,7 +104,7 @@ def _main(spec):
     whole = tree(scratch / "whole")
     assert attempt("whole")[0] == 0, "a second run of a complete stage failed: " + (scratch / "whole.log").read_text()
     faults = {}
-    if changed := differences(tree(scratch / "whole"), whole, spec["ignore"]):
+    if changed := differences(tree(scratch / "whole"), whole):
         faults["again"] = changed
     growing = attempt("grown", count_to=10**9, how="full")[1]
     for how, status, total, most in (
@@ -121,7 +119,7 @@ def _main(spec):
             if how == "full" and (halves := [path.name for path in (scratch / name).rglob("*.part")]):
                 faults[f"{name}, before"] = halves
             code, _ = attempt(name)
-            if (changed := differences(tree(scratch / name), whole, spec["ignore"])) or code:
+            if (changed := differences(tree(scratch / name), whole)) or code:
                 log = (scratch / f"{name}.log").read_text()[-2000:]
                 faults[name] = [f"exit {code}", *changed, log]
     print(json.dumps({"changes": changes, "faults": faults}))

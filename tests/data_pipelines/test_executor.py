@@ -16,7 +16,7 @@ from tests.data_pipelines import jobs
 TWO = Executor(workers=2)
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -81,16 +81,16 @@ from data_pipelines.executor import Executor
 from tests.data_pipelines import jobs
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    list(Executor(workers=2).run(jobs.wait_long, [folder / f"{n}.txt" for n in range(6)]))
+    list(Executor(workers=2).run(getattr(jobs, sys.argv[2]), [folder / f"{n}.txt" for n in range(6)]))
 """
 
 
-def start(tmp_path):
+def start(tmp_path, job):
     """A run of six slow jobs in a process group of its own, with two jobs begun."""
     script = tmp_path / "run.py"
     script.write_text(RUN)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.Popen([sys.executable, script, tmp_path], env=environment, start_new_session=True, stderr=-1)
+    run = subprocess.Popen([sys.executable, script, tmp_path, job], env=environment, start_new_session=True, stderr=-1)
     wait_for(lambda: len(list(tmp_path.glob("*.begun"))) == 2)
     return run
 
@@ -104,7 +104,7 @@ def is_alive(process):
 
 
 def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path):
-    run = start(tmp_path)
+    run = start(tmp_path, "wait_long")
     os.killpg(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=30)
     assert run.returncode != 0 and b"stopping after what is in progress" in errors
@@ -113,11 +113,11 @@ def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path):
 
 
 def test_workers_of_a_killed_run_end_with_it(tmp_path):
-    run = start(tmp_path)
+    run = start(tmp_path, "wait_for_ever")
     workers = [int(path.read_text()) for path in tmp_path.glob("*.begun")]
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    wait_for(lambda: not any(is_alive(worker) for worker in workers), seconds=1.5)
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))
     assert not list(tmp_path.glob("*.txt"))
 
 
