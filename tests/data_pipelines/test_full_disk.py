@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines import verbs
 from tests.data_pipelines.kill import tree
 from tests.data_pipelines.tiny_dialogues import write_dialogue
 from tests.ppx_train.fixtures import make_codec
@@ -18,7 +19,7 @@ SCRIPT = """
 set -e
 mount -t tmpfs -o size=24k none disk
 set +e
-"$@" 2> errors.txt; echo $? > code.txt
+"$@" --workers 2 2> errors.txt; echo $? > code.txt
 set -e
 find disk -name '*.part' > halves.txt
 mount -o remount,size=64m disk
@@ -34,7 +35,7 @@ def may_mount():
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or not may_mount(), reason="needs a kernel that lets us mount")
-def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(tmp_path):
+def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(tmp_path, monkeypatch):
     for n in range(8):
         write_dialogue(tmp_path / "dialogues", f"call-{n}", seconds=2, split="heldout" if n < 2 else "train")
     make_codec(tmp_path / "codec.safetensors")
@@ -42,7 +43,7 @@ def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(tmp_pa
     (tmp_path / "run.py").write_text(RUN)
     verb = ["shard", "--dialogues", "dialogues", "--codec", "codec.safetensors", "--out"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "run.py", *verb, "disk/out", "--workers", "2"]
+    command = [sys.executable, "run.py", *verb, "disk/out"]
     mounted = ["unshare", "-rm", "bash", "-c", SCRIPT, "bash", *command]
     done = subprocess.run(mounted, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,5 +51,6 @@ def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(tmp_pa
     message = r"error: no space left on the disk while writing disk/out/\.work/\S+: free some and run it again"
     assert re.fullmatch(message, errors[-1]) and "Traceback" not in " ".join(errors)
     assert (tmp_path / "code.txt").read_text() == "1\n" and not (tmp_path / "halves.txt").read_text()
-    subprocess.run([sys.executable, "run.py", *verb, "whole"], cwd=tmp_path, env=environment, check=True)
+    monkeypatch.chdir(tmp_path)
+    verbs.main([*verb, "whole"])
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
