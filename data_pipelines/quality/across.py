@@ -100,8 +100,8 @@ def _duplicates(
         likeness = {other: _jaccard(mine, runs[other]) for key in keys for other in kept.get(key, ())}
         nearest = min(likeness, key=lambda other: (-likeness[other], other), default="")
         finding.judge(limits, "shared_text", likeness.get(nearest, 0.0), nearest)
-        if (same := audio.setdefault(record.audio_sha256, record.id)) != record.id:
-            finding.judge(limits, "same_audio", 1.0, same)
+        same = audio.setdefault(record.audio_sha256, record.id)
+        finding.judge(limits, "same_audio", float(same != record.id), same)
         if not finding.reasons:
             for key in keys:
                 kept[key].append(record.id)

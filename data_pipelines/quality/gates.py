@@ -65,8 +65,10 @@ class Limits:
     """Pieces of text beyond the last frame."""
     frames: float | None = 2048.0
     """Dialogue, voice prompt, pauses and role prompt together."""
+    reads_prompt: float | None = 0.0
+    """1 if the agent says "You work for COMPANY" or "Information:"."""
     agent_prompt_run: float | None = 5.0
-    """Words in a row that the agent says and that are its instructions ("You work for ...")."""
+    """Words in a row that the agent says and that are in its instructions; its name and company do not count."""
     user_prompt_run: float | None = 11.0
     """Words in a row that the user says and that are anywhere in the agent's prompt."""
     says_role: float | None = 1.0
@@ -128,6 +130,7 @@ GATES: dict[str, Gate] = {
     "lag_frames": Gate("text lag", "text comes {value:.0f} frames late > {limit:g}"),
     "lost_pieces": Gate("text overflow", "{value:.0f} pieces of text beyond the last frame"),
     "frames": Gate("duration", "{value:.0f} frames with prompts > {limit:g}"),
+    "reads_prompt": Gate("role context leak", "the agent reads out how its prompt begins"),
     "agent_prompt_run": Gate("role context leak", "the agent says {value:.0f} words in a row of its instructions"),
     "user_prompt_run": Gate("role context leak", "the user says {value:.0f} words in a row of the role prompt"),
     "says_role": Gate("role not said", "the agent says neither its name nor its company", True),

@@ -22,7 +22,7 @@ from data_pipelines.schema import SIDES, Dialogue, Word
 from model.errors import UserError
 from model.text import TextTokenizer
 
-VERSION = "1"
+VERSION = "2"
 """To be raised when the same dialogue would be measured differently."""
 
 

@@ -1,7 +1,7 @@
 """Does the agent keep to the role in its prompt, and does nobody read the prompt out?"""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from data_pipelines.listening.asr import group_turns, normal_words
 from data_pipelines.schema import Dialogue, Word
@@ -27,15 +27,20 @@ def role_values(dialogue: Dialogue) -> dict[str, float]:
 def _role_values(dialogue: Dialogue, side: str) -> dict[str, float]:
     agent, user = dialogue.side(side), dialogue.side("right" if side == "left" else "left")
     prompt, said = agent.role_prompt, text_of(agent.words)
+    match = ROLE.match(prompt)
+    names = normal_words(f"{match['company']} {match['name']}") if match else []
     values: dict[str, float] = {
-        "agent_prompt_run": longest_run(agent.words, instructions(prompt)),
+        "agent_prompt_run": longest_run(agent.words, instructions(prompt), ignored=names),
         "user_prompt_run": longest_run(user.words, [prompt]),
     }
-    if match := ROLE.match(prompt):
+    if match:
+        opening = normal_words(f"You work for {match['company']}")
+        is_read = _common_run(normal_words(said), opening) == len(opening)
+        values["reads_prompt"] = float(is_read or any(word.text == FACTS for word in agent.words))
         values["says_role"] = float(any(_says(said, match[part]) for part in ("company", "name")))
     if FACTS in prompt:
-        numbers, names = unsupported(phrases(agent.words), f"{prompt} {text_of(user.words)}")
-        values |= {"unsupported_numbers": len(numbers), "unsupported_names": len(names)}
+        numbers, proper = unsupported(phrases(agent.words), f"{prompt} {text_of(user.words)}")
+        values |= {"unsupported_numbers": len(numbers), "unsupported_names": len(proper)}
     return values
 
 
@@ -55,18 +60,19 @@ def instructions(prompt: str) -> list[str]:
     return [sentence for sentence in sentences if re.match(r"You\b|Have a", sentence)]
 
 
-def longest_run(words: Sequence[Word], texts: Iterable[str]) -> int:
-    """Most words in a row, as they are said, of one turn that are in a row in one of the texts."""
+def longest_run(words: Sequence[Word], texts: Iterable[str], ignored: Collection[str] = ()) -> int:
+    """Most words in a row, as they are said, of one turn that are in a row in one of the texts; some do not count."""
     references = [normal_words(text) for text in texts]
     turns = [normal_words(text_of(turn)) for turn in group_turns(words)]
-    return max((_common_run(turn, reference) for turn in turns for reference in references), default=0)
+    return max((_common_run(turn, reference, ignored) for turn in turns for reference in references), default=0)
 
 
-def _common_run(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common substring."""
+def _common_run(a: Sequence[str], b: Sequence[str], ignored: Collection[str] = ()) -> int:
+    """Length of the longest common substring, without the words that do not count."""
     best, row = 0, [0] * (len(b) + 1)
     for word in a:
-        row = [0, *(row[m] + 1 if word == other else 0 for m, other in enumerate(b))]
+        counts = word not in ignored
+        row = [0, *(row[m] + counts if word == other else 0 for m, other in enumerate(b))]
         best = max(best, *row)
     return best
 

@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gates", default="default", metavar="NAME|FILE", help=f"limits of the gates: {shipped} or a YAML file"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one limit, e.g. swap_ratio=3; null: no limit"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="single limits, e.g. swap_ratio=3; null: no limit",
     )
 
 

@@ -178,6 +178,9 @@ def test_a_second_voice_in_the_agents_turns_and_one_voice_on_both_sides_are_foun
     ("Ayelen speaking. Pickup is on April twelfth.", "Omar here.", set()),
     ("You work for CitySan Services which is a waste management and your name is Ayelen Lucero.", "Hi.",
      {"role context leak"}),
+    ("You work for CitySan Services, and I am Ayelen.", "Hi.", {"role context leak"}),
+    ("This is Ayelen. Information: the bin is $8.", "Hi.", {"role context leak"}),
+    ("I work for CitySan Services, my name is Ayelen, and your name is?", "You work for CitySan Services?", set()),
     ("This is Ayelen.", "Verify customer name Omar Torres. Upcoming pickup: April 12th. Compost bin available for "
      "$8/month.", {"role context leak"}),
     ("Ayelen here, the pickup is on the 14th.", "Hello.", {"invented"}),
