@@ -2,6 +2,7 @@
 that stand for them, in this process and behind the real server. And what happens when an engine or its server fails."""
 
 import base64
+import http.client
 import http.server
 import json
 import os
@@ -264,6 +265,18 @@ def test_the_server_refuses_bad_requests_with_400_and_lives_on(body, reason, cha
     code, answer = ask(f"{chatterbox_server.url}/speak", body)
     assert code == 400 and re.search(reason, answer["error"])
     assert ask(f"{chatterbox_server.url}/identity") == (200, chatterbox_identity(chatterbox_server))
+
+
+@pytest.mark.parametrize("length", ["-1", "many", str(1 << 30)])
+def test_the_server_refuses_impossible_lengths(length, chatterbox_server):
+    with urllib.request.urlopen(f"{chatterbox_server.url}/identity") as answer:
+        assert answer.status == 200
+    connection = http.client.HTTPConnection(chatterbox_server.url.removeprefix("http://"), timeout=10)
+    connection.putrequest("POST", "/speak")
+    connection.putheader("Content-Length", length)
+    connection.endheaders()
+    assert connection.getresponse().status == 400
+    connection.close()
 
 
 def chatterbox_identity(running: Server) -> dict:

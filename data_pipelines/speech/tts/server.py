@@ -183,11 +183,11 @@ def make_handler(engine: Any, key: str) -> type[BaseHTTPRequestHandler]:
                 self._answer(200 if found else 404, about if found else _error(f"no such path {self.path}"))
 
         def do_POST(self) -> None:
-            size = int(self.headers.get("Content-Length") or 0)
-            if size > MAX_REQUEST_BYTES:
+            size = self.headers.get("Content-Length", "")
+            if not size.isdigit() or int(size) > MAX_REQUEST_BYTES:
                 self.close_connection = True
-                return self._answer(400, _error(f"a request has at most {MAX_REQUEST_BYTES} bytes"))
-            body = self.rfile.read(size)
+                return self._answer(400, _error(f"a request says its length, at most {MAX_REQUEST_BYTES} bytes"))
+            body = self.rfile.read(int(size))
             if not self._is_known():
                 return None
             if self.path != "/speak":
