@@ -21,6 +21,10 @@ KINDS = {"follow_up": 3, "topic_change": 3, "clarification": 2, "check_back": 1,
 same in simpler words, the user's own words for it, disbelief, and what was not heard."""
 OPENED = ("follow_up", "topic_change")
 """Of these the question may be opened by a word on the answer before, and the answer by a word on the question."""
+# Answers that open like this sound wrong after "Happy to explain."
+ANSWERS_AT_ONCE = re.compile(
+    r"(Yes|No|Not|Sure|Of course|Put|Absolutely|Exactly|Hardly|Maybe|Partly|Better not|Very much)\b"
+)
 SHORTEST, LONGEST = 28.0, 62.0  # target seconds by the estimate, which is on the slow side
 
 
@@ -119,7 +123,7 @@ class _Writer:
             leads_in
             and self.rng.random() < LEADS_IN
             and not self.brief
-            and not re.match(r"(Yes|No|Sure|Of course|Put)\b", text)
+            and not ANSWERS_AT_ONCE.match(text)
         ):
             text = f"{self.phrase('lead')} {text}"
         for n, sentence in enumerate(sentences[1:], 2):

@@ -62,7 +62,8 @@ def people() -> frozenset[str]:
     return frozenset(name for row in table("names").values() for name in row.split())
 
 
-def claims(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 12)
+def claims(text: str) -> tuple[str, ...]:
     """The numbers and proper nouns of a text: digits, number words, and capitalised words that are names.
 
     At the start of a sentence a word counts as a name only if it is one of the writer's names.
@@ -74,4 +75,4 @@ def claims(text: str) -> list[str]:
             word = re.sub(r"'\w+$", "", token)
             if word.lower() in NUMBER_WORDS or (word[0].isupper() and word not in NO_NAMES and (n or word in names)):
                 found.append(word)
-    return found
+    return tuple(found)

@@ -18,6 +18,7 @@ _RNG = np.random.Generator(np.random.PCG64(1997))
 _FACTORS = _RNG.integers(1, 2**63, (HASHES, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 _OFFSETS = _RNG.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)
 _POWERS = np.array([pow(1_000_003, k, 2**64) for k in range(WORDS)], dtype=np.uint64)
+_DIGIT = re.compile(r"[0-9]")
 _TOKEN = re.compile(r"[.?!]|[A-Za-z0-9$'-]+")
 
 
@@ -59,7 +60,7 @@ def masked(text: str) -> list[str]:
         if token in ".?!":
             inside = False
             continue
-        if any(c.isdigit() for c in token):
+        if not token.isalpha() and _DIGIT.search(token):
             words.append("0")
         elif inside and token[0].isupper() and token.split("'")[0] != "I":
             words.append("N")

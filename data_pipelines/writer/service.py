@@ -56,11 +56,19 @@ def request_of(scenario: str) -> str:
     return f"{domain}/{kind}"
 
 
+@lru_cache(maxsize=1)
+def by_request() -> dict[str, list[str]]:
+    """The scenario ids of each request."""
+    grouped: dict[str, list[str]] = {}
+    for scenario in scenarios():
+        grouped.setdefault(request_of(scenario), []).append(scenario)
+    return grouped
+
+
 def write_service(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
     """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
-    requests = members(tuple(dict.fromkeys(map(request_of, scenarios()))), heldout, split)
-    request = rng.choice(requests)
-    scenario = rng.choice([scenario for scenario in scenarios() if request_of(scenario) == request])
+    request = rng.choice(members(tuple(by_request()), heldout, split))
+    scenario = rng.choice(by_request()[request])
     writer = _Writer(scenario, rng, limit)
     writer.cast(lambda draw: drawn_in_split(draw, "company", heldout, split))
     turns = with_backchannels(with_fillers(writer.transcript().turns, rng), rng)

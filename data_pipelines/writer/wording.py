@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from random import Random
 
 from data_pipelines.schema import Turn
@@ -15,19 +16,24 @@ SENTENCE = re.compile(r"(?<=[.?!])\s+")
 # Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
 LOWERED = frozenset(
     """
-    A About Add Adjectives Adults Air All An And Any Apples Are Aren't As At Because Bees Before Better Between
-    Birds Books Breakfast Burning But By Caffeine Can Catching Cats Check-in Child Close Compound Could Count Cut
-    Cutting Damage Delivery Did Do Does Dogs Don't Drink Drinks Drivers During Each Eight Electricity Equipment
-    Every Everything Express Find Five For Four From Frozen Full Gas Gases Gift Give Gravity Guests Half Hardly
-    Has Have He Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In Insurance Introductory Iron Is Isn't It It'll
-    It's Just Keep Know Late Learn Let Let's Light Lightning Listen Lockers Look Lower Major Make Many Mix More
-    Most My New No Nobody Normal Not Of Okay On One Only Organized Our Over Paint Parking Part Parts Pay Pick
-    Pickup Pieces Pile Planets Plants Please Pockets Practice Prepare Purring Put Rain Raindrops Read Rehearse
-    Replacement Right Salt Seniors Setup Should Since Sit Sitting Six Sleep Sniffing So Soap Some Special Spread
-    Square Standard Stars Start Stick Sunlight Sure Tell Test That That'll That's The Then There There'll There's
-    These They They're This Thunder Tides To Together Twenty Under Unfortunately Use Valves Visits Walk Was Watch
-    Water We We'd We'll We're We've Well Were What What's When When's Where Where's Which While Who Who's Why Will
-    With Without Would Write Yeah Yeast Yes You You'd You'll You're Your
+    A About Act Add Adjectives Adults Air All Am An And Animals Ants Any Apples Are Aren't As At Bacteria Be
+    Because Bees Before Better Between Birds Blot Books Breakfast Buried Burning But By Cacao Caffeine Can
+    Catching Cats Check-in Child Chili Chocolate Close Clouds Coins Compound Computers Control Cook Cool Could
+    Count Cut Cutting Damage Delivery Describe Did Do Does Doesn't Dogs Don't Drink Drinks Drivers During Each
+    Eight Electricity Elevators Equipment Every Everyone Everything Express Fake Far Fat Find Fingerprints
+    Fireflies Fish Five Fold Food For Four Friendship From Frozen Full Gas Gases Gift Give Go Good Goosebumps
+    Gravity Guests Hair Half Hardly Has Have He Heating Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In
+    Inflation Inside Insurance Introductory Iron Is Isn't It It'll It's Jet Just Keep Know Late Learn Let Let's
+    Light Lightning Listen Lockers Look Lots Lower Major Make Many Memories Minus Mix Moist Mold More Most Move My
+    New No Nobody Normal Not Of Okay On One Only Organized Our Over Paint Parking Part Particles Parts Pay
+    Penguins Pi Pick Pickup Pieces Pile Planets Plants Please Plunge Pockets Practice Prepare Prices Purring Put
+    Rain Raindrops Read Rehearse Repeat Replacement Reward Right Rinse Salt Save Say See Seniors Set Setup Should
+    Sign Since Sit Sitting Six Sleep Sniffing Snow So Soap Some Sore Sound Special Spiders Spread Square Standard
+    Stars Start Stay Stick Stress Sunlight Sure Take Talk Taxes Tell Test That That'll That's The Then There
+    There'll There's These They They're This Three Thunder Tides Tie Time To Together Tomatoes Try Twenty Under
+    Unfortunately Use Valves Visits Wait Walk Was Watch Water We We'd We'll We're We've Well Were Whales What
+    What's When When's Where Where's Which While Who Who's Why Will Wind With Without Would Wouldn't Write Yeah
+    Yeast Yes You You'd You'll You're Your Zero
     """.split()
 )
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
@@ -65,10 +71,13 @@ def joined(lead: str, text: str) -> str:
 
 def mentions(text: str, value: str) -> bool:
     """True if `value` stands in the text as a whole: "5" is not in "$15" nor in "5:30"."""
+    if value.lower() not in text.lower():  # most often, and seen without compiling the pattern
+        return False
     pattern = rf"(?<![\w$:.]){re.escape(value)}(?!\w|[.:,]\d)"
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
+@lru_cache(maxsize=1 << 12)
 def spoken_length(text: str) -> float:
     """Roughly how many words it takes to say `text`: digits count as words, "$" as one."""
     return sum(max(1.0, sum(c.isdigit() for c in token) + ("$" in token)) for token in text.split())
