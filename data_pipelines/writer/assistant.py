@@ -119,12 +119,7 @@ class _Writer:
     ) -> str:
         """As many sentences as fit into the time left, keeping `leave` of the target for what follows."""
         text = sentences[0]
-        if (
-            leads_in
-            and self.rng.random() < LEADS_IN
-            and not self.brief
-            and not ANSWERS_AT_ONCE.match(text)
-        ):
+        if leads_in and self.rng.random() < LEADS_IN and not self.brief and not ANSWERS_AT_ONCE.match(text):
             text = f"{self.phrase('lead')} {text}"
         for n, sentence in enumerate(sentences[1:], 2):
             seconds = spent + len(f"{text} {sentence}".split()) / 2.6

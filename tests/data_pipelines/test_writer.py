@@ -17,7 +17,7 @@ from data_pipelines.writer.slots import clock, money, ordinal
 from data_pipelines.writer.split import members
 from data_pipelines.writer.stats import script_stats
 from data_pipelines.writer.tables import service_domains, table
-from data_pipelines.writer.wording import estimated_seconds, fill, joined, mentions
+from data_pipelines.writer.wording import LOWERED, estimated_seconds, fill, joined, mentions
 from model.errors import UserError
 
 # Golden: the first 200 scripts of seed 0, made by this code; change them only together with the tables or templates
@@ -230,6 +230,33 @@ def test_a_made_up_number_is_reported() -> None:
     broken = Script(**{**script.__dict__, "turns": (turns[0], Turn(speaker="user", text="How much?"), lie)})
     assert not problems(script)
     assert any("987" in problem for problem in problems(broken))
+
+
+def test_what_follows_a_lead_in_begins_in_lower_case_unless_it_is_a_name() -> None:
+    proper = set("Apollo Caesar DNA English Gutenberg's I I'd India Neil Rome".split())
+    for topic in topics().values():
+        lines = [*topic["ask"], topic["answer"][0], topic["simple"], *(more["ask"] for more in topic["more"])]
+        for line in lines:
+            after = joined("In short,", line).split()[2]
+            assert after[0].islower() or after.rstrip(",.?") in proper, line
+    assert not LOWERED & set(table("names")["first"].split()) | LOWERED & set(table("names")["last"].split())
+
+
+def test_the_share_of_leaks_is_that_of_a_plain_count() -> None:
+    scripts = write_scripts("service", num=250, seed=8, heldout=0.3)
+
+    def runs(script: Script) -> set[tuple[str, ...]]:
+        found = set()
+        for turn in script.turns:
+            words = re.findall(r"[a-z0-9$]+(?:['.:,-][a-z0-9]+)*", turn.text.lower())
+            found |= {tuple(words[n : n + 13]) for n in range(len(words) - 12)}
+        return found
+
+    train = set().union(*(runs(script) for script in scripts if script.split == "train"))
+    shares = [bool(runs(script) & train) for script in scripts if script.split == "heldout"]
+    assert 0 < sum(shares) < len(shares)
+    share = script_stats(scripts)["heldout_sharing_13_words_with_train"]
+    assert share == pytest.approx(sum(shares) / len(shares), abs=1e-4)
 
 
 def test_small_wording_rules() -> None:
