@@ -23,7 +23,7 @@ from model.errors import UserError
 # Golden: the first 200 scripts of seed 0, made by this code; change them only together with the tables or templates
 GOLDEN = {
     "service": "c3ce58a58aa321d00873c46768dc5920cd9a3e74687a11838449037cb8e0602b",
-    "assistant": "c67785139a8f579bc44b93ec3c9e577ab18e4fa73fb84037d63babf0da680e1e",
+    "assistant": "69e9386ef8a591550398d28ebd8ffbb27969ca6aed94dfe5aca54126e2403552",
 }
 TEACHER = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
 MONTHS = "January February March April May June July August September October November December".split()
