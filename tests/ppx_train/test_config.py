@@ -22,9 +22,11 @@ def test_the_asked_for_recipes_and_groups_exist() -> None:
     assert set(recipe_names()) >= {
         "mix_real_synth", "service_only", "fisher_only", "lora_voice", "overfit_one", "quickstart",
     }  # fmt: skip
-    assert {path.name for path in CONFIGS.iterdir()} == set(GROUPS)
-    for path in CONFIGS.glob("*/*.yaml"):
-        read_group(path.parent.name, path.stem)
+    of_the_data = {"augment", "gates", "pipelines", "rates"}  # read by ppx-data, not by ppx-train
+    assert {path.name for path in CONFIGS.iterdir()} == {*GROUPS, *of_the_data}
+    for group in GROUPS:
+        for path in (CONFIGS / group).glob("*.yaml"):
+            read_group(group, path.stem)
 
 
 def test_the_published_recipe_has_the_published_numbers() -> None:
