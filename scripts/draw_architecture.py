@@ -55,7 +55,7 @@ def draw_flow() -> Figure:
         axes.text(at + 3, 80.2, name, fontsize=9, color=INK, va="center")
 
     for y, name, command in (
-        (74.3, "1  Make data", "ppx-data synth | speak | fisher | shard"),
+        (74.3, "1  Make data", "ppx-data synth | speak | fisher | import | gate | shard"),
         (37.6, "2  Train", "ppx-train recipe=NAME"),
         (17.6, "3  Use", "ppx-export, ppx-chat"),
     ):
@@ -63,18 +63,20 @@ def draw_flow() -> Figure:
         axes.text(20, y, command, fontsize=9, color=FAINT, va="center", family="DejaVu Sans Mono")
         axes.plot((3, 129), (y - 2.2, y - 2.2), color="#e3e5e9", lw=1, zorder=0)
 
-    top, bottom = 57.3, 41.3
-    box(axes, 3, top, 24, "script writers", "service and assistant\ntemplates -> JSON lines", DATA)
-    box(axes, 32, top, 25, "speak", "Kokoro or espeak-ng voices,\noverlaps, cut-ins, word times", DATA)
-    box(axes, 3, bottom, 24, "real calls", "Fisher discs, or a stand-in\nof free recordings", DISK)
-    box(axes, 32, bottom, 25, "fisher", "forced alignment, windows,\nboth sides as the agent", DATA)
-    box(axes, 63, 49.3, 30, "dialogues", "stereo 24 kHz, words with times,\nvoice clip and role of the agent", DISK)
-    box(axes, 99, 49.3, 30, "shard", "Mimi codes at 12.5 frames/s;\ntars, byte index, manifest", DATA)
-    arrow(axes, (27, top + 6.5), (32, top + 6.5))
-    arrow(axes, (27, bottom + 6.5), (32, bottom + 6.5))
-    arrow(axes, (57, top + 6.5), (63, 58))
-    arrow(axes, (57, bottom + 6.5), (63, 53.6))
-    arrow(axes, (93, 55.8), (99, 55.8))
+    top, middle, bottom = 57.3, 49.3, 41.3
+    box(axes, 3, top, 23, "synth", "service and assistant scripts:\ntemplates or a language model", DATA)
+    box(axes, 30, top, 22, "speak", "text to speech, turn taking,\nbarge-ins, noise, word times", DATA)
+    box(axes, 3, bottom, 23, "recordings", "Fisher calls, other data sets,\naudio without transcripts", DISK)
+    box(axes, 30, bottom, 22, "fisher | import", "transcripts, forced alignment,\nwindows, role prompts", DATA)
+    box(axes, 57, middle, 22, "dialogues", "stereo 24 kHz, timed words,\nvoice clip and role", DISK)
+    box(axes, 83, middle, 21, "gate", "recognition, speakers, roles,\nduplicates, leaks; report", DATA)
+    box(axes, 108, middle, 21, "shard", "Mimi codes, 12.5 frames/s;\ntars, index, manifest", DATA)
+    arrow(axes, (26, top + 6.5), (30, top + 6.5))
+    arrow(axes, (26, bottom + 6.5), (30, bottom + 6.5))
+    arrow(axes, (52, top + 6.5), (57, 58))
+    arrow(axes, (52, bottom + 6.5), (57, 53.6))
+    arrow(axes, (79, 55.8), (83, 55.8))
+    arrow(axes, (104, 55.8), (108, 55.8))
 
     y = 21.3
     box(axes, 3, y, 22.5, "sample order", "step number -> samples:\na pure function of the seed", DATA)
