@@ -102,9 +102,13 @@ class Content:
 def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Content:
     """Reads every dialogue of shards and of dialogue folders once; those that a gate rejects are only counted.
 
-    The examples depend on the seed and the ids alone. Raises: UserError if a path is neither, or nothing can be read.
+    The examples depend on the seed and the ids alone. Raises: UserError if a path is neither, both kinds are
+    given, or nothing can be read.
     """
     content = Content(names=[str(path) for path in paths])
+    shards, folders = [p for p in paths if is_shards(p)], [p for p in paths if not is_shards(p)]
+    if shards and folders:  # what lies in both would count twice
+        raise UserError(f"{shards[0]} holds shards and {folders[0]} does not: report on one kind at a time")
     kept = max(num_examples, LOUDNESS_SAMPLES)
     heap: list[tuple[int, int, Entry]] = []  # those whose hash is smallest
     count = 0
@@ -122,9 +126,14 @@ def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Cont
     return content
 
 
+def is_shards(path: Path) -> bool:
+    """Whether the folder holds shards, finished or not, rather than dialogues."""
+    return any((path / name).is_file() for name in ("manifest.json", *(f"{split}/index.npz" for split in SPLITS)))
+
+
 def entries(path: Path, content: Content) -> Iterator[Entry]:
     """The dialogues of SHARDS or of a folder of dialogues; what cannot be read is counted in `content`."""
-    if (path / "manifest.json").is_file() or any((path / split / "index.npz").is_file() for split in SPLITS):
+    if is_shards(path):
         for split in (split for split in SPLITS if (path / split).is_dir()):
             yield from _shard_entries(ShardReader(path / split), content)
         return

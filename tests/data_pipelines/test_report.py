@@ -241,6 +241,11 @@ def test_a_folder_that_is_neither_shards_nor_dialogues_is_named(tmp_path):
         verbs.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")])
 
 
+def test_shards_and_the_folders_they_were_made_of_are_not_counted_twice(shards, tmp_path):
+    with pytest.raises(UserError, match="out holds shards and .*dialogues does not: report on one kind at a time"):
+        verbs.main(["report", str(shards), str(tmp_path / "dialogues"), "--out", str(tmp_path / "r.html")])
+
+
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := which(name))), None)
 PRESS = """<script>
 const player = document.querySelector("audio");
