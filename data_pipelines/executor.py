@@ -98,10 +98,12 @@ class Losses(Generic[Job, Result]):
 
 
 def name_of(job: Any) -> str:
-    """A job as messages call it: a path, a text, or its `id`, `call` or `name`; nothing else of its content."""
+    """A job as messages call it: a path, a text, or its `id`, `call`, `name` or `path`; nothing else of its content."""
     if isinstance(job, (str, Path)):
         return str(job)
-    return str(next((getattr(job, key) for key in ("id", "call", "name") if hasattr(job, key)), type(job).__name__))
+    return str(
+        next((getattr(job, key) for key in ("id", "call", "name", "path") if hasattr(job, key)), type(job).__name__)
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -51,12 +51,11 @@ def load_dialogue(folder: Path, sidecars: Sequence[str] = SIDECARS) -> Dialogue:
     if not (folder / "meta.json").is_file():
         raise UserError(f"{folder}: unfinished (no meta.json): finish the stage that made it")
     try:
-        dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder / "meta.json"))
-        _check_names(folder, dialogue)
-    except UserError:
-        raise
-    except (TypeError, AttributeError, ValueError) as why:  # values of wrong types, bytes that are no UTF-8
+        text = (folder / "meta.json").read_text("utf-8")
+    except UnicodeDecodeError as why:
         raise UserError(f"{folder / 'meta.json'}: not a dialogue record ({why}): make it again") from why
+    dialogue = Dialogue.from_json(text, str(folder / "meta.json"))
+    _check_names(folder, dialogue)
     if ROLES in sidecars:
         dialogue = _with_roles(folder, dialogue)
     return _with_gates(folder, dialogue) if GATES in sidecars else dialogue

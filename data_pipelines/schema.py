@@ -8,12 +8,14 @@ A script is one JSON line. A dialogue is a folder named by its id:
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_pipelines.typed import record
 from model.errors import UserError
 
 SIDES = ("left", "right")
@@ -83,19 +85,19 @@ class Dialogue:
     def from_json(text: str, where: str) -> "Dialogue":
         """Parses and checks one dialogue. Raises UserError naming `where` and the field that is wrong."""
         try:
-            raw = json.loads(text)
-            sides = {
-                name: Side(**(raw[name] | {"words": tuple(Word(**w) for w in raw[name]["words"])})) for name in SIDES
-            }
-            rest = {name: tuple(raw.get(name, ())) for name in ("facts", "probes", "events")}
-            dialogue = Dialogue(**(raw | sides | rest))
-        except (json.JSONDecodeError, KeyError, TypeError) as why:
+            dialogue = record(Dialogue, json.loads(text))
+            _check_labels(dialogue)
+            if "\\ud" in text.lower():  # half a surrogate pair can be written in JSON, and then in no file
+                dialogue.to_json().encode()
+        except (ValueError, RecursionError) as why:
             raise UserError(f"{where}: not a dialogue record ({why}): rebuild it with ppx-data") from why
         dialogue.check(where)
         return dialogue
 
     def check(self, where: str) -> None:
         """Raises UserError if word times are not increasing or lie outside the audio, or no side is an agent."""
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"{where}: {self.seconds:g} seconds: give the length of the audio")
         if not self.agent_sides:
             raise UserError(f"{where}: neither side is an agent: set is_agent on the side to be trained")
         for name in SIDES:
@@ -146,13 +148,36 @@ class Script:
 
     @staticmethod
     def from_json(text: str, where: str) -> "Script":
-        """Parses one line. Raises UserError naming `where`."""
+        """Parses one line. Raises UserError naming `where` and the field that is wrong."""
         try:
-            raw = json.loads(text)
-            rest = {name: tuple(raw.get(name, ())) for name in ("facts", "probes")}
-            return Script(**(raw | rest | {"turns": tuple(Turn(**turn) for turn in raw["turns"])}))
-        except (json.JSONDecodeError, KeyError, TypeError) as why:
+            script = record(Script, json.loads(text))
+            _check_labels(script)
+            if not ID_PATTERN.fullmatch(script.id):
+                raise ValueError(f"id is {script.id!r}: use 1 to 120 letters, digits, '-' and '_'")
+            if not SOURCE_PATTERN.fullmatch(script.source):
+                raise ValueError(f"source is {script.source!r}: use lower-case letters, digits and '_'")
+            if script.split not in SPLITS:
+                raise ValueError(f"split is {script.split!r}: use one of {', '.join(SPLITS)}")
+            if not any(turn.text.strip() for turn in script.turns):
+                raise ValueError("nobody says a word")
+            if "\\ud" in text.lower():
+                script.to_json().encode()
+        except (ValueError, RecursionError) as why:
             raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data synth`") from why
+        return script
+
+
+def _check_labels(item: Dialogue | Script) -> None:
+    """Raises ValueError if a fact, probe or event lacks what others look for in it."""
+    labels = [("facts", n, fact, key) for n, fact in enumerate(item.facts) for key in ("type", "text")]
+    labels += [("probes", n, probe, "kind") for n, probe in enumerate(item.probes)]
+    for name, n, entry, key in labels:
+        if not isinstance(entry.get(key), str):
+            raise ValueError(f"{name}[{n}].{key} is {entry.get(key)!r}, not a text")
+    for n, event in enumerate(item.events if isinstance(item, Dialogue) else ()):
+        for key in ("start", "end"):
+            if not isinstance(event.get(key, 0.0), (int, float)):
+                raise ValueError(f"events[{n}].{key} is {event[key]!r}, not a number")
 
 
 def read_scripts(path: Path) -> list[Script]:
@@ -165,10 +190,14 @@ def iterate_scripts(path: Path) -> Iterator[Script]:
     if not path.is_file():
         raise UserError(f"{path}: no such scripts file: make one with `ppx-data synth --out {path}`")
     empty = True
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for n, line in enumerate(lines, 1):
             if line.strip():
                 empty = False
-                yield Script.from_json(line, f"{path}:{n}")
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError as why:
+                    raise UserError(f"{path}:{n}: not UTF-8 ({why}): convert the file") from why
+                yield Script.from_json(text, f"{path}:{n}")
     if empty:
         raise UserError(f"{path}: holds no script: make some with `ppx-data synth --out {path}`")

@@ -13,7 +13,7 @@ import io
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import soundfile
 from tqdm import tqdm
@@ -28,6 +28,13 @@ from data_pipelines.shards.manifest import read_manifest
 from model.errors import UserError
 
 AGENT, USER = "SPEAKER_MAIN", "SPEAKER_USER"
+
+
+class Job(NamedTuple):
+    """One sample to write."""
+
+    name: str
+    row: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,17 +63,17 @@ def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
     counts = {}
     for split in (split for split in SPLITS if split in manifest["content"]):
         work = partial(_write, shards=f"{shards}/{split}", out=out)
-        rows = range(len(ShardReader(f"{shards}/{split}")))
-        done = list(tqdm(executor.run(work, rows), total=len(rows), desc=split, unit="sample", disable=None))
+        jobs = [Job(f"{row.id}-{row.side}", n) for n, row in enumerate(ShardReader(f"{shards}/{split}").rows)]
+        done = list(tqdm(executor.run(work, jobs), total=len(jobs), desc=split, unit="sample", disable=None))
         lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in sorted(done, key=lambda entry: entry["path"])]
         write_bytes(out / f"{split}.jsonl", "".join(lines).encode())
         counts[split] = len(lines)
     return counts
 
 
-def _write(row: int, shards: str, out: Path) -> dict[str, Any]:
+def _write(job: Job, shards: str, out: Path) -> dict[str, Any]:
     """Writes one sample, its JSON last; answers its line. A sample whose JSON is there is done."""
-    reader = ShardReader(shards)
+    reader, row = ShardReader(shards), job.row
     try:
         dialogue, (audio_CS, rate) = reader.dialogue(row), reader.audio(row)
         voice_CS, voice_rate = reader.voice_clip(row)

@@ -82,7 +82,7 @@ def gate_dialogues(
     (out / "measured").mkdir(exist_ok=True)
     todo = [folder for folder in found if not _is_measured(folder, listening, out)]
     work = partial(measure_one, listening=listening, out=out)
-    done = executor.run(work, todo, lost=partial(note_lost, listening=listening, out=out))
+    done = executor.run(work, todo, lost=partial(note_lost, out=out))
     for _ in tqdm(done, total=len(todo), desc="gate", unit="dialogue", disable=None):
         pass
     report = judge_all(found, out, limits)
@@ -135,14 +135,14 @@ def judge_all(found: Sequence[Path], out: Path, limits: Limits) -> dict[str, Any
     engines: dict[str, Any] = {}
     for folder in found:
         record, finding = records[folder.name], findings.get(folder.name, Finding())
-        if record["fault"]:
-            continue
         reasons[folder.name] += finding.reasons
-        record["values"] |= finding.values
-        engines |= record["engines"]
-        sidecar = {"format": 1, "values": record["values"], "rejected": reasons[folder.name]}
-        sidecar |= {"limits": asdict(limits), "engines": record["engines"]}
-        _write_if_new(folder / SIDECAR, sidecar)
+        values, heard_by = record.get("values", {}) | finding.values, record.get("engines", {})
+        record["values"] = values
+        engines |= heard_by
+        sidecar = {"format": 1, "values": values, "rejected": reasons[folder.name]}
+        sidecar |= {"limits": asdict(limits), "engines": heard_by}
+        if (folder / "meta.json").is_file():  # else it is unfinished, and may be good when it is done
+            _write_if_new(folder / SIDECAR, sidecar)
     report = _report(records, reasons, limits, engines)
     write_json(out / REPORT, report)
     return report

@@ -5,8 +5,9 @@ measured here need the audio alone; `ppx-data gate` measures the others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,79 +17,6 @@ from data_pipelines.speech.spoken import expand
 from data_pipelines.speech.timing import Slot
 
 SILENCE_DBFS = -50.0
-
-
-@dataclass(kw_only=True, frozen=True)
-class Limits:
-    """The limit of every gate, by the name of the value that it bounds; None switches the gate off.
-
-    The swap ratio and the levels are those of public replications, speaker similarities were calibrated on Kokoro; the
-    rest are choices. Where a dialogue has two agents a value is that of the worse one.
-    """
-
-    peak_dbfs: float | None = -1.0
-    clipped_runs: float | None = 0.0
-    """Three samples or more at or above 0.999."""
-    dc: float | None = 0.01
-    longest_silence_seconds: float | None = 8.0
-    """Of both channels at once."""
-    swap_ratio: float | None = 2.0
-    """At least: RMS of the agent's channel inside its words over that outside."""
-    shortest_word_seconds: float | None = 0.02
-    longest_word_seconds: float | None = 2.0
-    """For one spoken word; a written one may hold several ("$8/month")."""
-    words_out_of_order: float | None = 0.0
-    words_after_cut: float | None = 0.0
-    after_cut_dbfs: float | None = -50.0
-    """Peak of an interrupted speaker after the cut."""
-    voice_lufs: float | None = 0.5
-    """How far a voice prompt may be from -24 LUFS."""
-    aligned_share: float | None = 0.7
-    """At least: share of a transcript's lines that fit the audio. Of sources with forced alignment."""
-    agent_seconds: float | None = 4.0
-    """At least, of speech."""
-    word_error_rate: float | None = 0.15
-    """Of speech recognition against the words, names left out, for the worse channel."""
-    turn_error_rate: float | None = 0.6
-    """The same, for the worst turn of ten words or more: one that is skipped or replaced."""
-    speaker_embedder: str = "resemblyzer"
-    """Whose similarities the next two limits are for: numbers of two embedders cannot be compared."""
-    speaker_similarity: float | None = 0.8
-    """At least, for every agent turn with 2 s of voice or more, against the voice prompt."""
-    user_similarity: float | None = 0.85
-    """Of agent and user."""
-    overflow_share: float | None = 0.05
-    """Share of the agent's words with more pieces of text than frames until its next word."""
-    lag_frames: float | None = 12.0
-    """How late a piece of text may come because the words before it still had pieces left; a frame is 80 ms."""
-    lost_pieces: float | None = 0.0
-    """Pieces of text beyond the last frame."""
-    frames: float | None = 2048.0
-    """Dialogue, voice prompt, pauses and role prompt together."""
-    reads_prompt: float | None = 0.0
-    """1 if the agent says "You work for COMPANY" or "Information:"."""
-    agent_prompt_run: float | None = 5.0
-    """Words in a row that the agent says and that are in its instructions; its name and company do not count."""
-    user_prompt_run: float | None = 11.0
-    """Words in a row that the user says and that are anywhere in the agent's prompt."""
-    says_role: float | None = 1.0
-    """At least: 1 if the agent says the name or the company of its prompt."""
-    unsupported_numbers: float | None = 0.0
-    """Numbers that the agent says and that neither its prompt nor the user's words hold."""
-    unsupported_names: float | None = 0.0
-    turn_dbfs: float | None = -60.0
-    """At least: RMS inside the words of the softest turn of either side."""
-    foreign_companies: float | None = 0.0
-    """Companies of other dialogues' prompts that are spoken of."""
-    same_audio: float | None = 0.0
-    shared_text: float | None = 0.5
-    """Similarity (Jaccard, runs of 13 words) to a dialogue that is kept: near duplicates."""
-    leaked_text: float | None = 0.5
-    """Share of a held-out dialogue's runs of 13 words that are in training dialogues."""
-    leaked_scenario: float | None = 0.0
-    """1 if a held-out dialogue's scenario is one of training; company and voices likewise."""
-    leaked_company: float | None = 0.0
-    leaked_voice: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,44 +35,93 @@ class Gate:
         return None if holds else f"{self.reason}: {self.tell.format(value=value, limit=limit)}"
 
 
-GATES: dict[str, Gate] = {
-    "clipped_runs": Gate("clipping", "{value:.0f} runs of full-scale samples"),
-    "peak_dbfs": Gate("peak", "{value:.1f} dBFS > {limit:g}"),
-    "dc": Gate("dc", "mean {value:.3f} > {limit:g}"),
-    "longest_silence_seconds": Gate("silence", "{value:.1f} s > {limit:g} s"),
-    "turn_dbfs": Gate("silence", "a turn of {value:.0f} dBFS < {limit:g}", True),
-    "swap_ratio": Gate("channel swap", "agent channel inside / outside its words {value:.2f} < {limit:g}", True),
-    "shortest_word_seconds": Gate("word length", "a word of {value:.3f} s < {limit:g} s", True),
-    "longest_word_seconds": Gate("word length", "a word of {value:.2f} s > {limit:g} s"),
-    "words_out_of_order": Gate("word order", "{value:.0f} words start too early"),
-    "words_after_cut": Gate("interrupted words", "{value:.0f} words after a cut"),
-    "after_cut_dbfs": Gate("interrupted words", "{value:.0f} dBFS after a cut"),
-    "voice_lufs": Gate("voice loudness", f"{{value:.1f}} LUFS, not {VOICE_LUFS:g}"),
-    "aligned_share": Gate("alignment", "{value:.0%} of the lines fit the audio, {limit:.0%} must", True),
-    "agent_seconds": Gate("agent share", "{value:.1f} s of agent speech < {limit:g} s", True),
-    "word_error_rate": Gate("transcript", "word error rate {value:.2f} > {limit:g}"),
-    "turn_error_rate": Gate("transcript", "a turn with word error rate {value:.2f} > {limit:g}"),
-    "speaker_similarity": Gate("speaker drift", "a turn is like the voice prompt by {value:.2f} < {limit:g}", True),
-    "user_similarity": Gate("same speaker", "agent and user are alike by {value:.2f} > {limit:g}"),
-    "overflow_share": Gate("text overflow", "{value:.1%} of the words have no room, > {limit:.1%}"),
-    "lag_frames": Gate("text lag", "text comes {value:.0f} frames late > {limit:g}"),
-    "lost_pieces": Gate("text overflow", "{value:.0f} pieces of text beyond the last frame"),
-    "frames": Gate("duration", "{value:.0f} frames with prompts > {limit:g}"),
-    "reads_prompt": Gate("role context leak", "the agent reads out how its prompt begins"),
-    "agent_prompt_run": Gate("role context leak", "the agent says {value:.0f} words in a row of its instructions"),
-    "user_prompt_run": Gate("role context leak", "the user says {value:.0f} words in a row of the role prompt"),
-    "says_role": Gate("role not said", "the agent says neither its name nor its company", True),
-    "unsupported_numbers": Gate("invented", "{value:.0f} numbers of the agent are in no prompt and no user's words"),
-    "unsupported_names": Gate("invented", "{value:.0f} names of the agent are in no prompt and no user's words"),
-    "foreign_companies": Gate("role context leak", "{value:.0f} companies of other roles"),
-    "same_audio": Gate("duplicate", "the same audio as a dialogue that is kept"),
-    "shared_text": Gate("duplicate", "{value:.0%} of its text is in a dialogue that is kept"),
-    "leaked_text": Gate("leakage", "{value:.0%} of its text is in training"),
-    "leaked_scenario": Gate("leakage", "its scenario is in training"),
-    "leaked_company": Gate("leakage", "its company is in training"),
-    "leaked_voice": Gate("leakage", "the agent's voice is in training"),
-}
-"""In the order in which reasons are told. Every number of Limits has one."""
+def _most(limit: float, reason: str, tell: str) -> Any:
+    return field(default=float(limit), metadata={"gate": Gate(reason, tell)})
+
+
+def _least(limit: float, reason: str, tell: str) -> Any:
+    return field(default=float(limit), metadata={"gate": Gate(reason, tell, at_least=True)})
+
+
+@dataclass(kw_only=True, frozen=True)
+class Limits:
+    """Every gate, by the name of its value: its limit (the most or the least that holds; None switches it off), and
+    how a breach is told, in this order.
+
+    The swap ratio and the levels are those of public replications, speaker similarities were calibrated on Kokoro; the
+    rest are choices. Where a dialogue has two agents a value is that of the worse one.
+    """
+
+    clipped_runs: float | None = _most(0, "clipping", "{value:.0f} runs of full-scale samples")
+    """Three samples or more at or above 0.999."""
+    peak_dbfs: float | None = _most(-1, "peak", "{value:.1f} dBFS > {limit:g}")
+    dc: float | None = _most(0.01, "dc", "mean {value:.3f} > {limit:g}")
+    longest_silence_seconds: float | None = _most(8, "silence", "{value:.1f} s > {limit:g} s")
+    """Of both channels at once."""
+    turn_dbfs: float | None = _least(-60, "silence", "a turn of {value:.0f} dBFS < {limit:g}")
+    """RMS inside the words of the softest turn of either side."""
+    swap_ratio: float | None = _least(
+        2, "channel swap", "agent channel inside / outside its words {value:.2f} < {limit:g}"
+    )
+    """RMS of the agent's channel inside its words over that outside."""
+    shortest_word_seconds: float | None = _least(0.02, "word length", "a word of {value:.3f} s < {limit:g} s")
+    longest_word_seconds: float | None = _most(2, "word length", "a word of {value:.2f} s > {limit:g} s")
+    """Of one spoken word, as the shortest; a written one may hold several ("$8/month")."""
+    words_out_of_order: float | None = _most(0, "word order", "{value:.0f} words start too early")
+    words_after_cut: float | None = _most(0, "interrupted words", "{value:.0f} words after a cut")
+    after_cut_dbfs: float | None = _most(-50, "interrupted words", "{value:.0f} dBFS after a cut")
+    """Peak of an interrupted speaker after the cut."""
+    voice_lufs: float | None = _most(0.5, "voice loudness", f"{{value:.1f}} LUFS, not {VOICE_LUFS:g}")
+    """How far a voice prompt may be from -24 LUFS."""
+    aligned_share: float | None = _least(0.7, "alignment", "{value:.0%} of the lines fit the audio, {limit:.0%} must")
+    """Of sources with forced alignment."""
+    agent_seconds: float | None = _least(4, "agent share", "{value:.1f} s of agent speech < {limit:g} s")
+    word_error_rate: float | None = _most(0.15, "transcript", "word error rate {value:.2f} > {limit:g}")
+    """Of speech recognition against the words, names left out, for the worse channel."""
+    turn_error_rate: float | None = _most(0.6, "transcript", "a turn with word error rate {value:.2f} > {limit:g}")
+    """Of the worst turn of ten words or more: one that is skipped or replaced."""
+    speaker_embedder: str = "resemblyzer"
+    """Whose similarities the next two limits are for: numbers of two embedders cannot be compared."""
+    speaker_similarity: float | None = _least(
+        0.8, "speaker drift", "a turn is like the voice prompt by {value:.2f} < {limit:g}"
+    )
+    """For every agent turn with 2 s of voice or more."""
+    user_similarity: float | None = _most(0.85, "same speaker", "agent and user are alike by {value:.2f} > {limit:g}")
+    overflow_share: float | None = _most(0.05, "text overflow", "{value:.1%} of the words have no room, > {limit:.1%}")
+    """The agent's words with more pieces of text than frames until its next word."""
+    lag_frames: float | None = _most(12, "text lag", "text comes {value:.0f} frames late > {limit:g}")
+    """How late a piece of text may come because the words before it still had pieces left; a frame is 80 ms."""
+    lost_pieces: float | None = _most(0, "text overflow", "{value:.0f} pieces of text beyond the last frame")
+    frames: float | None = _most(2048, "duration", "{value:.0f} frames with prompts > {limit:g}")
+    """Dialogue, voice prompt, pauses and role prompt together."""
+    reads_prompt: float | None = _most(0, "role context leak", "the agent reads out how its prompt begins")
+    """1 if the agent says "You work for COMPANY" or "Information:"."""
+    agent_prompt_run: float | None = _most(
+        5, "role context leak", "the agent says {value:.0f} words in a row of its instructions"
+    )
+    """Its name and company do not count."""
+    user_prompt_run: float | None = _most(
+        11, "role context leak", "the user says {value:.0f} words in a row of the role prompt"
+    )
+    says_role: float | None = _least(1, "role not said", "the agent says neither its name nor its company")
+    unsupported_numbers: float | None = _most(
+        0, "invented", "{value:.0f} numbers of the agent are in no prompt and no user's words"
+    )
+    unsupported_names: float | None = _most(
+        0, "invented", "{value:.0f} names of the agent are in no prompt and no user's words"
+    )
+    foreign_companies: float | None = _most(0, "role context leak", "{value:.0f} companies of other roles")
+    same_audio: float | None = _most(0, "duplicate", "the same audio as a dialogue that is kept")
+    shared_text: float | None = _most(0.5, "duplicate", "{value:.0%} of its text is in a dialogue that is kept")
+    """Similarity (Jaccard, runs of 13 words): near duplicates."""
+    leaked_text: float | None = _most(0.5, "leakage", "{value:.0%} of its text is in training")
+    """Share of a held-out dialogue's runs of 13 words."""
+    leaked_scenario: float | None = _most(0, "leakage", "its scenario is in training")
+    leaked_company: float | None = _most(0, "leakage", "its company is in training")
+    leaked_voice: float | None = _most(0, "leakage", "the agent's voice is in training")
+
+
+GATES: dict[str, Gate] = {f.name: f.metadata["gate"] for f in fields(Limits) if "gate" in f.metadata}
 
 
 def reasons_to_reject(values: Mapping[str, float], limits: Limits) -> list[str]:

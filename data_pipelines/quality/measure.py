@@ -84,9 +84,9 @@ def measure_one(folder: Path, listening: Listening, out: Path) -> str:
     return _save(record, out, folder)
 
 
-def note_lost(folder: Path, reason: str, listening: Listening, out: Path) -> str:
-    """Stands for a dialogue whose measuring killed its process each time."""
-    return _save({"id": folder.name, "key": measure_key(folder, listening), "fault": reason}, out, folder)
+def note_lost(folder: Path, reason: str, out: Path) -> str:
+    """Stands for a dialogue whose measuring killed its process each time; the next run tries it again."""
+    return _save({"id": folder.name, "key": "", "fault": reason}, out, folder)
 
 
 def _save(record: dict[str, Any], out: Path, folder: Path) -> str:

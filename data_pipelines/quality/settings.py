@@ -1,10 +1,12 @@
 """Where the limits of the gates come from: a shipped or own YAML file, then single values of the command line."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -62,7 +64,11 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
             limits = OmegaConf.merge(limits, layer)
         except (OmegaConfBaseException, ValueError) as why:
             raise UserError(f"{where}: {str(why).splitlines()[0]}") from why
-    return Limits(**OmegaConf.to_container(limits))  # type: ignore[arg-type]
+    values: dict[str, Any] = OmegaConf.to_container(limits)  # type: ignore[assignment]
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--gates or --set: {key}={value}: give a number, or null for no limit")
+    return Limits(**values)
 
 
 def _check_keys(layer: object, where: str) -> None:

@@ -125,7 +125,7 @@ class ShardReader:
                 raise ValueError(f"meta.json is of dialogue {dialogue.id!r}")
             if row.side not in dialogue.agent_sides:
                 raise ValueError(f"its {row.side} side is not an agent")
-        except Exception as why:  # JSON of a wrong shape fails in many ways; the other samples are good
+        except (UserError, ValueError) as why:
             raise BadSample(row.id, str(why)) from why
         return dialogue
 

@@ -6,7 +6,6 @@ others is refused. OUT/report.json counts what is done and rejected, and why.
 
 import argparse
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, write_line, write_report
 from data_pipelines.quality import settings
-from data_pipelines.schema import Dialogue, Script, read_scripts
+from data_pipelines.schema import ID_PATTERN, Dialogue, Script, read_scripts
 from data_pipelines.speech.augment import load_augmentation
 from data_pipelines.speech.engines import NAMES, USED, EngineChoice, choose_engine, open_engine
 from data_pipelines.speech.stitch import PROMPTS, StitchOptions, stitch
@@ -95,8 +94,8 @@ def check_scripts(scripts: Sequence[Script]) -> None:
     for name, count in Counter(script.id for script in scripts).items():
         if count > 1:
             raise UserError(f"script id {name!r} is there {count} times: ids must be unique")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
+        if not ID_PATTERN.fullmatch(name):
+            raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '_' and '-'")
 
 
 def speak_scripts(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from data_pipelines.quality import gate, measure  # noqa: E402
 from data_pipelines.quality.measure import Listening  # noqa: E402
 from data_pipelines.quality.settings import load_limits  # noqa: E402
 from data_pipelines.schema import Script, Turn  # noqa: E402
+from data_pipelines.shards.encode import build_shards  # noqa: E402
 from data_pipelines.speech.speak import speak_scripts  # noqa: E402
 from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
 from model.errors import UserError  # noqa: E402
-from tests.data_pipelines.tiny_dialogues import write_dialogue  # noqa: E402
+from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue  # noqa: E402
 
 PROMPT = (
     "You work for Blue Moon Bakery which is a bakery and your name is Ann Fisher. Information: "
@@ -230,3 +231,32 @@ def test_a_listener_that_is_lost_during_the_run_ends_it_and_is_no_fault_of_a_dia
     with pytest.raises(UserError, match="the device is gone"):
         gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, asr="tiny.en"), LOOSE, Executor())
     assert not list(noise.glob("*/gates.json")) and not (tmp_path / "out" / gate.REPORT).exists()
+
+
+@dataclass(kw_only=True, frozen=True)
+class Losing(Executor):
+    """An executor whose workers die of d1."""
+
+    def run(self, work, jobs, *, lost=None):
+        return (lost(job, "its worker was killed") if job.name == "d1" else work(job) for job in jobs)
+
+
+def test_a_dialogue_that_kills_its_worker_is_left_out_of_shards_and_tried_again_by_the_next_run(noise, tmp_path):
+    limits = replace(LOOSE, shared_text=None)
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, limits, Losing())
+    assert report["rejected"] == [{"id": "d1", "reasons": ["unreadable: its worker was killed"]}]
+    assert rejections(noise / "d1") == ["unreadable: its worker was killed"]
+    manifest = build_shards([noise], TinyCodec(), tmp_path / "shards")
+    assert manifest["content"]["train"]["service"]["dialogues"] == 3
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, limits, Executor())
+    assert (report["measured"], report["passed"], rejections(noise / "d1")) == (1, 4, [])
+
+
+def test_what_cannot_be_read_any_more_does_not_pass_by_what_was_said_before(noise, tmp_path):
+    run(noise, tmp_path / "out", limits=LOOSE)
+    (noise / "d2" / "left.voice.flac").unlink()
+    (noise / "d3" / "gates.json").unlink()
+    (noise / "d3" / "meta.json").unlink()
+    run(noise, tmp_path / "out", limits=LOOSE)
+    assert "no such audio file" in rejections(noise / "d2")[0]
+    assert not (noise / "d3" / "gates.json").exists(), "unfinished: it may be good when it is done"

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
+from data_pipelines.executor import Executor, Losses
 from data_pipelines.folder import find_dialogues, load_dialogue
 from data_pipelines.imports.licences import hub_licence, why_not_public
 from data_pipelines.shards.encode import build_shards
@@ -269,3 +270,22 @@ def test_an_incomplete_folder_of_shards_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--file-mb 0: give 1 to 1000"):
         export(tmp_path / "none", tmp_path / "out", "--file-mb", "0")
+
+
+@pytest.mark.parametrize(
+    "verb, wanted", [("to-moshi", "talk-left"), ("to-hf", "data/service/train-00000-of-00001.parquet")]
+)
+def test_what_kills_its_worker_is_named(verb, wanted, tmp_path, monkeypatch):
+    write_dialogue(tmp_path / "in", "talk")
+    build_shards([tmp_path / "in"], TinyCodec(), tmp_path / "shards")
+
+    def kill_all(executor, work, jobs, *, lost=None):
+        losses = Losses(lost)
+        yield from (answer for job in jobs for answer in losses.add(job))
+        losses.end()
+
+    monkeypatch.setattr(Executor, "run", kill_all)
+    if verb == "to-hf":
+        pytest.importorskip("datasets")
+    with pytest.raises(UserError, match=rf"^1 jobs kill their worker each time \({wanted}\)"):
+        verbs.main([verb, str(tmp_path / "shards"), "--out", str(tmp_path / "out")])

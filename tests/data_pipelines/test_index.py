@@ -130,7 +130,7 @@ def test_one_bad_sample_is_named_and_the_others_are_read(train, member, change, 
         (lambda data: b"[" + data[1:], "not a dialogue record"),
         (lambda data: b"\xff" + data[1:], "can't decode"),
         (lambda data: data.replace(b"service-1", b"service-7"), "is of dialogue 'service-7'"),
-        (lambda data: data.replace(b'"is_agent": true', b'"is_agent": 0   '), "neither side is an agent"),
+        (lambda data: data.replace(b'"is_agent": true', b'"is_agent":false'), "neither side is an agent"),
     ],
 )
 def test_a_bad_record_is_named(train, change, reason):
