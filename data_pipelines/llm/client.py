@@ -91,7 +91,7 @@ class Client:
         raise NoAnswer(verdict.fault, "; ".join(verdict.problems))
 
     def _request(self, question: Question, attempt: int, told: str, verdict: Verdict) -> dict[str, Any]:
-        """Everything the answer depends on, as it is sent and hashed."""
+        """Everything the answer depends on, as it is hashed."""
         settings, system = self.settings, question.system
         if settings.answer_format != "json_schema":
             system += f"\n\nAnswer with one JSON object and nothing else, after this JSON schema:\n{_compact(question)}"
@@ -137,7 +137,7 @@ class Client:
                 raise NoAnswer("stopped", "the run is ending", lasting=False)
             self.usage.sent()
             try:
-                answer = _plain(self._api.chat.completions.create(**request))
+                answer = _plain(self._api.chat.completions.create(**self._on_the_line(request)))
                 self._failures = 0
                 return answer
             except self._openai.APIStatusError as why:
@@ -161,6 +161,12 @@ class Client:
             self._sleep(own if wait is None else wait)
         self._count_failure(*failure)
         raise NoAnswer(failure[0], f"{failure[1]}, asked {attempt + 1} times", lasting=False)
+
+    def _on_the_line(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request in the server's words, which change nothing about the answer."""
+        sent = dict(request)
+        sent[self.settings.max_tokens_name] = sent.pop("max_tokens")
+        return sent
 
     def _status(self, why: Any) -> tuple[tuple[str, str], float | None]:
         """What an HTTP error means, and the wait its server asks for. Raises where sending it again is no use."""

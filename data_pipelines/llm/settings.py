@@ -1,14 +1,15 @@
 """How a language model is reached and asked: the options that every verb with a model shares."""
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.web import checked_address, key_of
 from model.errors import UserError
 
 FORMATS = ("json_schema", "json_object", "text")
+LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -25,6 +26,8 @@ class LLMSettings:
     answer_format: str = "json_schema"
     temperature: float = 0.8
     max_tokens: int = 2048
+    max_tokens_name: str = "max_tokens"
+    """What the server calls that limit."""
     tries: int = 3
     """How often an invalid answer is asked for, each time with the next seed."""
     timeout: float = 120.0
@@ -47,10 +50,9 @@ class LLMSettings:
                 raise UserError(f"--llm-{option} {getattr(self, name):g}: must be from {low:g} to {high:g}")
         if self.answer_format not in FORMATS:
             raise UserError(f"--llm-format {self.answer_format!r}: choose one of {', '.join(FORMATS)}")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"--llm-url {self.base_url!r}: give a URL like http://127.0.0.1:8000/v1")
-        if "@" in self.base_url:
-            raise UserError(f"--llm-url holds a user name or key: put the key into ${self.key_env} instead")
+        if self.max_tokens_name not in LIMIT_NAMES:
+            raise UserError(f"--llm-max-tokens-name {self.max_tokens_name!r}: choose one of {', '.join(LIMIT_NAMES)}")
+        checked_address(self.base_url, "--llm-url", self.key_env)
         if not self.model:
             raise UserError("--llm-model is empty: name the model as the server does (GET /v1/models lists them)")
 
@@ -65,8 +67,8 @@ class LLMSettings:
         }
 
     def key(self) -> str:
-        """The key from the environment; servers that need none get a word that is none."""
-        return os.environ.get(self.key_env) or "none"
+        """The key from the environment; servers that need none get a word that is none. Raises: as `key_of`."""
+        return key_of(self.key_env) or "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--llm-format", choices=FORMATS, default=d.answer_format, help=help_format)
     add("--llm-temperature", type=float, default=d.temperature, help=f"default {d.temperature:g}")
     add("--llm-max-tokens", type=int, default=d.max_tokens, help=f"longest answer (default {d.max_tokens})")
+    help_name = "what the server calls that limit (default max_tokens)"
+    add("--llm-max-tokens-name", choices=LIMIT_NAMES, default=d.max_tokens_name, help=help_name)
     add("--llm-tries", type=int, default=d.tries, help=f"attempts at a valid answer (default {d.tries})")
     add("--llm-timeout", type=float, default=d.timeout, help=f"seconds for one request (default {d.timeout:g})")
     add("--llm-retries", type=int, default=d.retries, help=f"repeats after 429, 5xx, lost lines (default {d.retries})")
@@ -100,6 +104,7 @@ def settings_of(args: argparse.Namespace) -> LLMSettings:
         answer_format=args.llm_format,
         temperature=args.llm_temperature,
         max_tokens=args.llm_max_tokens,
+        max_tokens_name=args.llm_max_tokens_name,
         tries=args.llm_tries,
         timeout=args.llm_timeout,
         retries=args.llm_retries,

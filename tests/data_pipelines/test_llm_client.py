@@ -60,6 +60,19 @@ def test_a_good_answer_takes_one_request_and_the_schema_goes_along(tmp_path):
     assert asked.server.headers[0]["path"] == "/v1/chat/completions"
 
 
+def test_the_limit_of_tokens_goes_by_the_servers_name_for_it_and_is_the_same_question(tmp_path):
+    def newer(body):
+        if "max_tokens" in body:
+            return status(400, "Unsupported parameter: use 'max_completion_tokens' instead.")
+        return say(GOOD)
+
+    asked = Asked(tmp_path / "a", newer)
+    assert "use 'max_completion_tokens'" in str(asked.failure)
+    asked = Asked(tmp_path / "b", newer, max_tokens_name="max_completion_tokens", max_tokens=77)
+    assert asked.value == GOOD and asked.server.bodies[0]["max_completion_tokens"] == 77
+    assert Asked(tmp_path / "b", newer, max_tokens=77).requests == 0  # kept: the answer does not hang on the name
+
+
 @pytest.mark.parametrize("form", ["json_object", "text"])
 def test_a_server_without_schemas_gets_the_schema_in_words(tmp_path, form):
     asked = Asked(tmp_path, [say(GOOD)], answer_format=form)
@@ -141,6 +154,19 @@ def test_a_wrong_key_or_model_ends_the_run_without_showing_the_key(tmp_path, mon
     assert "secret" not in str(stop.value)
     assert server.headers[0]["authorization"] == "Bearer secret-key-1"
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("key", ["secret key", "secr\u00e9t-key", "secret\r\nkey"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(UserError, match=r"the key in \$TEST_KEY holds a space or a character") as stop:
+        Client(LLMSettings(model="m", key_env="TEST_KEY"), tmp_path)
+    assert key not in str(stop.value)
+
+
+def test_the_end_of_a_line_after_the_key_is_no_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key-3\r\n")
+    assert Asked(tmp_path, [say(GOOD)]).server.headers[0]["authorization"] == "Bearer secret-key-3"
 
 
 # what the model says, the kind of fault, and what is told to it with the next request
@@ -336,7 +362,12 @@ def test_loops_are_told_from_lists(text, loops):
         ({"answer_format": "xml"}, "--llm-format 'xml': choose one of json_schema"),
         ({"base_url": "localhost:8000"}, "--llm-url 'localhost:8000': give a URL like http"),
         ({"model": ""}, "--llm-model is empty"),
+        ({"base_url": "http://"}, "--llm-url 'http://': give a URL like http"),
+        ({"base_url": "http://[host/v1"}, "--llm-url 'http://.host/v1': give a URL"),
+        ({"base_url": "http://host:99999/v1"}, "--llm-url 'http://host:99999/v1': give a URL"),
         ({"base_url": "https://me:secret@host/v1"}, "--llm-url holds a user name or key: put"),
+        ({"base_url": "https://host/v1?key=secret"}, "--llm-url holds a user name or key: put"),
+        ({"max_tokens_name": "limit"}, "--llm-max-tokens-name 'limit': choose one of max_tokens, max_completion"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

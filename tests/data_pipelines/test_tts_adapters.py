@@ -319,11 +319,30 @@ def test_a_key_is_asked_for_and_never_shown(fakes, monkeypatch, tmp_path):
     assert "secret" not in out + err
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "host:8000", "http://name:word@host:8000"])
-def test_an_address_that_cannot_be_asked_is_refused_without_showing_it(url):
-    with pytest.raises(UserError, match="give http://HOST:PORT without a name or password") as why:
+@pytest.mark.parametrize("url", ["ftp://host", "host:8000", "http://[host", "http://host:99999", "http://ho st"])
+def test_an_address_that_cannot_be_asked_is_refused(url):
+    with pytest.raises(UserError, match=r"--url '.+': give a URL like http://127.0.0.1:8000"):
         http_backend.HttpBackend(url, "dia")
-    assert "word@" not in str(why.value)
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it():
+    with pytest.raises(UserError, match=r"put the key into \$PPX_TTS_KEY") as why:
+        http_backend.HttpBackend("http://name:word@host:8000", "dia")
+    assert "word" not in str(why.value)
+
+
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(monkeypatch):
+    monkeypatch.setenv("PPX_TTS_KEY", "secret\nkey")
+    with pytest.raises(UserError, match=r"the key in \$PPX_TTS_KEY holds a space") as why:
+        http_backend.HttpBackend("http://127.0.0.1:9", "dia")
+    assert "secret" not in str(why.value)
+
+
+@pytest.mark.parametrize("page", [b"<html>", b"[1]", b"\xff"])
+def test_a_server_of_something_else_is_told_from_a_speech_server(page, monkeypatch):
+    monkeypatch.setattr(http_backend.HttpBackend, "_ask", lambda *_: (page, ""))
+    with pytest.raises(EngineGone, match="http://host is no speech server: .*check --url"):
+        http_backend.HttpBackend("http://host", "dia")
 
 
 class Faulty:

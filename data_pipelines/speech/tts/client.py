@@ -4,18 +4,17 @@ import base64
 import hashlib
 import io
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 import soundfile
 
 from data_pipelines.audio import Audio
 from data_pipelines.speech.tts.base import EngineGone
+from data_pipelines.web import checked_address, key_of
 from model.errors import UserError
 
 KEY_VARIABLE = "PPX_TTS_KEY"
@@ -32,11 +31,14 @@ class HttpBackend:
     """
 
     def __init__(self, url: str, name: str, *, timeout: float = 300.0, tries: int = 6, wait: float = 2.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise UserError(f"--url: give http://HOST:PORT without a name or password; a key goes into {KEY_VARIABLE}")
-        self._url, self._timeout, self._tries, self._wait = url.rstrip("/"), timeout, tries, wait
-        self._identity: dict[str, Any] = json.loads(self._ask("/identity", None)[0])
+        self._url = checked_address(url, "--url", KEY_VARIABLE)
+        self._key, self._timeout, self._tries, self._wait = key_of(KEY_VARIABLE), timeout, tries, wait
+        try:
+            self._identity: dict[str, Any] = dict(json.loads(self._ask("/identity", None)[0]))
+        except (ValueError, TypeError) as why:
+            if isinstance(why, UserError):
+                raise
+            raise EngineGone(f"{self._url} is no speech server: its /identity is no JSON object: check --url") from why
         if self._identity.get("name") != name:
             raise UserError(f"{self._url} serves {self._identity.get('name')!r}, not {name}: give its --url")
         self._fingerprint = fingerprint(self._identity)
@@ -60,8 +62,8 @@ class HttpBackend:
     def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[bytes, str]:
         """The answer and who gave it."""
         headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY_VARIABLE):
-            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
         reason, is_ours = "", False
         for attempt in range(self._tries):

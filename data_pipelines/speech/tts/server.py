@@ -237,7 +237,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 for any free port, which is printed")
     args = parser.parse_args()
     engine = ENGINES[args.engine](args.model, args.device)
-    server = ThreadingHTTPServer((args.host, args.port), make_handler(engine, os.environ.get("PPX_TTS_KEY", "")))
+    key = os.environ.get("PPX_TTS_KEY", "").strip()
+    server = ThreadingHTTPServer((args.host, args.port), make_handler(engine, key))
     server.daemon_threads = True
     print(f"{args.engine} at http://{args.host}:{server.server_address[1]}", flush=True)
     try:
