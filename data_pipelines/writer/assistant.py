@@ -12,7 +12,7 @@ from data_pipelines.schema import Script
 from data_pipelines.writer.conversation import Conversation, with_backchannels, with_fillers
 from data_pipelines.writer.split import members
 from data_pipelines.writer.tables import table
-from data_pipelines.writer.wording import joined, pick
+from data_pipelines.writer.wording import chosen, joined, pick
 
 PROMPT = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
 BARGES_IN, AGENT_GREETS, SAYS_HELLO, LEADS_IN, THANKS = 0.5, 0.15, 0.3, 0.4, 0.45
@@ -63,19 +63,24 @@ class _Writer:
         self.brief = limit is not None and limit < 25
         self.phrases = table("assistant")["phrases"]
         self.behaviours: list[str] = []
+        self.spent: list[str] = []
+        """Phrases that were said."""
 
     def phrase(self, kind: str) -> str:
-        return pick(self.rng, self.phrases[kind], self.brief)
+        """One of the phrases of a kind, another one each time while there are any."""
+        options = [text for text in self.phrases[kind] if text not in self.spent] or self.phrases[kind]
+        text = self.rng.choice(sorted(options, key=len)[: (len(options) + 1) // 2] if self.brief else options)
+        self.spent.append(text)
+        return chosen(self.rng, text)
 
     def transcript(self, topic: dict, other: dict, kind: str, barges_in: bool) -> Conversation:
         talk = Conversation()
         if self.rng.random() < AGENT_GREETS and not self.brief:
             talk.agent(self.phrase("greet"))
-        talk.user(
-            joined(self.phrase("hello") if self.rng.random() < 0.3 else "", pick(self.rng, topic["ask"], self.brief))
-        )
+        hello = self.phrase("hello") if self.rng.random() < SAYS_HELLO else ""
+        talk.user(joined(hello, pick(self.rng, topic["ask"], self.brief)))
         talk.agent(self.answer(topic["answer"], leave=0.45, at_least=2 if barges_in and not self.brief else 1))
-        ask, answer, lead = self.second(topic, other, kind)
+        ask, answer, lead = self.second(topic, other, kind, said=talk.turns[-1].text)
         cut_in = self.phrase("cut_in") if barges_in and kind in OPENED else lead
         talk.user(joined(cut_in, ask), barges_in=barges_in)
         at_least = 2 if kind == "check_back" else 1
@@ -87,13 +92,14 @@ class _Writer:
             talk.agent(self.phrase("welcome"))
         return talk
 
-    def second(self, topic: dict, other: dict, kind: str) -> tuple[str, list[str], str]:
+    def second(self, topic: dict, other: dict, kind: str, said: str) -> tuple[str, list[str], str]:
         """The second question, its answer and the words that lead to it."""
         if kind == "clarification":
             return self.phrase("clarify"), [joined(self.phrase("simply"), topic["simple"])], ""
         if kind == "check_back":
             ask = joined(self.phrase("check_back"), f"{topic['simple']} {self.phrase('right')}")
-            return ask, [self.phrase("confirm"), topic["answer"][-1]], ""
+            unsaid = [sentence for sentence in topic["answer"] if sentence not in said]
+            return ask, [self.phrase("confirm"), *unsaid[-1:]], ""
         if kind == "doubt":
             return self.phrase("doubt"), [joined(self.phrase("reassure"), topic["simple"])], ""
         if kind == "repeat":

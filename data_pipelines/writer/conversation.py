@@ -7,7 +7,7 @@ from typing import Literal
 
 from data_pipelines.schema import Turn
 from data_pipelines.writer.tables import table
-from data_pipelines.writer.wording import estimated_seconds, joined
+from data_pipelines.writer.wording import SENTENCE, estimated_seconds, joined
 
 BACKCHANNEL_WORDS = 11
 """Only a turn of at least this many words gets a backchannel."""
@@ -18,7 +18,7 @@ STARTERS = (
     "Um|Uh|Oh|Ah|So|Yeah|Well|Okay|Hmm|Hm|Sorry|Wait|No|Nope|Nothing|Alright|All right|Right|Great|Good|Goodbye|"
     "Perfect|Got|Gotcha|That|Thank|Thanks|Also|And|Then|One|Another|Something|Before|Wow|Huh|Cool|Interesting|You|Bye|Take|"
     "Fair|Honestly|Hey|Actually|Hold|Let|Ha|Random|While|Can|Same|See|Stop|Lovely|Nice|Excellent|Super|Wonderful|"
-    "Fantastic|Fine|Finally|Noted|Understood|Makes|Sounds|Off|Remind|Almost|Amazing|Fascinating|Really|Seriously"
+    "Fantastic|Fine|Yes|Sure|Hi|Hello|Finally|Noted|Understood|Makes|Sounds|Off|Remind|Almost|Amazing|Fascinating|Really|Seriously"
 )
 
 
@@ -71,14 +71,15 @@ def with_fillers(turns: list[Turn], rng: Random) -> list[Turn]:
 def with_backchannels(turns: list[Turn], rng: Random) -> list[Turn]:
     """Adds "mm-hm" and the like after some long turns: a backchannel overlaps the turn right before it.
 
-    The first and the last turn get none, nor does a turn that is about to be interrupted.
+    The first and the last turn get none, nor does a turn that is about to be interrupted, or a single question.
     """
     spoken = []
     for n, turn in enumerate(turns):
         spoken.append(turn)
         listener: Literal["agent", "user"] = "user" if turn.speaker == "agent" else "agent"
         inside = 0 < n < len(turns) - 1 and turns[n + 1].kind == turn.kind == "normal"
-        if inside and len(turn.text.split()) >= BACKCHANNEL_WORDS:
+        only_asks = turn.text.endswith("?") and not SENTENCE.search(turn.text)
+        if inside and not only_asks and len(turn.text.split()) >= BACKCHANNEL_WORDS:
             if rng.random() < BACKCHANNEL_SHARE[listener]:
                 text = rng.choice(table("phrases")[f"{listener}_backchannel"])
                 spoken.append(Turn(speaker=listener, text=text, kind="backchannel"))

@@ -8,6 +8,7 @@ choices from the list of `item`.
 """
 
 from random import Random
+from string import Formatter
 
 FACT_TYPES = {
     "money": "money",
@@ -64,6 +65,11 @@ class Slots(dict[str, str]):
         amount = low + step * rng.randrange(int((high - low) / step + 1e-9) + 1)
         self.amounts[name] = amount
         return {"money": money, "time": clock, "number": lambda n: f"{n:g}"}[kind.split("_")[0]](amount)
+
+
+def slots_of(template: str) -> list[str]:
+    """The slot names of a template in order, each once."""
+    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
 
 
 def money(amount: float) -> str:

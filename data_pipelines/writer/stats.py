@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,6 @@ _BITS = 21  # of a word's number: three words make one 63-bit key
 _PENDING = 1 << 20
 _POWERS = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(LEAK_WORDS)], dtype=np.uint64)
 _WORD = re.compile(r"[a-z0-9$]+(?:['.:,-][a-z0-9]+)*")
-
-
-def script_stats(scripts: Iterable[Script]) -> dict[str, Any]:
-    """All figures of some scripts, whoever wrote them; JSON values. The scripts are read once and not kept."""
-    stats = ScriptStats()
-    for script in scripts:
-        stats.add(script)
-    return stats.result()
 
 
 class ScriptStats:

@@ -36,6 +36,8 @@ LOWERED = frozenset(
     Yeast Yes You You'd You'll You're Your Zero
     """.split()
 )
+WH_QUESTION = re.compile(r"\b(how|what|what's|when|when's|which|who|who's|where|any)\b", re.I)
+YES_OPENING = re.compile(r"^(Yes, |Yes\. |We do[.,] |We can[.,] |You can\. |It is\. |No, )")
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
 # Words whose first letter misleads: "an hour", "an $8 fee", "a one-way ticket"
 VOWEL_SOUND = re.compile(
@@ -55,18 +57,32 @@ def fill(template: str, slots: Mapping[str, str]) -> str:
 
 
 def joined(lead: str, text: str) -> str:
-    """`lead` before `text`; after a comma or a plain word the text goes on in lower case, names excepted."""
+    """`lead` before `text`; after a comma or a plain word the text goes on in lower case, names excepted.
+
+    A text that begins with "And" needs no other lead, unless that is a sentence of its own.
+    """
     if not lead:
         return text
     if re.search(r"\b[Aa]nd$", lead):
         text = text.removeprefix("And ")
+    elif text.startswith("And ") and lead[-1] not in ".?!":
+        return text
     first = text.split()[0]
-    keeps_capital = lead[-1] in ".?!" or not re.fullmatch(r"[A-Z]['a-z]*[,.?]?", first) or re.match(r"I\b", first)
+    keeps_capital = lead[-1] in ".?!" or not re.fullmatch(r"[A-Z]['a-z-]*[,.?]?", first) or re.match(r"I\b", first)
     return (
         f"{lead} {text}"
         if keeps_capital or first.rstrip(",.?") not in LOWERED
         else f"{lead} {text[0].lower()}{text[1:]}"
     )
+
+
+def fitting(ask: str, answer: str) -> str:
+    """The answer without its "yes" where the last thing asked was no yes-or-no question."""
+    last = re.split(r"[.!?]\s", ask)[-1]
+    if last.endswith("?") and not WH_QUESTION.search(" ".join(last.split()[:4])):
+        return answer
+    stripped = YES_OPENING.sub("", answer, count=1) or answer
+    return stripped[0].upper() + stripped[1:]
 
 
 def mentions(text: str, value: str) -> bool:
