@@ -27,12 +27,14 @@ from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
 from data_pipelines.fisher.prompts import BARE
 from data_pipelines.fisher.settle import finish, has_audio, settle
 from data_pipelines.fisher.tables import Tables, read_tables
+from data_pipelines.fisher.transcript import read_text
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS, Limits
 from data_pipelines.listening.align import shared_aligner
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
 DRAFTS = ".drafts"
+LONGEST_TIMEOUT = 86_400.0
 SHORTEST_VOICE = MIN_CLIP_SECONDS + 0.2
 """Clips end after words: between the least and the longest clip there must be room for the end of one."""
 
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         limits=Limits(max_seconds=max_seconds, min_speech=args.min_speech, max_uncertain=args.max_uncertain),
         voice_seconds=args.voice_seconds,
-        licence=args.licence or "",
+        licence=(args.licence or "").strip(),
         filters=Filters(
             min_signal=args.min_signal_grade,
             min_conversation=args.min_conversation_grade,
@@ -184,8 +186,8 @@ def _check_settings(settings: Settings, limit: int | None) -> None:
         raise UserError(f"--max-uncertain {limits.max_uncertain:g}: must be a share from 0 to 1")
     if not 0 < limits.min_speech <= limits.max_seconds:
         raise UserError(f"--min-speech {limits.min_speech:g}: must be above 0 and at most --max-seconds")
-    if settings.bandwidth_timeout <= 0:
-        raise UserError(f"--bandwidth-timeout {settings.bandwidth_timeout:g}: must be above 0")
+    if not 0 < settings.bandwidth_timeout <= LONGEST_TIMEOUT:
+        raise UserError(f"--bandwidth-timeout {settings.bandwidth_timeout:g}: must be above 0, at most a day (86400)")
     if settings.bandwidth_extension:
         check_command(settings.bandwidth_extension)
     token_counter(settings.tokenizer)(BARE)  # a wrong tokenizer is told now
@@ -207,11 +209,19 @@ def _check_filters(filters: Filters, tables: Tables) -> None:
 
 
 def _licence(corpus: Corpus) -> str:
-    """The first line of the corpus' licence file; the discs of the LDC have none."""
-    found = {path.read_text("utf-8").strip().split("\n")[0] for path in corpus.licences}
-    if len(found) > 1:
-        raise UserError(f"the folders have different licences ({'; '.join(sorted(found))}): import them one at a time")
-    return found.pop() if found else LDC_LICENCE
+    """The first line of the corpus' licence file; the discs of the LDC have none.
+
+    Raises: UserError if not all audio is under one licence: nobody may pass on one corpus under the other's terms.
+    """
+    found = {path.parent: text.split("\n")[0] for path in corpus.licences if (text := read_text(path).strip())}
+    names = set(found.values())
+    bare = next((path for path in corpus.audio.values() if not any(map(path.is_relative_to, found))), None)
+    if len(names) > 1 or (names and bare):
+        others = sorted(names) if len(names) > 1 else [*names, f"none above {bare}"]
+        raise UserError(
+            f"the folders have different licences ({'; '.join(others)}): import them one at a time, or give --licence"
+        )
+    return names.pop() if names else LDC_LICENCE
 
 
 def jobs_of(corpus: Corpus, tables: Tables) -> list[Job]:
@@ -242,6 +252,9 @@ def _describe(corpus: Corpus, tables: Tables, jobs: Sequence[Job]) -> list[str]:
         "filetable": "sexes come from calldata alone",
     }
     lines += [f"no {name} table: {effects[name]}" for name in tables.missing]
+    unlisted = sum(job.call not in tables.calls for job in jobs)
+    if unlisted and "calldata" not in tables.missing:
+        lines.append(f"{unlisted} calls have no row in calldata: {effects['calldata']}")
     untitled = sum(not job.title for job in jobs)
     if untitled and not {"calldata", "topics"} & set(tables.missing):
         lines.append(f"{untitled} calls have no topic title: both of their role prompts are the bare sentence")

@@ -72,7 +72,7 @@ def find_corpus(roots: Sequence[Path]) -> Corpus:
 def _files(root: Path) -> Iterator[Path]:
     """All files below a folder in a fixed order; linked folders are followed, each real folder once."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -81,6 +81,10 @@ def _files(root: Path) -> Iterator[Path]:
         folders.sort()
         for name in sorted(names):
             yield Path(folder, name)
+
+
+def _unreadable(why: OSError) -> None:
+    raise UserError(f"{why.filename}: cannot be read ({why.strerror}): make it readable, or give other folders")
 
 
 def _sort_in(corpus: Corpus, path: Path) -> None:

@@ -45,6 +45,8 @@ def read_call(job: Job, filters: Filters) -> Source:
     transcript, notes, share = read_transcript(job.transcript, job.call), [], 0.0
     if transcript.num_faulty:
         notes.append(f"{transcript.num_faulty} lines with impossible times were left out")
+    if transcript.num_strange:
+        notes.append(f"{transcript.num_strange} lines are not of the form `12.34 15.67 A: text` and were ignored")
     if transcript.num_overlapping:
         notes.append(f"{transcript.num_overlapping} lines lost their words: their speaker says two things at once")
     if job.original:

@@ -25,18 +25,13 @@ HEADER_BYTES = 1024
 SHORTEN_CODING: Literal["ulaw,embedded-shorten-v2.00"] = "ulaw,embedded-shorten-v2.00"
 Coding = Literal["ulaw", "ulaw,embedded-shorten-v2.00"]
 
+_RIFF_UNKNOWN = 0x7FFF_0000  # what programs that write WAV into a pipe put there is this or more
 _BLOCK = 256  # samples a channel and block; the block size of the files on the discs
 _DIFF1, _END, _BLOCK_LENGTH = 1, 4, 5  # shorten commands: code first differences; stop; change the block size
 
 
-def read_sphere(path: Path) -> tuple[np.ndarray, int]:
-    """Reads one SPHERE (or WAV, ...) file -> float32 [samples, channels] in [-1, 1], sample rate; see `decode`."""
-    samples, rate, _ = decode(path)
-    return samples, rate
-
-
 def decode(path: Path) -> tuple[np.ndarray, int, str]:
-    """Like `read_sphere`, and the name of the decoder that took the file.
+    """Reads one SPHERE (or WAV, ...) file: float32 [samples, channels] in [-1, 1], rate, and who decoded it.
 
     Decoders, in order: libsndfile, which reads all but shorten; desphere_native, compiled, 0.005 of real time;
     desphere, the same in pure Python where no binary is to be had, ten times slower than that and more; the sph2pipe
@@ -153,7 +148,9 @@ def _desphere(raw: bytes) -> bytes:
 
 
 def _check_length(path: Path, raw: bytes, num_samples: int) -> None:
-    """Raises UserError if the header promises more samples than there are: the copy was cut short."""
+    """Raises UserError if the header promises more than there is: the copy was cut short."""
+    if raw.startswith(b"RIFF") and len(raw) < int.from_bytes(raw[4:8], "little") + 8 < _RIFF_UNKNOWN:
+        raise UserError(f"{path}: shorter than its header promises: the file was cut short, copy it again")
     if not raw.startswith(MAGIC):
         return
     found = re.search(rb"^sample_count -i (\d+)", raw[:HEADER_BYTES], re.MULTILINE)

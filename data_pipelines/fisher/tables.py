@@ -7,7 +7,8 @@ import csv
 import hashlib
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,24 +47,26 @@ class Pin:
 
 @dataclass(kw_only=True)
 class Tables:
-    """What all tables together say; `missing` names the tables that were not found."""
+    """What all tables together say; `missing` names the tables that were not found.
+
+    `calls` are the rows of calldata; `sexes` what other tables say, of these calls and of others.
+    """
 
     calls: dict[str, Call] = field(default_factory=dict)
+    sexes: dict[str, tuple[str, str]] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def call(self, call: str) -> Call:
         """The row of a call; without one, each side is a speaker of its own and the topic is unknown."""
-        unknown = Call(topic="", sexes=("", ""), speakers=(_anonymous(call, "A"), _anonymous(call, "B")))
+        speakers = (_anonymous(call, "A"), _anonymous(call, "B"))
+        unknown = Call(topic="", sexes=self.sexes.get(call, ("", "")), speakers=speakers)
         return self.calls.get(call, unknown)
 
 
 def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
     """Reads all tables that were found, keyed as in `layout.Corpus.tables`."""
     texts = {name: [read_text(path) for path in found] for name, found in paths.items()}
-    sexes: dict[str, tuple[str, str]] = {}
-    for text in [*texts["filelist"], *texts["filetable"]]:
-        sexes |= parse_sexes(text)
     pins = dict(pair for text in texts["pindata"] for pair in parse_pindata(text).items())
     has = {
         "calldata": texts["calldata"],
@@ -71,11 +74,10 @@ def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
         "filetable": texts["filelist"] + texts["filetable"],
     }
     tables = Tables(missing=[name for name, found in has.items() if not found])
+    for text in [*texts["filelist"], *texts["filetable"]]:
+        tables.sexes |= parse_sexes(text)
     for text in texts["calldata"]:
-        tables.calls |= parse_calldata(text, sexes, pins)
-    for call in sexes.keys() - tables.calls.keys():
-        speakers = (_anonymous(call, "A"), _anonymous(call, "B"))
-        tables.calls[call] = Call(topic="", sexes=sexes[call], speakers=speakers)
+        tables.calls |= parse_calldata(text, tables.sexes, pins)
     for text in texts["topics"]:
         tables.topics |= parse_topics(text)
     return tables
@@ -89,14 +91,14 @@ def parse_calldata(
     SX.DL is sex and dialect, "f.a": female, American. Sexes that the row lacks come from `sexes` (by call), then
     from `pins`. Rows of another shape are ignored.
     """
-    rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) >= 12]
+    rows = [row for row in _rows(text) if len(row) >= 12]
     columns = _COLUMNS
-    if rows and rows[0][0].strip().upper() == "CALL_ID":
-        header = [name.strip().upper() for name in rows[0]]
+    if rows and rows[0][0].upper() == "CALL_ID":
+        header = [name.upper() for name in rows[0]]
         columns = {name: header.index(name) if name in header else place for name, place in _COLUMNS.items()}
     calls = {}
     for row in rows:
-        cell = {name: row[place].strip() if place < len(row) else "" for name, place in columns.items()}
+        cell = {name: row[place] if place < len(row) else "" for name, place in columns.items()}
         found = _CALL_ID.fullmatch(cell["CALL_ID"].rjust(5, "0"))
         if not found:
             continue
@@ -131,14 +133,20 @@ def _side(
 def parse_pindata(text: str) -> dict[str, Pin]:
     """CSV by position (the header's spelling differs): PIN, sex, age, years of education, native language, ..."""
     pins = {}
-    for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        cells = [cell.strip() for cell in row]
+    for cells in _rows(text):
         if len(cells) < 2 or not re.fullmatch(r"\w*\d\w*", cells[0]):
             continue
         sex = cells[1].lower() if cells[1].upper() in ("F", "M") else ""
         language = cells[4].lower() if len(cells) > 4 else "na"
         pins[cells[0]] = Pin(sex=sex, is_native=None if language in ("na", "") else "english" in language)
     return pins
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """The cells of each line; a quotation mark that is never closed costs its own line only."""
+    for line in text.replace("\0", "").splitlines():
+        with suppress(csv.Error):
+            yield from ([cell.strip() for cell in row] for row in csv.reader([line], skipinitialspace=True))
 
 
 def parse_sexes(text: str) -> dict[str, tuple[str, str]]:

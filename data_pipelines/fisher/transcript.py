@@ -15,7 +15,7 @@ from model.errors import UserError
 
 Letter = Literal["A", "B"]
 
-_LINE = re.compile(r"^\s*([0-9.]+)\s+([0-9.]+)\s+([AB]):\s*(.*?)\s*$")
+_LINE = re.compile(r"^\s*(-?[0-9.]+)\s+(-?[0-9.]+)\s+([AB]):\s*(.*?)\s*$")
 _LAUGH = ("[laughter]", "[laugh]", "<laugh>", "<laughter>")
 _TAG = re.compile(r"(\[[^\]]*\]|<[^>]*>)")
 # Real utterances end after at most half a minute; a longer one has a wrong time.
@@ -68,13 +68,14 @@ class Transcript:
     """The utterances of one call by start.
 
     `num_faulty` lines had impossible times and were left out; `num_overlapping` overlap another line of their speaker
-    and lost their words.
+    and lost their words; `num_strange` have another shape and were ignored.
     """
 
     utterances: tuple[Utterance, ...]
     transcriber: str
     num_faulty: int
     num_overlapping: int = 0
+    num_strange: int = 0
 
 
 def read_text(path: Path) -> str:
@@ -117,7 +118,7 @@ def read_transcript(path: Path, call: str) -> Transcript:
 
 def parse_transcript(text: str, call: str) -> Transcript:
     """Parses the text of one transcript; see the top of the file for the format."""
-    utterances, num_faulty, transcriber = [], 0, "unknown"
+    utterances, num_faulty, num_strange, transcriber = [], 0, 0, "unknown"
     for line in text.splitlines():
         if line.startswith("#"):
             found = re.match(r"#\s*Transcribed (?:at|by) (?:the )?(.+?)\s*$", line)
@@ -125,6 +126,7 @@ def parse_transcript(text: str, call: str) -> Transcript:
             continue
         parts = _LINE.match(line)
         if not parts:
+            num_strange += bool(line.strip())
             continue
         times = _times(parts[1], parts[2], call)
         if times is None:
@@ -139,7 +141,11 @@ def parse_transcript(text: str, call: str) -> Transcript:
     utterances.sort(key=lambda utterance: (utterance.start, utterance.end, utterance.letter))
     num_overlapping = _mute_overlapping(utterances)
     return Transcript(
-        utterances=tuple(utterances), transcriber=transcriber, num_faulty=num_faulty, num_overlapping=num_overlapping
+        utterances=tuple(utterances),
+        transcriber=transcriber,
+        num_faulty=num_faulty,
+        num_overlapping=num_overlapping,
+        num_strange=num_strange,
     )
 
 
@@ -150,7 +156,7 @@ def _times(first: str, last: str, call: str) -> tuple[float, float] | None:
     except ValueError:  # 12.34.56
         return None
     start = _REPAIRS.get((call, start, end), start)
-    return (start, end) if start < end <= start + MAX_UTTERANCE_SECONDS else None
+    return (start, end) if 0 <= start < end <= start + MAX_UTTERANCE_SECONDS else None
 
 
 def _mute_overlapping(utterances: list[Utterance]) -> int:

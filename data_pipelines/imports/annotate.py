@@ -16,7 +16,7 @@ from tqdm import tqdm
 from data_pipelines.audio import RATE_HZ, require_stereo_24k
 from data_pipelines.executor import executor_of
 from data_pipelines.files import claim_folder, write_bytes, write_json, write_line
-from data_pipelines.folder import find_dialogues, load_dialogue
+from data_pipelines.folder import ROLES, find_dialogues, load_dialogue
 from data_pipelines.imports import files
 from data_pipelines.imports.cut import MIN_PLACED_SHARE
 from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
@@ -105,7 +105,7 @@ def annotate_dialogues(args: argparse.Namespace) -> dict[str, Any]:
 def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: Path) -> tuple[str, str]:
     """Writes OUT/ID with words; answers the id and the reason if it cannot be used. Raises Unready."""
     try:
-        dialogue = load_dialogue(folder)
+        dialogue = load_dialogue(folder, sidecars=(ROLES,))  # what gates measured of other words is left behind
         audio_CS = require_stereo_24k(folder / "audio.flac")
         wanted = [side for side in SIDES if fill == "both" or dialogue.side(side).is_agent]
         filled = {
@@ -115,7 +115,10 @@ def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: 
         }
         for side, found in filled.items():
             if dialogue.side(side).is_agent and (found.share < MIN_PLACED_SHARE or not found.placed):
-                raise UserError(f"of {found.tried} utterances of the {side} side {found.placed} can be aligned")
+                heard = (
+                    f"{found.placed} of {found.tried} utterances can be aligned" if found.tried else "nothing is heard"
+                )
+                raise UserError(f"{side} side: {heard}")
     except Unready:
         raise
     except UserError as why:

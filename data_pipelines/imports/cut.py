@@ -24,7 +24,8 @@ from data_pipelines.fisher.windows import (
 )
 from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.imports.item import Item, Unready, at_24k, decode_audio, field_of, item_id, stereo
-from data_pipelines.imports.transcript import Sides, drop_bad_times
+from data_pipelines.imports.times import drop_bad_times, mute_overlapping
+from data_pipelines.imports.transcript import Sides
 from data_pipelines.quality.gates import clipped_runs, swap_ratio
 from data_pipelines.schema import SIDES, Dialogue, Side, Word
 from data_pipelines.writer.split import bucket
@@ -87,6 +88,7 @@ def _import_item(item: Item, settings: Settings, out: Path) -> dict[str, Any]:
     if seconds < MIN_WINDOW_SECONDS:
         raise UserError(f"{seconds:.1f} s, a dialogue lasts {MIN_WINDOW_SECONDS:.0f} s or more")
     sides, dropped = drop_bad_times(item.sides(), seconds, "its transcript")
+    sides, muted = mute_overlapping(sides)
     filled = _fill(audio_CS, sides, settings)
     spoken = [
         Spoken(start=utterance.start, end=utterance.end, letter=LETTER[name], words=utterance.words)
@@ -100,6 +102,7 @@ def _import_item(item: Item, settings: Settings, out: Path) -> dict[str, Any]:
     able = [name for name in settings.agents if name not in faults]
     windows = _windows(spoken, able, voices, seconds, settings) if able else []
     notes = [f"{dropped} words or utterances with impossible times are left out"] if dropped else []
+    notes += [f"{muted} utterances lost their words: their speaker says two things at once"] if muted else []
     notes += [f"the {name} side is no agent: {fault}" for name, fault in faults.items()]
     base = {"recording": item.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
     base |= {"resampler": "soxr HQ", **provenance_of(filled)}

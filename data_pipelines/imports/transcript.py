@@ -5,22 +5,17 @@ by the names of its keys, because every data set has its own: see `read_json`.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.imports.entries import Entry, entries_of, is_list
 from data_pipelines.schema import SIDES, Word
 from model.errors import UserError
 from model.extras import require
 
-MAX_BAD_SHARE = 0.05
-"""Of words or utterances with impossible times; what is beyond it is no slip, but another recording's transcript."""
-BEYOND_SECONDS = 0.25
-"""How far times may reach beyond the audio: data sets round them."""
 PAUSE_SECONDS = 0.6
 """A longer pause between words with times ends an utterance."""
 MAIN = "speaker_main"
@@ -30,12 +25,6 @@ PAIRS = (
     ("speaker1", "speaker2"), ("speaker_a", "speaker_b"), (MAIN, "speaker_user"),
 )  # fmt: skip
 """Names of speakers whose sides are understood without being told."""
-_WORDS, _UTTERANCES = ("words",), ("utterances", "segments", "turns", "chunks", "transcript", "transcripts", "dialogue")
-_TEXT = ("text", "word", "tts_text", "transcript", "content", "utterance", "sentence")
-_START, _END = ("start", "start_time", "begin", "start_s", "xmin"), ("end", "end_time", "stop", "end_s", "xmax")
-_SPEAKER = (
-    "speaker", "speaker_id", "speaker_idx", "speaker_label", "spk_idx", "spk", "channel", "side", "label",
-    "role")  # fmt: skip
 _TAG = re.compile(r"\[[^\]]*\]|<br\s*/?>")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _LABEL = re.compile(r"\s*(?:\[([^\]]{1,60})\]|<v\s+([^>]{1,60})>|([\w .-]{1,40}):(?=\s))\s*")
@@ -63,20 +52,6 @@ Sides = dict[str, SideText]
 """By side; a side that is missing is unknown, one without utterances and text is known to be silent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A word or an utterance as found, before its speaker has a side. Without times `start` is None."""
-
-    text: str
-    start: float | None
-    end: float | None
-    label: str
-    is_word: bool
-    words: tuple[Word, ...] = ()
-    is_other: bool = False
-    """Said by the one who is not `label`, as the backchannels listed with an utterance are."""
-
-
 def read_text_file(path: Path) -> str:
     """A UTF-8 file, with or without a mark at its beginning. Raises UserError if it is missing or anything else."""
     if not path.is_file():
@@ -89,8 +64,9 @@ def decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as why:
+        known = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise UserError(
-            f"{where}: not UTF-8 (byte {why.start}): convert it, e.g. with iconv -f LATIN1 -t UTF-8"
+            f"{where}: not UTF-8 (byte {why.start}): convert it, e.g. with iconv -f {known} -t UTF-8"
         ) from why
 
 
@@ -98,7 +74,7 @@ def parse_json(text: str, where: str) -> Any:
     """Raises UserError if it is no JSON."""
     try:
         return json.loads(text)
-    except ValueError as why:
+    except (ValueError, RecursionError) as why:
         raise UserError(f"{where}: not JSON ({why})") from why
 
 
@@ -121,10 +97,10 @@ def read_json(value: Any, labels: tuple[str, str] | None, where: str, side: str 
     {"left": ..., "right": ...} of any of these; and {"text": ...}. Raises: UserError for values of wrong types.
     """
     try:
-        entries = list(_entries(value, side))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as why:
+        entries = list(entries_of(value, side))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as why:
         raise UserError(f"{where}: not a transcript ({type(why).__name__}: {why})") from why
-    empty = {side: SideText()} if side and _is_list(value) else {}
+    empty = {side: SideText()} if side and is_list(value) else {}
     return sort_sides(entries, labels, where, side) or empty
 
 
@@ -196,53 +172,6 @@ def sides_of(found: set[str], labels: tuple[str, str] | None, where: str) -> dic
     return answers[0]
 
 
-def drop_bad_times(sides: Sides, seconds: float, where: str) -> tuple[Sides, int]:
-    """Without words and utterances whose times cannot be, and how many these were.
-
-    Raises: UserError if they are more than one in twenty: the transcript is of another recording.
-    """
-    dropped, total, example, kept = 0, 0, "", {}
-    for name, side in sides.items():
-        utterances = []
-        for utterance in side.utterances:
-            words = tuple(word for word in utterance.words if _is_good(word.start, word.end, seconds))
-            bad = [word for word in utterance.words if not _is_good(word.start, word.end, seconds)]
-            total += max(1, len(utterance.words))
-            if utterance.words:
-                dropped += len(bad)
-                example = example or (f"{bad[0].text!r} at {bad[0].start:.2f}-{bad[0].end:.2f} s" if bad else "")
-                if not words:
-                    continue
-            elif not _is_good(utterance.start, utterance.end, seconds):
-                dropped += 1
-                example = example or f"{utterance.text[:30]!r} at {utterance.start:.2f}-{utterance.end:.2f} s"
-                continue
-            utterances.append(_bounded(utterance, words, seconds))
-        kept[name] = SideText(utterances=tuple(utterances), text=side.text)
-    if dropped > MAX_BAD_SHARE * total:
-        raise UserError(
-            f"{where}: {dropped} of {total} times are reversed or beyond the audio of {seconds:.2f} s (the first: "
-            f"{example}): the transcript does not match the audio"
-        )
-    return kept, dropped
-
-
-def _is_good(start: float, end: float, seconds: float) -> bool:
-    return math.isfinite(start) and math.isfinite(end) and -0.01 <= start <= end <= seconds + BEYOND_SECONDS
-
-
-def _bounded(utterance: Utterance, words: Sequence[Word], seconds: float) -> Utterance:
-    """Inside the audio, words one after the other: an end that overlaps the next word is brought back to its start."""
-    fixed = []
-    for n, word in enumerate(words):
-        start, end = min(max(word.start, 0.0), seconds), min(word.end, seconds)
-        if n + 1 < len(words) and start < words[n + 1].start < end:
-            end = words[n + 1].start
-        fixed.append(Word(text=word.text, start=start, end=end))
-    start, end = (fixed[0].start, fixed[-1].end) if fixed else (max(utterance.start, 0.0), min(utterance.end, seconds))
-    return Utterance(start=start, end=end, text=utterance.text, words=tuple(fixed))
-
-
 def _side_text(entries: Sequence[Entry], where: str) -> SideText:
     """Entries of one side in order of time; words with times become utterances at their pauses."""
     if any(entry.start is None or entry.end is None for entry in entries):
@@ -285,78 +214,3 @@ def _labelled(line: str, where: str) -> tuple[str, str]:
     if not found:
         raise UserError(f"{where} does not begin with a speaker ('A: hello'): give one transcript for each side")
     return next(filter(None, found.groups())).strip(), line[found.end() :]
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, dict) and any(key in value for key in (*_WORDS, *_UTTERANCES)))
-
-
-def _entries(value: Any, label: str) -> Iterator[Entry]:
-    """All words and utterances of a value; `label` is the speaker unless they name their own."""
-    if isinstance(value, str):
-        yield Entry(text=value, start=None, end=None, label=label, is_word=False)
-    elif isinstance(value, list):
-        is_word = all(set(part) & {"words", "backchannels"} == set() and _is_single(part.get("text")) for part in value)
-        for part in value:
-            yield from _entry(part, label, is_word=is_word)
-    elif isinstance(value, dict) and "alignments" in value:
-        for text, (start, end), speaker in value["alignments"]:
-            yield Entry(text=text, start=float(start), end=float(end), label=label or str(speaker), is_word=True)
-    elif isinstance(value, dict) and any(isinstance(value.get(side), (dict, list, str)) for side in SIDES):
-        yield from chain.from_iterable(_entries(value[side], side) for side in SIDES if side in value)
-    elif isinstance(value, dict):
-        key = next((key for key in (*_UTTERANCES, *_WORDS) if isinstance(value.get(key), list)), None)
-        if key is not None:
-            for part in value[key]:
-                yield from _entry(part, label, is_word=key in _WORDS)
-        elif isinstance(value.get("text"), str) and label:
-            yield Entry(text=value["text"], start=None, end=None, label=label, is_word=False)
-
-
-def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterator[Entry]:
-    """One word or utterance, and the backchannels of the other side that are listed with it."""
-    text = next((part[key] for key in _TEXT if isinstance(part.get(key), str)), None)
-    start, end = (next((part[key] for key in keys if part.get(key) is not None), None) for keys in (_START, _END))
-    speaker = next((str(part[key]) for key in _SPEAKER if isinstance(part.get(key), (str, int))), label)
-    if text is None:
-        raise ValueError(f"an entry without text: {str(part)[:60]}")
-    exact = _exact_words(part.get("words"), label)
-    if exact and start is None and end is None:
-        start, end = exact[0].start, exact[-1].end
-    if exact and (
-        start is None or end is None or exact[0].start < float(start) - 0.5 or exact[-1].end > float(end) + 0.5
-    ):
-        exact = ()  # counted from somewhere else: the utterance will be aligned
-    own = label if label in SIDES else speaker
-    yield Entry(
-        text=text,
-        start=None if start is None else float(start),
-        end=None if end is None else float(end),
-        label=own,
-        is_word=is_word or "word" in part,
-        words=exact,
-    )
-    for backchannel in part.get("backchannels") or ():
-        if isinstance(backchannel, dict):
-            yield from (replace(entry, is_other=True) for entry in _entry(backchannel, own))
-
-
-def _is_single(text: Any) -> bool:
-    """True for one word: a list of nothing else is a list of words, whatever its keys are called."""
-    return isinstance(text, str) and len(text.split()) == 1
-
-
-def _exact_words(words: Any, label: str) -> tuple[Word, ...]:
-    """The words of an utterance if all of them have both times."""
-    if not isinstance(words, list) or not all(isinstance(word, dict) for word in words):
-        return ()
-    found = [entry for word in words for entry in _entry(word, label, is_word=True)]
-    return (
-        tuple(
-            Word(text=word.text.strip(), start=word.start, end=word.end)
-            for word in found
-            if word.start is not None and word.end is not None and word.text.strip()
-        )
-        if all(word.start is not None and word.end is not None for word in found)
-        else ()
-    )

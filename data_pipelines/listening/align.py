@@ -99,6 +99,8 @@ class Aligner:
 
     def _two_passes(self, audio: npt.NDArray[np.float32], rate: int, parts: Sequence[str]) -> list[Any] | None:
         """Words first, then their phones: the second pass gives the times. None if the words find no path."""
+        if not len(audio):
+            return None  # the decoder would raise, and be of no use to any later utterance
         pcm = np.clip(np.round(to_rate(audio, rate, RATE_HZ) * 32767), -32768, 32767).astype("<i2")
         self._decoder.reinit_feat()  # else the front end remembers the utterance before, and times move by a frame
         self._decoder.set_align_text(" ".join(parts))

@@ -57,7 +57,7 @@ Answer in JSON:
 - facts: up to 4 short sentences about ME, each beginning with "You". For each give evidence: one or more
   quotations, word for word, from lines of ME. Take only what ME says of himself or herself. If ME tells nothing
   personal, give an empty list.
-Invent nothing: every name, place and number must be in the words of ME. Never give telephone numbers, PINs, e-mail or
+Invent nothing: every name, place and number must be in the quotations. Never give telephone numbers, PINs, e-mail or
 street addresses."""
 
 
@@ -100,8 +100,9 @@ def problems(answer: dict[str, Any], dialogue: Dialogue, side: str) -> list[str]
     found = _form_problems(answer)
     for fact in answer["facts"]:
         found += _fact_problems(fact, heard)
+    topic = names_and_numbers(prompt(answer, "b"))
+    found += [f"{term!r} is not in the words of ME" for term in topic if not is_said(term, known)]
     text = prompt(answer, "c")
-    found += [f"{term!r} is not in the words of ME" for term in names_and_numbers(text) if not is_said(term, known)]
     found += [f"the text holds {kind}: leave it out" for kind in contacts(text)]
     if len(text.split()) > MAX_WORDS:
         found.append(f"all together is longer than {MAX_WORDS} words: say less")
@@ -133,6 +134,10 @@ def _fact_problems(fact: dict[str, Any], heard: Sequence[str]) -> list[str]:
             found.append(f"not a quotation of two words or more from ME: {text!r}")
         elif SECOND_PERSON & set(quote) and not FIRST_PERSON & set(quote):
             found.append(f"{text!r} is about the other speaker")
+    quoted = [word for quote in quotes for word in ("", *quote)]
+    for term in names_and_numbers(sentence):
+        if not is_said(term, quoted):
+            found.append(f"{term!r} is not in the evidence for {sentence!r}: quote ME saying it, or leave it out")
     if quotes and not _stems(normal_words(sentence)) & _stems(word for quote in quotes for word in quote):
         found.append(f"the evidence says nothing of {sentence!r}: quote the words that do")
     return found

@@ -27,7 +27,7 @@ from data_pipelines.schema import Dialogue
 from data_pipelines.writer.options import SOURCES
 from model.errors import UserError
 
-GENERATOR = "ppx-data prompts 1"
+GENERATOR = "ppx-data prompts 2"
 
 
 @dataclass(kw_only=True, frozen=True)

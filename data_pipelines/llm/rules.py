@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from data_pipelines.fisher.cases import ruled
 from data_pipelines.listening.asr import normal_words
 from data_pipelines.writer.check import NUMBER, NUMBER_WORDS
 
@@ -16,6 +17,9 @@ CONTACTS = {
     "a long number": re.compile(r"\d(?:[ -]?\d){6,}"),
 }
 SPELLED_DIGITS = 7
+_NUMBERS = "|".join(NUMBER_WORDS)
+_NUMBER_RUN = re.compile(rf"\b(?:{_NUMBERS})(?:[ -](?:{_NUMBERS}|one))*\b", re.I)
+_NAME = re.compile(r"\b[A-Z][\w'-]*(?: [A-Z][\w'-]*)*")
 
 
 def contacts(text: str) -> list[str]:
@@ -30,15 +34,16 @@ def contacts(text: str) -> list[str]:
 
 
 def names_and_numbers(text: str) -> list[str]:
-    """Words of a text that state something checkable: numbers in digits or words, and capitalised words that do not
-    open a sentence."""
-    found = NUMBER.findall(text)
+    """What a text states that can be checked: numbers in digits or words ("21", "twenty one"), capitalised words that
+    do not open a sentence, names of several words as one ("New York"), and places and days in lower case."""
+    found = [*NUMBER.findall(text), *(number[0] for number in _NUMBER_RUN.finditer(text))]
     for sentence in re.split(r"(?<=[.?!])\s+", text):
-        for n, token in enumerate(re.findall(r"[A-Za-z][\w'-]*", sentence)):
-            is_name = n > 0 and token[0].isupper() and token not in NO_NAMES
-            if is_name or token.lower() in NUMBER_WORDS:
-                found.append(token.removesuffix("'s"))
-    return found
+        opening = re.match(r"[\w'-]*", sentence)
+        for run in _NAME.findall(sentence[opening.end() if opening else 0 :]):
+            name = [word for word in run.split() if word not in NO_NAMES and word.lower() not in NUMBER_WORDS]
+            found += [" ".join(name).removesuffix("'s")] if name else []
+    plain = re.findall(r"\b[a-z][a-z']*", text)
+    return found + [form for word, form in zip(plain, ruled(plain), strict=True) if form not in (word, *NO_NAMES)]
 
 
 def is_said(term: str, heard: Sequence[str]) -> bool:

@@ -107,3 +107,9 @@ def test_the_result_does_not_depend_on_what_was_aligned_before(aligner: Aligner,
     alone = [align(Aligner(), speech) for speech in spoken]
     assert alone.count(None) <= 1
     assert alone == [align(aligner, speech) for speech in reversed(spoken)][::-1]
+
+
+def test_nothing_to_hear_fits_no_text_and_spoils_nothing(aligner: Aligner, spoken: list[Speech]) -> None:
+    assert aligner.align(np.zeros(0, np.float32), 8000, ["hello"]) is None
+    speech = spoken[0]
+    assert aligner.align(speech.audio, speech.rate, [word for word, _, _ in speech.words]) is not None

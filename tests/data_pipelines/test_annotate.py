@@ -1,5 +1,6 @@
 """Audio without a transcript gets words with times, by the real recogniser and aligner; their truth is espeak-ng's."""
 
+import json
 import sys
 
 import numpy as np
@@ -101,6 +102,14 @@ def test_dialogues_without_words_get_them_and_keep_the_rest(tmp_path, call):
     assert load_dialogue(tmp_path / "twice/a") == after  # sides with words are not heard again
 
 
+def test_what_gates_measured_of_the_old_words_is_left_behind(tmp_path):
+    folder = write_dialogue(tmp_path / "in", "a", agents=("left",))
+    gates = {"format": 1, "values": {"wer_left": 0.9}, "rejected": [], "limits": {}, "engines": {}}
+    (folder / "gates.json").write_text(json.dumps(gates))
+    verbs.main(["annotate", "--dialogues", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert "wer_left" in load_dialogue(folder).gates and "wer_left" not in load_dialogue(tmp_path / "out/a").gates
+
+
 def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
     """Dialogues that have their words already: what is written, and when, is the same, and nothing has to listen."""
     for n in range(2):
@@ -148,9 +157,7 @@ class Fake:
 def test_utterances_that_cannot_be_aligned_are_counted_and_reject_the_dialogue(tmp_path, call, monkeypatch):
     silent_dialogue(tmp_path / "in", "a", call)
     monkeypatch.setattr(fill, "_recogniser", lambda name, device: Fake("completely different things are said in here"))
-    with pytest.raises(
-        UserError, match=r"no dialogue was annotated.* of 4 utterances of the left side \d can be aligned"
-    ):
+    with pytest.raises(UserError, match=r"no dialogue was annotated.* left side: \d of 4 utterances can be aligned"):
         verbs.main(["annotate", "--dialogues", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out/a").exists()
 

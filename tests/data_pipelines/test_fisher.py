@@ -7,6 +7,7 @@ of noise here, and a fake aligner spreads the words over them; the real one is t
 import errno
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from data_pipelines.fisher.importer import import_corpus, run
 from data_pipelines.fisher.job import Filters, Settings
 from data_pipelines.fisher.layout import find_corpus
 from data_pipelines.fisher.prompts import BARE, role_prompts, spoken_topic
-from data_pipelines.fisher.sphere import SHORTEN_CODING, read_sphere, write_sphere
+from data_pipelines.fisher.sphere import SHORTEN_CODING, decode, write_sphere
 from data_pipelines.fisher.split import CallSides, in_bucket, plan_split
 from data_pipelines.fisher.tables import parse_calldata, parse_pindata, parse_sexes, parse_topics, read_tables
 from data_pipelines.fisher.transcript import parse_tokens, parse_transcript, read_transcript
@@ -190,6 +191,11 @@ def test_transcripts_that_cannot_be_trusted_are_refused(tmp_path: Path) -> None:
         read_transcript(tmp_path / "missing.txt", "00001")
 
 
+def test_lines_of_another_shape_and_negative_times_are_counted() -> None:
+    found = parse_transcript("1.00 2.00 A: hi \n-1.00 2.00 B: no \n3.00 4.00 C: who \n\nfive six \n", "00001")
+    assert (len(found.utterances), found.num_faulty, found.num_strange) == (1, 1, 2)
+
+
 def test_text_that_is_no_utf_8_is_read_as_windows_1252(tmp_path: Path) -> None:
     path = tmp_path / "fe_03_00001.txt"
     path.write_bytes(b"# fe_03_00001.sph\n1 2 A: it\x92s a caf\xe9 \n3 4 B: odd \x81 byte\n")
@@ -263,6 +269,12 @@ def test_grades_and_nativeness_come_from_the_auditors_or_the_speaker() -> None:
     assert calls["00001"].natives == (True, False)
     assert calls["00002"].natives == (True, False)  # no dialect for 1790: what he said of himself
     assert sorted(pins) == ["1790", "4242"] and pins["1790"].is_native is False
+
+
+def test_an_open_quotation_mark_costs_one_row_of_a_table() -> None:
+    broken = CALLDATA.replace('2602,f.a,"5405513275"', '"2602,f.a,5405513275') + "x" * 200_000 + "\0\n"
+    assert sorted(parse_calldata(broken)) == ["00002", "00003"]
+    assert sorted(parse_pindata('"1,F\n2,F\n"' + "x" * 200_000)) == ["2"]
 
 
 def test_sexes_are_found_whatever_the_order_of_columns() -> None:
@@ -378,6 +390,20 @@ def test_tables_and_originals_are_found_under_the_names_that_copies_have(tmp_pat
     assert corpus.originals["00001"].suffix == ".txo"
 
 
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_call(tmp_path, "00001", talk(30), 30)
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if str(path).endswith("audio"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(UserError, match=r"sph1/audio: cannot be read \(Permission denied\)"):
+        find_corpus([tmp_path])
+
+
 def test_wrong_folders_are_errors_that_say_what_to_give(tmp_path: Path) -> None:
     write_call(tmp_path, "00001", talk(10), 10, places={"audio": "discs", "text": "text"})
     with pytest.raises(UserError, match="nowhere: no such folder: give the folders that hold fe_03_NNNNN.sph"):
@@ -479,7 +505,7 @@ def test_audio_of_one_channel_or_another_rate_is_refused_or_noted(tmp_path: Path
 
     def convert(call: str, rate: int, channels: int, to: int) -> None:
         path = corpus / f"fe_03_p1_sph1/audio/000/fe_03_{call}.sph"
-        audio = to_rate(np.ascontiguousarray(read_sphere(path)[0].T), 8000, to)[:channels]
+        audio = to_rate(np.ascontiguousarray(decode(path)[0].T), 8000, to)[:channels]
         path.unlink()
         soundfile.write(path.with_suffix(".wav"), audio.T, rate)
 
@@ -753,6 +779,17 @@ def test_the_licence_is_the_corpus_own_or_the_given_one(tmp_path: Path, fake: No
     assert {d.licence for d in dialogues(tmp_path / "given").values()} == {"private"}
 
 
+def test_one_corpus_never_goes_out_under_the_licence_of_another(tmp_path: Path, fake: None) -> None:
+    write_call(tmp_path / "free", "00001", talk(90), 90)
+    write_call(tmp_path / "ldc", "00002", talk(90), 90)
+    (tmp_path / "free/licence.txt").write_bytes("CC BY 4.0 \u2019".encode("cp1252"))
+    with pytest.raises(UserError, match="different licences .CC BY 4.0 '; none above .*ldc.*: import them one at a"):
+        imported([tmp_path / "free", tmp_path / "ldc"], tmp_path / "out")
+    (tmp_path / "free/licence.txt").write_text("\n")
+    imported([tmp_path / "free", tmp_path / "ldc"], tmp_path / "out")
+    assert {d.licence for d in dialogues(tmp_path / "out").values()} == {"LDC User Agreement"}
+
+
 def test_missing_tables_are_printed(tmp_path: Path, fake: None, capsys: pytest.CaptureFixture[str]) -> None:
     write_call(tmp_path / "corpus", "00001", talk(90), 90)
     write_call(tmp_path / "corpus", "00009", talk(90), 90)
@@ -761,6 +798,10 @@ def test_missing_tables_are_printed(tmp_path: Path, fake: None, capsys: pytest.C
     printed = capsys.readouterr().out
     assert "no calldata table" in printed and "no topics table" in printed and "1 calls are left out" in printed
     assert all(d.side(s).role_prompt == BARE for d in dialogues(tmp_path / "out").values() for s in d.agent_sides)
+    write_tables(tmp_path / "corpus")
+    write_call(tmp_path / "corpus", "00009", talk(90), 90)
+    imported([tmp_path / "corpus"], tmp_path / "more")
+    assert "1 calls have no row in calldata: speakers are told apart by call and side only" in capsys.readouterr().out
 
 
 def test_the_verb_takes_its_arguments(tmp_path: Path, fake: None, capsys: pytest.CaptureFixture[str]) -> None:

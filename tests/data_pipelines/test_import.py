@@ -480,6 +480,26 @@ def test_utterances_are_aligned_word_by_word_and_numbers_stay_as_written(tmp_pat
     assert found[0][1].provenance["word_times"] == "pocketsphinx 5.1.1" and found[0][1].gates["aligned_share"] == 1.0
 
 
+def test_a_subtitle_in_the_last_moment_or_twice_costs_its_words_only(tmp_path):
+    pytest.importorskip("pocketsphinx")
+    pytest.importorskip("srt")
+    from tests.data_pipelines.spoken_call import spoken_call, write_srt
+
+    call = spoken_call()
+    write_wav(tmp_path / "call.wav", call.audio)
+    end = call.audio.shape[1] / 24000
+    text, start, stop = call.utterances["right"][0]
+    for side, more in (("left", ("bye", end + 0.21, end + 0.24)), ("right", (text, start + 0.1, stop + 0.1))):
+        write_srt(tmp_path / f"call.{side}.srt", [*call.utterances[side], more])
+    folder, dialogue = run_folder(tmp_path)[0]
+    sides = dialogue.provenance["sides"]
+    assert (
+        sides["left"]["tried"] - sides["left"]["placed"] == 1
+        and sides["right"]["tried"] - sides["right"]["placed"] == 2
+    )
+    assert "2 utterances lost their words" in (folder.parent / "report.json").read_text()
+
+
 def test_utterances_that_are_not_in_the_audio_make_no_agent(tmp_path):
     pytest.importorskip("pocketsphinx")
     pytest.importorskip("srt")

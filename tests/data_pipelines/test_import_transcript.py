@@ -2,14 +2,8 @@
 
 import pytest
 
-from data_pipelines.imports.transcript import (
-    SideText,
-    Utterance,
-    drop_bad_times,
-    read_json,
-    read_plain,
-    read_transcript,
-)
+from data_pipelines.imports.times import drop_bad_times, mute_overlapping
+from data_pipelines.imports.transcript import SideText, Utterance, read_json, read_plain, read_transcript
 from data_pipelines.schema import Word
 from model.errors import UserError
 
@@ -95,7 +89,7 @@ def test_speakers_get_their_sides_from_the_option_or_from_known_names():
 @pytest.mark.parametrize(
     "value",
     [{"alignments": [["a", 1.0, "left"]]}, {"words": [{"start": 1}]}, {"words": ["a"]},
-     {"alignments": [["a", ["soon", "later"], "left"]]}],
+     {"alignments": [["a", ["soon", "later"], "left"]]}, {"alignments": [["a", [10**400, 1], "left"]]}],
 )  # fmt: skip
 def test_json_of_wrong_types_is_refused(value):
     with pytest.raises(UserError, match=r"^x\.json: not a transcript"):
@@ -134,6 +128,8 @@ def test_subtitles_of_one_side_or_with_speakers_in_them(tmp_path, first, second,
         ("a.srt", "caf\u00e9".encode("latin-1"), r"a\.srt: not UTF-8 \(byte 3\): convert it"),
         ("a.json", '{"words": "caf\u00e9"}'.encode("latin-1"), r"a\.json: not UTF-8"),
         ("a.json", b'{"words": [', r"a\.json: not JSON"),
+        ("a.json", b"[" * 100_000, r"a\.json: not JSON"),
+        ("a.txt", "A: hi".encode("utf-16"), r"a\.txt: not UTF-8 .*iconv -f UTF-16"),
         ("a.srt", b"no subtitles here", r"a\.srt: not SRT"),
         ("a.srt", b"1\n00:00:01,000 -> 00:00:02,000\nA: hi\n", r"a\.srt: not SRT"),
         ("a.srt", SRT.format("", "").encode(), r"a\.srt: subtitle 1 does not begin with a speaker"),
@@ -178,3 +174,14 @@ def test_overlapping_words_are_cut_at_the_next_start_and_the_last_at_the_end_of_
         {"left": SideText(utterances=(Utterance(start=0, end=1.2, text="a b", words=words),))}, 1.0, "x"
     )
     assert [(w.start, w.end) for w in sides["left"].utterances[0].words] == [(0.0, 0.5), (0.5, 1.0)]
+
+
+def test_two_things_said_at_once_by_one_side_lose_their_text():
+    def said(start, end, words=()):
+        return Utterance(start=start, end=end, text="hello", words=words)
+
+    exact = (Word(text="hello", start=8.2, end=9.0),)
+    left = (said(0, 2), said(1, 3), said(3, 4), said(3.8, 5), said(6, 9), said(8.2, 9, exact))
+    sides, count = mute_overlapping({"left": SideText(utterances=left), "right": SideText(utterances=(said(0, 2),))})
+    assert [utterance.text for utterance in sides["left"].utterances] == ["", "", "hello", "hello", "", "hello"]
+    assert count == 3 and sides["right"].utterances[0].text == "hello"

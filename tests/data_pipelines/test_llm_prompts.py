@@ -158,11 +158,18 @@ def test_what_the_side_said_itself_is_accepted(tmp_path, answer):
 @pytest.mark.parametrize(
     "answer, problem",
     [
-        (with_fact("You live in Chicago.", "i live in boston"), "'Chicago' is not in the words of ME"),
-        (with_fact("You grew up in Texas.", "i live in boston"), "'Texas' is not in the words of ME"),
-        (with_fact("You have three dogs.", "i have two dogs"), "'three' is not in the words of ME"),
-        (with_fact("You have 12 dogs.", "i have two dogs"), "'12' is not in the words of ME"),
-        (with_fact("You were a baker for 2 years.", "i was a baker"), None),  # two is said, of dogs: known limit
+        (with_fact("You live in Chicago.", "i live in boston"), "'Chicago' is not in the evidence for"),
+        (with_fact("You live in chicago.", "i live in boston"), "'Chicago' is not in the evidence for"),
+        (with_fact("You live in new york.", "i live in boston"), "'New' is not in the evidence for"),
+        (with_fact("You are Boston Baker.", "i live in boston", "i was a baker"), "'Boston Baker' is not in"),
+        (with_fact("You grew up in Texas.", "i live in boston"), "'Texas' is not in the evidence for"),
+        (with_fact("You have three dogs.", "i have two dogs"), "'three' is not in the evidence for"),
+        (with_fact("You have 12 dogs.", "i have two dogs"), "'12' is not in the evidence for"),
+        (with_fact("You were a baker for 2 years.", "i was a baker"), "'2' is not in the evidence"),  # two: the dogs
+        (with_fact("You baked for twenty-two years.", "a baker for twenty one years"), "'twenty-two' is not in"),
+        (with_fact("You live in a twenty-room house.", "i live in boston"), "'twenty' is not in the evidence"),
+        (good() | {"topic": "life in denver"}, "'Denver' is not in the words of ME"),
+        (good() | {"topic": "the Boston Texas game"}, "'Boston Texas' is not in the words of ME"),
         (good() | {"topic": "life in Denver"}, "'Denver' is not in the words of ME"),
         (with_fact("You live in Boston.", "i grew up in texas"), "not a quotation of two words or more from ME"),
         (with_fact("You live in Boston.", "i live in old boston"), "not a quotation"),
@@ -185,7 +192,7 @@ def test_what_the_side_said_itself_is_accepted(tmp_path, answer):
 )
 def test_what_was_not_said_is_a_problem(tmp_path, answer, problem):
     found = annotate.problems(answer, load_dialogue(call(tmp_path, "x")), "left")
-    assert any(problem in text for text in found) if problem else found == [], found
+    assert any(problem in text for text in found), found
 
 
 def test_a_fact_about_the_other_speaker_is_refused_though_this_side_said_it(tmp_path):

@@ -12,7 +12,6 @@ from data_pipelines.fisher.sphere import (
     SHORTEN_CODING,
     decode,
     mulaw_bytes,
-    read_sphere,
     shorten,
     telephone,
     write_sphere,
@@ -41,8 +40,10 @@ def test_foreign_decoders_read_our_shorten_files_bit_for_bit(tmp_path: Path, num
     module = pytest.importorskip(decoder)
     samples = every_mulaw_byte(max(num_samples, 1))[:num_samples]
     write_sphere(tmp_path / "a.sph", samples, coding=SHORTEN_CODING)
-    decode = module.transcode if decoder == "desphere_native" else module.transcode_bytes
-    heard, rate = soundfile.read(io.BytesIO(decode((tmp_path / "a.sph").read_bytes())), dtype="float32", always_2d=True)
+    transcode = module.transcode if decoder == "desphere_native" else module.transcode_bytes
+    heard, rate = soundfile.read(
+        io.BytesIO(transcode((tmp_path / "a.sph").read_bytes())), dtype="float32", always_2d=True
+    )
     assert rate == 8000
     np.testing.assert_array_equal(heard, samples)
 
@@ -53,7 +54,7 @@ def test_sphere_is_read_back_exactly_whatever_its_name(tmp_path: Path, coding: s
         pytest.importorskip("desphere_native")
     samples = speech_like(4000)
     write_sphere(tmp_path / "call.wav", samples, coding=coding)  # type: ignore[arg-type]
-    heard, rate = read_sphere(tmp_path / "call.wav")
+    heard, rate, _ = decode(tmp_path / "call.wav")
     assert rate == 8000 and heard.dtype == np.float32 and heard.shape == (4000, 2)
     np.testing.assert_array_equal(heard, telephone(samples))
     assert np.abs(heard - samples).max() < 0.01
@@ -62,7 +63,7 @@ def test_sphere_is_read_back_exactly_whatever_its_name(tmp_path: Path, coding: s
 def test_a_file_named_sph_that_is_a_wav_is_read(tmp_path: Path) -> None:
     samples = telephone(speech_like(4000))
     soundfile.write(tmp_path / "call.sph", samples, 8000, format="WAV", subtype="FLOAT")
-    np.testing.assert_array_equal(read_sphere(tmp_path / "call.sph")[0], samples)
+    np.testing.assert_array_equal(decode(tmp_path / "call.sph")[0], samples)
 
 
 def test_shorten_packs_speech_smaller_than_mulaw() -> None:
@@ -78,7 +79,18 @@ def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, coding: str, keep:
     raw = path.read_bytes()
     path.write_bytes(raw[: 1024 + int(keep * (len(raw) - 1024))])
     with pytest.raises(UserError, match="fe_03_00001.sph.*copy it again"):
-        read_sphere(path)
+        decode(path)
+
+
+def test_a_cut_wav_is_refused_and_one_that_was_piped_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, speech_like(8000), 8000)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match="call.wav: shorter than its header promises"):
+        decode(path)
+    path.write_bytes(raw[:4] + b"\xff\xff\xff\xff" + raw[8:])
+    assert len(decode(path)[0]) == 8000
 
 
 def sphere(path: Path, body: bytes, **changes: str) -> Path:
@@ -153,7 +165,7 @@ def test_garbage_an_empty_file_and_a_missing_file_are_errors_that_name_the_file(
     (tmp_path / "empty.sph").write_bytes(b"")
     for name in ("garbage", "text", "empty", "missing"):
         with pytest.raises(UserError, match=f"{name}.sph.*copy it again"):
-            read_sphere(tmp_path / f"{name}.sph")
+            decode(tmp_path / f"{name}.sph")
 
 
 def test_mono_samples_without_a_channel_axis_and_unknown_codings_are_refused(tmp_path: Path) -> None:

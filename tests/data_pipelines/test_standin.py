@@ -17,7 +17,7 @@ from data_pipelines.fisher.importer import import_corpus
 from data_pipelines.fisher.job import Settings
 from data_pipelines.fisher.layout import find_corpus
 from data_pipelines.fisher.recorded import LICENCE, fetch_sounds, fisher_text
-from data_pipelines.fisher.sphere import read_sphere
+from data_pipelines.fisher.sphere import decode
 from data_pipelines.fisher.standin import add_arguments, make_corpus, make_truth_corpus, run
 from data_pipelines.fisher.tables import read_tables
 from data_pipelines.fisher.transcript import read_transcript
@@ -84,7 +84,7 @@ def test_the_corpus_has_fishers_layout_tables_and_transcripts(tmp_path: Path, so
     )
     assert any(LICENCE in line for line in lines)
     for call in corpus.calls:
-        audio, rate = read_sphere(corpus.audio[call])
+        audio, rate, _ = decode(corpus.audio[call])
         assert rate == 8000 and audio.shape[1] == 2
         transcript = read_transcript(corpus.transcripts[call], call)
         assert transcript.transcriber == "LDC" and {u.letter for u in transcript.utterances} == {"A", "B"}
@@ -150,7 +150,7 @@ def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic:
     corpus = find_corpus([synthetic])
     for call in corpus.calls:
         truth = json.loads((synthetic / f"truth/{call}.json").read_text())
-        audio, rate = read_sphere(corpus.audio[call])
+        audio, rate, _ = decode(corpus.audio[call])
         transcript = read_transcript(corpus.transcripts[call], call)
         assert not transcript.num_faulty and not transcript.num_overlapping
         for side, letter in enumerate("AB"):
