@@ -1,6 +1,6 @@
-"""Cutting a call: windows that become dialogues, and voice clips from outside of them. Pure arithmetic on times."""
+"""Cutting a call: windows that become dialogues, and voice clips from outside of all of them. Arithmetic on times."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,43 @@ def plan_windows(
 ) -> list[Window]:
     """Windows of at most `limits.max_seconds`, one after the other, that begin before utterances and cut no word.
 
-    Each is the best among those that start within half a minute: much speech, by both sides, with clips for both.
+    No voice clip lies in any window: clips are taken from the end of the call or from its beginning, and the windows
+    from the rest; or one window is cut, and clips for it from all around. Whichever gives most speech is chosen.
     A call that is too short for anything gives windows without an agent (see their `refusals`).
     """
-    windows: list[Window] = []
     sounds = Sounds(spoken)
-    free = 0.0
+    plans = []
+    for start, end in _rests(clips, seconds):
+        outside = {letter: [clip for clip in own if clip.is_outside(start, end)] for letter, own in clips.items()}
+        plans.append(list(_in_turn(spoken, outside, sounds, start, end, limits)))
+    whole = list(_in_turn(spoken, clips, sounds, 0.0, seconds, limits))
+    plans += [[window] for window in whole if window.clips]
+    best = max(plans, key=lambda plan: sum(window.score for window in plan if window.clips))
+    return best if any(window.clips for window in best) else whole
+
+
+def _rests(clips: dict[Letter, list[Clip]], seconds: float) -> list[tuple[float, float]]:
+    """What is left of a call without its end or beginning, in which every side has one of its longest clips."""
+    firsts, lasts = [], []
+    for own in clips.values():
+        if own and not any(clip.is_outside(0.0, seconds) for clip in own):
+            spans = [clip.span for clip in own if clip.seconds >= 0.9 * max(clip.seconds for clip in own)]
+            firsts.append(min(end for _, end in spans))
+            lasts.append(max(start for start, _ in spans))
+    return [(0.0, min(lasts, default=seconds)), (max(firsts, default=0.0), seconds)]
+
+
+def _in_turn(
+    spoken: Sequence[Spoken],
+    clips: dict[Letter, list[Clip]],
+    sounds: "Sounds",
+    free: float,
+    seconds: float,
+    limits: Limits,
+) -> Iterator[Window]:
+    """Windows between `free` and `seconds`, each the best among those that start within half a minute: much speech, by
+    both sides, with clips for both."""
+    is_first = True
     while True:
         found = [
             judge(spoken, clips, start, end, limits)
@@ -88,7 +119,7 @@ def plan_windows(
             for end in _ends(spoken, sounds, start, min(seconds, start + limits.max_seconds))
         ]
         if not found:
-            return windows
+            return
         best = max(
             found,
             key=lambda window: (
@@ -98,10 +129,10 @@ def plan_windows(
                 window.end,
             ),
         )
-        if not best.clips and windows and seconds - best.start < limits.max_seconds:
-            return windows  # the rest of the call gives no agent: nothing worth telling
-        windows.append(best)
-        free = best.end
+        if not best.clips and not is_first and seconds - best.start < limits.max_seconds:
+            return  # the rest of the call gives no agent: nothing worth telling
+        yield best
+        free, is_first = best.end, False
 
 
 def judge(

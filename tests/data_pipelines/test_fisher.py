@@ -417,7 +417,7 @@ def test_wrong_folders_are_errors_that_say_what_to_give(tmp_path: Path) -> None:
         find_corpus([tmp_path])
 
 
-def test_both_sides_become_agents_with_own_prompt_and_own_voice_from_outside_the_window(
+def test_both_sides_become_agents_with_own_prompt_and_own_voice_from_outside_all_windows(
     tmp_path: Path, fake: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for call in ("00001", "00002"):
@@ -435,13 +435,14 @@ def test_both_sides_become_agents_with_own_prompt_and_own_voice_from_outside_the
         assert (info.samplerate, info.channels) == (24000, 2) and info.duration == pytest.approx(d.seconds, abs=1e-4)
         assert d.seconds <= 40 and d.licence == "LDC User Agreement" and d.source == "fisher"
         assert min(w.start for s in (d.left, d.right) for w in s.words) == pytest.approx(0.5, abs=0.3)
-        start, end = d.provenance["window"]
+        windows = [e.provenance["window"] for e in found.values() if e.provenance["call"] == d.provenance["call"]]
+        assert len(windows) >= 3
         for side in d.agent_sides:
             speakers[d.split].add(d.side(side).speaker)
             clip = soundfile.info(folder / f"{side}.voice.flac")
             assert clip.samplerate == 24000 and clip.channels == 1 and 3 <= clip.duration <= 5
             first, last = d.provenance["voice_spans"][side]
-            assert last <= start or first >= end
+            assert all(last <= start or first >= end for start, end in windows)
         if len(d.agent_sides) == 2:
             both += 1
             assert d.left.role_prompt != d.right.role_prompt
@@ -656,6 +657,23 @@ def test_a_side_with_much_uncertain_speech_is_no_agent() -> None:
     assert set(judge(turns, clips, 0.0, 130.0, Limits(max_seconds=150)).clips) == {"A", "B"}  # type: ignore[arg-type]
     for window in plan_windows(turns, clips, 200, Limits(max_seconds=30)):  # type: ignore[arg-type]
         assert "A" not in window.clips or window.start >= lines[4][1] or window.end <= lines[4][0]
+
+
+@pytest.mark.parametrize("seconds", [60, 90, 200, 400])
+@pytest.mark.parametrize("silent", ["none", "B at first", "B at last"])
+def test_no_voice_clip_lies_in_any_window_of_its_call(seconds: int, silent: str) -> None:
+    lines = talk(seconds)
+    if silent != "none":  # one side says nothing in half of the call
+        half = seconds / 2
+        lines = [line for line in lines if line[2] == "A" or (line[0] > half) == (silent == "B at first")]
+    turns = spoken(lines)
+    clips = {"A": candidate_clips(turns, "A", 5.0), "B": candidate_clips(turns, "B", 5.0)}
+    windows = plan_windows(turns, clips, float(seconds), Limits(max_seconds=60))  # type: ignore[arg-type]
+    for window in windows:
+        for clip in [clip for own in window.clips.values() for clip in own]:
+            assert all(clip.is_outside(other.start, other.end) for other in windows)
+    assert {letter for window in windows for letter in window.clips} == {"A", "B"}
+    assert sum(window.end - window.start for window in windows if window.clips) > 0.5 * seconds
 
 
 def test_windows_are_planned_well_and_fast_in_a_ten_minute_call() -> None:

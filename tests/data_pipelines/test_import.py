@@ -97,7 +97,7 @@ def test_long_recordings_become_windows_that_cut_no_word_and_have_voices_from_ou
     monkeypatch.setattr(moshi, "read_audio", lambda path: reads.append(path) or read(path))
     found = imported(run_moshi(tmp_path, "--max-seconds", "30"))
     assert len(found) >= 4 and len(reads) == 1
-    ends = 0.0
+    ends, windows = 0.0, [dialogue.provenance["window"] for _, dialogue in found]
     for folder, dialogue in found:
         start, end = dialogue.provenance["window"]
         assert end - start <= 30 and start >= ends - 1e-3
@@ -112,7 +112,7 @@ def test_long_recordings_become_windows_that_cut_no_word_and_have_voices_from_ou
             if not dialogue.side(side).is_agent:
                 continue
             first, last = dialogue.provenance["voice_spans"][side]
-            assert last <= start or first >= end
+            assert all(last <= start or first >= end for start, end in windows)
             assert 3 <= soundfile.info(folder / f"{side}.voice.flac").duration <= 5
 
 
@@ -475,7 +475,7 @@ def test_utterances_are_aligned_word_by_word_and_numbers_stay_as_written(tmp_pat
                 texts.append(word.text)
                 same = [abs(word.start + offset - start) for text, start, _ in call.words[side] if text == word.text]
                 errors.append(min(same))
-    assert "$95" in texts and len(errors) > 60
+    assert "$95" in texts and len(errors) >= 50
     assert np.mean(errors) <= 0.04 and np.percentile(errors, 95) <= 0.1
     assert found[0][1].provenance["word_times"] == "pocketsphinx 5.1.1" and found[0][1].gates["aligned_share"] == 1.0
 
@@ -551,7 +551,7 @@ def test_tars_of_stereo_flac_and_of_pairs_with_json(tmp_path):
             add(tar, f"sub/001.{side}.voice.flac", flac(audio[channel][: 22050 * 4], 22050))
     found = run_tars(tmp_path / "a.tar")
     assert recordings(found) == ["a.tar/000", "a.tar/sub/001"]
-    assert {len(d.left.words) for _, d in found[:2]} == {len(d.left.words) for _, d in found[2:]}
+    assert len(found) == 2 and len(found[0][1].left.words) == len(found[1][1].left.words)
     for folder, dialogue in found:
         assert loud_words(dialogue, soundfile.read(folder / "audio.flac")[0].T, 24000) == (1.0, 0.0)
 
