@@ -135,7 +135,11 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any], verb: str) ->
     """
     path = out / record
     if path.is_file():
-        refuse_other_settings(out, json.loads(path.read_text("utf-8")), settings)
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except ValueError as why:
+            raise UserError(f"{path}: not the settings of a run ({why}): give another --out") from why
+        refuse_other_settings(out, before, settings)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and was not made by `ppx-data {verb}`: give another --out")

@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.out.suffix != ".model":
+        raise UserError(f"{args.out}: a tokenizer file ends in .model")
     if args.scripts:
         scripts = [script for path in args.scripts for script in read_scripts(path)]
     else:
         scripts = [s for source, num in FRESH_SCRIPTS.items() for s in write_scripts(source, num=num, seed=args.seed)]
-    if args.out.suffix != ".model":
-        raise UserError(f"{args.out}: a tokenizer file ends in .model")
     data = train_tokenizer(scripts, args.vocab)
     new = save_once(args.out, data)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=data)

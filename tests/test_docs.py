@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from data_pipelines.audio import write_flac
 from data_pipelines.make import plan
+from data_pipelines.shards.encode import build_shards
 from data_pipelines.verbs import VERBS
 from model.checkpoint import save_native
 from model.config import LMConfig
@@ -23,6 +24,7 @@ from ppx_train.config import CONFIGS, GROUPS, load, recipe_names
 from ppx_train.export import DTYPES, HELP, LAYOUTS
 from ppx_train.help import settings_help
 from ppx_train.inference import offline
+from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -176,8 +178,13 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
         assert key in known or key == "model.safetensors", key
 
 
-def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("webdataset")
+    pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
+    build_shards(write_corpus(Path("dialogues")), TinyCodec(), Path("shards"))
     tiny = LMConfig(
         dim=32, num_layers=2, num_heads=2, depformer_dim=16, depformer_dim_feedforward=66, depformer_num_heads=2,
         depformer_num_layers=1, text_card=320, card=64, context=40,
@@ -195,4 +202,5 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert blocks
     for block in blocks:
         exec(compile(block, "example", "exec"), {})
+    assert "call-1 (16, 50) CC0-1.0" in capsys.readouterr().out
     assert Path("answer.wav").is_file()

@@ -4,6 +4,7 @@ Everything is a sum over stages of amount / measured rate. What was not measured
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +201,7 @@ def _cell(value: float | None) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ppx-data plan`."""
     default = Choice()
-    parser.add_argument("--rates", type=Path, default=SHIPPED, metavar="FILE", help="measured rates (default: shipped)")
+    parser.add_argument("--rates", type=Path, metavar="FILE", help="measured rates (default: shipped)")
     parser.add_argument(
         "--measure", type=Path, metavar="FILE", help="measure this machine for a minute or two, into FILE"
     )
@@ -226,14 +227,19 @@ def run(args: argparse.Namespace) -> None:
     if args.measure:
         from data_pipelines.planning.measure import measure
 
+        if args.rates:
+            raise UserError(f"--rates {args.rates} and --measure {args.measure}: give one of them")
         if args.measure.exists():
             raise UserError(f"--measure {args.measure}: exists: give another name, or use it with --rates")
+        args.measure.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.measure.parent, os.W_OK):  # told now, not after two minutes
+            raise UserError(f"--measure {args.measure}: its folder cannot be written: give another place")
         rates = measure()
         rates.save(args.measure)
         print(f"{args.measure}: {sum(v is not None for v in rates.values.values())} rates measured here\n")
     else:
-        rates = load_rates(args.rates)
-    print(f"rates: {args.measure or args.rates}, {rates.machine}")
+        rates = load_rates(args.rates or SHIPPED)
+    print(f"rates: {args.measure or args.rates or SHIPPED}, {rates.machine}")
     print(f"on {choice.machines} x ({choice.cores} cores, {choice.gpus} GPUs), every stage on all of them in turn\n")
     for corpus in published(args.num):
         print(table(corpus, stages(corpus, rates, choice), choice) + "\n")

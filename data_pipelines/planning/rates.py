@@ -1,5 +1,6 @@
 """Measured rates of the stages: a YAML file of {name: {value, unit, source}}. What nobody measured has no value."""
 
+import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -92,7 +93,9 @@ def load_rates(path: Path) -> Rates:
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(UNITS)}"
             raise UserError(f"{path}: no rate {name!r}: {hint}")
         value = entry.get("value") if isinstance(entry, dict) else entry
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
+        ):
             raise UserError(f"{path}: {name}: {value!r}: give a number above 0 in {UNITS[name]}, or null")
         if isinstance(entry, dict) and entry.get("unit", UNITS[name]) != UNITS[name]:
             raise UserError(f"{path}: {name}: unit {entry['unit']!r}: it is reckoned in {UNITS[name]}")

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.files import sha256_file
-from data_pipelines.listening.asr import Transcriber, hear_split
+from data_pipelines.listening.asr import Recogniser, hear_split, open_asr
 from data_pipelines.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.codec import Codec
 from data_pipelines.shards.encode import VOICE_SECONDS, encode_audio, voice_prompt
@@ -36,28 +36,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--asr", type=int, metavar="N", help="transcribe N dialogues of each split and compare with their words"
     )
     parser.add_argument(
+        "--asr-model", metavar="MODEL", help="with --asr: tiny.en (default), a faster-whisper model, or parakeet:MODEL"
+    )
+    parser.add_argument("--device", help="with --asr: where it runs: cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
         "--max-wer", type=float, help=f"with --asr: the highest word error rate that passes (default: {MAX_WER})"
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
-    codec = transcriber = None
+    codec = recogniser = None
     if args.again is not None and (args.codec is None or args.again < 1):
         raise UserError(f"--again {args.again}: give 1 or more, together with --codec")
     if args.asr is not None and args.asr < 1:
         raise UserError(f"--asr {args.asr}: give 1 or more")
     if args.max_wer is not None and (args.asr is None or not args.max_wer > 0):
         raise UserError(f"--max-wer {args.max_wer:g}: give more than 0, together with --asr")
+    for option, value in (("--asr-model", args.asr_model), ("--device", args.device)):
+        if value is not None and args.asr is None:
+            raise UserError(f"{option} {value}: has an effect with --asr only: add --asr N, the number of dialogues")
     if args.codec is not None:
         from model.mimi.codec import Mimi
 
         codec = Mimi.load(codec_path(args.codec)).eval()
     if args.asr is not None:
-        transcriber = Transcriber()
+        recogniser = open_asr(args.asr_model or "tiny.en", args.device or "cpu")
     problems = check_shards(args.shards, codec, args.again or AGAIN)
-    if transcriber is not None and not problems:  # what cannot be read cannot be heard
-        problems = _check_words(args.shards, transcriber, args.asr, MAX_WER if args.max_wer is None else args.max_wer)
+    if recogniser is not None and not problems:  # what cannot be read cannot be heard
+        problems = _check_words(args.shards, recogniser, args.asr, args.max_wer or MAX_WER)
     for problem in problems:
         print(problem)
     if problems:
@@ -91,6 +98,7 @@ def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -
         except UserError as why:
             problems.append(str(why))
             continue
+        problems += _check_counts(reader, manifest["content"][split], split)
         problems += _check_samples(reader, manifest, split)
         for key in sorted({row.id for row in reader.rows}):
             if ids.setdefault(key, split) != split:
@@ -135,6 +143,14 @@ def _check_index(folder: Path) -> list[str]:
     return problems
 
 
+def _check_counts(reader: ShardReader, told: dict[str, dict[str, float]], split: str) -> Iterator[str]:
+    held = {source: len(rows) for source, rows in reader.sources().items()}
+    for source in sorted(held.keys() | told.keys()):
+        samples = told.get(source, {}).get("samples", 0)
+        if held.get(source, 0) != samples:
+            yield f"{split}: {source}: {held.get(source, 0)} samples, the manifest says {samples}"
+
+
 def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) -> list[str]:
     problems = []
     for i, row in enumerate(tqdm(reader.rows, desc=f"check {split}", unit="sample", disable=None)):
@@ -174,12 +190,12 @@ def _faults(sample: Sample, dialogue: Dialogue, manifest: dict[str, Any], split:
     return faults
 
 
-def _check_words(shards: Path, transcriber: Transcriber, num: int, max_wer: float) -> list[str]:
+def _check_words(shards: Path, recogniser: Recogniser, num: int, max_wer: float) -> list[str]:
     """Prints the word error rates of `num` dialogues a split, and returns a problem for each above `max_wer`."""
-    print(f"heard by {transcriber.identity()}")
+    print(f"heard by {recogniser.identity()}")
     problems = []
     for split in (split for split in SPLITS if (shards / split).is_dir()):
-        lines, found = hear_split(ShardReader(shards / split), transcriber, num, max_wer)
+        lines, found = hear_split(ShardReader(shards / split), recogniser, num, max_wer)
         print(*lines, sep="\n")
         problems += found
     return problems

@@ -5,6 +5,7 @@ Of a few dialogues it is remembered where the audio is. Numbers are kept in arra
 
 import hashlib
 import json
+import math
 import re
 from array import array
 from collections import Counter, defaultdict
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappush, heappushpop
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +24,10 @@ from data_pipelines.listening.asr import group_turns
 from data_pipelines.quality.turns import TurnTaking, turn_taking
 from data_pipelines.schema import SIDES, SPLITS, Dialogue, Script, Turn
 from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.manifest import NAME as MANIFEST
 from data_pipelines.shards.pack import engines_of
+from data_pipelines.shards.rows import NAME as INDEX
+from data_pipelines.shards.scan import split_folders
 from data_pipelines.writer.stats import ScriptStats
 from model.errors import UserError
 
@@ -79,8 +82,8 @@ class Content:
     """By what ("voice", "domain", "licence", "level"), then by its name."""
     engines: Counter[str] = field(default_factory=Counter)
     gates: Numbers = field(default_factory=Numbers)
-    limits: dict[str, Any] = field(default_factory=dict)
-    """Of the gates, as stored with the dialogues."""
+    limits: dict[str, set[float | None]] = field(default_factory=lambda: defaultdict(set))
+    """Of the gates, as stored with the dialogues: several where sources were judged by different ones."""
     rejected: Counter[str] = field(default_factory=Counter)
     wording: dict[str, ScriptStats] = field(default_factory=dict)
     """Variety of the words, by source."""
@@ -119,7 +122,9 @@ def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Cont
             key = int(hashlib.sha256(f"{seed}/{entry.dialogue.id}".encode()).hexdigest()[:15], 16)
             (heappush if len(heap) < kept else heappushpop)(heap, (-key, count := count + 1, entry))
     if not content.groups:
-        raise UserError(f"{', '.join(content.names)}: no dialogue can be read: look with `ppx-data check` or gate")
+        reasons = [f"rejected for {why} {count}" for why, count in content.rejected.most_common(3)]
+        reasons += [f"unreadable {content.unreadable}: see `ppx-data gate`"] if content.unreadable else []
+        raise UserError(f"{', '.join(content.names)}: no dialogue is left to report on ({', '.join(reasons)})")
     chosen = [entry for _, _, entry in sorted(heap, key=lambda item: (-item[0], item[1]))]
     content.examples = chosen[:num_examples]
     _loudness(content, chosen)
@@ -128,14 +133,14 @@ def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Cont
 
 def is_shards(path: Path) -> bool:
     """Whether the folder holds shards, finished or not, rather than dialogues."""
-    return any((path / name).is_file() for name in ("manifest.json", *(f"{split}/index.npz" for split in SPLITS)))
+    return any((path / name).is_file() for name in (MANIFEST, INDEX, *(f"{split}/{INDEX}" for split in SPLITS)))
 
 
 def entries(path: Path, content: Content) -> Iterator[Entry]:
     """The dialogues of SHARDS or of a folder of dialogues; what cannot be read is counted in `content`."""
     if is_shards(path):
-        for split in (split for split in SPLITS if (path / split).is_dir()):
-            yield from _shard_entries(ShardReader(path / split), content)
+        for folder in split_folders(path):
+            yield from _shard_entries(ShardReader(folder), content)
         return
     for folder in find_dialogues([path]):
         try:
@@ -182,9 +187,13 @@ def _count(content: Content, dialogue: Dialogue) -> None:
     content.hours["domain"][domain(dialogue)] += hours
     content.hours["licence"][dialogue.licence] += hours
     content.engines.update(engines_of(dialogue.provenance))
-    content.limits |= dialogue.provenance.get("gate_limits", {})
     for name, value in dialogue.gates.items():
-        content.gates[name].append(value)
+        if math.isfinite(value):
+            content.gates[name].append(value)
+    limits = dialogue.provenance.get("gate_limits")
+    for name, limit in limits.items() if isinstance(limits, dict) else ():
+        if limit is None or isinstance(limit, (int, float)):
+            content.limits[name].add(limit)
     if dialogue.left.words and dialogue.right.words:
         turns = turn_taking(dialogue)
         group.turns.add(turns)
@@ -222,10 +231,12 @@ def as_script(dialogue: Dialogue) -> Script:
 
 def _count_rejected(content: Content, path: Path) -> None:
     """Counts what a stage left out, by its OUT/report.json."""
-    if not (path / "report.json").is_file():
-        return
-    for item in json.loads((path / "report.json").read_text("utf-8")).get("rejected", []):
-        content.rejected.update(reason_kinds(str(item.get("reason", ""))))
+    report = path / "report.json"
+    try:
+        for item in json.loads(report.read_text("utf-8"))["rejected"] if report.is_file() else ():
+            content.rejected.update(reason_kinds(str(item["reason"])))
+    except (ValueError, KeyError, TypeError) as why:
+        raise UserError(f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again") from why
 
 
 def reason_kinds(reason: str) -> set[str]:
@@ -252,4 +263,4 @@ def _loudness(content: Content, chosen: Sequence[Entry]) -> None:
         for side, channel in zip(SIDES, audio_CS, strict=True):
             if len(channel) >= 0.4 * rate and np.isfinite(lufs := loudness(channel, rate)):
                 content.lufs[side].append(lufs)
-    content.lufs_of = f"{min(len(chosen), LOUDNESS_SAMPLES)} random dialogues"
+    content.lufs_of = f"{min(len(chosen), LOUDNESS_SAMPLES)} of all dialogues, chosen at random"

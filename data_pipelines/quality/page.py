@@ -1,5 +1,6 @@
 """The HTML page of a report: one file, nothing fetched. Its layout and script are in templates/report.html.j2."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,14 +189,21 @@ def gate_rows(content: Content) -> list[GateRow]:
     rows = []
     for name, found in sorted(content.gates.items(), key=lambda item: (order.get(item[0], 99), item[0])):
         low, middle, high = (f"{value:.3g}" for value in np.percentile(found, [5, 50, 95]))
-        limit, gate = content.limits.get(name), GATES.get(name)
-        sign = "" if limit is None or gate is None else ("at least " if gate.at_least else "at most ")
-        shown = "-" if limit is None else f"{sign}{limit:g}"
-        if name == "voice_lufs" and limit is not None:
-            shown, limit = f"-24 +- {limit:g}", None
+        limits, gate = content.limits.get(name, set()), GATES.get(name)
+        drawn = next(iter(limits)) if len(limits) == 1 and name != "voice_lufs" else None
         reason = gate.reason if gate else ""
-        rows.append(GateRow(name, reason, middle, low, high, shown, len(found), spark(found, limit)))
+        rows.append(GateRow(name, reason, middle, low, high, _limit(name, limits), len(found), spark(found, drawn)))
     return rows
+
+
+def _limit(name: str, limits: Collection[float | None]) -> str:
+    """The limits under which dialogues were judged, e.g. "at most 0.15 or 0.5, or none"."""
+    numbers = " or ".join(f"{limit:g}" for limit in sorted(limit for limit in limits if limit is not None))
+    if not numbers:
+        return "-"
+    gate = GATES.get(name)
+    sign = "-24 +- " if name == "voice_lufs" else "" if gate is None else "at least " if gate.at_least else "at most "
+    return f"{sign}{numbers}" + (", or none" if None in limits else "")
 
 
 def players(content: Content) -> list[Player]:

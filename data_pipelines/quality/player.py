@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from data_pipelines.audio import Audio, to_rate
 from data_pipelines.quality.collect import Entry
 from data_pipelines.schema import SIDES, Dialogue, Word
+from model.errors import UserError
 
 LONGEST_SECONDS = 45.0
 PIXELS = 96
@@ -76,8 +78,10 @@ def player_of(entry: Entry) -> Player:
     start, seconds = excerpt(dialogue, LONGEST_SECONDS)
     audio_CS = audio_CS[:, round(start * RATE_HZ) : round((start + seconds) * RATE_HZ)]
     seconds = audio_CS.shape[1] / RATE_HZ
+    if not seconds:
+        raise UserError(f"dialogue {dialogue.id}: its audio ends before {start:.0f} s: make it again")
     loudest = max(float(np.abs(audio_CS).max(initial=0)), 0.05)
-    part = "" if start == 0 and seconds >= dialogue.seconds - 0.1 else f", from {start:.0f} s on"
+    part = "" if seconds >= dialogue.seconds - 0.1 else f"; shown: {start:.0f} to {start + seconds:.0f} s"
     about = f"{dialogue.source}, {dialogue.split}, {dialogue.scenario}, {dialogue.seconds:.0f} s{part}"
     lanes = tuple(
         _lane(dialogue, side, channel / loudest, start, seconds) for side, channel in zip(SIDES, audio_CS, strict=True)
@@ -92,7 +96,7 @@ def player_of(entry: Entry) -> Player:
         audio=Markup(base64.b64encode(mp3(audio_CS)).decode()),
         lanes=lanes,
         overlaps=tuple((_px(a - start), max(_px(b - a), 1.0)) for a, b in both if b > a),
-        ticks=tuple((_px(t), f"{start + t:.0f} s") for t in range(0, int(seconds) + 1, step)),
+        ticks=tuple((_px(t), f"{start + t:.0f} s") for t in range(0, math.ceil(seconds), step)),
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_pipelines.audio import write_flac
+from data_pipelines.files import write_bytes
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 
@@ -28,15 +29,16 @@ def run(args: argparse.Namespace) -> None:
         at for at, row in enumerate(reader.rows) if args.id in (None, row.id) and args.source in (None, row.source)
     ]
     if not fitting:
-        wanted = args.id or args.source or "anything"
-        raise UserError(f"{args.split}: holds no sample of {wanted!r}: `ppx-data check` lists what is there")
+        wanted = " and ".join(repr(name) for name in (args.id, args.source) if name)
+        some = ", ".join(dict.fromkeys(f"{row.source} {row.id}" for row in reader.rows[:6]))
+        raise UserError(f"{args.split}: no sample of {wanted}: there are {some}, ...")
     row, dialogue = reader.rows[fitting[0]], reader.dialogue(fitting[0])
-    audio_CS, rate = reader.audio(fitting[0])
+    (audio_CS, rate), clip = reader.audio(fitting[0]), reader.voice_clip(fitting[0])
     agent, user = audio_CS if row.side == "left" else audio_CS[::-1]
     args.out.mkdir(parents=True)
     write_flac(args.out / "user.flac", user, rate)
     write_flac(args.out / "agent.flac", agent, rate)
-    write_flac(args.out / "voice.flac", *reader.voice_clip(fitting[0]))
-    (args.out / "role.txt").write_text(dialogue.side(row.side).role_prompt, "utf-8")
-    (args.out / "meta.json").write_text(dialogue.to_json(), "utf-8")
+    write_flac(args.out / "voice.flac", *clip)
+    write_bytes(args.out / "role.txt", dialogue.side(row.side).role_prompt.encode())
+    write_bytes(args.out / "meta.json", dialogue.to_json().encode())
     print(f"{args.out}: {row.id}, agent on the {row.side}, {dialogue.seconds:.1f} s")

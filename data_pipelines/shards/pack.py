@@ -15,14 +15,7 @@ Members of one dialogue in this order, for each side that may be the agent (`lef
     ID.left.voice.flac    the voice prompt as recorded
 
 The same dialogues give the same bytes: members have a fixed order, no times and no owners.
-`datasets` guesses the columns from the first five dialogues; give it all of them instead:
-
-    codes = List(List(Value("int16")))
-    load_dataset("webdataset", data_files="SHARDS/train/*.tar", features=Features({
-        "__key__": Value("string"), "__url__": Value("string"), "meta.json": Json(), "codes.npy": codes,
-        "audio.flac": Value("binary"),
-        "left.voice.flac": Value("binary"), "left.voice.npy": codes, "left.text.json": Json(),
-        "right.voice.flac": Value("binary"), "right.voice.npy": codes, "right.text.json": Json()}))
+docs/shards.md shows how others read them.
 """
 
 import hashlib

@@ -102,11 +102,11 @@ class Index:
         if found is None:
             raise UserError(f"{where}: no index: make it with `ppx-data index {storage}`")
         facts, columns = found
-        index = Index(columns, facts["sources"], facts["shards"], facts["sizes"])
         same = {name: column.dtype for name, column in columns.items()} == COLUMNS
-        if facts["layout"] != LAYOUT or not same or len({len(column) for column in columns.values()}) > 1:
+        whole = facts.keys() >= {"sources", "shards", "sizes"} and len({len(c) for c in columns.values()}) == 1
+        if facts.get("layout") != LAYOUT or not same or not whole:
             raise UserError(f"{where}: an index of another version: {again}")
-        return index
+        return Index(columns, facts["sources"], facts["shards"], facts["sizes"])
 
 
 Stored = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]  # facts and columns

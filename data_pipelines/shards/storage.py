@@ -80,7 +80,10 @@ class Folder:
             raise StorageError(f"{self.path / name}: cannot be read ({why.strerror}): copy it again") from why
 
     def sizes(self, names: list[str]) -> list[int | None]:
-        found = {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
+        try:
+            found = {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
+        except OSError as why:
+            raise StorageError(f"{self.path}: cannot be listed ({why.strerror}): copy it again") from why
         return [found.get(name) for name in names]
 
 

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from data_pipelines import verbs
+from data_pipelines.quality import check
 from data_pipelines.quality.check import check_shards
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.scan import build_index
@@ -57,6 +58,15 @@ def test_samples_that_cannot_be_read_are_named(shards, capsys):
     assert "sample service-1: not a .npy array" in capsys.readouterr().out
 
 
+def test_counts_that_are_not_those_of_the_manifest_are_named(shards):
+    edit_manifest(shards, lambda manifest: manifest["content"]["train"]["service"].update(samples=7))
+    edit_manifest(shards, lambda manifest: manifest["content"]["heldout"].pop("service"))
+    assert check_shards(shards) == [
+        "train: service: 4 samples, the manifest says 7",
+        "heldout: service: 1 samples, the manifest says 0",
+    ]
+
+
 def test_codes_beyond_the_codec_are_named(shards):
     edit_manifest(shards, lambda manifest: manifest["codec"].update(card=20))
     assert [p for p in check_shards(shards) if "service-0/left: codes up to" in p and "the codec has 0 to 19" in p]
@@ -106,3 +116,23 @@ def test_codes_that_are_not_those_of_the_audio_are_found(shards):
 def test_an_option_that_does_nothing_is_refused(shards):
     with pytest.raises(UserError, match="--again 3: give 1 or more, together with --codec"):
         verbs.main(["check", str(shards), "--again", "3"])
+    for option, value in (("--asr-model", "large-v3"), ("--device", "cuda")):
+        with pytest.raises(UserError, match=f"{option} {value}: has an effect with --asr only"):
+            verbs.main(["check", str(shards), option, value])
+
+
+def test_any_recogniser_may_listen(shards, monkeypatch, capsys):
+    class Deaf:
+        def transcribe(self, audio, rate):
+            return ""
+
+        def identity(self):
+            return {"name": "deaf"}
+
+    opened = []
+    monkeypatch.setattr(check, "open_asr", lambda *asked: opened.append(asked) or Deaf())
+    words = ["check", str(shards), "--asr", "2", "--max-wer", "1"]
+    verbs.main([*words, "--asr-model", "parakeet:folder", "--device", "cuda"])
+    verbs.main(words)
+    assert opened == [("parakeet:folder", "cuda"), ("tiny.en", "cpu")]
+    assert "heard by {'name': 'deaf'}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from data_pipelines.files import claim_folder
 from data_pipelines.folder import load_dialogue, rejections, signature
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
@@ -76,3 +77,10 @@ def test_shards_made_before_a_gate_changed_its_mind_are_not_complete(tmp_path):
     put(folder, "gates.json", GATES)
     with pytest.raises(UserError, match="made from other dialogues"):
         build_shards([tmp_path / "in"], TinyCodec(), tmp_path / "out")
+
+
+def test_settings_of_a_run_that_cannot_be_read_are_named(tmp_path):
+    claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")
+    (tmp_path / "out" / "gate.json").write_text("{")
+    with pytest.raises(UserError, match="gate.json: not the settings of a run .*: give another --out"):
+        claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")

@@ -6,6 +6,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from data_pipelines import verbs
 from data_pipelines.shards.encode import build_shards
@@ -169,6 +170,10 @@ def test_an_index_of_another_layout_is_refused(train):
     index = Index.load(train)
     index.columns["side"] = index.columns["side"].astype(np.int64)
     index.save(train / NAME)
+    with pytest.raises(UserError, match="an index of another version"):
+        ShardReader(train)
+    columns = {"offset": torch.zeros(1, dtype=torch.int64)}
+    (train / NAME).write_bytes(save(columns, metadata={"facts": '{"layout": 2}'}))
     with pytest.raises(UserError, match="an index of another version"):
         ShardReader(train)
 

@@ -107,6 +107,7 @@ def test_the_shipped_rates_say_where_they_come_from(capsys):
         ("rates: [1, 2]", "no file of rates"),
         ("rates: {speak_kokro: {value: 3}}", "no rate 'speak_kokro': did you mean speak_kokoro"),
         ("rates: {gate: {value: -1}}", "gate: -1: give a number above 0 in x real time, or null"),
+        ("rates: {gate: .inf}", "gate: inf: give a number above 0"),
         ("rates: {gate: fast}", "gate: 'fast': give a number above 0"),
         ("rates: {pack: {value: 3, unit: GB/s}}", "pack: unit 'GB/s': it is reckoned in MB/s"),
         ("rates: {", "no file of rates"),
@@ -123,6 +124,7 @@ def test_wrong_rates_are_named(tmp_path, text, message):
     ("argv", "message"),
     [
         (["--rates", "nowhere.yaml"], "nowhere.yaml: no such file: measure your machine"),
+        (["--rates", "a.yaml", "--measure", "b.yaml"], "--rates a.yaml and --measure b.yaml: give one of them"),
         (["--machines", "0"], "--machines 0: give 1 or more"),
         (["--encode-on", "gpu"], "need GPUs: add --gpus 1"),
         (["--encode-on", "gpu", "--gpus", "1", "--codec", "small"], "the small codec runs on CPUs"),
@@ -143,6 +145,12 @@ def test_rates_are_saved_and_read_back(tmp_path):
     assert again.values == made.values and again["gate"] == 12.3 and again["llm_gpu"] is None
     assert again.machine == "a machine" and again.sources["gate"] == "two dialogues"
     with pytest.raises(UserError, match="exists: give another name"):
+        verbs.main(["plan", "--measure", str(tmp_path / "r.yaml")])
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_measuring(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="its folder cannot be written: give another place"):
         verbs.main(["plan", "--measure", str(tmp_path / "r.yaml")])
 
 

@@ -241,6 +241,55 @@ def test_a_folder_that_is_neither_shards_nor_dialogues_is_named(tmp_path):
         verbs.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")])
 
 
+def test_shards_without_a_manifest_and_one_split_of_them_are_shards(shards, tmp_path, capsys):
+    whole = collect([shards]).groups.keys()
+    (shards / "manifest.json").unlink()
+    assert collect([shards]).groups.keys() == whole
+    assert collect([shards / "heldout"]).groups.keys() == {key for key in whole if key[0] == "heldout"}
+
+
+def judged(folder, id, limits, **gates):
+    place = write_dialogue(folder, id, seconds=12.0)
+    sidecar = {"format": 1, "values": gates, "rejected": [], "limits": limits, "engines": {}}
+    (place / "gates.json").write_text(json.dumps(sidecar))
+    return place
+
+
+def test_limits_that_differ_between_dialogues_are_all_told(tmp_path):
+    judged(tmp_path, "a", {"word_error_rate": 0.15, "dc": 0.01, "peak_dbfs": None}, word_error_rate=0.1, dc=0.001)
+    judged(tmp_path, "b", {"word_error_rate": 0.5, "dc": None}, word_error_rate=0.4, dc=0.002, peak_dbfs=-3)
+    text = text_of(render(collect([tmp_path])))
+    assert "at most 0.15 or 0.5" in text and "at most 0.01, or none" in text and "peak -3 -3 -3 - 1" in text
+
+
+def test_values_that_are_no_number_and_limits_of_any_form_do_no_harm(tmp_path):
+    judged(tmp_path, "a", ["dc"], voice_lufs=float("-inf"), dc=float("nan"), swap_ratio=3.0)
+    judged(tmp_path, "b", {"dc": "low"}, swap_ratio=4.0)
+    content = collect([tmp_path])
+    assert set(content.gates) == {"swap_ratio"} and "swap_ratio" in render(content)
+
+
+def test_audio_that_ends_before_the_excerpt_is_counted_as_unreadable(tmp_path):
+    place = write_dialogue(tmp_path, "a", seconds=90.0, words={"left": late_words(), "right": late_words()[1:]})
+    soundfile.write(place / "audio.flac", np.zeros((RATE, 2)), RATE)
+    content = collect([tmp_path], 1)
+    assert "<audio " not in render(content) and content.unreadable == 1
+
+
+def late_words():
+    return tuple(Word(text="w", start=80.0 + n / 2, end=80.2 + n / 2) for n in range(10))
+
+
+def test_if_nothing_is_left_the_reasons_are_told(tmp_path):
+    place = write_dialogue(tmp_path, "a")
+    (place / "gates.json").write_text(json.dumps({"format": 1, "rejected": ["silence: 9 s"]}))
+    with pytest.raises(UserError, match=r"no dialogue is left to report on \(rejected for gate: silence 1\)"):
+        collect([tmp_path])
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(UserError, match="report.json: not the report of a stage"):
+        collect([tmp_path])
+
+
 def test_shards_and_the_folders_they_were_made_of_are_not_counted_twice(shards, tmp_path):
     with pytest.raises(UserError, match="out holds shards and .*dialogues does not: report on one kind at a time"):
         verbs.main(["report", str(shards), str(tmp_path / "dialogues"), "--out", str(tmp_path / "r.html")])

@@ -1,6 +1,8 @@
 """Shards read by URL: over HTTP from a real server, from fsspec's memory, through its cache, and when things fail."""
 
+import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -15,7 +17,7 @@ from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.storage import Folder, Remote, StorageError, storage_at
 from model.errors import UserError
 from tests.data_pipelines.range_server import serve
-from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
+from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -147,8 +149,6 @@ def test_a_server_without_ranges_is_told_before_it_sends_shard_after_shard(serve
 
 
 def test_a_tar_that_is_cut_is_told_on_reading(shards, tmp_path):
-    import shutil
-
     shutil.copytree(shards, tmp_path / "copy")
     path = tmp_path / "copy" / "train" / "service-00000.tar"
     path.write_bytes(path.read_bytes()[:20_000])
@@ -189,13 +189,33 @@ def test_a_path_is_no_url():
 
 
 def test_a_tar_that_goes_away_is_no_bad_sample(shards, tmp_path):
-    import shutil
-
     shutil.copytree(shards, tmp_path / "copy")
     reader = ShardReader(tmp_path / "copy" / "train")
     (tmp_path / "copy" / "train" / "fisher-00000.tar").unlink()
     with pytest.raises(StorageError, match="fisher-00000.tar: cannot be read .No such file"):
         reader.read(2)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(shards, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match="train: cannot be listed .Permission denied"):
+        ShardReader(shards / "train")
+
+
+def test_extract_leaves_nothing_where_it_fails(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "copy")
+    id = ShardReader(shards / "heldout").rows[0].id
+    overwrite(tmp_path / "copy" / "heldout", id, "left.voice.flac", lambda data: b"\0" * len(data))
+    with pytest.raises(BadSample, match=f"sample {id}: voice.flac cannot be decoded"):
+        verbs.main(["extract", str(tmp_path / "copy" / "heldout"), "--id", id, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"heldout: no sample of 'x' and 'service': there are \w+ [\w-]+"):
+        verbs.main(
+            ["extract", str(shards / "heldout"), "--id", "x", "--source", "service", "--out", str(tmp_path / "o")]
+        )
 
 
 def test_extract_takes_a_dialogue_out_by_url(server, shards, tmp_path):
