@@ -60,7 +60,7 @@ class Executor:
             from data_pipelines.executor_ray import run_on_ray
 
             return run_on_ray(self, work, jobs, Losses(lost))
-        if self.workers == 1 or len(jobs) == 1:
+        if self.workers == 1 or (len(jobs) == 1 and lost is None):  # one item left may be the one that kills
             return map(work, jobs)
         from data_pipelines.executor_local import run_in_processes
 

@@ -131,6 +131,8 @@ class SamplePool:
         self.lengths: dict[str, npt.NDArray[np.int32]] = {}
         """Of each source: [N] frames, prompt included, as far as the index tells."""
         for path in paths:
+            if paths.count(path) > 1:
+                raise UserError(f"data.paths names {path} more than once: give it once, and weigh sources by data.mix")
             storage = storage_at(path)
             manifest = read_manifest(storage)
             if manifest["codec"]["fingerprint"] != builder.fingerprint:

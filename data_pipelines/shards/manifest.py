@@ -61,6 +61,8 @@ def read_manifest(shards: Path | str | Storage) -> dict[str, Any]:
         raise UserError(f"{storage}: no such folder: make it with `ppx-data shard --out {storage}`")
     data = storage.whole(NAME)
     if data is None:
+        if not storage.is_remote and (Path(str(storage)).absolute().parent / NAME).is_file():
+            raise UserError(f"{storage}: is one split of shards: give {Path(str(storage)).absolute().parent}")
         raise UserError(f"{path}: missing, so the shards are incomplete: run the same `ppx-data shard` again")
     try:
         manifest = json.loads(data)

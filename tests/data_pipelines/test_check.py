@@ -113,6 +113,11 @@ def test_codes_that_are_not_those_of_the_audio_are_found(shards):
     ]
 
 
+def test_a_split_instead_of_the_shards_is_told(shards):
+    with pytest.raises(UserError, match=f"train: is one split of shards: give {shards}$"):
+        check_shards(shards / "train")
+
+
 def test_an_option_that_does_nothing_is_refused(shards):
     with pytest.raises(UserError, match="--again 3: give 1 or more, together with --codec"):
         verbs.main(["check", str(shards), "--again", "3"])

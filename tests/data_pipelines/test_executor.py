@@ -69,6 +69,11 @@ def test_a_job_that_always_kills_its_worker_is_named_and_all_others_are_done():
     )
 
 
+def test_the_last_job_left_kills_a_worker_not_the_run():
+    (answer,) = TWO.run(jobs.kill_always, ["bad"], lost=lambda job, reason: f"{job}: {reason}")
+    assert answer.startswith("bad: its worker was killed each time")
+
+
 def test_a_run_in_which_most_jobs_kill_their_workers_stops():
     with pytest.raises(UserError, match=r"4 jobs kill their worker each time \(bad, bad, bad, \.\.\.\)"):
         list(TWO.run(jobs.kill_always, ["bad"] * 50, lost=lambda job, reason: job))

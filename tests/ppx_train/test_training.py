@@ -182,6 +182,7 @@ def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Pat
     ("more", "message"),
     [
         (["data.paths=[nowhere]"], "nowhere: no such folder"),
+        (["data.paths=[a,b,a]"], "data.paths names a more than once: give it once, and weigh sources by data.mix"),
         (["data.mix={assistant: 1}"], "assistant"),
         (["model.lm.card=32"], "set model.lm.card=64"),
         (["model.lm.text_card=300"], "set model.lm.text_card=320"),
