@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipelines.fisher.recorded import fetch_sounds, make_recorded
+from data_pipelines.fisher.recorded import make_recorded
+from data_pipelines.fisher.sounds import fetch_sounds
 from data_pipelines.fisher.synthetic import make_synthetic
 from data_pipelines.speech.engines import choose_engine, open_engine
 from model.errors import UserError

@@ -20,8 +20,9 @@ from data_pipelines.folder import ROLES, find_dialogues, load_dialogue
 from data_pipelines.imports import files
 from data_pipelines.imports.cut import MIN_PLACED_SHARE
 from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
-from data_pipelines.imports.importer import add_common_arguments, check_outside, run_import, settings_of
+from data_pipelines.imports.importer import check_outside, run_import
 from data_pipelines.imports.item import AUDIO_SUFFIXES, Unready
+from data_pipelines.imports.options import add_common_arguments, settings_of
 from data_pipelines.schema import SIDES, Dialogue, Side
 from model.errors import UserError
 

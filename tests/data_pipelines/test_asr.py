@@ -12,7 +12,7 @@ import torch
 
 from data_pipelines import verbs
 from data_pipelines.audio import to_rate
-from data_pipelines.fisher.recorded import read_readers
+from data_pipelines.fisher.sounds import read_readers
 from data_pipelines.listening.asr import (
     Score,
     Transcriber,

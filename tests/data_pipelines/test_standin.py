@@ -16,7 +16,8 @@ from data_pipelines.executor import Executor
 from data_pipelines.fisher.importer import import_corpus
 from data_pipelines.fisher.job import Settings
 from data_pipelines.fisher.layout import find_corpus
-from data_pipelines.fisher.recorded import LICENCE, fetch_sounds, fisher_text
+from data_pipelines.fisher.recorded import LICENCE
+from data_pipelines.fisher.sounds import fetch_sounds, fisher_text
 from data_pipelines.fisher.sphere import decode
 from data_pipelines.fisher.standin import add_arguments, make_corpus, make_truth_corpus, run
 from data_pipelines.fisher.tables import read_tables
