@@ -66,7 +66,7 @@ def load_augmentation(name: str | Path) -> Augmentation:
         raise UserError(f"--augment {name}: no such file: give a YAML file or one of {presets}")
     try:
         sections = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as why:
+    except (yaml.YAMLError, UnicodeDecodeError) as why:
         raise UserError(f"{path}: not YAML ({' '.join(str(why).split())[:100]})") from why
     if not isinstance(sections, dict) or not sections:
         raise UserError(f"{path}: name at least one of {', '.join(RANGES)}")
@@ -85,7 +85,7 @@ def _check_section(where: str, section: str, given: Any) -> None:
     kinds = {"noise": NOISE_KINDS, "codec": tuple(CODECS)}.get(section)
     known = {"share", *RANGES[section], *(["kinds"] if kinds else []), *(["folder"] if section == "noise" else [])}
     if not isinstance(given, dict) or set(given) - known or known - {"folder"} - set(given):
-        found = sorted(given) if isinstance(given, dict) else given
+        found = ", ".join(map(str, given)) if isinstance(given, dict) else repr(given)
         raise UserError(f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown")
     if not _is_number(given["share"]) or not 0 <= given["share"] <= 1:
         raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1")
@@ -97,7 +97,7 @@ def _check_section(where: str, section: str, given: Any) -> None:
     is_list = kinds and isinstance(given["kinds"], list) and given["kinds"]
     if kinds and not (is_list and all(kind in kinds for kind in given["kinds"])):
         raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}")
-    if section == "noise" and ("folder" in given) != ("folder" in given["kinds"]):
+    if section == "noise" and isinstance(given.get("folder"), str) != ("folder" in given["kinds"]):
         raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder")
 
 

@@ -135,15 +135,16 @@ def _clip(folder: Path, entry: dict[str, Any]) -> Clip:
     """One entry, completed and checked. Raises UserError naming the clip and the reason."""
     name = entry.get("path", "an entry without path")
     known = (*Clip.__dataclass_fields__,)
-    if unknown := sorted(set(entry) - set(known)):
+    if unknown := sorted(map(str, set(entry) - set(known))):
         raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}")
     if reason := reason_against(entry):
         raise UserError(f"{name}: {reason}")
+    if not isinstance(entry.setdefault("held_out", is_held_out(entry["speaker"])), bool):
+        raise UserError(f"{name}: held_out {entry['held_out']!r}: give true or false")
     if "sha256" not in entry:
         if reason := reason_against_sound(folder / entry["path"]):
             raise UserError(f"{name}: {reason}")
         entry["sha256"] = _sha256(folder / entry["path"])
-    entry.setdefault("held_out", is_held_out(entry["speaker"]))
     return Clip(**entry)
 
 
@@ -234,17 +235,20 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--heldout {args.heldout}: must be 0 to below 1")
     speakers = _read_speakers(args.speakers or args.folder / "speakers.csv")
     files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    clips, rejected = [], {}
+    clips: list[Clip] = []
+    rejected, taken = {}, set()
     for path in tqdm(files, unit="clip", desc="voices"):
-        entry = {
-            "path": _relative(path, args.out.parent),
-            **speakers.get(path.parent.name, {"speaker": path.parent.name}),
-        }
-        reason = reason_against(entry) or reason_against_sound(path)
+        name = path.parent.name
+        entry = {"path": _relative(path, args.out.parent), **speakers.get(name, {"speaker": name})}
+        reason = "" if name in speakers else f"speaker {name!r} is not in the table of speakers"
+        reason = reason or reason_against(entry) or reason_against_sound(path)
+        if not reason and (name, path.stem) in taken:
+            reason = f"voice {name}/{path.stem} is there already: rename the file"
         if reason:
             rejected[str(path.relative_to(args.folder))] = reason
         else:
             held_out = is_held_out(entry["speaker"], args.heldout)
+            taken.add((name, path.stem))
             clips.append(Clip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
     for name, reason in rejected.items():
         print(f"rejected {name}: {reason}")
@@ -270,11 +274,18 @@ def _read_speakers(path: Path) -> dict[str, dict[str, str]]:
     """Rows of a table of speakers, by name. Raises UserError if it is missing or lacks a column."""
     if not path.is_file():
         raise UserError(f"{path}: no table of speakers: write one with the columns {', '.join(FIELDS)}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as why:
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({why})") from why
     missing = [field for field in FIELDS if rows and field not in rows[0]]
     if missing or not rows:
         raise UserError(
             f"{path}: " + (f"no column {missing[0]!r}" if missing else "no rows") + f": give {', '.join(FIELDS)}"
         )
-    return {row["speaker"]: {field: (row[field] or "").strip() for field in FIELDS} for row in rows}
+    plain = [{field: (row[field] or "").strip() for field in FIELDS} for row in rows]
+    twice = [name for name, count in Counter(row["speaker"] for row in plain).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: speaker {twice[0]!r} has several lines: keep one")
+    return {row["speaker"]: row for row in plain}

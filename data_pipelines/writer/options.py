@@ -1,5 +1,6 @@
 """What a run of `ppx-data synth` is asked for, and what every writer offers."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ class Options:
             raise UserError(f"--num {self.num}: ask for at least 1 script")
         if not 0 <= self.heldout <= 1:
             raise UserError(f"--heldout {self.heldout}: give a share from 0 to 1, e.g. 0.1")
-        if self.max_seconds is not None and not self.max_seconds >= SHORTEST_LIMIT:
+        if self.max_seconds is not None and not SHORTEST_LIMIT <= self.max_seconds < math.inf:
             raise UserError(f"--max-seconds {self.max_seconds}: a whole dialogue needs at least {SHORTEST_LIMIT:g} s")
 
     def name(self, index: int) -> str:

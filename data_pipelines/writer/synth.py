@@ -39,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     names = ("source", "num", "seed", "heldout", "max_seconds")
     options = Options(**{name: getattr(args, name) for name in names})
-    if args.writer != "llm" and args.llm_model:
-        raise UserError("--llm-model has an effect with --writer llm only: add it, or leave the model out")
+    _refuse_options_of_others(args)
     writer: Writer = import_module(_WRITERS[args.writer]).make(options, args)
     beside = stats_path(args.out)
     settings = {name: getattr(options, name) for name in names} | writer.identity()
@@ -54,6 +53,17 @@ def run(args: argparse.Namespace) -> None:
     if new and writer.status():
         print(writer.status())
     print(f"all figures: {beside}")
+
+
+def _refuse_options_of_others(args: argparse.Namespace) -> None:
+    """Raises UserError if an option is given that another writer has."""
+    for other in sorted(set(_WRITERS) - {args.writer}):
+        parser = argparse.ArgumentParser()
+        import_module(_WRITERS[other]).add_arguments(parser)
+        for name, default in vars(parser.parse_args([])).items():
+            if getattr(args, name) != default:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} has an effect with --writer {other} only: add it, or leave {flag} out")
 
 
 def stats_path(out: Path) -> Path:

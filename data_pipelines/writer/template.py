@@ -16,6 +16,7 @@ from data_pipelines.writer.wording import estimated_seconds
 from model.errors import UserError
 
 ATTEMPTS = 400
+SHORTEST_SERVICE = 20.0  # seconds: below this hardly any request fits
 _SOURCES = {"service": write_service, "assistant": write_assistant}
 
 
@@ -31,6 +32,10 @@ class TemplateWriter:
     """Writes scripts from templates; see `data_pipelines.writer.options.Writer`."""
 
     def __init__(self, options: Options):
+        """Raises: UserError for a limit of length that no script of this writer keeps."""
+        limit = options.max_seconds
+        if options.source == "service" and limit is not None and limit < SHORTEST_SERVICE:
+            raise UserError(f"--max-seconds {limit:g}: a service script needs at least {SHORTEST_SERVICE:g} s")
         self.options = options
 
     def identity(self) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def test_a_level_that_would_clip_is_turned_down(tmp_path):
 @pytest.mark.parametrize("sections, message", [
     ({}, "name at least one of room, noise, codec, level"),
     ({"echo": {}}, "unknown section 'echo': use room, noise, codec, level"),
-    ({"level": {"share": 1.0}}, r"level has \['share'\]: it needs db, share and nothing unknown"),
+    ({"level": {"share": 1.0}}, r"level has share: it needs db, share and nothing unknown"),
     ({"level": {"share": 1, "db": [0, 1], "gain": 3}}, r"it needs db, share and nothing unknown"),
     ({"level": {"share": 1.5, "db": [0, 1]}}, "level.share 1.5: must be 0 to 1"),
     ({"level": {"share": 1, "db": [3, -3]}}, r"level.db \[3, -3\]: must be \[LOW, HIGH\] within -20 to 20"),
@@ -193,6 +193,8 @@ def test_a_level_that_would_clip_is_turned_down(tmp_path):
     ({"noise": {"share": 1, "kinds": ["folder"], "snr_db": [1, 2]}}, "give `folder: DIR` if, and only if"),
     ({"noise": {"share": 1, "kinds": ["white"], "snr_db": [1, 2], "folder": "x"}}, "if, and only if"),
     ({"noise": {"share": 1, "kinds": ["folder"], "snr_db": [1, 2], "folder": "no"}}, "no noise there"),
+    ({"noise": {"share": 1, "kinds": ["folder"], "snr_db": [1, 2], "folder": 3}}, "if, and only if"),
+    ({"level": {"share": 1, "db": [0, 1], 7: 8}}, "level has share, db, 7: it needs db, share"),
 ])  # fmt: skip
 def test_settings_are_checked(sections, message, tmp_path):
     with pytest.raises(UserError, match=message):
@@ -202,9 +204,10 @@ def test_settings_are_checked(sections, message, tmp_path):
 def test_files_that_are_not_there_or_no_yaml_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file: give a YAML file or one of mixed, room, telephone"):
         load_augmentation("studio")
-    (tmp_path / "x.yaml").write_text("room: [")
-    with pytest.raises(UserError, match="not YAML"):
-        load_augmentation(tmp_path / "x.yaml")
+    for data in (b"room: [", b"\xff\xfe\x00"):
+        (tmp_path / "x.yaml").write_bytes(data)
+        with pytest.raises(UserError, match="not YAML"):
+            load_augmentation(tmp_path / "x.yaml")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))

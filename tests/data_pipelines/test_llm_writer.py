@@ -491,7 +491,7 @@ def test_options_out_of_range_are_refused(tmp_path):
         verbs.main(words)
     with pytest.raises(UserError, match="--scenarios 1: give 2 or more"):
         verbs.main([*words, "--llm-model", "m", "--scenarios", "1"])
-    with pytest.raises(UserError, match="--llm-model has an effect with --writer llm only"):
+    with pytest.raises(UserError, match="--llm-model has an effect with --writer llm only: add it, or leave --llm-mo"):
         verbs.main([*words[:4], *words[6:], "--llm-model", "m"])
     (tmp_path / "s.llm").mkdir()
     (tmp_path / "s.llm" / "mine.txt").write_text("x")

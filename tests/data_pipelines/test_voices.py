@@ -94,7 +94,7 @@ def test_the_verb_lists_good_clips_and_says_why_others_are_not(tmp_path, capsys)
     for line in (
         "rejected bob/one.wav: 2.0 s: 3 to 10 are needed",
         "rejected carl/one.wav: no consent: whose voice may be imitated only with consent",
-        "rejected dora/one.wav: no sex: a text is needed",
+        "rejected dora/one.wav: speaker 'dora' is not in the table of speakers",
         "rejected eve/my clip.wav: speaker and file name may hold letters, digits, '-' and '_' only",
         "rejected fritz/one.wav: sex 'm': give one of female, male",
         "2 clips of 1 speakers (1 female; 0 held out)",
@@ -129,12 +129,36 @@ def test_the_verb_refuses_what_it_cannot_use(tmp_path):
         verbs.main(["voices", str(tmp_path / "clips"), "--out", str(tmp_path / "v.yaml"), "--heldout", "1"])
 
 
+def test_clips_of_one_name_and_speakers_without_a_line_are_rejected_one_by_one(tmp_path, capsys):
+    folder = tmp_path / "clips"
+    for name in ("anna/one.wav", "anna/one.flac", "carl/one.wav"):
+        write_clip(folder / name)
+    write_speakers(folder / "speakers.csv", person(" anna "))  # spaces around a name are none of it
+    verbs.main(["voices", str(folder), "--out", str(tmp_path / "voices.yaml")])
+    printed = capsys.readouterr().out
+    assert "rejected anna/one.wav: voice anna/one is there already: rename the file" in printed
+    assert "rejected carl/one.wav: speaker 'carl' is not in the table of speakers" in printed
+    assert [clip.path for clip in load_pool(tmp_path / "voices.yaml").clips] == ["clips/anna/one.flac"]
+
+
+@pytest.mark.parametrize("table, message", [
+    (b"speaker,sex,accent,licence,consent\nann\xe9,female,us,CC0,yes\n", "not a CSV table in UTF-8"),
+    (b"speaker,sex,accent,licence,consent\nann,female,us,CC0,yes\nann,male,us,CC0,yes\n", "'ann' has several lines"),
+])  # fmt: skip
+def test_a_table_of_speakers_that_cannot_be_right_is_refused(tmp_path, table, message):
+    (tmp_path / "speakers.csv").write_bytes(table)
+    with pytest.raises(UserError, match=message):
+        verbs.main(["voices", str(tmp_path), "--out", str(tmp_path / "v.yaml")])
+    assert not (tmp_path / "v.yaml").exists()
+
+
 # ---- the manifest
 @pytest.mark.parametrize("change, message", [
     ({"consent": None}, "a.wav: no consent: whose voice may be imitated only with consent"),
     ({"licence": " "}, "a.wav: no licence: a text is needed"),
     ({"speaker": "../x"}, "a.wav: speaker and file name may hold letters"),
     ({"age": 40}, "a.wav: unknown key 'age': use path, speaker"),
+    ({"held_out": "no"}, "a.wav: held_out 'no': give true or false"),
     ({"path": "b.wav"}, "b.wav: .*no such audio file"),
 ])  # fmt: skip
 def test_a_manifest_entry_is_refused_with_its_reason(change, message, tmp_path):

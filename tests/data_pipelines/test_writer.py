@@ -312,6 +312,8 @@ def test_the_verb_writes_once_and_never_overwrites(tmp_path: Path, capsys: pytes
         ({"heldout": 1.5}, "--heldout 1.5: give a share from 0 to 1"),
         ({"max_seconds": 5.0}, "--max-seconds 5.0: a whole dialogue needs at least 15 s"),
         ({"max_seconds": float("nan")}, "a whole dialogue needs at least"),
+        ({"max_seconds": float("inf")}, "--max-seconds inf"),
+        ({"max_seconds": 19.0}, "--max-seconds 19: a service script needs at least 20 s"),
         ({"source": "poem"}, "source 'poem': choose one of assistant, service"),
     ],
 )
@@ -320,6 +322,18 @@ def test_bad_options_are_refused_in_one_line(options: dict, message: str) -> Non
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         write_scripts(arguments.pop("source"), **arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words", [["--scenarios", "5"], ["--skip-unanswered"], ["--llm-url", "http://x"], ["--api-key-env", "X"]]
+)
+def test_options_of_another_writer_are_refused(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    with pytest.raises(
+        UserError, match=f"{words[0]} has an effect with --writer llm only: add it, or leave {words[0]} out"
+    ):
+        main(["synth", "service", "--num", "2", "--out", str(out), *words])
+    assert not out.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

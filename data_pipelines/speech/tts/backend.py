@@ -46,6 +46,8 @@ def open_backend(name: str, url: str, model: str | None, device: str) -> Backend
         return HttpBackend(url, name)
     from data_pipelines.speech.tts import server
 
+    if model is not None and not Path(model).is_dir():
+        raise EngineGone(f"--model {model}: no such folder: give the one with the weights of {name}")
     try:
         return LocalBackend(server.ENGINES[name](model, device))
     except (ImportError, PackageNotFoundError) as why:
