@@ -240,7 +240,7 @@ def test_an_engine_whose_weights_cannot_be_had_says_so(manifest, here):
         open_engine(EngineChoice(name="chatterbox", voices=manifest))
 
 
-def test_weights_in_a_folder_that_is_not_there_are_never_looked_for_on_a_hub(manifest):
+def test_weights_in_a_folder_that_is_not_there_are_never_looked_for_on_a_hub():
     with pytest.raises(EngineGone, match="--model no/such: no such folder: give the one with the weights of dia"):
         open_engine(EngineChoice(name="dia", model="no/such"))
 
