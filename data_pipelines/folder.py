@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import digest
 from data_pipelines.schema import ID_PATTERN, SIDES, SOURCE_PATTERN, SPLITS, Dialogue
+from data_pipelines.typed import record
 from model.errors import UserError
 
 ROLES, GATES = "roles.json", "gates.json"
@@ -16,7 +17,7 @@ SIDECARS = (ROLES, GATES)
 
 roles.json: {"format": 1, "left": {"prompt", "level"}, "right": {...}, "provenance": {...}}, agent sides only;
   "rejected": {side: reason} names sides that must not be the agent.
-gates.json: {"format": 1, "values": {name: number}, "rejected": [reason, ...], "limits": {...}, "engines": {...}}.
+gates.json: values of the gates, reasons to leave the dialogue out, limits and engines, as `_Gates` below says.
 """
 
 
@@ -63,7 +64,7 @@ def load_dialogue(folder: Path, sidecars: Sequence[str] = SIDECARS) -> Dialogue:
 
 def rejections(folder: Path) -> list[str]:
     """Why the gates reject a dialogue; [] if they do not, or were not asked. Raises UserError for a broken sidecar."""
-    return list(read_sidecar(folder, GATES).get("rejected", []))
+    return list(_read_gates(folder).rejected)
 
 
 def _with_roles(folder: Path, dialogue: Dialogue) -> Dialogue:
@@ -92,14 +93,30 @@ def _with_side(dialogue: Dialogue, name: str, **changes: Any) -> Dialogue:
 
 
 def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
-    gates = read_sidecar(folder, GATES)
-    if not gates:
+    if not (folder / GATES).is_file():
         return dialogue
-    values, engines = gates.get("values"), gates.get("engines")
-    if not isinstance(values, dict) or not isinstance(engines, dict):
-        raise UserError(f"{folder / GATES}: not a record of gates: delete it and run `ppx-data gate` again")
-    noted = {"gate_engines": engines, "gate_limits": gates.get("limits", {})}
-    return replace(dialogue, gates=dialogue.gates | values, provenance=dialogue.provenance | noted)
+    gates = _read_gates(folder)
+    noted = {"gate_engines": gates.engines, "gate_limits": gates.limits}
+    return replace(dialogue, gates=dialogue.gates | gates.values, provenance=dialogue.provenance | noted)
+
+
+@dataclass(kw_only=True)
+class _Gates:
+    """The content of gates.json."""
+
+    format: float = 1
+    values: dict[str, float] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
+    limits: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, Any] = field(default_factory=dict)
+
+
+def _read_gates(folder: Path) -> _Gates:
+    try:
+        return record(_Gates, read_sidecar(folder, GATES))
+    except ValueError as why:
+        where = folder / GATES
+        raise UserError(f"{where}: not a record of gates ({why}): delete it and run `ppx-data gate` again") from why
 
 
 def read_sidecar(folder: Path, name: str) -> dict[str, Any]:

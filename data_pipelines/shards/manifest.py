@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,52 @@ from typing import Any
 from data_pipelines.schema import SPLITS
 from data_pipelines.shards.pack import FORMAT, Item
 from data_pipelines.shards.storage import Storage, storage_at
+from data_pipelines.typed import record
 from model.errors import UserError
 
 NAME = "manifest.json"
-FACTS = ("codec", "content", "licences", "voices", "engines", "packages", "gates", "shards")
-"""Mappings in the manifest, beside format and inputs."""
 PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pyloudnorm")
 """Whose versions may change codes or voice prompts."""
+
+
+@dataclass(kw_only=True)
+class _Codec:
+    fingerprint: str
+    card: float
+    num_codebooks: float
+    silence_codes: tuple[float, ...]
+    sine_codes: tuple[float, ...]
+
+
+@dataclass(kw_only=True)
+class _Source:
+    dialogues: float
+    samples: float
+    hours: float
+    agent_words: float
+
+
+@dataclass(kw_only=True)
+class _Shard:
+    bytes: float
+    sha256: str
+    dialogues: float
+
+
+@dataclass(kw_only=True)
+class _Manifest:
+    """The shape of a manifest: counts by name, content and voices first by split."""
+
+    format: float
+    codec: _Codec
+    content: dict[str, dict[str, _Source]]
+    licences: dict[str, dict[str, float]]
+    voices: dict[str, dict[str, dict[str, float]]]
+    engines: dict[str, float]
+    packages: dict[str, str]
+    gates: dict[str, float]
+    shards: dict[str, _Shard]
+    inputs: str
 
 
 def make_manifest(
@@ -73,11 +113,10 @@ def read_manifest(shards: Path | str | Storage) -> dict[str, Any]:
         raise UserError(
             f"{path}: not a manifest of format {FORMAT} but of {found!r}: make the shards again with `ppx-data shard`"
         )
-    lost = [key for key in FACTS if not isinstance(manifest.get(key), dict)]
-    lost += [] if isinstance(manifest.get("inputs"), str) else ["inputs"]
-    if lost or "fingerprint" not in manifest["codec"]:
-        what = lost[0] if lost else "codec.fingerprint"
-        raise UserError(f"{path}: damaged, {what} is not there: make the shards again with `ppx-data shard`")
+    try:
+        record(_Manifest, manifest)
+    except ValueError as why:
+        raise UserError(f"{path}: damaged, {why}: make the shards again with `ppx-data shard`") from why
     return manifest
 
 

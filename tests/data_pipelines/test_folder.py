@@ -36,6 +36,8 @@ def test_roles_and_gates_are_merged_and_the_record_stays_as_it_was(tmp_path):
     ("gates.json", "{", r"gates.json: not JSON"),
     ("gates.json", {"format": 2}, "gates.json: not a sidecar of format 1"),
     ("gates.json", {"format": 1, "values": 3, "engines": {}}, "gates.json: not a record of gates"),
+    ("gates.json", {"format": 1, "values": {"dc": "low"}}, "not a record of gates .values.dc is 'low', not a number"),
+    ("gates.json", {"format": 1, "rejected": "dc: 3"}, "record of gates .rejected is 'dc: 3', not a list"),
     ("roles.json", {"format": 1, "left": {"prompt": "x"}}, "roles.json: not a record of roles .'level'"),
     ("roles.json", {"format": 1, "right": {"prompt": "x", "level": ""}}, "right side, which is no agent"),
     ("roles.json", {"format": 1, "rejected": ["left"]}, "roles.json: not a record of roles"),
@@ -45,6 +47,9 @@ def test_a_broken_sidecar_is_named(tmp_path, name, content, message):
     put(folder, name, content)
     with pytest.raises(UserError, match=message):
         load_dialogue(folder)
+    if name == "gates.json":
+        with pytest.raises(UserError, match=message):
+            rejections(folder)
 
 
 def test_a_rejected_side_is_no_agent_and_without_any_the_reasons_are_told(tmp_path):

@@ -479,7 +479,9 @@ def test_a_manifest_without_a_key_is_named(corpus, tmp_path, key):
     build_shards(corpus, TinyCodec(), tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"
     facts = json.loads(path.read_text())
-    del facts[key]
-    path.write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=f"{key} is not there"):
+    path.write_text(json.dumps({name: value for name, value in facts.items() if name != key}))
+    with pytest.raises(UserError, match=f"damaged, {key} is missing"):
+        read_manifest(tmp_path / "out")
+    path.write_text(json.dumps(facts | {"content": {"train": {"fisher": 3}}}))
+    with pytest.raises(UserError, match="damaged, content.train.fisher is 3, not an object: make the shards again"):
         read_manifest(tmp_path / "out")
