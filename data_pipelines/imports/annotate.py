@@ -26,7 +26,10 @@ from data_pipelines.imports.options import add_common_arguments, settings_of
 from data_pipelines.schema import SIDES, Dialogue, Side
 from model.errors import UserError
 
-FROM_RECORD = ("source", "licence", "role_prompt", "role_field", "speaker_field", "speakers", "voice", "voice_field")
+FROM_RECORD = (
+    "source", "licence", "agent", "role_prompt", "role_field", "speaker_field", "speakers", "voice", "voice_field",
+    "max_seconds", "voice_seconds", "split", "heldout", "seed",
+)  # fmt: skip
 """Options that dialogue folders do not take: their records say it."""
 
 
@@ -48,8 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if args.fill == "none":
         raise UserError("--fill none leaves nothing to do: give both or agent")
     if args.dialogues:
+        defaults = argparse.ArgumentParser()
+        add_arguments(defaults)
         for option in FROM_RECORD:
-            if getattr(args, option) is not None:
+            if getattr(args, option) != defaults.get_default(option):
                 raise UserError(f"--{option.replace('_', '-')} is for audio files: a dialogue's own record says it")
         annotate_dialogues(args)
         return

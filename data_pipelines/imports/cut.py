@@ -103,6 +103,9 @@ def _import_item(item: Item, settings: Settings, out: Path) -> dict[str, Any]:
     windows = _windows(spoken, able, voices, seconds, settings) if able else []
     notes = [f"{dropped} words or utterances with impossible times are left out"] if dropped else []
     notes += [f"{muted} utterances lost their words: their speaker says two things at once"] if muted else []
+    for what, fields in (("role", settings.role_fields), ("speaker", settings.speaker_fields)):
+        lost = {side: path for side, path in fields.items() if field_of(item.metadata, path) is None}
+        notes += [f"its record holds no {path!r} for the {what} of the {side} side" for side, path in lost.items()]
     notes += [f"the {name} side is no agent: {fault}" for name, fault in faults.items()]
     base = {"recording": item.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
     base |= {"resampler": "soxr HQ", **provenance_of(filled)}

@@ -72,6 +72,9 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, option) is not None and args.format not in formats:
             flag = f"--{option.replace('_', '-')}"
             raise UserError(f"{flag} has an effect with {' and '.join(formats)} only, not with {args.format}")
+    for option in ("labels", "sides"):
+        if (names := getattr(args, option)) and names[0] == names[1]:
+            raise UserError(f"--{option} {names[0]} {names[1]}: give two different names")
     settings = settings_of(args)
     labels = tuple(args.labels) if args.labels else None
     batches = find_batches(args, labels)
@@ -158,13 +161,16 @@ def import_batches(
     dialogues = [dialogue for entry in done for dialogue in entry["dialogues"]]
     rejected = [{"id": entry["name"], "reason": entry["rejected"]} for entry in done if "rejected" in entry]
     rejected += sorted(lost, key=lambda entry: entry["id"])
+    notes = [{"id": entry["name"], "reason": note} for entry in done for note in entry["notes"]]
+    strange = sorted(settings.speakers.keys() - {entry["name"] for entry in done})
+    notes += [{"id": name, "reason": "--speakers names it, but no recording that was read"} for name in strange]
     report = {
         "recordings": sum("rejected" not in entry for entry in done),
         "dialogues": len(dialogues),
         "heldout": sum(dialogue["split"] == "heldout" for dialogue in dialogues),
         "hours": round(sum(dialogue["seconds"] for dialogue in dialogues) / 3600, 4),
         "rejected": rejected,
-        "notes": [{"id": entry["name"], "reason": note} for entry in done for note in entry["notes"]],
+        "notes": notes,
     }
     write_json(out / "report.json", report)
     if not dialogues:

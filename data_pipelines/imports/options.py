@@ -11,8 +11,10 @@ from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MI
 from data_pipelines.imports.cut import Settings
 from data_pipelines.imports.fill import Listener
 from data_pipelines.imports.transcript import parse_json, read_text_file
-from data_pipelines.schema import SIDES, SOURCE_PATTERN
+from data_pipelines.schema import SIDES, SOURCE_PATTERN, SPLITS
 from model.errors import UserError
+
+HELDOUT = 0.1
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", choices=("speaker", "recording", "train", "heldout"), default="speaker",
         help="what is held out: a share of the speakers (default) or of the recordings; or one split for all",
     )  # fmt: skip
-    parser.add_argument("--heldout", type=float, default=0.1, help="share that is held out (default: 0.1)")
+    parser.add_argument("--heldout", type=float, default=HELDOUT, help="share that is held out (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="draws voice clips")
     parser.add_argument("--limit", type=int, help="read only the first N lines, files or tars")
     add_executor_arguments(parser)
@@ -57,6 +59,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
         raise UserError(f"--voice-seconds {args.voice_seconds:g}: a voice clip lasts 3 to 10 s")
     if not 0 <= args.heldout <= 1:
         raise UserError(f"--heldout {args.heldout:g}: give a share from 0 to 1")
+    if args.split in SPLITS and args.heldout != HELDOUT:
+        raise UserError(f"--heldout has no effect with --split {args.split}, which takes all: leave it out")
+    for option, other in (("voice", "voice_field"), ("speakers", "speaker_field")):
+        if getattr(args, option) and getattr(args, other):
+            raise UserError(f"--{option} and --{other.replace('_', '-')} say the same: give one of them")
     agents = SIDES if args.agent == "both" else (args.agent,)
     voices = by_side("--voice", args.voice, agents)
     for side, name in voices.items():

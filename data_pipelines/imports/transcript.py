@@ -55,7 +55,7 @@ Sides = dict[str, SideText]
 def read_text_file(path: Path) -> str:
     """A UTF-8 file, with or without a mark at its beginning. Raises UserError if it is missing or anything else."""
     if not path.is_file():
-        raise UserError(f"{path}: no such transcript")
+        raise UserError(f"{path}: no such file")
     return decode(path.read_bytes(), str(path))
 
 

@@ -178,6 +178,7 @@ def test_a_channel_on_which_nobody_speaks_makes_no_agent(tmp_path, call):
         (["a.wav", *COMMON], "a.wav: no such audio file or folder"),
         (["a.wav", *COMMON, "--again"], "--again has an effect with --dialogues only"),
         (["--dialogues", "d", "--licence", "x"], "--licence is for audio files"),
+        (["--dialogues", "d", "--max-seconds", "60"], "--max-seconds is for audio files"),
         (["--dialogues", "d", "--fill", "none"], "--fill none leaves nothing to do"),
         (["--dialogues", "d"], "d: no such folder"),
     ],

@@ -159,6 +159,16 @@ def test_speakers_are_held_out_by_their_name_and_one_voice_is_never_in_both_spli
     assert {d.split for _, d in imported(run_moshi(tmp_path, "--split", "heldout", out="held"))} == {"heldout"}
 
 
+def test_speakers_and_roles_that_are_not_found_are_told(tmp_path):
+    write_moshi(tmp_path, role="You are kind.")
+    (tmp_path / "names.json").write_text(json.dumps({"data_stereo/a.wav": {"left": "Ann"}, "a": {"left": "Bob"}}))
+    out = run_moshi(tmp_path, "--speakers", str(tmp_path / "names.json"), "--role-field", "left=role", "right=rule")
+    assert {(note["id"], note["reason"]) for note in report(out)["notes"]} == {
+        ("a", "--speakers names it, but no recording that was read"),
+        ("data_stereo/a.wav", "its record holds no 'rule' for the role of the right side"),
+    }
+
+
 def test_imported_dialogues_are_packed(tmp_path):
     write_moshi(tmp_path)
     out = run_moshi(tmp_path, "--role-prompt", "left=You are left.", "right=You are right.")
@@ -262,6 +272,10 @@ def test_too_short_recordings_and_those_without_room_for_a_voice_are_rejected_wi
         (["--audio-field", "flac"], "--audio-field has an effect with webdataset and hf only, not with moshi"),
         (["--sides", "a", "b"], "--sides has an effect with subtitles only"),
         (["--limit", "0"], "--limit 0: must be 1 or more"),
+        (["--labels", "A", "A"], "--labels A A: give two different names"),
+        (["--split", "train", "--heldout", "0.3"], "--heldout has no effect with --split train"),
+        (["--speakers", "x", "--speaker-field", "left=a"], "--speakers and --speaker-field say the same"),
+        (["--speakers", "nothing.json"], "nothing.json: no such file"),
         (["--speakers", "list.jsonl"], r"--speakers .*list.jsonl: not \{"),
     ],
 )
@@ -283,7 +297,7 @@ def test_an_import_without_a_licence_is_refused(tmp_path, capsys):
     ("kind", "make", "message"),
     [
         ("moshi", lambda p: p.mkdir(), r"holds no \.jsonl"),
-        ("moshi", lambda p: None, "no such transcript"),
+        ("moshi", lambda p: None, "no such file"),
         ("subtitles", lambda p: p.mkdir(), r"holds no recording"),
         ("subtitles", lambda p: None, "no such folder of recordings"),
         ("webdataset", lambda p: p.mkdir(), "no such tar, nor a folder that holds one"),

@@ -141,7 +141,7 @@ def test_broken_transcript_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_transcript(tmp_path / name, None)
-    with pytest.raises(UserError, match="no such transcript"):
+    with pytest.raises(UserError, match="no such file"):
         read_transcript(tmp_path / "none.srt", None)
 
 
