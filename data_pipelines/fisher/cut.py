@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_pipelines.audio import RATE_HZ, Audio, fade_in, fade_out, write_flac
+from data_pipelines.audio import RATE_HZ, Audio, write_flac
 from data_pipelines.fisher.budget import row_frames, token_counter
+from data_pipelines.fisher.clips import draw_clip, play_clip
 from data_pipelines.fisher.heard import SIDE
 from data_pipelines.fisher.job import Job, Settings
 from data_pipelines.fisher.prompts import role_prompts
 from data_pipelines.fisher.source import Source
 from data_pipelines.fisher.transcript import Letter
-from data_pipelines.fisher.windows import Clip, Spoken, Window
+from data_pipelines.fisher.windows import Spoken, Window
 from data_pipelines.listening.align import ALIGNER_NAME
 from data_pipelines.schema import Dialogue, Side, Word
-
-_FADE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +42,8 @@ def cut(name: str, window: Window, heard: Heard, job: Job, settings: Settings, f
     for number, letter in enumerate(SIDE):
         side, text, level = SIDE[letter], "", ""
         if letter in window.clips:
-            clip = _draw(window.clips[letter], rng)
-            write_flac(folder / f"{side}.voice.flac", _play(clip, heard.audio_CS[number]), RATE_HZ)
+            clip = draw_clip(window.clips[letter], rng)
+            write_flac(folder / f"{side}.voice.flac", play_clip(clip, heard.audio_CS[number]), RATE_HZ)
             text, level = prompts[letter]
             spans[side] = [round(time, 3) for time in clip.span]
             rows[side] = row_frames(seconds, clip.seconds, token_counter(settings.tokenizer)(text))
@@ -111,16 +108,3 @@ def _events(spoken: Sequence[Spoken], window: Window) -> tuple[dict[str, Any], .
         if event["start"] >= window.start and event["end"] <= window.end
     ]
     return tuple(sorted(events, key=lambda event: (event["start"], event["side"])))
-
-
-def _draw(clips: Sequence[Clip], rng: random.Random) -> Clip:
-    """One of the clips that are about as long as the longest."""
-    longest = max(clip.seconds for clip in clips)
-    return rng.choice([clip for clip in clips if clip.seconds >= 0.9 * longest])
-
-
-def _play(clip: Clip, audio_S: Audio) -> Audio:
-    """The pieces of a clip one after the other, with soft edges. Longer pauses between them are gone."""
-    fade = int(_FADE_SECONDS * RATE_HZ)
-    pieces = [audio_S[round(start * RATE_HZ) : round(end * RATE_HZ)] for start, end in clip.pieces]
-    return np.concatenate([fade_out(fade_in(piece, fade), fade) for piece in pieces])

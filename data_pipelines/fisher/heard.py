@@ -46,11 +46,10 @@ def _align(utterance: Utterance, audio_S: Audio, rate: int, start: float) -> Spo
     if not said:
         laughter = _event("laughter", utterance.letter, utterance.start, utterance.end)
         return Spoken(**bounds, words=(), events=(laughter,) if laughs else (), is_silent=utterance.is_certain)
+    aligner = shared_aligner()
     try:
-        found = shared_aligner().align(audio_S, rate, [token.said for token in said])
-    except UserError as why:
-        if "cannot be aligned" not in str(why):
-            raise
+        found = aligner.align(audio_S, rate, [token.said for token in said])
+    except UserError:
         found = None  # a digit in the transcript: audible, but there is no telling how it was said
     if found is None:
         return Spoken(**bounds, words=())

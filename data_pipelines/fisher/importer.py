@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from data_pipelines.fisher.call import import_call
 from data_pipelines.fisher.job import Filters, Job, Settings
 from data_pipelines.fisher.layout import LICENCE_FILE, Corpus, find_corpus
 from data_pipelines.fisher.prompts import BARE
-from data_pipelines.fisher.settle import finish, has_audio, settle
+from data_pipelines.fisher.settle import Result, finish, has_audio, settle
 from data_pipelines.fisher.tables import Tables, read_tables
 from data_pipelines.fisher.transcript import read_text
 from data_pipelines.fisher.windows import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, MIN_WINDOW_SECONDS, Limits
@@ -137,30 +138,35 @@ def import_corpus(
         again = [job for job in all_jobs if job.call in missing]
         _draft(out, executor.run(work, again, lost=_lost), len(again))
         result = settle(out / DRAFTS)
-    drafts, dialogues, plan = result.drafts, [dialogue for _, dialogue in result.kept], result.plan
     finish(out, result)
-    if plan.note:
-        print(plan.note)
-    rejected = [
-        {"id": f"fe_03_{draft['call']}", "reason": draft["rejected"]} for draft in drafts if "rejected" in draft
-    ]
-    new = {job.call for job in todo} | missing
-    good = {draft["call"] for draft in drafts if "rejected" not in draft}
-    report = {
+    report = _report(result, messages, {job.call for job in todo} | missing)
+    write_report(out, report)
+    if not report["dialogues"]:
+        reason = report["rejected"][0]["reason"] if report["rejected"] else "no side can be the agent"
+        raise UserError(f"no call gave a dialogue, see {out / 'report.json'}; the first reason: {reason}")
+    if result.plan.note:
+        print(result.plan.note)
+    return report
+
+
+def _report(result: Result, messages: Sequence[str], new: set[str]) -> dict[str, Any]:
+    """What became of all calls, for report.json; `new` are those of this run."""
+    dialogues = [dialogue for _, dialogue in result.kept]
+    good = {draft["call"] for draft in result.drafts if "rejected" not in draft}
+    return {
         "done": len(good),
         "skipped": len(good - new),
-        "rejected": rejected,
+        "rejected": [
+            {"id": f"fe_03_{draft['call']}", "reason": draft["rejected"]}
+            for draft in result.drafts
+            if "rejected" in draft
+        ],
         "notes": result.notes,
-        "messages": [*messages, *([plan.note] if plan.note else [])],
+        "messages": [*messages, *([result.plan.note] if result.plan.note else [])],
         "dialogues": len(dialogues),
         "heldout": sum(dialogue.split == "heldout" for dialogue in dialogues),
         "hours": round(sum(dialogue.seconds for dialogue in dialogues) / 3600, 4),
     }
-    write_report(out, report)
-    if not dialogues:
-        reason = rejected[0]["reason"] if rejected else "no side can be the agent"
-        raise UserError(f"no call gave a dialogue, see {out / 'report.json'}; the first reason: {reason}")
-    return report
 
 
 def _lost(job: Job, reason: str) -> dict[str, Any]:
@@ -188,6 +194,9 @@ def _check_settings(settings: Settings, limit: int | None) -> None:
         raise UserError(f"--min-speech {limits.min_speech:g}: must be above 0 and at most --max-seconds")
     if not 0 < settings.bandwidth_timeout <= LONGEST_TIMEOUT:
         raise UserError(f"--bandwidth-timeout {settings.bandwidth_timeout:g}: must be above 0, at most a day (86400)")
+    for option, grade in (("signal", settings.filters.min_signal), ("conversation", settings.filters.min_conversation)):
+        if grade is not None and not isfinite(grade):
+            raise UserError(f"--min-{option}-grade {grade:g}: give a number, e.g. 3")
     if settings.bandwidth_extension:
         check_command(settings.bandwidth_extension)
     token_counter(settings.tokenizer)(BARE)  # a wrong tokenizer is told now

@@ -142,8 +142,8 @@ def judge(
     usable: dict[Letter, tuple[Clip, ...]] = {}
     refusals: dict[Letter, str] = {}
     speech: dict[Letter, float] = {}
-    for letter in ("A", "B"):
-        side: Letter = letter  # type: ignore[assignment]
+    sides: tuple[Letter, Letter] = ("A", "B")
+    for side in sides:
         own = [turn for turn in spoken if turn.letter == side and turn.end > start and turn.start < end]
         wordless = sum(min(turn.end, end) - max(turn.start, start) for turn in own if is_wordless(turn))
         speech[side] = sum(_said(turn.words, start, end) for turn in own)

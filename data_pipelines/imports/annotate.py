@@ -22,7 +22,7 @@ from data_pipelines.imports.cut import MIN_PLACED_SHARE
 from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.imports.importer import check_outside, run_import
 from data_pipelines.imports.item import AUDIO_SUFFIXES, Unready
-from data_pipelines.imports.options import add_common_arguments, settings_of
+from data_pipelines.imports.options import add_common_arguments, check_limit, settings_of
 from data_pipelines.schema import SIDES, Dialogue, Side
 from model.errors import UserError
 
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("give either audio files or --dialogues DIR")
     if args.fill == "none":
         raise UserError("--fill none leaves nothing to do: give both or agent")
+    check_limit(args.limit)
     if args.dialogues:
         defaults = argparse.ArgumentParser()
         add_arguments(defaults)
@@ -96,10 +97,9 @@ def annotate_dialogues(args: argparse.Namespace) -> dict[str, Any]:
     claim_folder(args.out, "annotate.json", settings, "annotate")
     work = partial(annotate_one, listener=listener, fill=args.fill, again=args.again, out=args.out)
     todo = [folder for folder in found if not (args.out / folder.name / "meta.json").is_file()]
-    answers = list(
-        tqdm(executor_of(args).run(work, todo), total=len(todo), unit="dialogue", desc="annotate", disable=None)
-    )
-    rejected = sorted(({"id": id, "reason": why} for id, why in answers if why), key=lambda entry: entry["id"])
+    answers = executor_of(args).run(work, todo, lost=lambda folder, reason: (folder.name, reason))
+    bar = tqdm(answers, total=len(todo), unit="dialogue", desc="annotate", disable=None)
+    rejected = sorted(({"id": id, "reason": why} for id, why in bar if why), key=lambda entry: entry["id"])
     report = {"dialogues": len(found) - len(rejected), "rejected": rejected}
     write_json(args.out / "report.json", report)
     if not report["dialogues"]:

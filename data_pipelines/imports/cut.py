@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import RATE_HZ, Audio, fade_in, fade_out, read_audio, to_mono_24k, write_flac
+from data_pipelines.audio import RATE_HZ, Audio, read_audio, to_mono_24k, write_flac
 from data_pipelines.files import write_line
+from data_pipelines.fisher.clips import draw_clip, play_clip
 from data_pipelines.fisher.transcript import Letter
 from data_pipelines.fisher.windows import (
     MAX_CLIP_SECONDS,
@@ -37,7 +38,6 @@ MIN_SWAP_RATIO = 2.0
 """RMS of a channel inside its own words over outside: lower if the words are the other side's, or at much echo."""
 _ELSEWHERE = Clip(pieces=((-2.0, -1.0),), seconds=MAX_CLIP_SECONDS)
 """Stands for a voice clip that is not taken from the recording, so that no window is too long for it."""
-_FADE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,11 +281,5 @@ class Cutter:
         if side in self.voices:
             where = self.settings.voice_fields.get(side) or Path(self.settings.voices[side]).name
             return self.voices[side], where
-        found = window.clips[LETTER[side]]
-        longest = max(clip.seconds for clip in found)
-        rng = random.Random(f"{self.settings.seed}/{name}/{side}")
-        clip = rng.choice([clip for clip in found if clip.seconds >= 0.9 * longest])
-        audio_S, fade = self.audio_CS[SIDES.index(side)], round(_FADE_SECONDS * RATE_HZ)
-        pieces = [audio_S[round(start * RATE_HZ) : round(end * RATE_HZ)] for start, end in clip.pieces]
-        joined = np.concatenate([fade_out(fade_in(piece, fade), fade) for piece in pieces])
-        return joined, [round(time, 3) for time in clip.span]
+        clip = draw_clip(window.clips[LETTER[side]], random.Random(f"{self.settings.seed}/{name}/{side}"))
+        return play_clip(clip, self.audio_CS[SIDES.index(side)]), [round(time, 3) for time in clip.span]

@@ -20,7 +20,7 @@ from data_pipelines.files import claim_folder, digest, write_json
 from data_pipelines.imports import files, hub, moshi, tars
 from data_pipelines.imports.cut import Settings, import_item
 from data_pipelines.imports.item import Batch, Broken, item_id
-from data_pipelines.imports.options import add_common_arguments, by_side, settings_of
+from data_pipelines.imports.options import add_common_arguments, by_side, check_limit, settings_of
 from data_pipelines.schema import SIDES
 from model.errors import UserError
 
@@ -123,8 +123,7 @@ def run_import(
     batches: Sequence[Batch], settings: Settings, extra: Mapping[str, Any], args: argparse.Namespace, verb: str
 ) -> None:
     """Imports all batches into args.out and prints what came of it. Raises UserError as `import_batches`."""
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: must be 1 or more")
+    check_limit(args.limit)
     report = import_batches(batches[: args.limit], settings, extra, args.out, executor_of(args), verb)
     print(
         f"{report['dialogues']} dialogues ({report['hours']:.2f} h; {report['heldout']} held out) from "

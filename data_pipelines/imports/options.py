@@ -90,6 +90,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
+def check_limit(limit: int | None) -> None:
+    """Raises UserError for a --limit that leaves nothing."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: must be 1 or more")
+
+
 def by_side(option: str, words: Sequence[str] | None, sides: Sequence[str] = ()) -> dict[str, str]:
     """left=X right=Y as a mapping; a single X stands for all of `sides`, or for "" if there are none.
 

@@ -9,7 +9,7 @@ import soundfile
 
 from data_pipelines import verbs
 from data_pipelines.folder import find_dialogues, load_dialogue
-from data_pipelines.imports import fill
+from data_pipelines.imports import annotate, fill
 from data_pipelines.imports.fill import Listener, fill_side, share_out
 from data_pipelines.imports.item import Unready
 from data_pipelines.imports.transcript import SideText
@@ -110,6 +110,20 @@ def test_what_gates_measured_of_the_old_words_is_left_behind(tmp_path):
     assert "wer_left" in load_dialogue(folder).gates and "wer_left" not in load_dialogue(tmp_path / "out/a").gates
 
 
+def test_a_dialogue_that_kills_its_worker_is_listed_and_the_others_go_on(tmp_path, monkeypatch):
+    class Losing:
+        def run(self, work, jobs, *, lost):
+            yield lost(jobs[0], "its worker was killed")
+            yield from map(work, jobs[1:])
+
+    monkeypatch.setattr(annotate, "executor_of", lambda args: Losing())
+    for n in range(2):
+        write_dialogue(tmp_path / "in", f"call-{n}", agents=("left",))
+    verbs.main(["annotate", "--dialogues", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report == {"dialogues": 1, "rejected": [{"id": "call-0", "reason": "its worker was killed"}]}
+
+
 def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
     """Dialogues that have their words already: what is written, and when, is the same, and nothing has to listen."""
     for n in range(2):
@@ -178,6 +192,7 @@ def test_a_channel_on_which_nobody_speaks_makes_no_agent(tmp_path, call):
         (["a.wav", *COMMON], "a.wav: no such audio file or folder"),
         (["a.wav", *COMMON, "--again"], "--again has an effect with --dialogues only"),
         (["--dialogues", "d", "--licence", "x"], "--licence is for audio files"),
+        (["--dialogues", "d", "--limit", "0"], "--limit 0: must be 1 or more"),
         (["--dialogues", "d", "--max-seconds", "60"], "--max-seconds is for audio files"),
         (["--dialogues", "d", "--fill", "none"], "--fill none leaves nothing to do"),
         (["--dialogues", "d"], "d: no such folder"),

@@ -550,6 +550,12 @@ def test_a_filter_without_its_table_is_refused(tmp_path: Path, fake: None) -> No
             imported([tmp_path / "corpus"], tmp_path / "out", filters=filters)
 
 
+def test_a_grade_that_is_no_number_is_refused(tmp_path: Path, fake: None) -> None:
+    write_call(tmp_path / "corpus", "00001", talk(90), 90)
+    with pytest.raises(UserError, match="--min-signal-grade nan: give a number"):
+        imported([tmp_path / "corpus"], tmp_path / "out", filters=Filters(min_signal=math.nan))
+
+
 def test_rows_never_pass_2048_frames_however_long_the_prompt(tmp_path: Path, fake: None) -> None:
     write_call(tmp_path / "corpus", "00001", talk(400), 400)
     write_tables(tmp_path / "corpus")
@@ -755,6 +761,7 @@ def test_foreign_folders_and_numbers_out_of_range_are_refused(tmp_path: Path, fa
         ("voice_seconds", 2.0),
         ("voice_seconds", 11.0),
         ("limit", 0),
+        ("bandwidth_timeout", math.inf),
     ):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value:g}: must be"):
             imported([tmp_path / "corpus"], tmp_path / "out", **{name: value})
