@@ -121,14 +121,18 @@ class Client:
         key = self._cache.key(request)
         with self._lock:
             asking = self._asking[key]
-        with asking:  # the same question from two threads is paid once
-            if (stored := self._cache.get(key)) is not None:
-                self.usage.answered(stored, from_cache=True)
-                return stored
-            answer = self._send(request)
-            self._cache.put(key, request, answer)
-            self.usage.answered(answer, from_cache=False)
-            return answer
+        try:
+            with asking:  # the same question from two threads is paid once
+                if (stored := self._cache.get(key)) is not None:
+                    self.usage.answered(stored, from_cache=True)
+                    return stored
+                answer = self._send(request)
+                self._cache.put(key, request, answer)
+                self.usage.answered(answer, from_cache=False)
+                return answer
+        finally:
+            with self._lock:
+                self._asking.pop(key, None)  # whoever asks now finds the answer in the cache
 
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sends a request until it is answered; waits longer each time, or as long as the server asks."""

@@ -21,7 +21,9 @@ Extra = Callable[[Call, Conversation], Probe | None]
 BARGES_IN = 0.35
 # How often each behaviour is considered; the target length decides how many of them fit
 SHARES = {"Q0": 0.25, "Q3": 0.5, "Q4": 0.15, "Q5": 0.35, "Q6": 0.15}
-BAD_NEWS = re.compile(r"\b(sorry|afraid|apologize|unfortunately|cancelled|don't|can't|isn't|understand|wrong)\b", re.I)
+BAD_NEWS = re.compile(
+    r"\b(sorry|afraid|apologize|unfortunately|cancelled|don't|can't|isn't|understand|wrong|outside|only help)\b", re.I
+)
 SHORT_WORDS = 6  # an answer of fewer words ("Perfect, Tara.") holds nothing to find helpful
 ANSWERS_AT_ONCE = re.compile(r"(Yes|No|Sorry|I'm|Unfortunately|We do|We can|You can)\b")
 # An answer that opens like this needs its question and cannot be offered unasked

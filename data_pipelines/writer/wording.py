@@ -16,24 +16,27 @@ SENTENCE = re.compile(r"(?<=[.?!])\s+")
 # Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
 LOWERED = frozenset(
     """
-    A About Act Add Adjectives Adults Air All Am An And Animals Ants Any Apples Are Aren't As At Bacteria Be
-    Because Bees Before Better Between Birds Blot Books Breakfast Buried Burning But By Cacao Caffeine Can
-    Catching Cats Check-in Child Chili Chocolate Close Clouds Coins Compound Computers Control Cook Cool Could
-    Count Cut Cutting Damage Delivery Describe Did Do Does Doesn't Dogs Don't Drink Drinks Drivers During Each
-    Eight Electricity Elevators Equipment Every Everyone Everything Express Fake Far Fat Find Fingerprints
-    Fireflies Fish Five Fold Food For Four Friendship From Frozen Full Gas Gases Gift Give Go Good Goosebumps
-    Gravity Guests Hair Half Hardly Has Have He Heating Hello Hey Hi Hiccups Holding Hot How Ice Ideas If In
-    Inflation Inside Insurance Introductory Iron Is Isn't It It'll It's Jet Just Keep Know Late Learn Let Let's
-    Light Lightning Listen Lockers Look Lots Lower Major Make Many Memories Minus Mix Moist Mold More Most Move My
-    New No Nobody Normal Not Of Okay On One Only Organized Our Over Paint Parking Part Particles Parts Pay
-    Penguins Pi Pick Pickup Pieces Pile Planets Plants Please Plunge Pockets Practice Prepare Prices Purring Put
-    Rain Raindrops Read Rehearse Repeat Replacement Reward Right Rinse Salt Save Say See Seniors Set Setup Should
-    Sign Since Sit Sitting Six Sleep Sniffing Snow So Soap Some Sore Sound Special Spiders Spread Square Standard
-    Stars Start Stay Stick Stress Sunlight Sure Take Talk Taxes Tell Test That That'll That's The Then There
-    There'll There's These They They're This Three Thunder Tides Tie Time To Together Tomatoes Try Twenty Under
-    Unfortunately Use Valves Visits Wait Walk Was Watch Water We We'd We'll We're We've Well Were Whales What
-    What's When When's Where Where's Which While Who Who's Why Will Wind With Without Would Wouldn't Write Yeah
-    Yeast Yes You You'd You'll You're Your Zero
+    A About Abroad Access Act Add Adjectives Adults Air All Almost Alright Am An And Animals Ants Any Apples Are
+    Aren't As At Bacteria Be Because Bees Before Better Between Bills Birds Blot Books Breakfast Bring Bringing
+    Buried Burning But By Cacao Caffeine Can Catching Cats Check-in Child Children Chili Chocolate Claims Close
+    Clouds Coins Coming Compound Computers Contracts Control Cook Cool Could Count Cut Cutting Damage Delivery
+    Describe Did Do Does Doesn't Dogs Don't Drink Drinks Drivers During Each Eight Electricity Elevators Equipment
+    Evening Every Everyone Everything Exactly Express Extra Fake Far Fat Finally Find Fine Fingerprints Fireflies
+    Fish Five Fold Food For Four Frankly Friendship From Frozen Full Further Gas Gases Gift Give Go Good
+    Goosebumps Gravity Great Groups Guests Hair Half Hardly Has Have He Heating Hello Hey Hi Hiccups Holding Hot
+    How Ice Ideas If In Inflation Inside Installation Insurance Introductory Iron Is Isn't It It'll It's Jet Just
+    Keep Know Late Learn Let Let's Light Lightning Listen Lockers Look Lots Lower Major Make Many Memories Minus
+    Mix Moist Mold More Most Move My New Next Nights No Nobody Nope Normal Not Nothing Of Off Okay On One Only
+    Organized Our Over Paint Parking Part Particles Parts Pay Paying Penguins Perfect Phone Pi Pick Pickup Pieces
+    Pile Plan Planets Plants Please Plunge Pockets Practice Prepare Prices Private Purring Put Quick Rain
+    Raindrops Random Read Rehearse Remind Repeat Replacement Reward Right Rinse Rush Salt Same Save Say See
+    Sending Seniors Set Setup Shipping Should Sign Since Sit Sitting Six Sleep Small Sniffing Snow So Soap Some
+    Somebody Something Sore Sound Special Spiders Spread Square Standard Stars Start Stay Stick Stress Students
+    Sunlight Sure Take Taking Talk Taxes Tell Test That That'll That's The Then There There'll There's These They
+    They're This Three Thunder Tides Tie Time To Together Tomatoes Travel Treatment Try Twenty Under Unfortunately
+    Until Up Use Using Valves Visits Wait Walk Was Watch Water We We'd We'll We're We've Weekdays Well Were Whales
+    What What's When When's Where Where's Which While Who Who's Why Will Wind With Without Would Wouldn't Write
+    Yeah Yeast Yes You You'd You'll You're Your Zero
     """.split()
 )
 WH_QUESTION = re.compile(r"\b(how|what|what's|when|when's|which|who|who's|where|any)\b", re.I)

@@ -292,6 +292,15 @@ def test_the_same_question_from_many_threads_is_paid_once(tmp_path):
     assert len(server.bodies) == 1
 
 
+def test_the_client_keeps_nothing_of_what_was_answered_in_memory(tmp_path):
+    with LLMServer([say(GOOD)]) as server:
+        client = Client(LLMSettings(model="m", base_url=server.url), tmp_path)
+        before = {name: len(value) for name, value in vars(client).items() if hasattr(value, "__len__")}
+        for seed in range(20):
+            client.ask(question(seed=seed))
+    assert {name: len(value) for name, value in vars(client).items() if hasattr(value, "__len__")} == before
+
+
 def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_path):
     with LLMServer([status(500)]) as server:
         client = Client(LLMSettings(model="m", base_url=server.url, retries=0, concurrency=1), tmp_path)
