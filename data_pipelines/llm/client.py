@@ -20,7 +20,8 @@ from model.extras import require
 
 LONGEST_BACKOFF, LONGEST_WAIT = 60.0, 600.0  # seconds: our own, and what a server may ask for with Retry-After
 GIVE_UP_AFTER = 8
-"""Requests in a row without any answer, after which the run ends: the server is gone."""
+"""Requests in a row without any answer, after which the run ends: the server is gone. The same number of refusals
+ends it before the first answer: then it is not about what was asked."""
 
 
 class NoAnswer(Exception):
@@ -65,7 +66,8 @@ class Client:
         )
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._failures = 0
+        self._failures = self._refusals = 0
+        self._has_answers = False
 
     def stop(self) -> None:
         """Ends all waiting: requests in flight end, and none is sent again."""
@@ -124,6 +126,7 @@ class Client:
         try:
             with asking:  # the same question from two threads is paid once
                 if (stored := self._cache.get(key)) is not None:
+                    self._has_answers = True
                     self.usage.answered(stored, from_cache=True)
                     return stored
                 answer = self._send(request)
@@ -142,7 +145,7 @@ class Client:
             self.usage.sent()
             try:
                 answer = _plain(self._api.chat.completions.create(**self._on_the_line(request)))
-                self._failures = 0
+                self._failures, self._has_answers = 0, True
                 return answer
             except self._openai.APIStatusError as why:
                 failure, wait = self._status(why)
@@ -180,6 +183,12 @@ class Client:
         if code in (401, 403, 404):
             what = "--llm-url and --llm-model" if code == 404 else f"the key in ${self.settings.key_env}"
             raise UserError(f"{self.settings.base_url} answers {code} ({said}): check {what}") from why
+        self._refusals += 1
+        if self._refusals >= GIVE_UP_AFTER and not self._has_answers:
+            raise UserError(
+                f"{self.settings.base_url} answers {code} to all of the first {GIVE_UP_AFTER} requests ({said}): "
+                "change the --llm options to what it takes"
+            ) from why
         raise NoAnswer(f"HTTP {code}", f"the server refuses the request: {said}") from why
 
     def _count_failure(self, fault: str, detail: str) -> None:

@@ -316,6 +316,26 @@ def test_a_server_that_is_gone_ends_the_run_instead_of_failing_every_item(tmp_pa
     assert GIVE_UP_AFTER <= len(server.bodies) <= GIVE_UP_AFTER + 2
 
 
+@pytest.mark.parametrize("answered_first", [False, True])
+def test_a_server_that_refuses_everything_ends_the_run_but_one_that_refuses_some_does_not(tmp_path, answered_first):
+    def reply(body):
+        if body["seed"] == 0 and answered_first:
+            return GOOD
+        return status(400, "Unsupported parameter: 'max_tokens'")
+
+    with LLMServer(reply) as server:
+        client = Client(LLMSettings(model="m", base_url=server.url, concurrency=1), tmp_path)
+        work = in_threads(lambda n: client.ask(question(seed=n)) if n == 0 else quietly(client, n), range(30), client)
+        if answered_first:
+            assert len(list(work)) == 30
+        else:
+            with pytest.raises(
+                UserError, match="answers 400 to all of the first 8 requests .*'max_tokens'.*--llm options"
+            ):
+                list(in_threads(lambda n: quietly(client, n), range(30), client))
+    assert len(server.bodies) == (30 if answered_first else GIVE_UP_AFTER)
+
+
 def test_when_one_item_ends_the_run_nobody_keeps_waiting_for_the_server(tmp_path):
     """Seven threads are in a back-off of minutes when the eighth meets a wrong key."""
     started = time()
