@@ -127,6 +127,11 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         isinstance(step, dict) and len(step.keys() - {"when"}) == 1 for step in content["steps"]
     ):
         raise UserError(f"{path}: each of `steps` must be `verb: {{option: value, ...}}`, with `when: ...` or without")
+    options = [value for step in content["steps"] for value in step.values() if isinstance(value, dict)]
+    for names in (content["vars"], *content["steps"], *options):
+        for name in names:
+            if not isinstance(name, str):  # YAML reads on, yes and no as true and false
+                raise UserError(f"{path}: {name!r} stands where a name should: quote it")
     return content
 
 

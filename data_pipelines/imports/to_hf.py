@@ -87,6 +87,7 @@ def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: s
     Raises: UserError for shards that are incomplete or damaged, a foreign `out`, or a missing package.
     """
     require("datasets", extra="datasets")
+    shards = shards.rstrip("/")
     manifest = read_manifest(shards)
     settings = {"shards": manifest["inputs"], "file_mb": file_mb, "title": title}
     claim_folder(out, ".to-hf.json", settings, "to-hf")

@@ -56,6 +56,7 @@ def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
 
     Raises: UserError for shards that are incomplete or damaged, or a foreign `out`.
     """
+    shards = shards.rstrip("/")
     manifest = read_manifest(shards)
     claim_folder(out, "to-moshi.json", {"shards": manifest["inputs"]}, "to-moshi")
     for folder in ("data_stereo", "voices"):

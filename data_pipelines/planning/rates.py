@@ -92,6 +92,9 @@ def load_rates(path: Path) -> Rates:
             near = get_close_matches(str(name), UNITS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(UNITS)}"
             raise UserError(f"{path}: no rate {name!r}: {hint}")
+        for key in entry if isinstance(entry, dict) else ():
+            if key not in ("value", "unit", "source"):
+                raise UserError(f"{path}: {name}: no {key!r} belongs here: give value, unit and source")
         value = entry.get("value") if isinstance(entry, dict) else entry
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf

@@ -49,7 +49,8 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
         shipped = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise UserError(f"--gates {name}: no such limits: give a .yaml file or one of {shipped}")
     try:
-        layers = [(str(path), OmegaConf.create(yaml.safe_load(path.read_text("utf-8")) or {}))]
+        content = yaml.safe_load(path.read_text("utf-8"))
+        layers = [(str(path), OmegaConf.create({} if content is None else content))]
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as why:
         raise UserError(f"{path}: not YAML ({' '.join(str(why).split())}): write key: value lines") from why
     for item in overrides:
@@ -61,7 +62,7 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
         try:
             _check_keys(layer, where)
             OmegaConf.set_readonly(limits, False)
-            limits = OmegaConf.merge(limits, layer)
+            limits = OmegaConf.merge(limits, OmegaConf.to_container(layer, resolve=True, throw_on_missing=True))
         except (OmegaConfBaseException, ValueError) as why:
             raise UserError(f"{where}: {str(why).splitlines()[0]}") from why
     values: dict[str, Any] = OmegaConf.to_container(limits)  # type: ignore[assignment]

@@ -101,8 +101,11 @@ def read_manifest(shards: Path | str | Storage) -> dict[str, Any]:
         raise UserError(f"{storage}: no such folder: make it with `ppx-data shard --out {storage}`")
     data = storage.whole(NAME)
     if data is None:
-        if not storage.is_remote and (Path(str(storage)).absolute().parent / NAME).is_file():
-            raise UserError(f"{storage}: is one split of shards: give {Path(str(storage)).absolute().parent}")
+        above = Path(str(storage)).absolute().parent
+        if storage.is_remote:
+            raise UserError(f"{path}: not there: check the URL, or copy it after the shards")
+        if (above / NAME).is_file():
+            raise UserError(f"{storage}: is one split of shards: give {above}")
         raise UserError(f"{path}: missing, so the shards are incomplete: run the same `ppx-data shard` again")
     try:
         manifest = json.loads(data)

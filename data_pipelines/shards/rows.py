@@ -92,7 +92,9 @@ class Index:
         Raises: UserError if it is missing, broken or of another layout.
         """
         storage = Folder(storage) if isinstance(storage, Path) else storage
-        where, again = f"{storage}/{NAME}", f"make it again with `ppx-data index {storage}`"
+        where, again = f"{storage}/{NAME}", f"make it with `ppx-data index {storage}`"
+        if storage.is_remote:
+            again = "check the URL, or copy it from the folder of `ppx-data shard`"
         try:
             found = _mapped(storage.path / NAME) if isinstance(storage, Folder) else _fetched(storage)
         except StorageError:
@@ -100,7 +102,7 @@ class Index:
         except Exception as why:  # a damaged file fails in many ways
             raise UserError(f"{where}: broken index ({why}): {again}") from why
         if found is None:
-            raise UserError(f"{where}: no index: make it with `ppx-data index {storage}`")
+            raise UserError(f"{where}: no index: {again}")
         facts, columns = found
         same = {name: column.dtype for name, column in columns.items()} == COLUMNS
         whole = facts.keys() >= {"sources", "shards", "sizes"} and len({len(c) for c in columns.values()}) == 1

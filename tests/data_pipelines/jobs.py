@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from model.errors import UserError
-from tests.data_pipelines.tiny_dialogues import TinyCodec
 
 
 def square(number):
@@ -65,36 +64,3 @@ def note_times(path):
     begin = time.time()
     time.sleep(0.2)
     Path(path).write_text(f"{begin} {time.time()}")
-
-
-def note_node(path):
-    """Leaves a file that names the node and process it began on, and ends when the file `go` is there."""
-    mark_node(path)
-    wait_for_go(Path(path).parent)
-    return Path(path).name
-
-
-class PatientCodec(TinyCodec):
-    """Names each node it works on, likewise, and waits for the file `go` once four dialogues are encoded."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def encode(self, wav_B1S):
-        mark_node(self.folder / "codec")
-        if len(list(self.folder.glob("*/.work/*.npz"))) >= 4:
-            wait_for_go(self.folder)
-        return super().encode(wav_B1S)
-
-
-def mark_node(path):
-    import ray
-
-    Path(f"{path}.{ray.get_runtime_context().get_node_id()}.{os.getpid()}").touch()
-
-
-def wait_for_go(folder):
-    end = time.monotonic() + 200
-    while not (folder / "go").exists():
-        assert time.monotonic() < end, "nobody says go"
-        time.sleep(0.02)

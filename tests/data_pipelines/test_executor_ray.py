@@ -18,7 +18,7 @@ from data_pipelines import verbs  # noqa: E402
 from data_pipelines.executor import Executor  # noqa: E402
 from data_pipelines.shards.encode import build_shards  # noqa: E402
 from model.errors import UserError  # noqa: E402
-from tests.data_pipelines import jobs  # noqa: E402
+from tests.data_pipelines import jobs, node_jobs  # noqa: E402
 from tests.data_pipelines.kill import tree  # noqa: E402
 from tests.data_pipelines.test_executor import is_alive, wait_for  # noqa: E402
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue  # noqa: E402
@@ -124,7 +124,7 @@ def kill_at_work(cluster, node, folder, condition=lambda: True):
 def test_jobs_of_a_lost_node_are_done_on_the_other(two, cluster, doomed, tmp_path):
     killer = kill_at_work(cluster, doomed, tmp_path)
     # three jobs at once on three nodes of one core: the doomed one gets one
-    done = list(Executor(**two | {"workers": 3}).run(jobs.note_node, [tmp_path / f"{n}" for n in range(8)]))
+    done = list(Executor(**two | {"workers": 3}).run(node_jobs.note_node, [tmp_path / f"{n}" for n in range(8)]))
     killer.result()
     assert sorted(done) == [f"{n}" for n in range(8)]
     begun = [path.name[0] for path in tmp_path.glob("*.*.*")]
@@ -149,7 +149,7 @@ def test_shards_of_two_nodes_one_of_which_is_killed_halfway_are_those_of_one_pro
     for n in range(12):
         write_dialogue(tmp_path / "dialogues", f"call-{n}", split="heldout" if n < 3 else "train")
     build_shards([tmp_path / "dialogues"], TinyCodec(), tmp_path / "one")
-    codes, codec = tmp_path / "two" / ".work", jobs.PatientCodec(tmp_path)
+    codes, codec = tmp_path / "two" / ".work", node_jobs.PatientCodec(tmp_path)
 
     killer = kill_at_work(cluster, doomed, tmp_path, lambda: len(list(codes.glob("*.npz"))) >= 4)
     build_shards([tmp_path / "dialogues"], codec, tmp_path / "two", executor=Executor(**two))

@@ -60,12 +60,18 @@ def test_files_and_single_values_change_limits_in_this_order(tmp_path):
     ("strict", [], "--gates strict: no such limits: give a .yaml file or one of calls, default, espeak"),
     ("list.yaml", [], "list.yaml: holds no key: value lines"),
     ("broken.yaml", [], "broken.yaml: not YAML"),
+    ("empty_list.yaml", [], "empty_list.yaml: holds no key: value lines"),
+    ("reference.yaml", [], "reference.yaml: Interpolation key 'x' not found"),
+    ("missing.yaml", [], "missing.yaml: Missing mandatory value"),
     ("other.yaml", [], "other.yaml: no gate is named 'loudness'"),
 ])  # fmt: skip
 def test_a_wrong_limit_is_refused_in_one_line(tmp_path, monkeypatch, name, items, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "empty_list.yaml").write_text("[]")
+    (tmp_path / "reference.yaml").write_text("dc: ${x}\n")
+    (tmp_path / "missing.yaml").write_text("dc: ???\n")
     (tmp_path / "other.yaml").write_text("loudness: 3\n")
     with pytest.raises(UserError) as why:
         settings.load_limits(name, items)

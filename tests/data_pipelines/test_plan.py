@@ -107,6 +107,7 @@ def test_the_shipped_rates_say_where_they_come_from(capsys):
         ("rates: [1, 2]", "no file of rates"),
         ("rates: {speak_kokro: {value: 3}}", "no rate 'speak_kokro': did you mean speak_kokoro"),
         ("rates: {gate: {value: -1}}", "gate: -1: give a number above 0 in x real time, or null"),
+        ("rates: {gate: {vale: 3}}", "gate: no 'vale' belongs here: give value, unit and source"),
         ("rates: {gate: .inf}", "gate: inf: give a number above 0"),
         ("rates: {gate: fast}", "gate: 'fast': give a number above 0"),
         ("rates: {pack: {value: 3, unit: GB/s}}", "pack: unit 'GB/s': it is reckoned in MB/s"),

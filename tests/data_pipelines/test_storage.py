@@ -16,6 +16,7 @@ from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.storage import Folder, Remote, StorageError, storage_at
 from model.errors import UserError
+from tests.data_pipelines.kill import tree
 from tests.data_pipelines.range_server import serve
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
 
@@ -133,9 +134,9 @@ def test_a_server_that_stays_down_is_named_and_is_no_bad_sample(server):
 
 
 def test_nobody_at_the_url_is_named(server):
-    with pytest.raises(UserError, match=r"/nowhere/index.safetensors: no index: make it with"):
+    with pytest.raises(UserError, match=r"/nowhere/index.safetensors: no index: check the URL, or copy it from"):
         ShardReader(f"{server.url}/nowhere")
-    with pytest.raises(UserError, match=r"/nowhere/manifest.json: missing, so the shards are incomplete"):
+    with pytest.raises(UserError, match=r"/nowhere/manifest.json: not there: check the URL, or copy it"):
         read_manifest(f"{server.url}/nowhere")
     with pytest.raises(StorageError, match="cannot be read after 4 tries .*Connect"):
         read_manifest("http://127.0.0.1:9/shards")
@@ -203,6 +204,13 @@ def test_a_folder_that_cannot_be_listed_is_named(shards, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StorageError, match="train: cannot be listed .Permission denied"):
         ShardReader(shards / "train")
+
+
+def test_exports_read_a_url_that_ends_in_a_slash(shards, tmp_path):
+    fsspec.filesystem("memory").put(str(shards), "/slash", recursive=True)
+    for name, url in (("near", str(shards)), ("far", "memory://slash/")):
+        verbs.main(["to-moshi", url, "--out", str(tmp_path / name)])
+    assert tree(tmp_path / "far") == tree(tmp_path / "near")
 
 
 def test_extract_leaves_nothing_where_it_fails(shards, tmp_path):
