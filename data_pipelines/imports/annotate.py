@@ -22,7 +22,7 @@ from data_pipelines.imports.cut import MIN_PLACED_SHARE
 from data_pipelines.imports.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.imports.importer import check_outside, run_import
 from data_pipelines.imports.item import AUDIO_SUFFIXES, Unready
-from data_pipelines.imports.options import add_common_arguments, check_limit, settings_of
+from data_pipelines.imports.options import add_common_arguments, check_limit, listener_of, settings_of
 from data_pipelines.schema import SIDES, Dialogue, Side
 from model.errors import UserError
 
@@ -91,7 +91,7 @@ def annotate_dialogues(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises: UserError for a foreign folder, a missing package, or if no dialogue could be annotated.
     """
-    listener = Listener(asr=args.asr, device=args.device)
+    listener = listener_of(args)
     settings = {**asdict(listener), "fill": args.fill, "again": args.again}
     found = find_dialogues(args.dialogues)[: args.limit]
     claim_folder(args.out, "annotate.json", settings, "annotate")

@@ -80,8 +80,9 @@ def _audio(path: Path, duration: Any) -> tuple[Audio, int]:
     audio_CS, rate = read_audio(path)
     stereo(audio_CS, str(path))
     seconds = audio_CS.shape[1] / rate
-    if isinstance(duration, (int, float)) and abs(seconds - duration) > max(1.0, 0.02 * seconds):
-        raise UserError(f"{path}: {seconds:.1f} s, its list says {duration:.1f} s: copy it again")
+    room = max(1.0, 0.02 * seconds)
+    if isinstance(duration, (int, float)) and not seconds - room <= duration <= seconds + room:
+        raise UserError(f"{path}: {seconds:.1f} s, its list says {str(duration)[:20]} s: copy it again")
     return audio_CS, rate
 
 

@@ -83,11 +83,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
         max_seconds=args.max_seconds,
         voice_seconds=args.voice_seconds,
         fill=args.fill,
-        listener=Listener(asr=args.asr, device=args.device),
+        listener=listener_of(args),
         split_by=args.split,
         heldout=args.heldout,
         seed=args.seed,
     )
+
+
+def listener_of(args: argparse.Namespace) -> Listener:
+    """Who recognises what is missing. Raises UserError for no name, which stands for nobody elsewhere."""
+    if not args.asr:
+        raise UserError("--asr '': name a recogniser, e.g. tiny.en, or give --fill none")
+    return Listener(asr=args.asr, device=args.device)
 
 
 def check_limit(limit: int | None) -> None:

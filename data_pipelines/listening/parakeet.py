@@ -24,13 +24,15 @@ class Parakeet:
         """`name`: a folder or ORG/NAME. Raises UserError if the package is missing or the model cannot be used."""
         require("num2words", extra="asr")
         transformers = require("transformers", extra="parakeet")
-        if not Path(name).is_dir() and not REPOSITORY.match(name):
+        if not (name and Path(name).is_dir()) and not REPOSITORY.match(name):
             raise UserError(f"asr parakeet:{name}: no such folder, nor a repository name: give ORG/NAME or a folder")
         try:
             with hub_errors(f"asr parakeet:{name}"):
                 self._processor: Any = transformers.AutoProcessor.from_pretrained(name)
                 model = transformers.ParakeetForTDT.from_pretrained(name, use_safetensors=True)
                 self._model: Any = model.to(device).eval()
+        except UserError:
+            raise
         except (ValueError, RuntimeError, AssertionError, AttributeError, KeyError) as why:
             reason = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
             raise UserError(f"asr parakeet:{name} on {device}: {reason}: give a Parakeet TDT model") from why

@@ -192,6 +192,7 @@ def test_a_channel_on_which_nobody_speaks_makes_no_agent(tmp_path, call):
         (["a.wav", *COMMON], "a.wav: no such audio file or folder"),
         (["a.wav", *COMMON, "--again"], "--again has an effect with --dialogues only"),
         (["--dialogues", "d", "--licence", "x"], "--licence is for audio files"),
+        (["--dialogues", "tests", "--asr", ""], "--asr '': name a recogniser"),
         (["--dialogues", "d", "--limit", "0"], "--limit 0: must be 1 or more"),
         (["--dialogues", "d", "--max-seconds", "60"], "--max-seconds is for audio files"),
         (["--dialogues", "d", "--fill", "none"], "--fill none leaves nothing to do"),

@@ -246,6 +246,8 @@ def test_what_is_no_parakeet_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("num2words")
     with pytest.raises(UserError, match="asr parakeet:nowhere: no such folder, nor a repository name"):
         open_asr("parakeet:nowhere")
+    with pytest.raises(UserError, match="asr parakeet:: no such folder, nor a repository name"):
+        open_asr("parakeet:")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="asr parakeet:"):
         open_asr(f"parakeet:{tmp_path}")

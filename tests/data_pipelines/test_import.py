@@ -222,6 +222,8 @@ def spoil_line(**entry):
         (spoil_alignments(lambda n, w: [w[0], w[1][:1], w[2]]), "not a transcript"),
         (spoil_bytes("json", '{"alignments": "\u00e9"}'.encode("latin-1")), "not UTF-8"),
         (spoil_bytes("json", b'{"alignments": ['), "not JSON"),
+        (spoil_line(duration=10**400), "40.0 s, its list says 1000"),
+        (spoil_line(duration=float("nan")), "40.0 s, its list says nan"),
         (spoil_line(path="../secret.wav"), "leads out of"),
         (spoil_line(path="/etc/passwd"), "leads out of"),
         (spoil_line(path="data_stereo/../../x.wav"), "leads out of"),
