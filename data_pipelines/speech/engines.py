@@ -207,6 +207,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.source in ("hub", "packages") and args.dir:
         raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out")
+    if args.check and (args.source or args.dir):
+        raise UserError("--from and --dir have no effect with --check: leave them out")
     if args.check:
         record = check_kokoro()
         print(f"kokoro: {len(record['files'])} files verified, weights from {record['source']}, in {kokoro_folder()}")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data_pipelines.audio import RATE_HZ, write_flac
 from data_pipelines.executor import Executor, executor_of
 from data_pipelines.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, write_line, write_report
+from data_pipelines.files import claim_folder, digest, write_line, write_report
 from data_pipelines.quality import settings
 from data_pipelines.schema import ID_PATTERN, Dialogue, Script, read_scripts
 from data_pipelines.speech.augment import load_augmentation
@@ -41,12 +41,19 @@ class Outcome:
     reason: str = ""
 
 
-def spoken_seconds(folder: Path) -> float | None:
-    """Length of a dialogue folder with a readable record and both of its audio files; None if it is not complete."""
+def spoken_seconds(script: Script, folder: Path) -> float | None:
+    """Length of a dialogue folder with a readable record and both of its audio files; None if it is not complete.
+
+    Raises: UserError if it was spoken from another script of the same id.
+    """
     try:
         dialogue = Dialogue.from_json((folder / "meta.json").read_text("utf-8"), str(folder))
     except (OSError, UserError):
         return None
+    if dialogue.provenance.get("script_sha256") != digest(script.to_json()):
+        raise UserError(
+            f"{folder} was spoken from another script of that id: give another --out, or the same --scripts"
+        )
     return dialogue.seconds if all((folder / name).is_file() for name in ("audio.flac", "left.voice.flac")) else None
 
 
@@ -117,7 +124,7 @@ def speak_scripts(
         engine = EngineChoice(name=choose_engine(engine))
     [identity] = executor.run(_identity, [engine])  # by a worker: only they may have the GPU
     claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": settings_of(options)}, "speak")
-    before = {script.id: spoken_seconds(out / script.id) for script in scripts}
+    before = {script.id: spoken_seconds(script, out / script.id) for script in scripts}
     todo = [script for script in scripts if before[script.id] is None]
     started = time.perf_counter()
     work = partial(_work, engine=engine, seed=seed, options=options, out=out)

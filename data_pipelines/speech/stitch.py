@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.audio import RATE_HZ, Audio, fade_out
+from data_pipelines.files import digest
 from data_pipelines.quality.gates import Limits, measure, reason_to_reject
 from data_pipelines.schema import Dialogue, Script, Side, Word
 from data_pipelines.speech.asides import with_backchannels, with_pauses
@@ -96,6 +97,7 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
         provenance={
             "engine": identity,
             "script": script.provenance,
+            "script_sha256": digest(script.to_json()),
             "seed": seed,
             "user_level_db": level_db,
             "timing": {"name": timing.name, "sha256": timing.sha256},

@@ -211,3 +211,5 @@ def test_options_without_effect_are_refused():
         engines.run(parser.parse_args(["espeak", "--from", "hub"]))
     with pytest.raises(UserError, match="--dir has no effect with --from hub"):
         engines.run(parser.parse_args(["kokoro", "--from", "hub", "--dir", "x"]))
+    with pytest.raises(UserError, match="--from and --dir have no effect with --check"):
+        engines.run(parser.parse_args(["kokoro", "--check", "--from", "hub"]))

@@ -120,6 +120,16 @@ def test_other_settings_and_foreign_folders_are_refused(spoken, tmp_path):
         run(SCRIPTS, tmp_path / "mine")
 
 
+def test_other_scripts_under_the_same_ids_are_refused_and_nothing_is_overwritten(spoken, tmp_path):
+    out = tmp_path / "dialogues"
+    run(SCRIPTS[:2], out)
+    before = contents(out)
+    edited = [SCRIPTS[0], make_script("s-1", text="It costs $9/month, and pickup is April 12th.")]
+    with pytest.raises(UserError, match="dialogues/s-1 was spoken from another script of that id: give another --out"):
+        run(edited, out)
+    assert contents(out) == before
+
+
 def test_what_cannot_be_spoken_is_counted_with_its_reason(tmp_path):
     report = run([SCRIPTS[0], make_script("bad", text="...")], tmp_path / "out")
     assert report["done"] == 1 and [r["id"] for r in report["rejected"]] == ["bad"]
