@@ -24,12 +24,15 @@ class NothingLeft(Exception):
 
 @dataclass
 class Call:
+    """What the parts of a call share. `limit`: longest estimated seconds, None for none; `cast` comes first."""
+
     scenario: str
     rng: Random
     limit: float | None
     used: list[str] = field(default_factory=list)
     """Names of the facts that the transcript uses."""
     leads: list[str] = field(default_factory=list)
+    """Words before a line that were said, as in the tables."""
     behaviours: list[str] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     """As in Script.probes; `turn` does not count backchannels yet."""
