@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.listening.asr import normal_words
-from data_pipelines.quality.gates import GATES, Limits
+from data_pipelines.quality.gates import Limits
 
 RUN = 13
 """Words of a run; usual for telling whether test data leaked into training data."""
@@ -52,8 +52,7 @@ class Finding:
     def judge(self, limits: Limits, name: str, value: float, detail: str) -> None:
         """Stores a value; beyond its limit the reason says what it was compared with."""
         self.values[name] = round(value, 4)
-        limit = getattr(limits, name)
-        if limit is not None and (why := GATES[name].verdict(name, value, limit)):
+        if why := limits.breach(name, value):
             self.reasons.append(f"{why}: {detail}")
 
 

@@ -28,12 +28,6 @@ class Gate:
     """With {value} and {limit}."""
     at_least: bool = False
 
-    def verdict(self, name: str, value: float, limit: float) -> str | None:
-        """The reason to reject; None if the value holds. NaN never holds."""
-        measured = abs(value - VOICE_LUFS) if name == "voice_lufs" else value
-        holds = measured >= limit if self.at_least else measured <= limit
-        return None if holds else f"{self.reason}: {self.tell.format(value=value, limit=limit)}"
-
 
 def _most(limit: float, reason: str, tell: str) -> Any:
     return field(default=float(limit), metadata={"gate": Gate(reason, tell)})
@@ -120,18 +114,22 @@ class Limits:
     leaked_company: float | None = _most(0, "leakage", "its company is in training")
     leaked_voice: float | None = _most(0, "leakage", "the agent's voice is in training")
 
+    def breach(self, name: str, value: float) -> str | None:
+        """Why a value is a reason to reject; None if it holds or its gate is off. NaN never holds."""
+        gate, limit = GATES[name], getattr(self, name)
+        if limit is None:
+            return None
+        measured = abs(value - VOICE_LUFS) if name == "voice_lufs" else value
+        holds = measured >= limit if gate.at_least else measured <= limit
+        return None if holds else f"{gate.reason}: {gate.tell.format(value=value, limit=limit)}"
+
 
 GATES: dict[str, Gate] = {f.name: f.metadata["gate"] for f in fields(Limits) if "gate" in f.metadata}
 
 
 def reasons_to_reject(values: Mapping[str, float], limits: Limits) -> list[str]:
     """Every gate that fails, as "reason: value and limit"; what was not measured is not judged."""
-    found = []
-    for name, gate in GATES.items():
-        limit = getattr(limits, name)
-        if limit is not None and name in values and (why := gate.verdict(name, values[name], limit)):
-            found.append(why)
-    return found
+    return [why for name in GATES if name in values and (why := limits.breach(name, values[name]))]
 
 
 def reason_to_reject(values: Mapping[str, float], limits: Limits) -> str | None:
