@@ -104,7 +104,7 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
 class _Gates:
     """The content of gates.json."""
 
-    format: float = 1
+    format: int = 1
     values: dict[str, float] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
     limits: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class _Gates:
 
 def _read_gates(folder: Path) -> _Gates:
     try:
-        return record(_Gates, read_sidecar(folder, GATES))
+        return record(_Gates, json.dumps(read_sidecar(folder, GATES)))
     except ValueError as why:
         where = folder / GATES
         raise UserError(f"{where}: not a record of gates ({why}): delete it and run `ppx-data gate` again") from why

@@ -22,39 +22,39 @@ PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pyloudnorm")
 @dataclass(kw_only=True)
 class _Codec:
     fingerprint: str
-    card: float
-    num_codebooks: float
-    silence_codes: tuple[float, ...]
-    sine_codes: tuple[float, ...]
+    card: int
+    num_codebooks: int
+    silence_codes: tuple[int, ...]
+    sine_codes: tuple[int, ...]
 
 
 @dataclass(kw_only=True)
 class _Source:
-    dialogues: float
-    samples: float
+    dialogues: int
+    samples: int
     hours: float
-    agent_words: float
+    agent_words: int
 
 
 @dataclass(kw_only=True)
 class _Shard:
-    bytes: float
+    bytes: int
     sha256: str
-    dialogues: float
+    dialogues: int
 
 
 @dataclass(kw_only=True)
 class _Manifest:
     """The shape of a manifest: counts by name, content and voices first by split."""
 
-    format: float
+    format: int
     codec: _Codec
     content: dict[str, dict[str, _Source]]
     licences: dict[str, dict[str, float]]
-    voices: dict[str, dict[str, dict[str, float]]]
-    engines: dict[str, float]
+    voices: dict[str, dict[str, dict[str, int]]]
+    engines: dict[str, int]
     packages: dict[str, str]
-    gates: dict[str, float]
+    gates: dict[str, int]
     shards: dict[str, _Shard]
     inputs: str
 
@@ -117,7 +117,7 @@ def read_manifest(shards: Path | str | Storage) -> dict[str, Any]:
             f"{path}: not a manifest of format {FORMAT} but of {found!r}: make the shards again with `ppx-data shard`"
         )
     try:
-        record(_Manifest, manifest)
+        record(_Manifest, data)
     except ValueError as why:
         raise UserError(f"{path}: damaged, {why}: make the shards again with `ppx-data shard`") from why
     return manifest

@@ -483,5 +483,5 @@ def test_a_manifest_without_a_key_is_named(corpus, tmp_path, key):
     with pytest.raises(UserError, match=f"damaged, {key} is missing"):
         read_manifest(tmp_path / "out")
     path.write_text(json.dumps(facts | {"content": {"train": {"fisher": 3}}}))
-    with pytest.raises(UserError, match="damaged, content.train.fisher is 3, not an object: make the shards again"):
+    with pytest.raises(UserError, match="damaged, content.train.fisher is 3, it should be an object: make"):
         read_manifest(tmp_path / "out")
