@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shipped = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
     parser.add_argument("pipeline", help=f"a YAML file of your own, or one that is shipped: {shipped}")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help=f"variables of the file, and {', '.join(EVERYWHERE)}"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help=f"variables of the file, and {', '.join(EVERYWHERE)}",
     )
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
 
