@@ -59,8 +59,8 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
         layers.append((f"--set {item}", OmegaConf.from_dotlist([item])))
     limits = OmegaConf.structured(Limits)
     for where, layer in layers:
+        _check_keys(layer, where)
         try:
-            _check_keys(layer, where)
             OmegaConf.set_readonly(limits, False)
             limits = OmegaConf.merge(limits, OmegaConf.to_container(layer, resolve=True, throw_on_missing=True))
         except (OmegaConfBaseException, ValueError) as why:

@@ -53,7 +53,7 @@ def test_files_and_single_values_change_limits_in_this_order(tmp_path):
 
 
 @pytest.mark.parametrize("name, items, message", [
-    ("default", ["swap_ration=3"], "--set swap_ration=3: no gate is named 'swap_ration': did you mean swap_ratio?"),
+    ("default", ["swap_ration=3"], "^--set swap_ration=3: no gate is named 'swap_ration': did you mean swap_ratio?"),
     ("default", ["swap_ratio=high"], "--set swap_ratio=high: Value 'high' of type 'str' could not be converted"),
     ("default", ["dc=.nan"], "--gates or --set: dc=nan: give a number, or null for no limit"),
     ("default", ["swap_ratio"], "--set swap_ratio: write key=value"),
