@@ -53,7 +53,7 @@ def test_files_and_single_values_change_limits_in_this_order(tmp_path):
 
 
 @pytest.mark.parametrize("name, items, message", [
-    ("default", ["swap_ration=3"], "^--set swap_ration=3: no gate is named 'swap_ration': did you mean swap_ratio?"),
+    ("default", ["swap_ration=3"], "--set swap_ration=3: no gate is named 'swap_ration': did you mean swap_ratio?"),
     ("default", ["swap_ratio=high"], "--set swap_ratio=high: Value 'high' of type 'str' could not be converted"),
     ("default", ["dc=.nan"], "--gates or --set: dc=nan: give a number, or null for no limit"),
     ("default", ["swap_ratio"], "--set swap_ratio: write key=value"),
@@ -75,7 +75,7 @@ def test_a_wrong_limit_is_refused_in_one_line(tmp_path, monkeypatch, name, items
     (tmp_path / "other.yaml").write_text("loudness: 3\n")
     with pytest.raises(UserError) as why:
         settings.load_limits(name, items)
-    assert message in str(why.value) and "\n" not in str(why.value)
+    assert str(why.value).startswith(message) and "\n" not in str(why.value)
 
 
 def test_all_reasons_are_told_and_a_gate_without_a_limit_or_a_value_says_nothing():
