@@ -17,7 +17,7 @@ import torch
 from common import in_turns, machine, table, write_json
 
 from data_pipelines.audio import read_audio
-from data_pipelines.folder import find_dialogues, load_dialogue
+from data_pipelines.folder import find_dialogues, load_dialogue, rejections
 from data_pipelines.shards.encode import dialogue_audio, encode_folder, voice_prompt
 from data_pipelines.shards.members import clip_name
 from model.mimi.codec import Mimi
@@ -29,7 +29,8 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    folders = find_dialogues([args.dialogues])[: args.num]
+    passed = [folder for folder in find_dialogues([args.dialogues]) if not rejections(folder)]
+    folders = passed[: args.num]
     seconds = sum(load_dialogue(folder).seconds for folder in folders)
     rows = [measure(name, open_codec(name), folders, args.rounds) for name in args.codec]
     print(machine("cpu"))
