@@ -56,7 +56,8 @@ def find_corpus(roots: Sequence[Path]) -> Corpus:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder: {EXPECTED}")
-        for path in _files(root):
+        above = root.parent / LICENCE_FILE  # the discs of a stand-in may be given one by one
+        for path in (*([above] if root.name and above.is_file() else []), *_files(root)):
             _sort_in(corpus, path)
     named = ", ".join(map(str, roots))
     if not corpus.audio:

@@ -802,6 +802,9 @@ def test_the_licence_is_the_corpus_own_or_the_given_one(tmp_path: Path, fake: No
     imported([tmp_path / "corpus"], tmp_path / "given", licence="private")
     assert {d.licence for d in dialogues(tmp_path / "own").values()} == {"CC BY 4.0"}
     assert {d.licence for d in dialogues(tmp_path / "given").values()} == {"private"}
+    folders = sorted(path for path in (tmp_path / "corpus").iterdir() if path.is_dir())
+    imported(folders, tmp_path / "one-by-one")
+    assert {d.licence for d in dialogues(tmp_path / "one-by-one").values()} == {"CC BY 4.0"}
 
 
 def test_one_corpus_never_goes_out_under_the_licence_of_another(tmp_path: Path, fake: None) -> None:
