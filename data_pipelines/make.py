@@ -18,14 +18,14 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from data_pipelines.arguments import Parser, nearest
 from data_pipelines.execution.executor import executor_of
 from data_pipelines.verbs import verb_module
 from model.errors import UserError
@@ -84,7 +84,7 @@ def _run_step(number: int, step: Step) -> None:
     try:
         verb_module(step.verb).run(step.args)
     except UserError as why:
-        raise UserError(f"step {number} ({step.verb}): {why}") from why
+        raise UserError(f"step {number} ({step.verb}): {why}", code=why.code) from why
 
 
 def plan(name: str, settings: Sequence[str] = ()) -> list[Step]:
@@ -102,7 +102,7 @@ def plan(name: str, settings: Sequence[str] = ()) -> list[Step]:
         elif key in variables:
             variables[key] = value
         else:
-            raise UserError(f"{setting}: {path.name} has no variable {key!r}: {_hint(key, [*variables, *EVERYWHERE])}")
+            raise UserError(f"{setting}: {path.name} has no variable {key!r}{_hint(key, [*variables, *EVERYWHERE])}")
     steps = [
         _step(f"{path.name}, step {number}", raw, everywhere)
         for number, raw in enumerate(_resolved(path, variables, content["steps"]), start=1)
@@ -170,10 +170,10 @@ def _step(where: str, raw: dict[str, Any], everywhere: Mapping[str, Any]) -> Ste
     where = f"{where} ({verb})"
     if verb == "make" or not isinstance(options or {}, dict):
         raise UserError(f"{where}: write `verb: {{option: value, ...}}`, with any verb but make")
-    parser = _Parser(where)
+    parser = Parser(prog=where, add_help=False, allow_abbrev=False)
     try:
         verb_module(verb).add_arguments(parser)
-        actions = actions_of(parser)
+        actions = parser.options
         given = {name.replace("_", "-"): value for name, value in (options or {}).items()}
         own = {name for name, value in given.items() if value is not None}
         if "executor" in own:
@@ -183,32 +183,18 @@ def _step(where: str, raw: dict[str, Any], everywhere: Mapping[str, Any]) -> Ste
         if "executor" in actions:
             executor_of(args)
     except UserError as why:
-        raise UserError(f"{where}: {str(why).removeprefix(f'{where}: ')}") from why
+        what = str(why).removeprefix(where).removeprefix(":").strip()
+        raise UserError(f"{where}: {what}", code=why.code) from why
     return Step(verb=verb, words=words, args=args)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are UserErrors. Its parsers of subcommands are of the same kind."""
-
-    def __init__(self, where: str = "", **kwargs: Any) -> None:
-        super().__init__(prog=where, add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.replace("\n", " "))
-
-
-def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Options by name without dashes, and arguments by name; arguments first, in their order."""
-    actions = sorted(parser._actions, key=lambda action: bool(action.option_strings))
-    return {name.lstrip("-"): action for action in actions for name in action.option_strings or [action.dest]}
 
 
 def words_of(actions: Mapping[str, argparse.Action], options: Mapping[str, Any]) -> Iterator[str]:
     """The words of a command line. Raises UserError for a name that is none of `actions`, or a value that cannot be."""
+    shown = [name for name, action in actions.items() if action.help != argparse.SUPPRESS]
     for name in options:
         if name not in actions:
-            raise UserError(f"no option {name!r}: {_hint(str(name), list(actions))}")
-    for name, action in actions.items():
+            raise UserError(f"no option {name!r}{_hint(str(name), shown)}", code="unknown-name")
+    for name, action in sorted(actions.items(), key=lambda item: bool(item[1].option_strings)):  # arguments come first
         value = options.get(name)
         flag = next((word for word in action.option_strings if word.lstrip("-") == name), "")
         values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
@@ -222,7 +208,7 @@ def words_of(actions: Mapping[str, argparse.Action], options: Mapping[str, Any])
             raise UserError(f"{name}: {value}: it takes a value, not true or false or a mapping")
         elif not flag:
             yield from values
-        elif len(values) == 1 or isinstance(action, argparse._AppendAction):
+        elif len(values) == 1:
             yield from (f"{flag}={item}" for item in values)
         elif action.nargs is None:
             raise UserError(f"{name}: it takes one value, not {len(values)}")
@@ -231,5 +217,4 @@ def words_of(actions: Mapping[str, argparse.Action], options: Mapping[str, Any])
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return nearest(name, known) or f", there are {', '.join(known)}"

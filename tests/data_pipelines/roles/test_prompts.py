@@ -405,7 +405,7 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
     with LLMServer(reply) as server:
         words = ["prompts", "--dialogues", str(roots[1] / "calls"), "--out", str(roots[1] / "notes")]
         words += ["--llm-model", "m", "--llm-url", server.url, "--llm-concurrency", "1", "--llm-retries", "0"]
-        code = f"from ppx_train.cli.commands import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
+        code = f"from ppx_train.cli.data import main; import sys; sys.argv = ['ppx-data'] + {words!r}; main()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         assert held.wait(60)
         os.kill(process.pid, signal.SIGKILL)

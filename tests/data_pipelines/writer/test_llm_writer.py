@@ -465,7 +465,7 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
         words = ["synth", "service", "--num", "4", "--writer", "llm", "--out", str(tmp_path / "killed.jsonl")]
         words += ["--llm-model", "m", "--llm-url", server.url, "--scenarios", "4", "--llm-retries", "0"]
         words += ["--llm-concurrency", "1"]
-        code = f"from ppx_train.cli.commands import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
+        code = f"from ppx_train.cli.data import main; import sys; sys.argv = ['ppx-data'] + {words!r}; main()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
         assert held.wait(60)
         os.kill(process.pid, signal.SIGKILL)
