@@ -1,7 +1,7 @@
 """Do two commits train alike? Trains both on the golden shards and compares the losses of every stream at every step.
 
     python scripts/compare_losses.py main .            # the working tree against main
-    python scripts/compare_losses.py v0.1.0 HEAD --steps 50 --set model.lora.rank=4 --rtol 1e-5 --plot losses.png
+    python scripts/compare_losses.py HEAD~5 HEAD --steps 50 --set model.lora.rank=4 --rtol 1e-5 --plot losses.png
 
 A and B are commits, or `.` for the working tree of this script. Recipe, config groups and shards come from this tree,
 so that commits from before they were stored can be compared; code and its defaults come from each commit. Relative
@@ -52,7 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("a", metavar="A", help="commit, or . for the working tree")
     parser.add_argument("b", metavar="B", help="commit, or . for the working tree")
     parser.add_argument("--steps", type=int, help="optimiser steps (default: those of the recipe)")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file (default: the golden recipe)")
+    parser.add_argument(
+        "--recipe", type=recipe_file, default=RECIPE, help="a shipped recipe or a YAML file (default: the golden run)"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings, as for ppx-train"
     )
@@ -60,6 +62,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw every loss of both")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the losses of B")
     return parser.parse_args()
+
+
+def recipe_file(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "recipes" / f"{name}.yaml"
 
 
 def fail(message: str) -> NoReturn:
@@ -278,10 +284,18 @@ def losses_of(commits: Sequence[str], config: DictConfig, work: Path) -> list[Lo
 
 def main() -> int:
     args = parse()
+    if not args.rtol >= 0:
+        fail(f"--rtol {args.rtol:g}: give 0 or more")
+    for path in filter(None, (args.plot, args.save)):
+        if not path.parent.is_dir():
+            fail(f"{path}: no such folder {path.parent}")
     config = resolved(args.recipe, [*args.set, *([f"steps={args.steps}"] if args.steps is not None else [])])
+    if "steps" not in config:
+        fail(f"{args.recipe} has no steps: add --steps 20")
     labels = [title(commit) for commit in (args.a, args.b)]
     print(*(f"{name}: {label}" for name, label in zip("AB", labels, strict=True)), sep="\n")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, which removes the worktrees
+    for number in (signal.SIGINT, signal.SIGTERM):  # leaving by an exception removes the worktrees
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="compare-losses-") as work:
         a, b = losses_of((args.a, args.b), config, Path(work))
     print(table(a, b))

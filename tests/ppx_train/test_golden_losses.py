@@ -11,9 +11,9 @@ from data_pipelines.verbs import main as ppx_data
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "training"
 STEPS = 20
-# Measured on x86 only: two threads, SSE4.1 or AVX2 instead of AVX-512, and torch 2.10 instead of 2.13 move a loss by up to
-# 2e-7 of its value. A learning rate or loss weight that is off by 0.1 % moves one by 8e-5 or more, another order of the
-# samples or another delay by 5e-3.
+# Measured on x86 only: two threads, SSE4.1 or AVX2 instead of AVX-512, and torch 2.10 instead of 2.13 move a loss by
+# 2e-7 of its value at most. A learning rate or loss weight that is off by 0.1 % moves one by 8e-5 or more, another
+# order of the samples or another delay by 5e-3.
 RTOL = 1e-5
 
 
