@@ -227,15 +227,14 @@ def table(a: Losses, b: Losses) -> str:
     head = f"{'':28} {'first A':>9} {'last A':>9} {'last B':>9} {'max abs':>9} {'step':>5} {'max rel':>9} {'step':>5}"
     lines = [head]
     for name in sorted(a.keys() & b.keys(), key=order):
-        apart = {step: distance(a[name][step], b[name][step]) for step in sorted(a[name].keys() & b[name].keys())}
-        if not apart:
+        steps = sorted(a[name].keys() & b[name].keys())
+        if not steps:
             continue
-        worst_abs, worst_rel = (max(apart, key=lambda step, n=n: apart[step][n]) for n in (0, 1))  # type: ignore[misc]
-        values = [a[name][min(apart)], a[name][max(apart)], b[name][max(apart)]]
-        lines.append(
-            f"{name:28} {' '.join(f'{value:9.5f}' for value in values)} {apart[worst_abs][0]:9.2e} {worst_abs:5} "
-            f"{apart[worst_rel][1]:9.2e} {worst_rel:5}"
-        )
+        apart = [distance(a[name][step], b[name][step]) for step in steps]
+        largest = [max((of_step[kind], -step) for of_step, step in zip(apart, steps, strict=True)) for kind in (0, 1)]
+        values = [a[name][steps[0]], a[name][steps[-1]], b[name][steps[-1]]]
+        cells = [f"{value:9.5f}" for value in values] + [f"{value:9.2e} {-step:5}" for value, step in largest]
+        lines.append(f"{name:28} {' '.join(cells)}")
     return "\n".join(lines)
 
 
@@ -253,10 +252,9 @@ def draw(path: Path, a: Losses, b: Losses, labels: Sequence[str]) -> None:
     for row, names in enumerate(rows.values()):
         for column, name in enumerate(names, 1):
             axes = figure.add_subplot(len(rows), columns, row * columns + column)
-            styles = {"color": "#9db4c0", "lw": 3}, {"color": "#c1440e", "lw": 1}
-            for losses, label, style in zip((a, b), labels, styles, strict=True):
+            for losses, label, colour, width in zip((a, b), labels, ("#9db4c0", "#c1440e"), (3, 1), strict=True):
                 if name in losses:
-                    axes.plot(*zip(*sorted(losses[name].items()), strict=True), label=label, **style)
+                    axes.plot(*zip(*sorted(losses[name].items()), strict=True), color=colour, lw=width, label=label)
             axes.set(title=name, xlabel="step")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
@@ -279,7 +277,10 @@ def losses_of(commits: Sequence[str], config: DictConfig, work: Path) -> list[Lo
             stack.enter_context(training(tree, recipe, work / name)) for tree, name in zip(trees, "AB", strict=True)
         ]
         wait_for(runs, config.steps)
-        return [read_losses(run.run_dir) for run in runs]
+        found = [read_losses(run.run_dir) for run in runs]
+    if not all(found):  # or two commits that log nothing would be equal
+        fail(f"{'A' if not found[0] else 'B'} logged no loss: this script looks for them in RUN/logs/*/metrics.csv")
+    return found
 
 
 def main() -> int:
