@@ -1,4 +1,4 @@
-"""Draws docs/architecture.png (from raw speech to a live stream) and docs/sequence.png (what the model sees).
+"""Draws, in docs/images, architecture.png (from raw speech to a live stream) and sequence.png (what the model sees).
 
 python scripts/draw_architecture.py
 """
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
 
 # (fill, edge) of each package; what lies on disk is white
 DATA = ("#e3edf7", "#4a7fb0")
@@ -144,9 +144,9 @@ def draw_sequence() -> Figure:
 
 def main() -> None:
     for name, figure in (("architecture", draw_flow()), ("sequence", draw_sequence())):
-        path = DOCS / f"{name}.png"
+        path = ROOT / "docs/images" / f"{name}.png"
         figure.savefig(path, dpi=140)
-        print(path.relative_to(DOCS.parent))
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXPORT_KEYS = set(re.findall(r"^  (\w+)=", HELP, re.MULTILINE))
 
 
@@ -141,7 +141,7 @@ def test_commands_within_the_text_name_tools_verbs_and_flags_that_exist(page: Pa
             assert recipe[1] in recipe_names(), command
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/recipes.md"])
 def test_the_table_of_recipes_lists_them_all(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     table = re.search(r"^\| recipe \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
@@ -156,12 +156,12 @@ def test_the_readme_lists_every_verb_of_ppx_data() -> None:
 
 
 def test_the_tables_of_groups_and_options_are_complete() -> None:
-    recipes = (ROOT / "docs/recipes.md").read_text("utf-8")
+    recipes = (ROOT / "docs/guide/recipes.md").read_text("utf-8")
     for group in GROUPS:
         row = re.search(rf"^\| `{group}` \|(.*)$", recipes, re.MULTILINE)
         assert row, group
         assert set(re.findall(r"`(\w+)`", row[1])) == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
-    inference = (ROOT / "docs/inference.md").read_text("utf-8")
+    inference = (ROOT / "docs/guide/inference.md").read_text("utf-8")
     flags = {flag for action in parser_of(["ppx-chat"])._actions for flag in action.option_strings if flag[:2] == "--"}
     assert set(re.findall(r"`(--[\w-]+)`", inference)) >= flags - {"--help"}
     keys = (EXPORT_KEYS | set(convert_voice.KEYS)) - {"checkpoint", "out"}
