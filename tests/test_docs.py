@@ -12,22 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data_pipelines.audio import write_flac
 from data_pipelines.make import plan
 from data_pipelines.shards.encode import build_shards
+from data_pipelines.sound.audio import write_flac
 from data_pipelines.verbs import VERBS
-from model.checkpoint import save_native
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from ppx_train import convert_voice
+from model.weights.checkpoint import save_native
 from ppx_train.config import CONFIGS, GROUPS, load, recipe_names
-from ppx_train.export import DTYPES, HELP, LAYOUTS
+from ppx_train.export import convert_voice
+from ppx_train.export.export import DTYPES, HELP, LAYOUTS
 from ppx_train.help import settings_help
 from ppx_train.inference import offline
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
+from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXPORT_KEYS = set(re.findall(r"^  (\w+)=", HELP, re.MULTILINE))
 
