@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parents[1] / "scripts" / "build_docs.py"
+from tests.paths import ROOT
+
+PATH = ROOT / "scripts" / "build_docs.py"
 SPEC = importlib.util.spec_from_file_location("build_docs", PATH)
 assert SPEC and SPEC.loader
 build_docs = importlib.util.module_from_spec(SPEC)
