@@ -200,7 +200,8 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
     known |= {key.rpartition(".")[0] for key in known}
     text = page.read_text("utf-8")
     for key in re.findall(r"`((?:model|data|optim|loss|trainer|logging)\.[a-z_.]+)(?:=[^`]*)?`", text):
-        assert key in known or key == "model.safetensors", key
+        is_module = (ROOT / f"{key.replace('.', '/')}.py").is_file()
+        assert key in known or key == "model.safetensors" or is_module, key
 
 
 def test_the_python_examples_run(
