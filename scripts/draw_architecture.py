@@ -1,4 +1,4 @@
-"""Draws the pictures of the docs: architecture.png (the way of the data), rooms.png (which room may import which) and
+"""Draws, in docs/images, architecture.png (the way of the data), rooms.png (which room may import which) and
 sequence.png (what the model sees).
 
 python scripts/draw_architecture.py
@@ -19,7 +19,6 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 # (fill, edge) of each package; what lies on disk is white
 DATA = ("#e3edf7", "#4a7fb0")
@@ -199,9 +198,9 @@ def draw_sequence() -> Figure:
 
 def main() -> None:
     for name, figure in (("architecture", draw_flow()), ("rooms", draw_rooms()), ("sequence", draw_sequence())):
-        path = DOCS / f"{name}.png"
+        path = ROOT / "docs/images" / f"{name}.png"
         figure.savefig(path, dpi=140)
-        print(path.relative_to(DOCS.parent))
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
