@@ -1,1 +1,1 @@
-"""From raw material to trusted shards: writers, speech, Fisher, alignment, shards, sample order."""
+"""From raw speech and text to shards of training data. It must not know how a model is trained or served."""

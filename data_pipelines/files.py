@@ -163,3 +163,26 @@ def _leaves(settings: Any, name: str = "") -> dict[str, Any]:
     if isinstance(settings, dict):
         return {key: leaf for k, v in settings.items() for key, leaf in _leaves(v, f"{name}{k}.").items()}
     return {name.removesuffix("."): json.loads(json.dumps(settings))}
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def verified(data: bytes, expected: str, what: str) -> bytes:
+    """`data`, if its checksum is the expected one. Raises UserError otherwise."""
+    found = sha256(data)
+    if found != expected:
+        raise UserError(
+            f"{what}: sha256 is {found[:16]}..., pinned is {expected[:16]}...: damaged or replaced, "
+            "fetch it again or choose another source with --from"
+        )
+    return data
+
+
+def cache_root() -> Path:
+    """PPX_CACHE, else ppx-train in the user's cache folder."""
+    if os.environ.get("PPX_CACHE"):
+        return Path(os.environ["PPX_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppx-train"

@@ -26,7 +26,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from data_pipelines.executor import executor_of
+from data_pipelines.execution.executor import executor_of
 from data_pipelines.verbs import verb_module
 from model.errors import UserError
 

@@ -1,1 +1,4 @@
-"""The Moshi/PersonaPlex architecture: backbone, streaming, prompt contract and the Mimi codec."""
+"""The network and what runs it: backbone, streaming, prompt, weights, codec.
+
+It must not know data on disk or training.
+"""

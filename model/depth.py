@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention import step_attention
 from model.config import LMConfig
+from model.kernels.attention import step_attention
+from model.kernels.recompute import Block
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
-from model.recompute import Block
 
 
 class DepthAttention(nn.Module):

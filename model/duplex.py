@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ZERO_ID, LMConfig
-from model.cross_entropy import head_loss
 from model.depth import DepthTransformer
+from model.kernels.cross_entropy import head_loss
+from model.kernels.recompute import set_mode
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
-from model.recompute import set_mode
 from model.temporal import TemporalTransformer
 
 HEAD_GAIN = 0.1  # of the output heads' initial weights

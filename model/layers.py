@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ZERO_ID
-from model.matmul import compute_dtype, linear, step_linear
-from model.pointwise import gated, rms_norm
-from model.recompute import Block
+from model.kernels.matmul import compute_dtype, linear, step_linear
+from model.kernels.pointwise import gated, rms_norm
+from model.kernels.recompute import Block
 
 
 class RMSNorm(nn.Module):

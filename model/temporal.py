@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention import packed_attention
 from model.config import LMConfig
+from model.kernels.attention import packed_attention
+from model.kernels.pointwise import rotary_angles, rotate
+from model.kernels.recompute import Block
 from model.layers import Gating, Linear, RMSNorm
-from model.pointwise import rotary_angles, rotate
-from model.recompute import Block
 
 
 class Attention(nn.Module):

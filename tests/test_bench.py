@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.data_pipelines.tiny_dialogues import write_dialogue
+from tests.paths import ROOT
 
-BENCH = Path(__file__).parents[1] / "scripts" / "bench"
+BENCH = ROOT / "scripts" / "bench"
 
 
 def test_the_streaming_benchmark_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

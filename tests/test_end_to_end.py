@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from ppx_train.curves import read_metrics
-
-ROOT = Path(__file__).parents[1]
+from ppx_train.training.curves import read_metrics
+from tests.paths import ROOT
 
 
 def call(folder: Path, command: str, *arguments: str) -> str:
     """One command in its own process, in `folder`. Returns what it printed; fails the test if it failed."""
     program = f"import sys; sys.path[0] = {str(ROOT)!r}; sys.argv[0] = 'ppx-{command}'; "
-    program += f"from ppx_train.cli import {command}; {command}()"
+    program += f"from ppx_train.cli.commands import {command}; {command}()"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=folder, env=environment, capture_output=True, text=True

@@ -1,1 +1,1 @@
-"""What is said, when, and by whom: recognition and forced alignment."""
+"""What is said, when and by whom: recognition, alignment, speakers. It must not judge what it hears, or know shards."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.audio import to_rate
-from data_pipelines.schema import Word
+from data_pipelines.records.schema import Word
+from data_pipelines.sound.audio import to_rate
 from model.errors import UserError
 from model.extras import require
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from data_pipelines.audio import Audio, to_rate
+from data_pipelines.sound.audio import Audio, to_rate
 from model.errors import UserError
 from model.extras import require
-from model.sources import REPOSITORY, hub_errors
+from model.weights.sources import REPOSITORY, hub_errors
 
 RATE_HZ = 16_000
 BATCH = 16

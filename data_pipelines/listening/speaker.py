@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_pipelines.audio import Audio, to_rate
 from data_pipelines.files import sha256_file
+from data_pipelines.sound.audio import Audio, to_rate
 from model.errors import UserError
 from model.extras import require
 

@@ -7,7 +7,7 @@ package of its own.
 
 from typing import Any
 
-from data_pipelines.audio import Audio, to_rate
+from data_pipelines.sound.audio import Audio, to_rate
 from model.extras import require
 
 VAD_NAME = "Silero VAD of faster-whisper 1.2.1"

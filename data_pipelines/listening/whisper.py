@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.audio import Audio, to_rate
 from data_pipelines.files import sha256_file
+from data_pipelines.sound.audio import Audio, to_rate
 from model.errors import UserError
 from model.extras import require
-from model.sources import REPOSITORY, hub_errors
+from model.weights.sources import REPOSITORY, hub_errors
 
 RATE_HZ = 16_000
 MODEL_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"

@@ -1,1 +1,1 @@
-"""Language models behind OpenAI-compatible endpoints, and what they write beside dialogues: role prompts."""
+"""The client of a language model: settings, retries, answers, cache. It must not know what is asked, or why."""

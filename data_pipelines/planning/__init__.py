@@ -1,1 +1,1 @@
-"""What a data set costs to make, reckoned from measured rates."""
+"""What a data set costs to make, from measured rates. Nothing else may need it."""

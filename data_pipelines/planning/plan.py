@@ -225,7 +225,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints one table for each corpus. Raises UserError for options or rates that cannot be."""
     choice = _choice(args)
     if args.measure:
-        from data_pipelines.planning.measure import measure
+        from data_pipelines.planning.measured import measure
 
         if args.rates:
             raise UserError(f"--rates {args.rates} and --measure {args.measure}: give one of them")

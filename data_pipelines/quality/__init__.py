@@ -1,1 +1,1 @@
-"""Is it good? Gates for dialogues, checks of shards, reports."""
+"""Is a dialogue good? Gates, checks and reports. It must not know how speech is made or recordings are imported."""

@@ -13,8 +13,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.listening.asr import normal_words
 from data_pipelines.quality.gates import Limits
+from data_pipelines.text.words import normal_words
 
 RUN = 13
 """Words of a run; usual for telling whether test data leaked into training data."""

@@ -9,8 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.files import sha256_file
-from data_pipelines.listening.asr import Recogniser, hear_split, open_asr
-from data_pipelines.schema import SIDES, SPLITS, Dialogue
+from data_pipelines.listening.asr import Recogniser, open_asr
+from data_pipelines.quality.transcription import hear_split
+from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.codec import Codec
 from data_pipelines.shards.encode import VOICE_SECONDS, encode_audio, voice_prompt
 from data_pipelines.shards.index import BadSample, Sample, ShardReader
@@ -19,7 +20,7 @@ from data_pipelines.shards.rows import NAME, Index
 from data_pipelines.shards.scan import scan_split
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
-from model.sources import codec_path
+from model.weights.sources import codec_path
 
 AGAIN = 4  # dialogues of each split to encode anew
 MAX_WER = 0.5  # 3 to 5 % is misheard, at worst 20 % of a channel; other words or swapped channels give 0.9 and more
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         if value is not None and args.asr is None:
             raise UserError(f"{option} {value}: has an effect with --asr only: add --asr N, the number of dialogues")
     if args.codec is not None:
-        from model.mimi.codec import Mimi
+        from model.mimi.files import load_mimi
 
-        codec = Mimi.load(codec_path(args.codec)).eval()
+        codec = load_mimi(codec_path(args.codec)).eval()
     if args.asr is not None:
         recogniser = open_asr(args.asr_model or "tiny.en", args.device or "cpu")
     problems = check_shards(args.shards, codec, args.again or AGAIN)

@@ -4,19 +4,17 @@ They catch faults of the pipeline (swapped channels, words off their sound, hot 
 measured here need the audio alone; `ppx-data gate` measures the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import RATE_HZ, VOICE_LUFS, Audio, loudness
-from data_pipelines.schema import SIDES, Dialogue, Word
-from data_pipelines.speech.spoken import expand
-from data_pipelines.speech.timing import Slot
-
-SILENCE_DBFS = -50.0
+from data_pipelines.records.schema import SIDES, Dialogue
+from data_pipelines.sound.audio import RATE_HZ, VOICE_LUFS, Audio
+from data_pipelines.sound.levels import clipped_runs, dbfs, longest_silence, swap_ratio
+from data_pipelines.text.spoken import expand
 
 
 @dataclass(frozen=True)
@@ -137,39 +135,6 @@ def reason_to_reject(values: Mapping[str, float], limits: Limits) -> str | None:
     return next(iter(reasons_to_reject(values, limits)), None)
 
 
-def dbfs(x: Audio) -> float:
-    """Peak level; -120 for silence or nothing."""
-    return max(-120.0, 20 * float(np.log10(max(float(np.abs(x).max(initial=0.0)), 1e-6))))
-
-
-def swap_ratio(channel: Audio, rate: int, words: Sequence[Word], pad: float = 0.05) -> float:
-    """RMS of a channel inside its own words over its RMS outside them, at least -80 dBFS. Far above 1 if they match."""
-    inside = np.zeros(len(channel), bool)
-    for word in words:
-        inside[max(0, int((word.start - pad) * rate)) : int((word.end + pad) * rate)] = True
-
-    def rms(x: Audio) -> float:
-        return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if len(x) else 0.0
-
-    return rms(channel[inside]) / max(rms(channel[~inside]), 1e-4)
-
-
-def clipped_runs(x: Audio) -> int:
-    """How often three samples in a row are at or above 0.999."""
-    hot = np.abs(x) >= 0.999
-    return int((hot[..., :-2] & hot[..., 1:-1] & hot[..., 2:]).sum())
-
-
-def longest_silence(audio_CS: Audio, rate: int) -> float:
-    """Longest stretch, in seconds, in which every 10 ms of both channels peaks below -50 dBFS."""
-    hop = rate // 100
-    num = audio_CS.shape[1] // hop
-    frames = np.abs(audio_CS[:, : num * hop]).reshape(audio_CS.shape[0], num, hop).max(axis=(0, 2))
-    loud = np.flatnonzero(frames > 10 ** (SILENCE_DBFS / 20))
-    edges = np.concatenate(([-1], loud, [num]))
-    return float((np.diff(edges) - 1).max(initial=0)) / 100
-
-
 def signal_values(audio_CS: Audio, dialogue: Dialogue) -> dict[str, float]:
     """The values that a dialogue's stereo audio at 24 kHz and its word times give."""
     sides = [(dialogue.side(name).words, audio_CS[SIDES.index(name)]) for name in dialogue.agent_sides]
@@ -185,24 +150,6 @@ def signal_values(audio_CS: Audio, dialogue: Dialogue) -> dict[str, float]:
         "longest_word_seconds": max((length / count for length, count in shares), default=0.0),
         "words_out_of_order": sum(b.start < a.start for name in SIDES for a, b in pairwise(dialogue.side(name).words)),
     }
-
-
-def measure(audio_CS: Audio, dialogue: Dialogue, slots: Sequence[Slot], voice: Audio) -> dict[str, float]:
-    """Gate values of a dialogue that was just spoken; `slots` say which turns were cut and when."""
-    after_cuts, late_words = [-120.0], 0
-    for side, name in enumerate(SIDES):
-        own = sorted((slot for slot in slots if slot.side == name), key=lambda slot: slot.start)
-        following_starts = [slot.start for slot in own[1:]] + [dialogue.seconds]
-        for slot, following in zip(own, following_starts, strict=False):  # a silent side has no slot
-            if slot.is_cut:
-                after_cuts.append(dbfs(audio_CS[side, round(slot.stop * RATE_HZ) : round(following * RATE_HZ)]))
-                late_words += sum(slot.stop <= w.start < following - 1e-3 for w in dialogue.side(name).words)
-    values = signal_values(audio_CS, dialogue) | {
-        "after_cut_dbfs": max(after_cuts),
-        "words_after_cut": late_words,
-        "voice_lufs": loudness(voice, RATE_HZ),
-    }
-    return rounded(values)
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

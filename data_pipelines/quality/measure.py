@@ -10,15 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import RATE_HZ, Audio, loudness, read_audio, require_stereo_24k, to_rate
 from data_pipelines.files import digest, write_bytes
-from data_pipelines.folder import ROLES, load_dialogue, signature
-from data_pipelines.listening.asr import Recogniser, group_turns, normal_words, open_asr
+from data_pipelines.listening.asr import Recogniser, open_asr
 from data_pipelines.listening.speaker import Embedder, open_speaker
+from data_pipelines.quality.agreement import (
+    asr_values,
+    hear_turns,
+    name_words,
+    prompt_frames,
+    speaker_values,
+    text_values,
+)
 from data_pipelines.quality.gates import rounded, signal_values
-from data_pipelines.quality.heard import asr_values, hear_turns, name_words, prompt_frames, speaker_values, text_values
-from data_pipelines.quality.roles import ROLE, role_values, text_of
-from data_pipelines.schema import SIDES, Dialogue, Word
+from data_pipelines.quality.role_fidelity import ROLE, role_values, text_of
+from data_pipelines.records.folder import ROLES, load_dialogue, signature
+from data_pipelines.records.schema import SIDES, Dialogue, Word
+from data_pipelines.records.turns import group_turns
+from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, read_audio, require_stereo_24k, to_rate
+from data_pipelines.text.words import normal_words
 from model.errors import UserError
 from model.text import TextTokenizer
 

@@ -1,1 +1,1 @@
-"""Dialogues become shards: encoding, packing, the index, and the order in which training reads them."""
+"""Shards of encoded dialogues: packing, index, manifest, order. It must not know how the dialogues were made."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.errors import UserError
 from model.mimi.codec import Mimi
+from model.mimi.files import load_mimi
 
 
 class DeviceError(UserError):
@@ -64,7 +65,7 @@ def _open(path: Path, device: str) -> Mimi:
     check_device(device)
     # TF32 would round the encoder's products and change codes
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return Mimi.load(path).to(device).eval()
+    return load_mimi(path).to(device).eval()
 
 
 def check_device(device: str) -> None:

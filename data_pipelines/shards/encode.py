@@ -18,21 +18,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_pipelines.audio import loudness_normalise, read_audio, require_stereo_24k
-from data_pipelines.executor import Executor, executor_of
-from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.execution.executor import Executor, executor_of
+from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import digest, write_bytes, write_json
-from data_pipelines.folder import find_dialogues, load_dialogue, rejections, signature
-from data_pipelines.quality.gates import clipped_runs
-from data_pipelines.schema import SIDES, Dialogue
+from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections, signature
+from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.shards.codec import Codec, DeviceError, SharedCodec, check_device, one_thread
 from data_pipelines.shards.manifest import make_manifest, read_manifest, summary
 from data_pipelines.shards.members import CODES, clip_name, voice_name
 from data_pipelines.shards.pack import Codes, Item, pack_all
 from data_pipelines.shards.scan import build_index
+from data_pipelines.sound.audio import loudness_normalise, read_audio, require_stereo_24k
+from data_pipelines.sound.levels import clipped_runs
 from model.config import SAMPLE_RATE
 from model.errors import UserError
-from model.sources import codec_path
+from model.weights.sources import codec_path
 
 WORK = ".work"
 ONE = Executor()

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data_pipelines.audio import write_flac
 from data_pipelines.files import write_bytes
 from data_pipelines.shards.index import ShardReader
+from data_pipelines.sound.audio import write_flac
 from model.errors import UserError
 
 

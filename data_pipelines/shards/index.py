@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from data_pipelines.schema import SIDES, Dialogue
+from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.shards.members import SpokenWord, parse_codes, parse_text
 from data_pipelines.shards.rows import PARTS, Index, Rows
 from data_pipelines.shards.scan import build_index, split_folders

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.schema import SPLITS
+from data_pipelines.records.schema import SPLITS
+from data_pipelines.records.typed import record
 from data_pipelines.shards.pack import FORMAT, Item
 from data_pipelines.shards.storage import Storage, storage_at
-from data_pipelines.typed import record
 from model.errors import UserError
 
 NAME = "manifest.json"

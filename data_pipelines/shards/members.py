@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import Side
+from data_pipelines.records.schema import Side
 
 CODES, META, AUDIO = "codes.npy", "meta.json", "audio.flac"
 

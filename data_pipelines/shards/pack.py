@@ -10,12 +10,12 @@ Members of one dialogue in this order, for each side that may be the agent (`lef
     ID.codes.npy          int16 [16, T]: Mimi codes of left (8), then of right (8)
     ID.left.voice.npy     int16 [8, P]: codes of the voice prompt at -24 LUFS
     ID.left.text.json     role prompt and words with their starts: what training reads of the record
-    ID.meta.json          a data_pipelines.schema.Dialogue
+    ID.meta.json          a data_pipelines.records.schema.Dialogue
     ID.audio.flac         the two channels, 24 kHz
     ID.left.voice.flac    the voice prompt as recorded
 
 The same dialogues give the same bytes: members have a fixed order, no times and no owners.
-docs/shards.md shows how others read them.
+docs/reference/shards.md shows how others read them.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from data_pipelines.files import appearing, digest, write_json
-from data_pipelines.folder import load_dialogue
-from data_pipelines.schema import SIDES, SPLITS, Dialogue
+from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.members import AUDIO, META, clip_name, in_order, npy_bytes, text_bytes, text_name
 from data_pipelines.shards.rows import NAME
 from model.config import FRAME_SAMPLES, SAMPLE_RATE

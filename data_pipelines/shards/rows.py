@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 
 from data_pipelines.files import write_bytes
-from data_pipelines.schema import SIDES
+from data_pipelines.records.schema import SIDES
 from data_pipelines.shards.storage import Folder, Storage, StorageError
 from model.errors import UserError
 

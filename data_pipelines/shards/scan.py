@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.schema import SIDES, SPLITS, Dialogue
+from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.members import AUDIO, CODES, META, clip_name, parse_codes, parse_text, text_name, voice_name
 from data_pipelines.shards.rows import COLUMNS, NAME, Index
 from model.errors import UserError

@@ -1,1 +1,1 @@
-"""Scripts become sound: engines, the timing of turns, two-channel dialogues."""
+"""Scripts become sound: engines, timing, stitching, augmentation. It must not know recorded calls or shards."""

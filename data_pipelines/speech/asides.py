@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines.audio import fade_in, fade_out
-from data_pipelines.schema import Turn
+from data_pipelines.records.schema import Turn
+from data_pipelines.sound.audio import fade_in, fade_out
+from data_pipelines.speech.protocols import Speech
 from data_pipelines.speech.timing import Timing
-from data_pipelines.speech.tts.base import Speech
 
 WORDS_A_SECOND = 2.6
 BACKCHANNEL_SPACING = 2.0
@@ -23,7 +23,7 @@ BACKCHANNELS = {
 }  # fmt: skip
 """Backchannels that fit either side, and about how long they last."""
 PAUSE_SECONDS = 0.2
-"""A shorter silence between two words of a turn is no pause (as in data_pipelines.quality.turns)."""
+"""A shorter silence between two words of a turn is no pause (as in data_pipelines.records.turn_taking)."""
 BORDER_WEIGHTS = {".": 8.0, "?": 8.0, "!": 8.0, ";": 5.0, ":": 5.0, ",": 4.0}
 """How much likelier a pause is after a punctuation mark than after a bare word. A choice."""
 

@@ -22,9 +22,9 @@ import numpy as np
 import soundfile
 import yaml
 
-from data_pipelines.audio import RATE_HZ, Audio, read_audio, to_mono_24k, to_rate
 from data_pipelines.files import digest
-from data_pipelines.schema import Word
+from data_pipelines.records.schema import Word
+from data_pipelines.sound.audio import RATE_HZ, Audio, read_audio, to_mono_24k, to_rate
 from model.errors import UserError
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "augment"

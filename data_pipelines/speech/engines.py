@@ -21,15 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.speech.weights import Source, check_voices, find_weights, sha256, verified, with_durations
+from data_pipelines.files import cache_root, sha256, verified
+from data_pipelines.speech.kokoro_files import Source, check_voices, find_weights, with_durations
 from model.errors import UserError
-
-
-def cache_root() -> Path:
-    """PPX_CACHE, else ppx-train in the user's cache folder."""
-    if os.environ.get("PPX_CACHE"):
-        return Path(os.environ["PPX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppx-train"
 
 
 def kokoro_folder() -> Path:
@@ -150,7 +144,7 @@ class EngineChoice:
 
 
 def open_engine(choice: EngineChoice | str) -> Any:
-    """Opens an engine (data_pipelines.speech.tts.base.Engine or ConversationEngine) by choice or by name alone.
+    """Opens an engine (data_pipelines.speech.protocols.Engine or ConversationEngine) by choice or by name alone.
 
     Raises: UserError if it is not there.
     """

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
-from data_pipelines.schema import Script, Turn
-from data_pipelines.speech.tts.base import CloningEngine, ConversationEngine, Engine, Speech, Voice
+from data_pipelines.records.schema import Script, Turn
+from data_pipelines.sound.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
+from data_pipelines.speech.protocols import CloningEngine, ConversationEngine, Engine, Speech, Voice
 from data_pipelines.speech.voices import draw_voice
 from model.errors import UserError
 

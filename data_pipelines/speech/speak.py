@@ -1,4 +1,4 @@
-"""`ppx-data speak`: scripts to dialogue folders (see data_pipelines.schema), on several processes, resumable.
+"""`ppx-data speak`: scripts to dialogue folders (see data_pipelines.records.schema), on several processes, resumable.
 
 OUT/speak.json states the settings of the run; a rerun with the same settings goes on where it stopped, one with
 others is refused. OUT/report.json counts what is done and rejected, and why.
@@ -16,17 +16,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.audio import RATE_HZ, write_flac
-from data_pipelines.executor import Executor, executor_of
-from data_pipelines.executor import add_arguments as add_executor_arguments
+from data_pipelines.execution.executor import Executor, executor_of
+from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, digest, write_line, write_report
-from data_pipelines.quality import settings
-from data_pipelines.schema import ID_PATTERN, Dialogue, Script, read_scripts
+from data_pipelines.quality import limits as settings
+from data_pipelines.records.schema import ID_PATTERN, Dialogue, Script, read_scripts
+from data_pipelines.sound.audio import RATE_HZ, write_flac
 from data_pipelines.speech.augment import load_augmentation
 from data_pipelines.speech.engines import NAMES, USED, EngineChoice, choose_engine, open_engine
+from data_pipelines.speech.protocols import ConversationEngine, Engine, EngineGone
 from data_pipelines.speech.stitch import PROMPTS, StitchOptions, stitch
 from data_pipelines.speech.timing import load_timing
-from data_pipelines.speech.tts.base import ConversationEngine, Engine, EngineGone
 from model.errors import UserError
 
 AnyEngine = Engine | ConversationEngine

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import RATE_HZ, Audio, fade_out
 from data_pipelines.files import digest
-from data_pipelines.quality.gates import Limits, measure, reason_to_reject
-from data_pipelines.schema import Dialogue, Script, Side, Word
+from data_pipelines.quality.gates import Limits, reason_to_reject, rounded, signal_values
+from data_pipelines.records.schema import SIDES, Dialogue, Script, Side, Word
+from data_pipelines.sound.audio import RATE_HZ, Audio, fade_out, loudness
+from data_pipelines.sound.levels import dbfs
 from data_pipelines.speech.asides import with_backchannels, with_pauses
 from data_pipelines.speech.augment import Augmentation, augment
 from data_pipelines.speech.perform import NEUTRAL_SENTENCES, VOICE_SECONDS, at_24k, perform
+from data_pipelines.speech.protocols import ConversationEngine, Engine, Speech
 from data_pipelines.speech.timing import Slot, Timing, place
-from data_pipelines.speech.tts.base import ConversationEngine, Engine, Speech
 from model.errors import UserError
 
 HEADROOM = 10 ** (-3 / 20)
@@ -159,3 +160,21 @@ def levelled(channel: Audio, gain_db: float) -> Audio:
     channel = channel * np.float32(HEADROOM * 10 ** (gain_db / 20))
     peak = float(np.abs(channel).max(initial=0.0))
     return channel * np.float32(PEAK / peak) if peak > PEAK else channel
+
+
+def measure(audio_CS: Audio, dialogue: Dialogue, slots: Sequence[Slot], voice: Audio) -> dict[str, float]:
+    """Gate values of a dialogue that was just spoken; `slots` say which turns were cut and when."""
+    after_cuts, late_words = [-120.0], 0
+    for side, name in enumerate(SIDES):
+        own = sorted((slot for slot in slots if slot.side == name), key=lambda slot: slot.start)
+        following_starts = [slot.start for slot in own[1:]] + [dialogue.seconds]
+        for slot, following in zip(own, following_starts, strict=False):  # a silent side has no slot
+            if slot.is_cut:
+                after_cuts.append(dbfs(audio_CS[side, round(slot.stop * RATE_HZ) : round(following * RATE_HZ)]))
+                late_words += sum(slot.stop <= w.start < following - 1e-3 for w in dialogue.side(name).words)
+    values = signal_values(audio_CS, dialogue) | {
+        "after_cut_dbfs": max(after_cuts),
+        "words_after_cut": late_words,
+        "voice_lufs": loudness(voice, RATE_HZ),
+    }
+    return rounded(values)

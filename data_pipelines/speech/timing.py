@@ -14,7 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 from data_pipelines.files import digest
-from data_pipelines.schema import Turn
+from data_pipelines.records.schema import Turn
 from model.errors import UserError
 
 SIDE_OF = {"agent": "left", "user": "right"}

@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.files import save_once
-from data_pipelines.fisher.transcript import BACKCHANNELS
-from data_pipelines.folder import find_dialogues, load_dialogue
-from data_pipelines.quality.turns import Stretch, stretches
-from data_pipelines.schema import SIDES, Dialogue, Word
+from data_pipelines.records.folder import find_dialogues, load_dialogue
+from data_pipelines.records.schema import SIDES, Dialogue, Word
+from data_pipelines.records.turn_taking import Stretch, stretches
 from data_pipelines.speech.timing import LIMITS, Table, Timing
+from data_pipelines.text.words import BACKCHANNELS
 from model.errors import UserError
 
 INTERRUPTION_SECONDS = 0.5

@@ -27,12 +27,12 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from data_pipelines.audio import Audio, read_audio
 from data_pipelines.files import digest, save_once
-from data_pipelines.quality.gates import clipped_runs
-from data_pipelines.schema import ID_PATTERN
-from data_pipelines.speech.tts.base import Voice
-from data_pipelines.writer.split import bucket
+from data_pipelines.records.schema import ID_PATTERN
+from data_pipelines.records.split import bucket
+from data_pipelines.sound.audio import Audio, read_audio
+from data_pipelines.sound.levels import clipped_runs
+from data_pipelines.speech.protocols import Voice
 from model.errors import UserError
 
 CLIP_SECONDS = (3.0, 10.0)

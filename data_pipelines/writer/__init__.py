@@ -1,5 +1,4 @@
-"""Writes two-speaker scripts from tables and templates: customer service and a teacher answering questions."""
+"""Scripts of customer service and of a teacher, from tables or a language model.
 
-from data_pipelines.writer.synth import write_scripts
-
-__all__ = ["write_scripts"]
+It must not know how they are spoken.
+"""

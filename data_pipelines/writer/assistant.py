@@ -8,9 +8,9 @@ import re
 from random import Random
 from typing import Any
 
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
+from data_pipelines.records.split import members
 from data_pipelines.writer.conversation import Conversation, with_backchannels, with_fillers
-from data_pipelines.writer.split import members
 from data_pipelines.writer.tables import table
 from data_pipelines.writer.wording import chosen, joined, pick
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 from typing import Literal
 
-from data_pipelines.schema import Turn
+from data_pipelines.records.schema import Turn
 from data_pipelines.writer.tables import table
 from data_pipelines.writer.wording import SENTENCE, estimated_seconds, joined
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
 
 WORDS, HASHES, SIMILAR = 5, 128, 0.7
 _RNG = np.random.Generator(np.random.PCG64(1997))

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from data_pipelines.llm.client import Client, NoAnswer, Question
-from data_pipelines.schema import Script, Turn
+from data_pipelines.records.schema import Script, Turn
 from data_pipelines.writer.assistant import PROMPT
 from data_pipelines.writer.conversation import with_backchannels
 from data_pipelines.writer.llm_scenarios import Levels, Scenario, question_seed

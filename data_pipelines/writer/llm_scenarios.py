@@ -12,7 +12,7 @@ from typing import Any
 
 from data_pipelines.files import digest
 from data_pipelines.llm.client import Client, NoAnswer, Question
-from data_pipelines.llm.rules import contacts
+from data_pipelines.text.rules import contacts
 from data_pipelines.writer.llm_text import object_schema, plain_value
 
 SIMILAR_DESCRIPTIONS, SHINGLE_WORDS = 0.5, 3

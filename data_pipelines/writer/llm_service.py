@@ -6,13 +6,13 @@ from random import Random
 from typing import Any
 
 from data_pipelines.llm.client import Client, Question
-from data_pipelines.llm.rules import contacts
-from data_pipelines.schema import Script, Turn
-from data_pipelines.writer.check import unsupported
+from data_pipelines.records.schema import Script, Turn
+from data_pipelines.text.rules import contacts
 from data_pipelines.writer.conversation import with_backchannels
 from data_pipelines.writer.llm_scenarios import question_seed
 from data_pipelines.writer.llm_service_plan import PROBES, Plan
 from data_pipelines.writer.llm_text import array_of, object_schema, plain_value, turn_problems
+from data_pipelines.writer.problems import unsupported
 from data_pipelines.writer.service import PROMPT
 from data_pipelines.writer.stats import fact_is_said
 from data_pipelines.writer.wording import estimated_seconds, mentions

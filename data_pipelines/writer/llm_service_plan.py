@@ -7,9 +7,9 @@ probes of each script (the kinds of customer behaviour that an evaluation asks f
 from dataclasses import dataclass
 from random import Random
 
+from data_pipelines.records.split import drawn_in_split
 from data_pipelines.writer.llm_scenarios import Levels, Scenario
 from data_pipelines.writer.service import company_name
-from data_pipelines.writer.split import drawn_in_split
 from data_pipelines.writer.tables import service_domains, table
 
 AGENT_GREETS, BARGES_IN, LONGEST = 0.88, 0.25, 110.0

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipelines.llm.rules import contacts
-from data_pipelines.schema import Turn
-from data_pipelines.writer.check import alternation_problems
+from data_pipelines.records.schema import Turn
+from data_pipelines.text.rules import contacts
+from data_pipelines.writer.problems import alternation_problems
 from data_pipelines.writer.wording import SPEAKABLE
 
 MAX_TURN_WORDS = 80

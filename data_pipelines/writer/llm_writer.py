@@ -14,12 +14,12 @@ from data_pipelines.llm.client import Client, NoAnswer
 from data_pipelines.llm.pool import in_threads
 from data_pipelines.llm.settings import add_arguments as add_llm_arguments
 from data_pipelines.llm.settings import settings_of
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
+from data_pipelines.records.split import members, split_of_index
 from data_pipelines.writer import llm_assistant, llm_service, llm_service_plan
-from data_pipelines.writer.check import problems
 from data_pipelines.writer.llm_scenarios import Scenario, Scenarios
-from data_pipelines.writer.options import Options, Rejected
-from data_pipelines.writer.split import members, split_of_index
+from data_pipelines.writer.problems import problems
+from data_pipelines.writer.request import Options, Rejected
 from data_pipelines.writer.tables import tables_digest
 from data_pipelines.writer.wording import estimated_seconds
 from model.errors import UserError
@@ -50,7 +50,7 @@ def make(options: Options, args: argparse.Namespace) -> "ModelWriter":
 
 
 class ModelWriter:
-    """Writes scripts with a model; see `data_pipelines.writer.options.Writer`."""
+    """Writes scripts with a model; see `data_pipelines.writer.request.Writer`."""
 
     def __init__(
         self,

@@ -7,11 +7,11 @@ prompt or from the customer. `service_talk` says how a call goes, `service_extra
 from functools import lru_cache
 from random import Random
 
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
+from data_pipelines.records.split import drawn_in_split, members
 from data_pipelines.writer.conversation import with_backchannels, with_fillers
 from data_pipelines.writer.service_call import PROMPT, Call
 from data_pipelines.writer.service_talk import transcript
-from data_pipelines.writer.split import drawn_in_split, members
 from data_pipelines.writer.tables import service_domains, table
 
 __all__ = ["PROMPT", "by_request", "company_name", "request_of", "scenarios", "write_service"]

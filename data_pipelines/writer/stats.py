@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.schema import Script
-from data_pipelines.writer.check import claims, unsupported
+from data_pipelines.records.schema import Script
+from data_pipelines.text.claims import claims
 from data_pipelines.writer.duplicates import Duplicates
+from data_pipelines.writer.problems import people, unsupported
 from data_pipelines.writer.wording import estimated_seconds, mentions
 
 LEAK_WORDS = 13  # a run of this many words in both splits is a leak, as in the papers on test-set contamination
@@ -60,7 +61,7 @@ class ScriptStats:
         self.fact_count += len(said)
         self.facts_said += sum(said)
         if script.facts:  # a role with facts: the agent may claim nothing else
-            self.claimed += sum(len(claims(turn.text)) for turn in script.turns if turn.speaker == "agent")
+            self.claimed += sum(len(claims(turn.text, people())) for turn in script.turns if turn.speaker == "agent")
             self.unsupported += len(unsupported(script))
 
     def _add_wording(self, script: Script) -> None:

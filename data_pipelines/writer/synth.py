@@ -11,9 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.files import refuse_other_settings, save_pieces, sha256_file, write_json
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
 from data_pipelines.writer.duplicates import Duplicates
-from data_pipelines.writer.options import SOURCES, Options, Rejected, Writer
+from data_pipelines.writer.request import SOURCES, Options, Rejected, Writer
 from data_pipelines.writer.stats import ScriptStats, summary
 from data_pipelines.writer.template import TemplateWriter
 from model.errors import UserError

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
-from data_pipelines.schema import Script
+from data_pipelines.records.schema import Script
+from data_pipelines.records.split import split_of_index
 from data_pipelines.writer.assistant import write_assistant
-from data_pipelines.writer.check import problems
-from data_pipelines.writer.options import Options
+from data_pipelines.writer.problems import problems
+from data_pipelines.writer.request import Options
 from data_pipelines.writer.service import write_service
-from data_pipelines.writer.split import split_of_index
 from data_pipelines.writer.tables import tables_digest
 from data_pipelines.writer.wording import estimated_seconds
 from model.errors import UserError
@@ -29,7 +29,7 @@ def make(options: Options, args: argparse.Namespace) -> "TemplateWriter":
 
 
 class TemplateWriter:
-    """Writes scripts from templates; see `data_pipelines.writer.options.Writer`."""
+    """Writes scripts from templates; see `data_pipelines.writer.request.Writer`."""
 
     def __init__(self, options: Options):
         """Raises: UserError for a limit of length that no script of this writer keeps."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from random import Random
 
-from data_pipelines.schema import Turn
+from data_pipelines.records.schema import Turn
 
 WORDS_PER_SECOND = 2.6
 GAP_SECONDS = 0.25

@@ -1,1 +1,4 @@
-"""The Mimi codec (Moshi paper, arXiv 2410.00037): 24 kHz audio to 12.5 Hz residual codes and back."""
+"""The Mimi codec (arXiv 2410.00037): 24 kHz audio to 12.5 Hz residual codes and back.
+
+It must not know the language model.
+"""

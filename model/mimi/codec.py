@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -203,21 +202,6 @@ class Mimi(nn.Module):
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    # Files
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Mimi":
-        """A codec in fp32 on the CPU, frozen, from a file or a folder; see `model.mimi.files.load`."""
-        from model.mimi import files
-
-        return files.load(Path(path))
-
-    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
-        """Writes mimi.safetensors into a folder; see `model.mimi.files.save`."""
-        from model.mimi import files
-
-        return files.save(self, Path(folder), dtype)
 
 
 def _check_wav(wav_B1S: Tensor) -> None:

@@ -9,19 +9,19 @@ from safetensors.torch import save as to_bytes
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
-from model.weights import open_safetensors
+from model.weights.tensor_files import open_safetensors
 
 NAME = "mimi.safetensors"
 PUBLIC_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"  # in the public repositories; holds no config
 SHOWN = 5  # names listed in an error
 
 
-def load(path: Path) -> Mimi:
-    """Reads a `.safetensors` file, or the one in a folder. Half-precision storage becomes fp32 exactly.
+def load_mimi(path: str | Path) -> Mimi:
+    """Reads a `.safetensors` file, or the one in a folder: frozen, on the CPU, in fp32 (exact also for half precision).
 
     Raises: UserError if there is no such file, it is not safetensors, or its names or shapes are not the config's.
     """
-    path = find(path)
+    path = find(Path(path))
     with open_safetensors(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}
@@ -60,11 +60,12 @@ def check_tensors(path: Path, tensors: dict[str, torch.Tensor], wanted: dict[str
         raise UserError(f"{path} does not hold this codec: {'; '.join(told)}")
 
 
-def save(model: Mimi, folder: Path, dtype: torch.dtype) -> Path:
+def save_mimi(model: Mimi, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Writes folder/mimi.safetensors, the constants computed if they were not. Returns its path.
 
     Raises: UserError if the file exists.
     """
+    folder = Path(folder)
     path = folder / NAME
     if path.exists():
         raise UserError(f"{path} exists: choose another folder or remove it")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.matmul import linear
+from model.kernels.matmul import linear
 from model.mimi.config import QuantizerConfig
 
 USAGE_FLOOR = 1e-5  # below it an entry was never used: its centroid is not divided up

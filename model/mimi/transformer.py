@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.matmul import linear
+from model.kernels.matmul import linear
 from model.mimi.config import TransformerConfig
 
 

@@ -1,4 +1,4 @@
-"""Talking to a model: loading an exported folder, wav to wav, and a picture of the conversation.
+"""Talking to a model: loading an exported folder, conversations from WAV to WAV, their picture.
 
-Nothing here imports the training stack.
+It must not need the training stack.
 """

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
-from model.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
+from data_pipelines.sound.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
-from model.native import depth_steps
+from model.mimi.files import load_mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
-from model.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.text import TextTokenizer
-from model.weights import INDEX_NAME, WEIGHTS_NAME, Rows, open_safetensors, read_header, weights_path
-from ppx_train.inference.adapter import ADAPTER_NAME, load_adapted
+from model.weights.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
+from model.weights.native import depth_steps
+from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
+from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME, Rows, open_safetensors, read_header, weights_path
+from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
 
 SIDECAR = "personaplex.json"
 VOICES = "voices"
@@ -75,7 +76,7 @@ def load_release(
     sidecar = read_sidecar(folder)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     names = _file_names(folder)
-    codec = Mimi.load(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
+    codec = load_mimi(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
     tokenizer = TextTokenizer(
         folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
     )

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_pipelines.audio import read_audio, to_mono_24k
+from data_pipelines.sound.audio import read_audio, to_mono_24k
 from model.config import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, UNGENERATED_ID
 from model.errors import UserError
-from model.sample import Sampling
-from model.stream import DuplexStream
+from model.streaming.sample import Sampling
+from model.streaming.stream import DuplexStream
 from model.text import SPECIAL_NAMES, TextTokenizer
 from ppx_train.inference.loading import Release, find_voice, load_release
 from ppx_train.inference.timeline import SpokenWord, draw_timeline, printable

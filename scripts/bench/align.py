@@ -9,13 +9,13 @@ from pathlib import Path
 
 from common import table, write_json
 
-from data_pipelines.executor import Executor
-from data_pipelines.fisher.importer import import_corpus
-from data_pipelines.fisher.job import Settings
-from data_pipelines.fisher.standin import make_truth_corpus
-from data_pipelines.fisher.truth import word_errors
-from data_pipelines.fisher.windows import Limits
-from data_pipelines.folder import find_dialogues, load_dialogue
+from data_pipelines.execution.executor import Executor
+from data_pipelines.recordings.fisher.importer import import_corpus
+from data_pipelines.recordings.fisher.job import Settings
+from data_pipelines.recordings.windows import Limits
+from data_pipelines.records.folder import find_dialogues, load_dialogue
+from data_pipelines.standin.standin import make_truth_corpus
+from data_pipelines.standin.truth import word_errors
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from model.config import LMConfig
-from model.matmul import linear
+from model.kernels.matmul import linear
 
 SIZES = {
     "tiny": LMConfig(

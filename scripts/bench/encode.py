@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from common import in_turns, machine, table, write_json
 
-from data_pipelines.audio import read_audio
-from data_pipelines.folder import find_dialogues, load_dialogue, rejections
+from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections
 from data_pipelines.shards.encode import dialogue_audio, encode_folder, voice_prompt
 from data_pipelines.shards.members import clip_name
+from data_pipelines.sound.audio import read_audio
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
-from model.sources import codec_path
+from model.mimi.files import load_mimi
+from model.weights.sources import codec_path
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def arguments() -> argparse.Namespace:
 
 
 def open_codec(name: str) -> Mimi:
-    return Mimi(MimiConfig.full()).eval() if name == "full" else Mimi.load(codec_path(name)).eval()
+    return Mimi(MimiConfig.full()).eval() if name == "full" else load_mimi(codec_path(name)).eval()
 
 
 def channels(folder: Path) -> list[torch.Tensor]:

@@ -19,18 +19,19 @@ from typing import Any
 
 from common import machine, table, write_json
 
-from data_pipelines.audio import RATE_HZ, RESAMPLERS
-from data_pipelines.fisher import call as stages
-from data_pipelines.fisher import cut, source
-from data_pipelines.fisher.call import import_call
-from data_pipelines.fisher.importer import jobs_of
-from data_pipelines.fisher.job import Job, Settings
-from data_pipelines.fisher.layout import find_corpus
-from data_pipelines.fisher.source import read_call, to_24k
-from data_pipelines.fisher.standin import make_truth_corpus
-from data_pipelines.fisher.tables import read_tables
-from data_pipelines.fisher.windows import Limits
 from data_pipelines.listening.align import shared_aligner
+from data_pipelines.recordings.fisher import call as stages
+from data_pipelines.recordings.fisher import cut_call as cut
+from data_pipelines.recordings.fisher import source
+from data_pipelines.recordings.fisher.call import import_call
+from data_pipelines.recordings.fisher.call_tables import read_tables
+from data_pipelines.recordings.fisher.importer import jobs_of
+from data_pipelines.recordings.fisher.job import Job, Settings
+from data_pipelines.recordings.fisher.layout import find_corpus
+from data_pipelines.recordings.fisher.source import read_call, to_24k
+from data_pipelines.recordings.windows import Limits
+from data_pipelines.sound.audio import RATE_HZ, RESAMPLERS
+from data_pipelines.standin.standin import make_truth_corpus
 
 
 def main() -> None:

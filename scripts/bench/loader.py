@@ -22,19 +22,20 @@ import numpy as np
 import torch
 from common import machine, table, write_json
 
-from data_pipelines.schema import Dialogue, Side, Word
+from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.shards.index import ShardReader
 from data_pipelines.shards.members import CODES, META, in_order, npy_bytes, text_bytes, text_name, voice_name
 from data_pipelines.shards.pack import write_shard
 from data_pipelines.shards.rows import COLUMNS, NAME, PARTS, Index
 from data_pipelines.shards.scan import build_index
 from model.config import LMConfig
-from model.mimi.codec import Mimi
-from model.sources import codec_path
+from model.mimi.files import load_mimi
+from model.weights.sources import codec_path
 from ppx_train.config import Data
-from ppx_train.data import SequenceBuilder
+from ppx_train.training.data import SequenceBuilder
+from tests.paths import ROOT
 
-WORDS = [line for line in (Path(__file__).parents[2] / "README.md").read_text("utf-8").split() if line.isalpha()]
+WORDS = [line for line in (ROOT / "README.md").read_text("utf-8").split() if line.isalpha()]
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def child(what: str, split: Path, reads: int) -> Any:
     reader = ShardReader(split)
     order = np.random.default_rng(1).integers(0, len(reader), reads).tolist()
     codec, tokenizer = codec_path("small"), tokenizer_file(split)
-    builder = SequenceBuilder(LMConfig(card=Mimi.load(codec).card, text_card=tokenizer[1]), data(), codec, tokenizer[0])
+    builder = SequenceBuilder(LMConfig(card=load_mimi(codec).card, text_card=tokenizer[1]), data(), codec, tokenizer[0])
     for i in order[:200]:
         builder(small_codes(reader.read(i), builder))
     before = resident()

@@ -25,12 +25,12 @@ import torch
 from common import DTYPES, SIZES, check_device, clock, in_turns, machine, synchronise, table, write_json
 from torch import Tensor
 
-from model.checkpoint import config_to_dict, native_state_dict
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from model.native import cut_depth
-from model.sample import Sampling
-from model.stream import DuplexStream
+from model.streaming.sample import Sampling
+from model.streaming.stream import DuplexStream
+from model.weights.checkpoint import config_to_dict, native_state_dict
+from model.weights.native import cut_depth
 
 OURS = "ppx-train"
 PROMPT_FRAMES = 150

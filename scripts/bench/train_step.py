@@ -24,12 +24,12 @@ from common import DTYPES, SIZES, check_device, clock, machine, matmul_peak, pea
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.allocator import keep_freed_memory
-from model.checkpoint import config_to_dict, native_state_dict
+from model.adapters.lora import inject
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from model.lora import inject
-from model.recompute import MODES
+from model.kernels.allocator import keep_freed_memory
+from model.kernels.recompute import MODES
+from model.weights.checkpoint import config_to_dict, native_state_dict
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
 TEXT, SEMANTIC, ACOUSTIC, PADDING = 1.0, 1.0, 0.02, 0.3

@@ -17,8 +17,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from tests.paths import ROOT
+
 FULL = 28  # exit code of a run that found the disk full
-ROOT = Path(__file__).parents[2]
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 GROWS = ("os.rename", "os.mkdir")  # what a full disk refuses, beside opening a file to write
 

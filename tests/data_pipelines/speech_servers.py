@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from data_pipelines.speech.engines import EngineChoice, open_engine
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FAKES = Path(__file__).parent / "fake_engines"
 SPEAKERS = {"anna": ("female", "en-us+f1"), "bob": ("male", "en-us+m1"), "cleo": ("female", "en-us+f2"),
             "dan": ("male", "en-us+m2")}  # fmt: skip

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data_pipelines.audio import to_rate
+from data_pipelines.sound.audio import to_rate
 
 RATE = 24_000
 TURNS = (

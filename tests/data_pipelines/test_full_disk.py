@@ -5,16 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from data_pipelines import verbs
 from tests.data_pipelines.kill import tree
 from tests.data_pipelines.tiny_dialogues import write_dialogue
+from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
 set -e
 mount -t tmpfs -o size=24k none disk
@@ -26,7 +25,7 @@ mount -o remount,size=64m disk
 "$@"
 cp -r disk/out out
 """
-RUN = "from ppx_train.cli import data\nif __name__ == '__main__':\n    data()\n"
+RUN = "from ppx_train.cli.commands import data\nif __name__ == '__main__':\n    data()\n"
 
 
 def may_mount():

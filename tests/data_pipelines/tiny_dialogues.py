@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 import torch
 
-from data_pipelines.schema import Dialogue, Side, Word
+from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.shards.scan import scan_tar
 
 RATE = 24_000

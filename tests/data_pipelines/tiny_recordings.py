@@ -3,7 +3,7 @@
 import numpy as np
 import soundfile
 
-from data_pipelines.schema import Word
+from data_pipelines.records.schema import Word
 
 RATE = 24_000
 

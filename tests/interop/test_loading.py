@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import config_to_dict, from_pretrained
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from model.native import SPLIT, fuse_split
 from model.prompt import PAUSE_FRAMES, hybrid_prompt
-from model.sample import Sampling
-from model.stream import DuplexStream
-from model.voices import read_pickle, recover
-from model.weights import read_header
+from model.streaming.sample import Sampling
+from model.streaming.stream import DuplexStream
+from model.weights.checkpoint import config_to_dict, from_pretrained
+from model.weights.native import SPLIT, fuse_split
+from model.weights.tensor_files import read_header
+from model.weights.voices import read_pickle, recover
 from tests.interop import SILENCE, SINE
 
 SMALL = LMConfig(

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import config_to_dict, save_native
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, training_sequence
-from model.sample import Sampling
-from model.stream import DuplexStream
+from model.streaming.sample import Sampling
+from model.streaming.stream import DuplexStream
+from model.weights.checkpoint import config_to_dict, save_native
 from tests.interop import SILENCE, SINE
 
 SMALL = LMConfig(

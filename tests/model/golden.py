@@ -3,18 +3,16 @@
 import json
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from model.checkpoint import load_native
 from model.config import LMConfig
 from model.duplex import DuplexLM
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from model.weights.checkpoint import load_native
+from tests.paths import GOLDEN
 
 
 @cache

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import cross_entropy
-from model.attention import windowed_attention
 from model.config import LMConfig
 from model.duplex import DuplexLM, StreamSums
+from model.kernels import cross_entropy
+from model.kernels.attention import windowed_attention
 from tests.model.golden import language_model, lm_config, tensors
 
 TINY = LMConfig(

@@ -11,16 +11,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.audio import write_flac
-from data_pipelines.schema import Dialogue, Side, Word
+from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.shards import encode
+from data_pipelines.sound.audio import write_flac
 from model.duplex import DuplexLM
-from model.sample import Sampling
-from model.stream import DuplexStream
-from ppx_train.build import base_lm, fingerprint, trainable_lm
-from ppx_train.checkpoint import BASE
+from model.streaming.sample import Sampling
+from model.streaming.stream import DuplexStream
 from ppx_train.config import Run, load
-from ppx_train.origin import KEY, origin
+from ppx_train.training.build import base_lm, fingerprint, trainable_lm
+from ppx_train.training.checkpoint import BASE
+from ppx_train.training.origin import KEY, origin
 from tests.model.golden import GOLDEN
 
 RATE = 24000
@@ -146,7 +146,7 @@ def greedy_tokens(lm: DuplexLM) -> Tensor:
 
 
 def metrics_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    from ppx_train.curves import read_metrics
+    from ppx_train.training.curves import read_metrics
 
     return read_metrics(run_dir)
 

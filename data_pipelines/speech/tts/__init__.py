@@ -1,1 +1,1 @@
-"""Speech engines: text in, mono audio with word times out."""
+"""Speech engines, each behind a protocol of speech/protocols.py. They must not know scripts or dialogues."""

@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from data_pipelines.audio import Audio, read_audio, write_flac
 from data_pipelines.files import digest
-from data_pipelines.speech.tts.base import EngineGone
+from data_pipelines.sound.audio import Audio, read_audio, write_flac
+from data_pipelines.speech.protocols import EngineGone
 from model.errors import UserError
 
 SECONDS_A_LETTER = (0.02, 0.3)
@@ -32,7 +32,7 @@ class Backend(Protocol):
     """Something that makes sound from text: a package in this process or a server."""
 
     def identity(self) -> dict[str, Any]:
-        """As of data_pipelines.speech.tts.base.Engine."""
+        """As of data_pipelines.speech.protocols.Engine."""
 
     def say(self, text: str, reference: bytes, seed: int, options: dict[str, float]) -> tuple[Audio, int]:
         """Mono float32 [samples] and its rate. `reference` is a WAV of the voice to clone, or empty."""
@@ -41,7 +41,7 @@ class Backend(Protocol):
 def open_backend(name: str, url: str, model: str | None, device: str) -> Backend:
     """Chatterbox or Dia: at a URL, or in this process. Raises UserError if it is not there."""
     if url:
-        from data_pipelines.speech.tts.client import HttpBackend
+        from data_pipelines.speech.tts.remote import HttpBackend
 
         return HttpBackend(url, name)
     from data_pipelines.speech.tts import server

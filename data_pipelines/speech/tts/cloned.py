@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from data_pipelines.audio import Audio, to_mono_24k
-from data_pipelines.speech.spoken import SpokenWord, expand
+from data_pipelines.sound.audio import Audio, to_mono_24k
+from data_pipelines.speech.protocols import Speech, Voice, joined
 from data_pipelines.speech.tts.backend import StoredBackend, with_other_seeds
-from data_pipelines.speech.tts.base import Speech, Voice, joined
 from data_pipelines.speech.tts.kokoro import split_phrases
 from data_pipelines.speech.tts.server import float_wav
 from data_pipelines.speech.tts.timed import spoken_line, timed_speech
 from data_pipelines.speech.voices import Pool
+from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
 
 MAX_LETTERS = 300

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audio import Audio, fade_in, fade_out
-from data_pipelines.speech.spoken import SpokenWord, expand
+from data_pipelines.sound.audio import Audio, fade_in, fade_out
+from data_pipelines.speech.protocols import Speech, joined
 from data_pipelines.speech.tts.backend import StoredBackend, with_other_seeds
-from data_pipelines.speech.tts.base import Speech, joined
 from data_pipelines.speech.tts.kokoro import split_phrases
 from data_pipelines.speech.tts.server import DIA_TEXT_BYTES, float_wav
 from data_pipelines.speech.tts.timed import MIXTURE_SCORE, aligned_words, spoken_line, timed_speech
+from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
 
 PIECE_LETTERS = 200

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.speech.spoken import SpokenWord, expand
-from data_pipelines.speech.tts.base import Speech, Voice, trim_silence, trim_word_ends
+from data_pipelines.speech.protocols import Speech, Voice, trim_silence, trim_word_ends
 from data_pipelines.speech.tts.phonemes import Phonemes
+from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
 from model.extras import package_dir, require
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.audio import Audio
 from data_pipelines.listening.align import MIN_SCORE, shared_aligner
-from data_pipelines.speech.spoken import SpokenWord
-from data_pipelines.speech.tts.base import Speech, trim_silence, trim_word_ends
+from data_pipelines.sound.audio import Audio
+from data_pipelines.speech.protocols import Speech, trim_silence, trim_word_ends
+from data_pipelines.text.spoken import SpokenWord
 from model.errors import UserError
 
 MAX_UNSAID_SECONDS = 0.6

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_pipelines.audio import to_rate
+from data_pipelines.sound.audio import to_rate
 from data_pipelines.speech.tts.espeak import EspeakEngine
 
 VOICES = ("en-us+m1", "en-us+m2", "en-us+f1", "en-us+f2", "en-us+f5")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from data_pipelines.audio import to_rate
+from data_pipelines.sound.audio import to_rate
 from data_pipelines.speech.tts.espeak import EspeakEngine
 
 RATE, HOP = 44100, 512

@@ -1,1 +1,0 @@
-"""Importer of Fisher English, two-channel telephone conversations of the Linguistic Data Consortium."""

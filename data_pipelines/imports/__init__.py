@@ -1,1 +1,0 @@
-"""Recordings that people have: other data sets' formats in, and out again."""

@@ -1,0 +1,275 @@
+"""What a report tells, gathered in one pass over dialogues, without their audio.
+
+Of a few dialogues it is remembered where the audio is. Numbers are kept in arrays of 4 bytes each.
+"""
+
+import hashlib
+import json
+import math
+import re
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappush, heappushpop
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections
+from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Script, Turn
+from data_pipelines.records.turn_taking import TurnTaking, turn_taking
+from data_pipelines.records.turns import group_turns
+from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.manifest import NAME as MANIFEST
+from data_pipelines.shards.pack import engines_of
+from data_pipelines.shards.rows import NAME as INDEX
+from data_pipelines.shards.scan import split_folders
+from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, require_stereo_24k
+from data_pipelines.writer.stats import ScriptStats
+from model.errors import UserError
+
+LOUDNESS_SAMPLES = 60
+"""Dialogues whose loudness is measured where no gate has measured it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dialogue and how to hear it: float32 [2, samples] and the rate in Hz."""
+
+    dialogue: Dialogue
+    audio: Callable[[], tuple[Audio, int]]
+
+
+class Numbers(defaultdict[str, "array[float]"]):
+    """Lists of numbers by name."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: array("f"))
+
+
+@dataclass
+class Group:
+    """All dialogues of one source of one split."""
+
+    dialogues: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    agent_words: int = 0
+    agent_seconds: float = 0.0
+    """Seconds of the samples, a call between equals counted twice."""
+    voices: set[str] = field(default_factory=set)
+    turns: TurnTaking = field(default_factory=TurnTaking)
+    without_words: int = 0
+    """Dialogues left out of the turn taking: one side has no word times."""
+    lists: Numbers = field(default_factory=Numbers)
+    """seconds, prompt (words), offset, overlap, turn."""
+
+    @property
+    def words_per_minute(self) -> float:
+        return 60 * self.agent_words / self.agent_seconds if self.agent_seconds else 0.0
+
+
+@dataclass
+class Content:
+    """Everything about some shards or folders."""
+
+    names: list[str]
+    groups: dict[tuple[str, str], Group] = field(default_factory=dict)
+    hours: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    """By what ("voice", "domain", "licence", "level"), then by its name."""
+    engines: Counter[str] = field(default_factory=Counter)
+    gates: Numbers = field(default_factory=Numbers)
+    limits: dict[str, set[float | None]] = field(default_factory=lambda: defaultdict(set))
+    """Of the gates, as stored with the dialogues: several where sources were judged by different ones."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    wording: dict[str, ScriptStats] = field(default_factory=dict)
+    """Variety of the words, by source."""
+    examples: list[Entry] = field(default_factory=list)
+    lufs: Numbers = field(default_factory=Numbers)
+    """left, right."""
+    lufs_of: str = ""
+    """How many dialogues the loudness is of."""
+    unreadable: int = 0
+
+    def sources(self) -> list[str]:
+        return sorted({source for _, source in self.groups})
+
+    def merged(self, source: str, name: str) -> "array[float]":
+        """One list of numbers of a source, both splits."""
+        return sum((g.lists[name] for (_, src), g in self.groups.items() if src == source), array("f"))
+
+
+def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Content:
+    """Reads every dialogue of shards and of dialogue folders once; those that a gate rejects are only counted.
+
+    The examples depend on the seed and the ids alone. Raises: UserError if a path is neither, both kinds are
+    given, or nothing can be read.
+    """
+    content = Content(names=[str(path) for path in paths])
+    shards, folders = [p for p in paths if is_shards(p)], [p for p in paths if not is_shards(p)]
+    if shards and folders:  # what lies in both would count twice
+        raise UserError(f"{shards[0]} holds shards and {folders[0]} does not: report on one kind at a time")
+    kept = max(num_examples, LOUDNESS_SAMPLES)
+    heap: list[tuple[int, int, Entry]] = []  # those whose hash is smallest
+    count = 0
+    for path in paths:
+        _count_rejected(content, path)
+        for entry in tqdm(entries(path, content), desc=f"read {path.name}", unit="dialogue", disable=None):
+            _count(content, entry.dialogue)
+            key = int(hashlib.sha256(f"{seed}/{entry.dialogue.id}".encode()).hexdigest()[:15], 16)
+            (heappush if len(heap) < kept else heappushpop)(heap, (-key, count := count + 1, entry))
+    if not content.groups:
+        reasons = [f"rejected for {why} {count}" for why, count in content.rejected.most_common(3)]
+        reasons += [f"unreadable {content.unreadable}: see `ppx-data gate`"] if content.unreadable else []
+        raise UserError(f"{', '.join(content.names)}: no dialogue is left to report on ({', '.join(reasons)})")
+    chosen = [entry for _, _, entry in sorted(heap, key=lambda item: (-item[0], item[1]))]
+    content.examples = chosen[:num_examples]
+    _loudness(content, chosen)
+    return content
+
+
+def is_shards(path: Path) -> bool:
+    """Whether the folder holds shards, finished or not, rather than dialogues."""
+    return any((path / name).is_file() for name in (MANIFEST, INDEX, *(f"{split}/{INDEX}" for split in SPLITS)))
+
+
+def entries(path: Path, content: Content) -> Iterator[Entry]:
+    """The dialogues of SHARDS or of a folder of dialogues; what cannot be read is counted in `content`."""
+    if is_shards(path):
+        for folder in split_folders(path):
+            yield from _shard_entries(ShardReader(folder), content)
+        return
+    for folder in find_dialogues([path]):
+        try:
+            if reasons := rejections(folder):
+                content.rejected.update({f"gate: {reason.split(':')[0]}" for reason in reasons})
+                continue
+            yield Entry(load_dialogue(folder), partial(_folder_audio, folder))
+        except UserError:
+            content.unreadable += 1
+
+
+def _folder_audio(folder: Path) -> tuple[Audio, int]:
+    return require_stereo_24k(folder / "audio.flac"), RATE_HZ
+
+
+def _shard_entries(reader: ShardReader, content: Content) -> Iterator[Entry]:
+    seen: set[str] = set()
+    for i in range(len(reader)):
+        id = reader.rows[i].id
+        if id in seen:
+            continue
+        seen.add(id)
+        try:
+            yield Entry(reader.dialogue(i), partial(reader.audio, i))
+        except BadSample:
+            content.unreadable += 1
+
+
+def _count(content: Content, dialogue: Dialogue) -> None:
+    group = content.groups.setdefault((dialogue.split, dialogue.source), Group())
+    hours = dialogue.seconds / 3600
+    group.dialogues += 1
+    group.seconds += dialogue.seconds
+    group.lists["seconds"].append(dialogue.seconds)
+    for name in dialogue.agent_sides:
+        side = dialogue.side(name)
+        group.samples += 1
+        group.agent_words += len(side.words)
+        group.agent_seconds += dialogue.seconds
+        group.voices.add(side.speaker)
+        group.lists["prompt"].append(len(side.role_prompt.split()))
+        content.hours["voice"][side.speaker] += hours
+        content.hours["level"][side.prompt_level or ("prompt" if side.role_prompt else "no prompt")] += hours
+    content.hours["domain"][domain(dialogue)] += hours
+    content.hours["licence"][dialogue.licence] += hours
+    content.engines.update(engines_of(dialogue.provenance))
+    for name, value in dialogue.gates.items():
+        if math.isfinite(value):
+            content.gates[name].append(value)
+    limits = dialogue.provenance.get("gate_limits")
+    for name, limit in limits.items() if isinstance(limits, dict) else ():
+        if limit is None or isinstance(limit, (int, float)):
+            content.limits[name].add(limit)
+    if dialogue.left.words and dialogue.right.words:
+        turns = turn_taking(dialogue)
+        group.turns.add(turns)
+        for name, found in (("offset", turns.offsets), ("overlap", turns.overlaps), ("turn", turns.turns)):
+            group.lists[name].extend(found)
+    else:
+        group.without_words += 1
+    content.wording.setdefault(dialogue.source, ScriptStats()).add(as_script(dialogue))
+
+
+def domain(dialogue: Dialogue) -> str:
+    """ "service/restaurant" of the scenario "service/restaurant/pizza/pickup"; the source where there is no more."""
+    parts = [part for part in dialogue.scenario.split("/") if part and part != dialogue.source]
+    return f"{dialogue.source}/{parts[0]}" if parts else dialogue.source
+
+
+def as_script(dialogue: Dialogue) -> Script:
+    """What was said, as a script; the left side counts as the agent where both are."""
+    agent = dialogue.agent_sides[0]
+    turns = [
+        (turn[0].start, side, " ".join(word.text for word in turn))
+        for side in SIDES
+        for turn in group_turns(dialogue.side(side).words)
+    ]
+    return Script(
+        id=dialogue.id,
+        source=dialogue.source,
+        split=dialogue.split,
+        scenario=dialogue.scenario,
+        role_prompt=dialogue.side(agent).role_prompt,
+        turns=tuple(Turn(speaker="agent" if side == agent else "user", text=text) for _, side, text in sorted(turns)),
+        facts=dialogue.facts,
+    )
+
+
+def _count_rejected(content: Content, path: Path) -> None:
+    """Counts what a stage left out, by its OUT/report.json."""
+    report = path / "report.json"
+    try:
+        for item in json.loads(report.read_text("utf-8"))["rejected"] if report.is_file() else ():
+            content.rejected.update(reason_kinds(str(item["reason"])))
+    except (ValueError, KeyError, TypeError) as why:
+        raise UserError(f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again") from why
+
+
+def reason_kinds(reason: str) -> set[str]:
+    """What a rejection counts as: every gate that failed, or its reason without paths, numbers and names."""
+    if reason.startswith("gate "):
+        return {f"gate: {part.split(':')[0]}" for part in reason.removeprefix("gate ").split("; ")}
+    reason = re.sub(r"^\S*/\S*:\s+", "", reason)
+    reason = re.sub(r"'[^']*'", "'...'", reason)
+    return {re.sub(r"-?\d+(\.\d+)?", "N", reason)}
+
+
+def _loudness(content: Content, chosen: Sequence[Entry]) -> None:
+    """By the gates if they have measured it, else of some dialogues."""
+    if content.gates.get("lufs_left"):
+        for side in SIDES:
+            content.lufs[side] = content.gates[f"lufs_{side}"]
+        content.lufs_of = f"{len(content.lufs['left'])} dialogues"
+        return
+    for entry in chosen[:LOUDNESS_SAMPLES]:
+        try:
+            audio_CS, rate = entry.audio()
+        except UserError:
+            continue
+        for side, channel in zip(SIDES, audio_CS, strict=True):
+            if len(channel) >= 0.4 * rate and np.isfinite(lufs := loudness(channel, rate)):
+                content.lufs[side].append(lufs)
+    content.lufs_of = f"{min(len(chosen), LOUDNESS_SAMPLES)} of all dialogues, chosen at random"
+
+
+def total_turns(content: Content, sources: Sequence[str]) -> TurnTaking:
+    """Turn taking of some sources added up."""
+    total = TurnTaking()
+    for (_, source), group in content.groups.items():
+        if source in sources:
+            total.add(group.turns)
+    return total

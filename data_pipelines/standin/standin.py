@@ -1,0 +1,106 @@
+"""`ppx-data standin`: a small corpus in Fisher's layout, to try the import of telephone calls without the corpus.
+
+`recorded` (default): real people who never spoke to each other, see `recorded.py`. `synthetic`: small talk of invented
+people who answer each other, spoken by an engine, with the true time of every word, see `synthetic.py`.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipelines.speech.engines import choose_engine, open_engine
+from data_pipelines.standin.recorded import make_recorded
+from data_pipelines.standin.sounds import fetch_sounds
+from data_pipelines.standin.synthetic import make_synthetic
+from model.errors import UserError
+
+NOISE_DBFS = -62.0
+"""The hiss of a quiet telephone line."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ppx-data standin`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; must not exist")
+    parser.add_argument("--speech", choices=("recorded", "synthetic"), default="recorded")
+    parser.add_argument("--calls", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=60.0, help="about how long a call is")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise-dbfs", type=float, default=NOISE_DBFS, help="hiss of the line")
+    parser.add_argument(
+        "--sounds", type=Path, help="recorded: folder with the unpacked packages (default: download with apt-get)"
+    )
+    parser.add_argument("--engine", choices=("espeak", "kokoro"), help="synthetic: who speaks (default: espeak)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """`ppx-data standin`."""
+    if args.speech == "recorded" and args.engine:
+        raise UserError("--engine has an effect with --speech synthetic only: leave it out")
+    if args.speech == "synthetic" and args.sounds:
+        raise UserError("--sounds has an effect with --speech recorded only: leave it out")
+    if args.speech == "recorded":
+        lines = make_corpus(
+            args.out, args.calls, args.seconds, args.seed, args.sounds or fetch_sounds(), args.noise_dbfs
+        )
+    else:
+        engine = args.engine or "espeak"
+        lines = make_truth_corpus(args.out, args.calls, args.seconds, args.seed, engine, args.noise_dbfs)
+    for line in lines:
+        print(line)
+
+
+def make_corpus(
+    out: Path, num_calls: int, seconds: float, seed: int, sounds: Path, noise_dbfs: float = NOISE_DBFS
+) -> list[str]:
+    """Writes the recorded corpus; the folder appears whole or not at all. Answers lines to print.
+
+    Raises: UserError if `out` exists, a number is out of range or the sounds are not there.
+    """
+    found: list[str] = []
+
+    def make(corpus: Path) -> float:
+        total, lines = make_recorded(corpus, num_calls, seconds, seed, sounds, noise_dbfs)
+        found.extend(lines)
+        return total
+
+    total = _whole(out, num_calls, seconds, noise_dbfs, make)
+    return [f"{out}: {num_calls} calls, {total / 60:.1f} min of two-channel telephone speech", *found]
+
+
+def make_truth_corpus(
+    out: Path, num_calls: int, seconds: float, seed: int, engine: str, noise_dbfs: float = NOISE_DBFS
+) -> list[str]:
+    """Writes the synthetic corpus with its truth; the folder appears whole or not at all. Answers lines to print.
+
+    Raises: UserError if `out` exists, a number is out of range or the engine is not there.
+    """
+    opened, people = open_engine(choose_engine(engine)), 0
+
+    def make(corpus: Path) -> float:
+        nonlocal people
+        total, people = make_synthetic(corpus, num_calls, seconds, seed, opened, noise_dbfs)
+        return total
+
+    total = _whole(out, num_calls, seconds, noise_dbfs, make)
+    size = f"{num_calls} calls, {total / 60:.1f} min of {engine}, {people} speakers"
+    return [f"{out}: {size}; true word times: {out / 'truth'}"]
+
+
+def _whole(out: Path, num_calls: int, seconds: float, noise_dbfs: float, make: Callable[[Path], float]) -> float:
+    if out.exists():
+        raise UserError(f"{out} exists: give another --out")
+    if not 1 <= num_calls <= 999:
+        raise UserError(f"--calls {num_calls}: must be from 1 to 999")
+    if not 30 <= seconds <= 600:
+        raise UserError(f"--seconds {seconds:g}: must be from 30 to 600")
+    if not -90 <= noise_dbfs <= -20:
+        raise UserError(f"--noise-dbfs {noise_dbfs:g}: must be from -90 to -20")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temp:
+        corpus = Path(temp, "corpus")
+        corpus.mkdir()
+        total = make(corpus)
+        os.replace(corpus, out)
+    return total

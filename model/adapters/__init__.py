@@ -1,0 +1,1 @@
+"""Low-rank adapters, and frozen weights in few bits under them. They must not know how they are trained."""

@@ -1,0 +1,1 @@
+"""The commands: arguments, messages, exit codes. No logic lives here."""

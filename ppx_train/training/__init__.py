@@ -1,0 +1,1 @@
+"""A run: model, data, loss, optimiser, checkpoints. It must not know export or inference."""

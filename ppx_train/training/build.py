@@ -1,0 +1,115 @@
+"""Makes the language model a run trains: from scratch or from weights, with or without adapters."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.adapters.lora import adapters, inject, native_names
+from model.adapters.quantized import quantize_base
+from model.duplex import DuplexLM
+from model.errors import UserError
+from model.weights.checkpoint import from_pretrained
+from ppx_train.config import Run
+from ppx_train.training.optim import DEPTH
+
+
+def empty_lm(run: Run) -> DuplexLM:
+    """The model of `run` without values (meta device), with its adapters: what trains in it is in its checkpoints."""
+    return _with_adapters(run, DuplexLM(run.model.lm, device="meta"))
+
+
+def base_lm(run: Run) -> DuplexLM:
+    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed, as adapters drawn next are.
+
+    fp32, but bf16 if they stay frozen under adapters and the run computes in bf16.
+    Raises: UserError for weights that are missing, broken or of another architecture.
+    """
+    settings = run.model
+    if run.model.lm.dep_q != 16:
+        raise UserError(f"model.lm.dep_q={settings.lm.dep_q}: training needs 16 depth steps (the user's stream too)")
+    # a frozen base needs no fp32 master
+    frozen_bf16 = bool(settings.lora.rank) and run.trainer.precision == "bf16-mixed"
+    base_dtype = torch.bfloat16 if frozen_bf16 else torch.float32
+    torch.manual_seed(run.seed)  # of weights from scratch, and of adapters
+    if settings.init == "scratch":
+        if settings.revision is not None:
+            raise UserError("model.revision has no effect with model.init=scratch: leave it out")
+        return DuplexLM(settings.lm).to(base_dtype)
+    return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
+
+
+def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
+    """What `run` trains, made of its start weights in place: adapters, quantized base, how blocks are computed."""
+    model = _with_adapters(run, base)
+    if run.model.lora.base != "full":
+        has_gpu = run.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        quantize_base(model, run.model.lora.base, torch.device("cuda") if has_gpu else None)
+    model.set_activation_checkpointing(run.model.activation_checkpointing)
+    if run.model.compile:
+        model.compile_blocks()
+    return model
+
+
+def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None) -> DuplexLM:
+    """The model of a checkpoint, with its adapters over the start weights in full precision, on the CPU.
+
+    tensors, base_sha256: of the checkpoint (see ppx_train/training/checkpoint.py), checked by `check_weights`.
+    Raises: UserError if the start weights cannot be read again or are no longer the same.
+    """
+    model = empty_lm(run)
+    if run.model.lora.rank:
+        base = base_lm(run)
+        check_base(run, fingerprint(base), base_sha256)
+        model = _with_adapters(run, base)
+    model.load_state_dict(tensors, strict=not run.model.lora.rank, assign=True)
+    return model
+
+
+def fingerprint(model: DuplexLM) -> str:
+    """SHA-256 over names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_base(run: Run, found: str | None, saved: str | None) -> None:
+    """Raises UserError if a checkpoint's adapters were trained on other start weights than are found now."""
+    if found != saved:
+        raise UserError(
+            f"model.init={run.model.init}: these are not the start weights that the checkpoint's adapters were trained "
+            "on: give the same files (model.revision for a repository), or the same torch for scratch"
+        )
+
+
+def _with_adapters(run: Run, model: DuplexLM) -> DuplexLM:
+    lora = run.model.lora
+    if lora.rank:
+        inject(model, lora.rank, lora.scaling, lora.patterns)
+    return model
+
+
+def describe_lm(run: Run) -> str:
+    """How many parameters `run` has and trains, in all and by optimiser group, and its adapters. Loads no weights."""
+    model = empty_lm(run)
+    groups: dict[str, list[nn.Parameter]] = {"temporal": [], "depth": []}
+    for name, parameter in model.named_parameters():
+        groups["depth" if DEPTH.match(name) else "temporal"].append(parameter)
+    lines = [f"model: {_counts([*groups['temporal'], *groups['depth']])}"]
+    lines += [f"  {group}: {_counts(parameters)}" for group, parameters in groups.items()]
+    lora = run.model.lora
+    if lora.rank:
+        adapted = sum(len(native_names(path, module)) for path, module in adapters(model))
+        lines.append(
+            f"  LoRA: rank {lora.rank}, scaling {lora.scaling:g}, on {adapted} linear layers; frozen base: {lora.base}"
+        )
+    return "\n".join(lines)
+
+
+def _counts(parameters: Sequence[nn.Parameter]) -> str:
+    total = sum(parameter.numel() for parameter in parameters)
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return f"{total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})"

@@ -1,0 +1,126 @@
+"""The LightningModule: one training_step is one optimiser step over several micro-batches.
+
+Manual optimisation, because the losses are divided by the weight of the whole step, summed over every
+process and micro-batch: the result does not depend on how the step was split.
+"""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from model.duplex import DuplexLM
+from model.errors import UserError
+from ppx_train.config import Run
+from ppx_train.training.build import base_lm, fingerprint, trainable_lm
+from ppx_train.training.data import MicroBatch
+from ppx_train.training.loss import group_weights, target_weights, total_loss
+from ppx_train.training.optim import lr_scale, make_optimizer
+from ppx_train.training.parallel import shard
+from ppx_train.training.ranks import all_sum, world_size
+
+MAX_SKIPPED = 5  # optimiser steps in a row with a non-finite gradient before the run gives up
+
+
+class DuplexModule(L.LightningModule):
+    """Trains a DuplexLM.
+
+    `sums_SK` holds the last step's [loss, weight, correct, count] of each stream, summed over this process.
+    """
+
+    lm: DuplexLM
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = not run.model.lora.rank  # checkpoints of adapters leave out what is frozen
+        self.base_sha256: str | None = None
+        self.run = run
+        self.stop_signal = 0  # number of a signal this process caught
+        self.stop_agreed = False  # whether any process had caught one when the step began; equal on all of them
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.sums_SK = torch.zeros(0)
+        self.gradient_norm = torch.zeros(())
+        self.frames = 0
+
+    def configure_model(self) -> None:
+        if hasattr(self, "lm"):  # Lightning may call this more than once
+            return
+        base = base_lm(self.run)
+        self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
+        self.lm = trainable_lm(self.run, base)
+        if self.run.trainer.strategy == "fsdp2":
+            assert self.device_mesh is not None
+            shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.lm.named_parameters(), self.run.optim)
+
+    def forward(self, micro: MicroBatch, weights_BKT: Tensor) -> Tensor:
+        """[loss, weight, correct, count] x streams, summed over the micro-batch."""
+        return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT, micro.lengths)))  # type: ignore[operator]
+
+    def weigh(self, micro: MicroBatch) -> Tensor:
+        return target_weights(micro.codes_BKT, micro.has_loss_BT, micro.lengths_B, self.run.loss, self.lm.config)
+
+    def training_step(self, micro_batches: list[MicroBatch], _: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
+        weights = [self.weigh(micro) for micro in micro_batches]
+        shared = torch.stack([group_weights(w) for w in weights]).sum(0)
+        shared = all_sum(torch.cat([shared, shared.new_tensor([float(self.stop_signal)])]))
+        self.stop_agreed = bool(shared[-1] > 0)
+
+        sums_SK: Tensor | None = None
+        for number, (micro, weights_BKT) in enumerate(zip(micro_batches, weights, strict=True)):
+            self._synchronise_gradients(number == len(micro_batches) - 1)
+            micro_sums_SK = self(micro, weights_BKT)
+            # gradients are averaged over processes; the loss is already divided by the weight of all of them
+            self.manual_backward(total_loss(micro_sums_SK[0], shared[:2], self.run.loss) * world_size())
+            detached = micro_sums_SK.detach()
+            sums_SK = detached if sums_SK is None else sums_SK + detached
+        assert sums_SK is not None
+        self.sums_SK = sums_SK
+        self.frames = sum(micro.frames for micro in micro_batches)
+        self._update(optimizer)
+
+    def _synchronise_gradients(self, last: bool) -> None:
+        """Exchanges gradients between processes once a step, after the last micro-batch."""
+        wrapped = self.trainer.model
+        if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            wrapped.require_backward_grad_sync = last
+        elif hasattr(self.lm, "set_requires_gradient_sync"):
+            self.lm.set_requires_gradient_sync(last)  # type: ignore[operator]
+
+    def _update(self, optimizer: Any) -> None:
+        """Clips, sets the learning rate from the step number and steps; all processes skip a non-finite gradient."""
+        norm = nn.utils.clip_grad_norm_(self.lm.parameters(), self.run.optim.clip_norm)
+        self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if self.gradient_norm.isfinite():
+            scale = lr_scale(self.global_step, self.run.optim, self.run.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * scale
+            optimizer.step()
+            self.skipped_in_a_row = 0
+        else:
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= MAX_SKIPPED:
+                raise UserError(
+                    f"{MAX_SKIPPED} steps in a row had a non-finite gradient: lower optim.lr or check the data"
+                )
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def score(self, micro_batches: list[MicroBatch]) -> Tensor:
+        """Summed [loss, weight, correct, count] x streams over micro-batches and all processes, without training."""
+        self.lm.eval()
+        total_SK = torch.zeros(4, self.lm.config.num_streams, device=self.device, dtype=torch.float64)
+        for micro in micro_batches:
+            micro = micro.to(self.device)
+            with self.trainer.strategy.precision_plugin.forward_context():
+                total_SK += self.forward(micro, self.weigh(micro)).double()
+        self.lm.train()
+        return all_sum(total_SK)

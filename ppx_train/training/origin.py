@@ -1,0 +1,51 @@
+"""What a checkpoint says about its origin: version and commit of this project, commit of the start weights."""
+
+import subprocess
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from model.weights.sources import REPOSITORY
+from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME
+from ppx_train import __version__
+from ppx_train.config import Run
+from ppx_train.roots import ROOT
+
+KEY = "ppx_train"
+"""Of the origin in a saved state."""
+
+
+def origin(run: Run) -> dict[str, str]:
+    """Version, and where known: `commit` of the project, `start_commit` of the start weights on the hub.
+
+    To be asked when training starts: later both may have moved on.
+    """
+    found = {"version": __version__, "commit": project_commit(), "start_commit": cached_commit(run)}
+    return {key: value for key, value in found.items() if value}
+
+
+def project_commit() -> str:
+    """Git commit of the checkout this code runs from, `-dirty` if files were changed; empty if it is installed."""
+    try:
+        top = _git("rev-parse", "--show-toplevel")
+        if top != str(ROOT):  # installed in an environment that lies inside another project's checkout
+            return ""
+        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def cached_commit(run: Run) -> str:
+    """Commit of the hub repository whose cached weights `run` starts from; empty for local weights."""
+    if not REPOSITORY.match(run.model.init) or Path(run.model.init).exists():
+        return ""
+    for name in (WEIGHTS_NAME, INDEX_NAME):
+        path = try_to_load_from_cache(run.model.init, name, revision=run.model.revision)
+        if isinstance(path, str):
+            return Path(path).parent.name  # .../snapshots/COMMIT/model.safetensors
+    return ""
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()

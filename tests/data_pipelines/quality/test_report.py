@@ -1,0 +1,325 @@
+import base64
+import io
+import json
+import re
+import subprocess
+from shutil import which
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipelines import verbs
+from data_pipelines.quality.report.charts import BOTTOM, HEIGHT, TOP, Line, amount, bars, histogram, nice_ticks
+from data_pipelines.quality.report.collect import collect, reason_kinds
+from data_pipelines.quality.report.page import render
+from data_pipelines.quality.report.player import excerpt, overlaps, player_of
+from data_pipelines.records.schema import Dialogue, Side, Word
+from data_pipelines.records.turn_taking import TurnTaking, stretches, turn_taking
+from data_pipelines.shards.encode import build_shards
+from model.errors import UserError
+from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
+
+
+def talk(left, right, seconds=10.0):
+    """A dialogue of words given as (start, end)."""
+    sides = [
+        Side(speaker=name, words=tuple(Word(text=name, start=a, end=b) for a, b in times), is_agent=True)
+        for name, times in (("l", left), ("r", right))
+    ]
+    return Dialogue(
+        id="x", source="fisher", split="train", scenario="", seconds=seconds, left=sides[0], right=sides[1], licence="x"
+    )
+
+
+def test_words_less_than_200_ms_apart_are_one_stretch():
+    words = talk([(0, 0.5), (0.65, 1.0), (1.25, 2.0)], []).left.words
+    assert stretches(words, "left") == [(0, 1.0, "left"), (1.25, 2.0, "left")]
+
+
+def test_speech_pauses_gaps_and_overlap_as_counted_by_hand():
+    # left 1-2, pause 0.5, left 2.5-4, gap 0.3, right 4.3-6 with left 5.5-8 on it for 0.5 and right 6.5-7 on that, gap 1
+    turns = turn_taking(talk([(1, 2), (2.5, 4), (5.5, 8)], [(4.3, 6), (6.5, 7), (9, 10)]))
+    measured = (turns.speech, turns.pause, turns.gap, turns.overlap)
+    assert measured == pytest.approx((1 + 1.5 + 2.5 + 1.7 + 0.5 + 1, 0.5, 0.3 + 1, 0.5 + 0.5))
+    assert turns.offsets == pytest.approx([0.3, -0.5, 1])
+    assert turns.per_minute()["gap"] == pytest.approx(6 * 1.3)
+
+
+def test_the_four_numbers_add_up_to_the_time_between_first_and_last_word():
+    draw = np.random.default_rng(4)
+    for _ in range(50):
+        sides = []
+        for _ in range(2):
+            edges = np.cumsum(draw.uniform(0.05, 1.2, 20))
+            sides.append([(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
+        dialogue = talk(*sides, seconds=30.0)
+        turns = turn_taking(dialogue)
+        joined = [s for side in ("left", "right") for s in stretches(dialogue.side(side).words, side)]
+        span = max(end for _, end, _ in joined) - min(start for start, _, _ in joined)
+        assert turns.speech - turns.overlap + turns.pause + turns.gap == pytest.approx(span)
+
+
+def test_totals_of_many_dialogues_are_per_minute_of_all():
+    total = TurnTaking()
+    for seconds in (10, 50):
+        total.add(turn_taking(talk([(1, 2)], [(3, 4)], seconds=seconds)))
+    assert total.per_minute() == pytest.approx({"speech": 4, "pause": 0, "gap": 2, "overlap": 0})
+
+
+def test_turns_end_at_a_pause_of_a_second():
+    assert sorted(turn_taking(talk([(0, 1), (1.9, 3), (4.1, 5)], [(6, 8)])).turns) == pytest.approx([0.9, 2, 3])
+
+
+def test_the_excerpt_has_the_liveliest_stretch():
+    quiet, lively = [(1, 2), (20, 21)], [(60.0 + n, 60.4 + n) for n in range(10)]
+    start, seconds = excerpt(talk(quiet + lively, [(a + 0.5, b + 0.5) for a, b in lively], seconds=100), 24)
+    assert 55 < start < 61 and seconds == 24
+    assert excerpt(talk([(1, 2)], [], seconds=9), 24) == (0, 9)
+
+
+def test_overlaps_are_where_words_of_both_sides_sound():
+    assert overlaps(talk([(1, 2), (3, 4)], [(1.5, 3.2)])) == [(1.5, 2), (3, 3.2)]
+
+
+def test_reasons_count_together_whatever_their_numbers_and_paths():
+    reasons = [
+        "/a/b.flac: 1.50 s: a voice prompt lasts 3 to 10 s",
+        "d/e/left.voice.flac: 12 s: a voice prompt lasts 3 to 10 s",
+    ]
+    assert [reason_kinds(reason) for reason in reasons] == [{"N s: a voice prompt lasts N to N s"}] * 2
+    assert reason_kinds("/x/y: id 'good' must be") == {"id '...' must be"}
+    assert reason_kinds("gate silence: 9.0 s > 8 s; duplicate: x") == {"gate: silence", "gate: duplicate"}
+
+
+# ---- charts
+def test_a_histogram_draws_shares_of_all_numbers_and_clips_what_lies_beyond():
+    svg = str(histogram([Line("a", "c0", [-5.0, 0.1, 0.1, 9.0])], 0, 1, "seconds", bins=2))
+    # bins 0..0.5 and 0.5..1 hold 3 and 1 of 4; the taller one fills 1/1.08 of the height
+    low, high = HEIGHT - BOTTOM, TOP
+    heights = [float(y) for y in re.findall(r"V([\d.]+)H", re.search(r'class="line c0" d="([^"]*)"', svg)[1])]
+    expected = [low - share / (0.75 * 1.08) * (low - high) for share in (0.75, 0.25)]
+    assert heights == pytest.approx(expected, abs=0.06)
+    ElementTree.fromstring(svg)  # well-formed
+
+
+def test_charts_of_nothing_say_so_and_text_is_escaped():
+    assert "nothing to show" in histogram([Line("a", "c0", [])], 0, 1, "x")
+    svg = histogram([Line("<b>", "c0", [0.5])], 0, 1, "<script>")
+    assert "<script>" not in svg and "<b>" not in svg and "&lt;b&gt;" in svg
+
+
+@pytest.mark.parametrize("low, high, ticks", [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-2, 3, [-2, -1, 0, 1, 2, 3]),
+                                              (0, 47, [0, 10, 20, 30, 40])])  # fmt: skip
+def test_ticks_are_round(low, high, ticks):
+    assert nice_ticks(low, high) == ticks
+
+
+def test_bars_are_sorted_and_the_small_ones_summed_up():
+    found = bars({f"n{n}": {"c0": float(n), "c1": 1.0} for n in range(6)}, "h", most=3)
+    assert [(bar.label, bar.value) for bar in found] == [("n5", "6.0 h"), ("n4", "5.0 h"), ("4 others", "10.0 h")]
+    assert found[2].parts == (("c0", 60.0), ("c1", 40.0))
+
+
+def test_amounts_below_an_hour_are_minutes():
+    assert [amount(v, "h") for v in (0.5, 1.5)] == ["30.0 min", "1.5 h"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folders = write_corpus(tmp_path / "dialogues")
+    bad = write_dialogue(tmp_path / "dialogues" / "synth", "short-voice")
+    soundfile.write(bad / "left.voice.flac", np.ones(RATE) * 0.1, RATE)
+    build_shards(folders, TinyCodec(), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_the_table_has_each_source_of_each_split(shards, tmp_path, capsys):
+    verbs.main(["report", str(shards), "--out", str(tmp_path / "report.html")])
+    out = capsys.readouterr().out
+    rows = {line[:22].strip(): line[22:].split() for line in out.splitlines() if line.startswith(("train", "heldout"))}
+    assert rows["train fisher"][:4] == ["2", "4", "0.00", "3.5"]
+    assert rows["heldout service"][:4] == ["1", "1", "0.00", "6.0"]
+    assert "licences: CC0-1.0 0.01 h, MIT 0.00 h" in out
+    assert "rejected 1: N s: a voice prompt lasts N to N s" in out
+
+
+def text_of(html):
+    return " ".join(re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", html, flags=re.DOTALL).split())
+
+
+def test_the_page_fetches_nothing_and_holds_every_section(shards, tmp_path):
+    verbs.main(["report", str(shards), "--out", str(tmp_path / "new" / "report.html"), "--samples", "3"])
+    html = (tmp_path / "new" / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:audio/|#)|@import|url\(|https?://""", html)
+    text = text_of(html)
+    for part in ("By source", "Seconds in a minute", "Gaps", "Role prompts", "Loudness", "Rejections", "Licences"):
+        assert part in text, part
+    assert "reported by the Moshi paper, not verified" in text and html.count("<audio ") == 3
+    assert text.count("CC0-1.0") == 1 and "N s: a voice prompt lasts N to N s" in text
+
+
+def test_the_same_report_again_is_the_same_page_and_another_never_replaces_it(shards, tmp_path, capsys):
+    path = tmp_path / "report.html"
+    verbs.main(["report", str(shards), "--out", str(path), "--samples", "2"])
+    before = path.read_bytes()
+    verbs.main(["report", str(shards), "--out", str(path), "--samples", "2"])
+    assert "as it was" in capsys.readouterr().out and path.read_bytes() == before
+    with pytest.raises(UserError, match="exists with other content"):
+        verbs.main(["report", str(shards), "--out", str(path), "--samples", "1"])
+    with pytest.raises(UserError, match="end its name in .html"):
+        verbs.main(["report", str(shards), "--out", str(tmp_path / "report.pdf")])
+    assert [p.name for p in tmp_path.glob("report*")] == ["report.html"]
+
+
+def test_examples_depend_on_the_seed_and_the_ids_alone(tmp_path):
+    folders = write_corpus(tmp_path / "in")
+    build_shards(folders, TinyCodec(), tmp_path / "shards")
+    chosen = [
+        [entry.dialogue.id for entry in collect(paths, 4, seed).examples]
+        for paths, seed in ((folders, 1), (folders[::-1], 1), ([tmp_path / "shards"], 1), (folders, 2))
+    ]
+    assert chosen[0] == chosen[1] == chosen[2] != chosen[3]
+
+
+def test_rejected_and_unreadable_dialogues_are_counted_and_left_out(tmp_path):
+    folders = write_corpus(tmp_path)
+    gates = {"format": 1, "values": {}, "rejected": ["silence: 9 s", "duplicate: x"], "limits": {}, "engines": {}}
+    (folders[0] / "qa-0" / "gates.json").write_text(json.dumps(gates))
+    (folders[0] / "qa-1" / "meta.json").write_text("{")
+    (folders[0] / "report.json").write_text(json.dumps({"rejected": [{"id": "z", "reason": "it was silent"}]}))
+    content = collect(folders)
+    assert content.rejected == {"gate: silence": 1, "gate: duplicate": 1, "it was silent": 1}
+    assert content.unreadable == 1 and sum(group.dialogues for group in content.groups.values()) == 8
+
+
+def test_everything_that_people_wrote_is_escaped(tmp_path):
+    evil = "<script>document.title='x'</script>"
+    folder = write_dialogue(tmp_path / "in", "a", words={"left": said(evil), "right": said('"><img src=x>')})
+    record = json.loads((folder / "meta.json").read_text())
+    record |= {"scenario": f"service/{evil}", "licence": evil}
+    record["left"] |= {"role_prompt": evil, "speaker": f"v/{evil}"}
+    record["events"] = [{"kind": evil, "side": "left", "start": 0.5, "end": 1.0}]
+    record["provenance"] = {"engine": {"name": evil, "version": "1"}}
+    (folder / "meta.json").write_text(json.dumps(record))
+    verbs.main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "r.html")])
+    html = (tmp_path / "r.html").read_text()
+    assert evil not in html and "<img src=x" not in html and html.count("<script>") == 1
+    assert html.count("&lt;script&gt;") >= 6
+
+
+def said(text):
+    return (Word(text=text, start=0.5, end=1.0),)
+
+
+def test_recorded_calls_are_drawn_beside(tmp_path):
+    folders = write_corpus(tmp_path)
+    content = collect(folders[:1])
+    html = render(content, collect(folders[1:]))
+    assert html.count("recorded calls") >= 4
+    assert "recorded calls" not in render(content)
+
+
+def test_words_of_a_player_lie_where_they_sound_and_do_not_touch(tmp_path):
+    folder = write_dialogue(tmp_path / "in", "a", seconds=12.0)
+    player = player_of(collect([folder.parent], 1).examples[0])
+    words = player.lanes[0].words
+    assert [word.left for word in words] == pytest.approx([96 * word.start for word in words], abs=0.06)
+    ends = {}
+    for word in words:
+        assert word.left >= ends.get(word.row, 0)
+        ends[word.row] = word.left + 6.9 * len(word.text)
+    audio, rate = soundfile.read(io.BytesIO(base64.b64decode(str(player.audio))))
+    assert rate == 24000 and audio.shape[1] == 2 and abs(len(audio) / rate - 12) < 0.1
+
+
+def test_a_folder_that_is_neither_shards_nor_dialogues_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        verbs.main(["report", str(tmp_path / "nowhere"), "--out", str(tmp_path / "r.html")])
+    with pytest.raises(UserError, match="holds no dialogue folder"):
+        verbs.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")])
+
+
+def test_shards_without_a_manifest_and_one_split_of_them_are_shards(shards, tmp_path, capsys):
+    whole = collect([shards]).groups.keys()
+    (shards / "manifest.json").unlink()
+    assert collect([shards]).groups.keys() == whole
+    assert collect([shards / "heldout"]).groups.keys() == {key for key in whole if key[0] == "heldout"}
+
+
+def judged(folder, id, limits, **gates):
+    place = write_dialogue(folder, id, seconds=12.0)
+    sidecar = {"format": 1, "values": gates, "rejected": [], "limits": limits, "engines": {}}
+    (place / "gates.json").write_text(json.dumps(sidecar))
+    return place
+
+
+def test_limits_that_differ_between_dialogues_are_all_told(tmp_path):
+    judged(tmp_path, "a", {"word_error_rate": 0.15, "dc": 0.01, "peak_dbfs": None}, word_error_rate=0.1, dc=0.001)
+    judged(tmp_path, "b", {"word_error_rate": 0.5, "dc": None}, word_error_rate=0.4, dc=0.002, peak_dbfs=-3)
+    text = text_of(render(collect([tmp_path])))
+    assert "at most 0.15 or 0.5" in text and "at most 0.01, or none" in text and "peak -3 -3 -3 - 1" in text
+
+
+def test_values_that_are_no_number_and_limits_of_any_form_do_no_harm(tmp_path):
+    judged(tmp_path, "a", ["dc"], voice_lufs=float("-inf"), dc=float("nan"), swap_ratio=3.0)
+    judged(tmp_path, "b", {"dc": "low"}, swap_ratio=4.0)
+    content = collect([tmp_path])
+    assert set(content.gates) == {"swap_ratio"} and "swap_ratio" in render(content)
+
+
+def test_audio_that_ends_before_the_excerpt_is_counted_as_unreadable(tmp_path):
+    place = write_dialogue(tmp_path, "a", seconds=90.0, words={"left": late_words(), "right": late_words()[1:]})
+    soundfile.write(place / "audio.flac", np.zeros((RATE, 2)), RATE)
+    content = collect([tmp_path], 1)
+    assert "<audio " not in render(content) and content.unreadable == 1
+
+
+def late_words():
+    return tuple(Word(text="w", start=80.0 + n / 2, end=80.2 + n / 2) for n in range(10))
+
+
+def test_if_nothing_is_left_the_reasons_are_told(tmp_path):
+    place = write_dialogue(tmp_path, "a")
+    (place / "gates.json").write_text(json.dumps({"format": 1, "rejected": ["silence: 9 s"]}))
+    with pytest.raises(UserError, match=r"no dialogue is left to report on \(rejected for gate: silence 1\)"):
+        collect([tmp_path])
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(UserError, match="report.json: not the report of a stage"):
+        collect([tmp_path])
+
+
+def test_shards_and_the_folders_they_were_made_of_are_not_counted_twice(shards, tmp_path):
+    with pytest.raises(UserError, match="out holds shards and .*dialogues does not: report on one kind at a time"):
+        verbs.main(["report", str(shards), str(tmp_path / "dialogues"), "--out", str(tmp_path / "r.html")])
+
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := which(name))), None)
+PRESS = """<script>
+const player = document.querySelector("audio");
+player.addEventListener("loadedmetadata", () => {
+  const track = document.querySelector(".track"), left = track.getBoundingClientRect().left;
+  track.dispatchEvent(new MouseEvent("click", {clientX: left + 96 * 2.7, bubbles: true}));
+  page.lit = [...document.querySelectorAll(".on")].map(node => node.textContent).join(" ");
+});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_a_browser_plays_every_sample_and_goes_where_one_presses(shards, tmp_path):
+    """Real Chromium: no error of the script, every player knows its length, a press moves playhead and words."""
+    verbs.main(["report", str(shards), "--out", str(tmp_path / "report.html"), "--samples", "4"])
+    html = (tmp_path / "report.html").read_text()
+    (tmp_path / "pressed.html").write_text(html.replace("</body>", PRESS + "</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    page = (tmp_path / "pressed.html").as_uri()
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=120).stdout
+    root = re.search(r"<html[^>]*>", dom)[0]
+    assert 'data-players="4"' in root and "data-error" not in root
+    assert 'data-sought="2.70"' in root
+    id = re.search(r'<section class="card sample".*?<h3>([^<]*)</h3>', html, re.DOTALL)[1]
+    found = [entry.dialogue for entry in collect([shards], 4).examples if entry.dialogue.id == id][0]
+    lit = " ".join(w.text for side in (found.left, found.right) for w in side.words if w.start <= 2.7 < w.end)
+    assert f'data-lit="{lit}"' in root

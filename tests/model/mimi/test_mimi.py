@@ -1,0 +1,297 @@
+"""The codec against numbers of the public runtime, and streaming against one pass."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.assets import asset
+from model.errors import UserError
+from model.mimi.codec import Mimi
+from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from model.mimi.files import load_mimi, save_mimi
+from model.mimi.train_optimizer import orthogonalize
+from model.mimi.train_quantizer import init_codebooks, quantize_with_gradient
+from tests.paths import GOLDEN, ROOT
+
+FRAME = 1920
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "mimi_small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def golden_codec(golden: dict[str, Tensor]) -> Mimi:
+    with safe_open(GOLDEN / "mimi_small.safetensors", framework="pt") as file:
+        codec = Mimi(MimiConfig.from_json(file.metadata()["config"]))
+    prefix = "weights."
+    codec.load_state_dict({name[len(prefix) :]: t for name, t in golden.items() if name.startswith(prefix)})
+    return codec.eval()
+
+
+def tiny_codec(context: int = 12) -> Mimi:
+    """Random weights, a layer scale that makes the transformers matter, and a short window."""
+    torch.manual_seed(3)
+    config = MimiConfig(
+        seanet=SeanetConfig(dimension=32, n_filters=4),
+        quantizer=QuantizerConfig(dimension=16, n_q=8, bins=64),
+        transformer=TransformerConfig(
+            d_model=32, num_heads=4, num_layers=2, layer_scale=1.0, context=context, dim_feedforward=64
+        ),
+    )
+    codec = Mimi(config).eval()
+    for codebook in codec.codebooks():  # centroids of the size of what they quantise, so that all are in use
+        codebook.embedding_sum.mul_(0.02)
+        codebook.refresh()
+    return codec
+
+
+def speechlike(batch: int, frames: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    times = torch.arange(frames * FRAME) / 24000
+    pitch = torch.tensor([120.0, 210.0, 330.0])[:batch, None]
+    wave = torch.sin(2 * math.pi * pitch * times + 3 * torch.sin(2 * math.pi * 2.5 * times))
+    return (0.3 * wave + 0.05 * torch.randn(batch, frames * FRAME, generator=generator))[:, None]
+
+
+def encode_in_chunks(codec: Mimi, wav_B1S: Tensor, frames: int) -> Tensor:
+    state = codec.init_encoder_state(wav_B1S.shape[0])
+    return torch.cat([codec.encode_frame(state, chunk) for chunk in wav_B1S.split(frames * FRAME, dim=2)], dim=2)
+
+
+def decode_in_chunks(codec: Mimi, codes_BCT: Tensor, frames: int) -> Tensor:
+    state = codec.init_decoder_state(codes_BCT.shape[0])
+    return torch.cat([codec.decode_frame(state, chunk) for chunk in codes_BCT.split(frames, dim=2)], dim=2)
+
+
+def relative(made: Tensor, wanted: Tensor) -> float:
+    return float((made - wanted).norm() / wanted.norm())
+
+
+def test_one_pass_codes_are_those_of_the_public_runtime(golden: dict[str, Tensor], golden_codec: Mimi) -> None:
+    assert torch.equal(golden_codec.encode(golden["wav"]), golden["codes"])
+
+
+def test_streamed_codes_are_those_of_the_public_runtime(golden: dict[str, Tensor], golden_codec: Mimi) -> None:
+    assert torch.equal(encode_in_chunks(golden_codec, golden["wav"], 1), golden["codes_streaming"])
+
+
+def test_a_partial_last_frame_is_padded_like_the_public_runtime(golden: dict[str, Tensor], golden_codec: Mimi) -> None:
+    ragged = golden["wav"][..., : 10 * FRAME + 777]
+    assert torch.equal(golden_codec.encode(ragged), golden["codes_ragged"])
+
+
+def test_decoded_audio_is_that_of_the_public_runtime(golden: dict[str, Tensor], golden_codec: Mimi) -> None:
+    assert relative(golden_codec.decode(golden["codes"]), golden["decoded"]) < 1e-3
+    assert relative(decode_in_chunks(golden_codec, golden["codes"], 1), golden["decoded_streaming"]) < 1e-3
+
+
+@pytest.mark.parametrize("frames", [1, 3, 7])
+def test_chunks_of_any_length_give_one_pass_past_the_window(frames: int) -> None:
+    codec, wav = tiny_codec(), speechlike(3, 60)  # 120 steps at 25 Hz, a window of 12
+    codes = codec.encode(wav)
+    assert torch.equal(encode_in_chunks(codec, wav, frames), codes)
+    torch.testing.assert_close(decode_in_chunks(codec, codes, frames), codec.decode(codes), atol=1e-5, rtol=1e-4)
+
+
+def test_long_recordings_are_the_dense_windowed_computation() -> None:
+    codec, wav = tiny_codec(), speechlike(1, 130)  # several internal pieces
+    with torch.no_grad():
+        dense = codec.quantizer.encode(codec.latent(wav), 8)  # no state: one banded mask over all steps
+        audio = codec.synthesize(codec.quantizer.decode(dense))
+    assert torch.equal(codec.encode(wav), dense)
+    torch.testing.assert_close(codec.decode(dense), audio, atol=1e-5, rtol=1e-4)
+
+
+def test_the_window_limits_what_a_frame_sees() -> None:
+    wav = speechlike(1, 40)
+    changed = wav.clone()
+    changed[..., :FRAME] = 0
+    with torch.no_grad():
+        short, long = ((codec.latent(wav) - codec.latent(changed)).abs() for codec in (tiny_codec(8), tiny_codec(80)))
+    # Two layers of 8 steps reach 14 steps = 7 frames back; the convolutions add about three frames.
+    assert float(short[..., 12:].max()) == 0 and float(short[..., 3].max()) > 0
+    assert float(long[..., 12:].max()) > 0
+
+
+def test_a_batch_is_its_rows() -> None:
+    codec, wav = tiny_codec(), speechlike(3, 8)
+    codes = codec.encode(wav)
+    assert torch.equal(codes, torch.cat([codec.encode(row) for row in wav.split(1)]))
+    assert len(codes[0].unique()) > 10  # the test has something to compare
+
+
+def test_the_full_size_has_the_public_names_and_shapes() -> None:
+    with torch.device("meta"):
+        shapes = {name: list(tensor.shape) for name, tensor in Mimi(MimiConfig.full()).state_dict().items()}
+    lines = (GOLDEN / "mimi_parameter_names.txt").read_text().splitlines()
+    assert shapes == {name: json.loads(shape) for name, shape in (line.split("\t") for line in lines)}
+
+
+def test_the_public_weights_have_the_published_constants() -> None:
+    silence, sine = MimiConfig.full().silence_codes, MimiConfig.full().sine_codes
+    assert silence == (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
+    assert sine == (430, 1268, 381, 1611, 1095, 1495, 56, 472)
+
+
+def test_constants_are_steady_state_codes_and_are_stored(tmp_path: Path) -> None:
+    codec = tiny_codec()
+    silence, sine = codec.constants()
+    times = torch.arange(20 * 24000) / 24000
+    tone = (0.5 * torch.sin(2 * math.pi * 440 * times))[None, None]
+    assert tuple(codec.encode(torch.zeros(1, 1, 10 * 24000))[0, :, -1].tolist()) == silence
+    assert sine in {
+        tuple(frame) for frame in codec.encode(tone)[0, :, -5:].t().tolist()
+    }  # 440 Hz repeats every 5 frames
+    save_mimi(codec, tmp_path)
+    assert load_mimi(tmp_path).config == codec.config == replace(codec.config, silence_codes=silence, sine_codes=sine)
+
+
+def test_a_saved_codec_comes_back_and_is_not_overwritten(tmp_path: Path) -> None:
+    codec, wav = tiny_codec(), speechlike(1, 5)
+    path = save_mimi(codec, tmp_path / "out")
+    again = load_mimi(path)
+    assert torch.equal(again.encode(wav), codec.encode(wav))
+    assert again.fingerprint() == codec.fingerprint()
+    assert not any(p.requires_grad for p in again.parameters())
+    with pytest.raises(UserError, match="exists"):
+        save_mimi(codec, tmp_path / "out")
+
+
+def test_half_precision_storage_loads_as_its_exact_values(tmp_path: Path) -> None:
+    codec = tiny_codec()
+    again = load_mimi(save_mimi(codec, tmp_path, dtype=torch.bfloat16))
+    for name, tensor in again.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, codec.state_dict()[name].bfloat16().float()), name
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    codec = tiny_codec()
+    path = save_mimi(codec, tmp_path)
+    tensors, metadata = load_file(path), {"config": codec.config.to_json()}
+    lost = tensors.pop("downsample.conv.conv.conv.weight")
+    with pytest.raises(UserError, match="1 missing .downsample.conv.conv.conv.weight"):
+        save_file(tensors, tmp_path / "a.safetensors", metadata)
+        load_mimi(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="1 extra .more.*1 misshapen .downsample"):
+        tensors |= {"downsample.conv.conv.conv.weight": lost[:4].clone(), "more": torch.zeros(1)}
+        save_file(tensors, tmp_path / "b.safetensors", metadata)
+        load_mimi(tmp_path / "b.safetensors")
+    (tmp_path / "c.safetensors").write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_mimi(tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match="is no codec"):
+        load_mimi(tmp_path / "missing")
+
+
+def test_configs_are_checked_and_survive_json() -> None:
+    config = tiny_codec().config
+    assert MimiConfig.from_json(config.to_json()) == config
+    values = json.loads(config.to_json())
+    for section, key, value in [
+        ("seanet", "norm", "weight_norm"),
+        ("transformer", "extra", 1),
+        ("quantizer", "n_q", 1),
+    ]:
+        broken = values | {section: values[section] | {key: value}}
+        with pytest.raises(UserError, match=key):
+            MimiConfig.from_json(json.dumps(broken))
+    with pytest.raises(UserError, match="12.5 Hz"):
+        MimiConfig(seanet=SeanetConfig(ratios=(8, 6, 5, 2)))
+
+
+def test_wrong_input_is_refused() -> None:
+    codec = tiny_codec()
+    with pytest.raises(UserError, match="at least 1 sample"):
+        codec.encode(torch.zeros(1, 1, 0))
+    with pytest.raises(UserError, match="1920"):
+        codec.encode_frame(codec.init_encoder_state(1), torch.zeros(1, 1, 1000))
+    with pytest.raises(UserError, match="0 to 63"):
+        codec.decode(torch.full((1, 8, 2), -1))
+    with pytest.raises(UserError, match="0 to 63"):
+        codec.decode(torch.full((1, 8, 2), 64))
+
+
+def test_codebook_training_lowers_the_error_and_passes_gradients() -> None:
+    torch.manual_seed(0)
+    quantizer = tiny_codec().quantizer
+    latent = torch.randn(4, 32, 200) * torch.linspace(0.1, 2, 32)[:, None]
+    init_codebooks(quantizer, latent)
+
+    def error(latent_BDT: Tensor) -> float:
+        half = quantizer.rvq_rest
+        x_BTQ = half.project_in(latent_BDT)
+        codes = half.encode(latent_BDT, 7)
+        chosen = [codebook.lookup(c) for codebook, c in zip(half.codebooks, codes, strict=True)]
+        return float((x_BTQ - torch.stack(chosen).sum(0)).detach().square().mean())
+
+    fresh = latent + 1.0  # the latents have moved since the codebooks were filled
+    before = error(fresh)
+    for _ in range(150):
+        quantized, commit = quantize_with_gradient(quantizer, fresh, 7)
+    assert error(fresh) < 0.5 * before
+    fresh.requires_grad_()
+    quantized, commit = quantize_with_gradient(quantizer, fresh, 7)
+    (quantized.sum() + commit).backward()
+    assert fresh.grad is not None and float(fresh.grad.abs().min()) > 0
+
+
+def test_orthogonalized_updates_have_even_singular_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((40, 200), (200, 40)):
+        matrix = torch.randn(shape, generator=generator) * torch.linspace(0.05, 1, shape[1])
+        values = torch.linalg.svdvals(orthogonalize(matrix).float())
+        assert 0.5 < float(values.min()) and float(values.max()) < 1.4
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Mimi:
+    return load_mimi(asset("mimi_small.safetensors"))
+
+
+def test_the_shipped_codec_is_small_and_has_its_constants(shipped: Mimi) -> None:
+    assert asset("mimi_small.safetensors").stat().st_size < 8e6
+    assert shipped.num_codebooks == 8 and shipped.config.frame_samples == FRAME
+    assert shipped.config.silence_codes is not None and shipped.config.sine_codes is not None
+    silence = shipped.encode(torch.zeros(1, 1, 80 * FRAME))[0, :, -1]
+    assert tuple(silence.tolist()) == shipped.config.silence_codes
+
+
+def test_the_shipped_codec_keeps_silence_silent_and_levels_apart(shipped: Mimi) -> None:
+    def level(wav: Tensor) -> float:
+        return float(shipped.decode(shipped.encode(wav))[..., -20 * FRAME :].square().mean().sqrt())
+
+    loud = speechlike(1, 30)
+    assert level(torch.zeros_like(loud)) < 1e-3
+    assert level(loud) > 3 * level(0.05 * loud)
+
+
+@pytest.mark.slow
+def test_the_training_script_resumes_and_writes_a_codec(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    wav = speechlike(1, 60)[0, 0, ::3].numpy()
+    sf.write(tmp_path / "audio" / "a.wav", np.tile(wav, 2), 8000)
+
+    script, environment = ROOT / "scripts" / "train_small_codec.py", os.environ | {"PYTHONPATH": str(ROOT)}
+    for steps in (1, 2):
+        command = [sys.executable, str(script), "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "run")]
+        done = subprocess.run(
+            [*command, "--steps", str(steps), "--batch", "1"], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("resumed at step 1" in done.stdout) == (steps == 2)
+    assert load_mimi(tmp_path / "run").card == 512

@@ -1,0 +1,280 @@
+"""Weights in the public layout: round trips, expansion and cut, and what a wrong file is told."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import LMConfig
+from model.duplex import DuplexLM
+from model.errors import UserError
+from model.weights.checkpoint import (
+    check_names,
+    config_from_dict,
+    config_to_dict,
+    from_pretrained,
+    load_native,
+    native_state_dict,
+    read_config,
+    save_native,
+    write_weights,
+)
+from model.weights.native import cut_depth, depth_steps, expand_depth, fuse_split, split_fused
+from tests.model.golden import language_model, lm_config, metadata, tensors, weights
+
+
+def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+
+
+def test_native_weights_survive_load_and_save_bitwise(tmp_path: Path) -> None:
+    model = language_model("lm_small")
+    save_native(tmp_path / "out", model)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert_equal(load_file(tmp_path / "out/model.safetensors"), weights("lm_small"))
+    again = from_pretrained(tmp_path / "out")
+    assert again.config == model.config
+    assert_equal(native_state_dict(again), weights("lm_small"))
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in again.parameters())
+
+
+def test_split_attention_names_load_like_fused_ones() -> None:
+    split = split_fused(weights("lm_small"), 16)
+    assert split["depformer.layers.1.self_attn.in_projs.15.weight"].shape == (96, 32)
+    assert split["transformer.layers.0.self_attn.out_projs.0.weight"].shape == (64, 64)
+    assert not any("in_proj_weight" in name for name in split)
+    model = DuplexLM(lm_config("lm_small"))
+    load_native(model, split)
+    assert_equal(native_state_dict(model), weights("lm_small"))
+    assert_equal(fuse_split(split), weights("lm_small"))
+
+
+def test_a_tensor_present_fused_and_split_is_refused() -> None:
+    both = weights("lm_small") | {"transformer.layers.0.self_attn.in_projs.0.weight": torch.zeros(192, 64)}
+    with pytest.raises(UserError, match="both fused and split"):
+        load_native(DuplexLM(lm_config("lm_small")), both)
+
+
+def test_bf16_weights_load_into_an_fp32_model_and_keep_their_type_otherwise(tmp_path: Path) -> None:
+    half = {name: tensor.to(torch.bfloat16) for name, tensor in weights("lm_window").items()}
+    write_weights(tmp_path / "model.safetensors", half)
+    model = DuplexLM(lm_config("lm_window"))
+    load_native(model, half)
+    assert model.text_head.weight.dtype == torch.float32
+    assert from_pretrained(tmp_path, lm_config("lm_window")).text_head.weight.dtype == torch.bfloat16
+    wide = from_pretrained(tmp_path / "model.safetensors", lm_config("lm_window"), dtype=torch.float32)
+    assert torch.equal(wide.text_head.weight, half["text_linear.weight"].float())
+
+
+def test_a_model_built_and_loaded_on_the_meta_device_shares_nothing_with_the_tensors() -> None:
+    source = {name: tensor.clone() for name, tensor in weights("lm_window").items()}
+    model = DuplexLM(lm_config("lm_window"), device="meta")
+    load_native(model, source)
+    for tensor in source.values():
+        tensor.zero_()
+    assert_equal(native_state_dict(model), weights("lm_window"))
+
+
+def test_loading_without_strict_keeps_what_the_file_does_not_hold() -> None:
+    model = language_model("lm_small")
+    load_native(model, {"linears.3.weight": torch.ones(64, 32)}, strict=False)
+    assert (model.depth.heads.weight[3] == 1).all()
+    assert torch.equal(model.depth.heads.weight[2], weights("lm_small")["linears.2.weight"])
+
+
+# -- depth steps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_expansion_copies_steps_and_tables_as_documented(split: bool) -> None:
+    eight = weights("lora_small")
+    sixteen = dataclasses.replace(lm_config("lora_small"), dep_q=16)
+    result, report = expand_depth(split_fused(eight, 8) if split else eight)
+    result = fuse_split(result)
+    assert depth_steps(result) == 16
+    assert any("depformer_emb.7" in line and "depformer_emb.0" in line for line in report)
+    for k in range(8):
+        for pattern in ("depformer_in.{}.weight", "linears.{}.weight", "depformer.layers.1.gating.{}.linear_in.weight"):
+            assert torch.equal(result[pattern.format(k + 8)], eight[pattern.format(k)])
+    for table, source in ((0, 0), (6, 6), (7, 0), (8, 0), (11, 3), (14, 6)):
+        assert torch.equal(result[f"depformer_emb.{table}.weight"], eight[f"depformer_emb.{source}.weight"])
+    for name in ("in_proj_weight", "out_proj.weight"):
+        old, new = eight[f"depformer.layers.0.self_attn.{name}"], result[f"depformer.layers.0.self_attn.{name}"]
+        assert torch.equal(new, torch.cat((old, old)))
+    model = DuplexLM(sixteen)
+    load_native(model, result)
+
+
+def test_expanded_agent_logits_equal_those_of_the_8_step_model() -> None:
+    golden = tensors("lora_small")
+    sixteen = dataclasses.replace(lm_config("lora_small"), dep_q=16)
+    model = DuplexLM(sixteen)
+    load_native(model, expand_depth(weights("lora_small"))[0])
+    with torch.no_grad():
+        ours, theirs = (m.logits(golden["forward.codes"]) for m in (model, language_model("lora_small")))
+    assert torch.allclose(ours.audio_BCTV[:, :8], theirs.audio_BCTV, atol=1e-6)
+
+
+def test_cutting_undoes_the_expansion_and_keeps_the_agents_logits() -> None:
+    eight = weights("lora_small")
+    assert_equal(fuse_split(cut_depth(expand_depth(eight)[0])), eight)
+    golden, config = tensors("lm_small"), dataclasses.replace(lm_config("lm_small"), dep_q=8)
+    model = DuplexLM(config)
+    load_native(model, cut_depth(weights("lm_small")))
+    with torch.no_grad():
+        logits = model.logits(golden["forward.codes"])
+    mask = golden["forward.audio_mask"][:, :8]
+    assert torch.equal(logits.audio_mask_BCT, mask)
+    assert (logits.audio_BCTV - golden["forward.audio_logits"][:, :8])[mask].abs().max() < 1e-4
+
+
+def test_expanding_or_cutting_the_wrong_number_of_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="expanding 16 depth steps"):
+        expand_depth(weights("lm_small"))
+    with pytest.raises(UserError, match="cutting 8 depth steps"):
+        cut_depth(weights("lora_small"))
+    with pytest.raises(UserError, match="0 heads"):
+        depth_steps({"text_emb.weight": torch.zeros(1)})
+
+
+def test_from_pretrained_expands_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_weights(tmp_path / "model.safetensors", weights("lora_small"))
+    with caplog.at_level(logging.WARNING):
+        model = from_pretrained(tmp_path, dataclasses.replace(lm_config("lora_small"), dep_q=16))
+    assert model.depth.heads.weight.shape[0] == 16
+    assert "depformer_emb.7" in caplog.text
+
+
+def test_a_saved_8_step_copy_is_a_whole_model(tmp_path: Path) -> None:
+    save_native(tmp_path / "cut", language_model("lm_small"), dep_q=8, dtype=torch.bfloat16)
+    model = from_pretrained(tmp_path / "cut")
+    assert model.config.dep_q == 8 and model.text_head.weight.dtype == torch.bfloat16
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_extra_and_misshapen_tensors_are_listed_by_name() -> None:
+    broken = weights("lm_small")
+    del broken["linears.4.weight"], broken["out_norm.alpha"]
+    broken["extra_heads.0.weight"] = torch.zeros(2, 2)
+    broken["text_emb.weight"] = torch.zeros(50, 64)
+    with pytest.raises(UserError) as caught:
+        load_native(DuplexLM(lm_config("lm_small")), broken)
+    message = str(caught.value)
+    assert "2 missing: linears.4.weight, out_norm.alpha" in message
+    assert "1 extra: extra_heads.0.weight" in message
+    assert "1 misshapen: text_emb.weight [50, 64] instead of [49, 64]" in message
+    assert "\n" not in message
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    with pytest.raises(UserError, match="30 missing: .* and 25 more"):
+        check_names({}, {f"t{i}": torch.Size([1]) for i in range(30)}, strict=True)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path / "model.safetensors", weights("lm_window"))
+    with pytest.raises(UserError, match="misshapen"):
+        from_pretrained(tmp_path, lm_config("lm_small"))
+    with pytest.raises(UserError, match="missing"):  # no config.json: the public 7B shapes are expected
+        from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="0 heads"):
+        save_file({"a": torch.zeros(1000)}, tmp_path / "other.safetensors")
+        from_pretrained(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="does not hold 16 steps"):
+        odd = weights("lm_small") | {"depformer.layers.0.self_attn.in_proj_weight": torch.zeros(1535, 32)}
+        load_native(DuplexLM(lm_config("lm_small")), odd)
+
+
+@pytest.mark.parametrize("damage", ["cut", "short", "noise", "empty"])
+def test_broken_files_are_user_errors(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1000)}, file)
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[:-100], "short": content[:5], "noise": b"\xff" * 5000, "empty": b""}[damage])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        from_pretrained(tmp_path)
+
+
+def test_missing_paths_and_misplaced_revisions_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="nor a repository name"):
+        from_pretrained("./no/such/folder")
+    with pytest.raises(UserError, match="a revision needs a repository name"):
+        from_pretrained(tmp_path, revision="main")
+
+
+def test_writing_never_replaces_a_file_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.safetensors"
+    write_weights(file, {"a": torch.ones(3)}, {"step": "7"})
+    with pytest.raises(UserError, match="exists already"):
+        write_weights(file, {"a": torch.zeros(3)})
+    with pytest.raises(UserError, match="exists already"):
+        save_native(tmp_path, language_model("lm_window"))
+    assert not (tmp_path / "config.json").exists()
+
+    def fail(_: Any, path: Path, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("model.weights.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_weights(tmp_path / "other.safetensors", {"a": torch.ones(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+# -- config.json ------------------------------------------------------------------------------------------------------
+
+
+def test_a_public_configuration_reads_and_writes_the_same_keys() -> None:
+    public = metadata("lm_small")["config"]
+    config = config_from_dict(public | {"moshi_name": "model.safetensors", "model_id": {"run": 3}}, "config.json")
+    assert config == lm_config("lm_small")
+    assert config_to_dict(config) == public
+
+
+def test_a_configuration_that_only_names_the_model_means_the_public_shapes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "personaplex", "version": "7b-v1"}')
+    assert read_config(tmp_path / "config.json") is None
+    assert read_config(tmp_path / "none.json") is None
+    assert config_from_dict(config_to_dict(LMConfig()), "here") == LMConfig()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gating": "gelu"}, "gating='gelu': only 'silu'"),
+        ({"depformer_weights_per_step": False}, "depformer_weights_per_step=False"),
+        ({"conditioners": {}}, "unknown conditioners"),
+        ({"dep_q": 9}, "dep_q=9"),
+        ({"dim": None}, "missing dim"),
+        ({"dim": "wide"}, "dim='wide': must be of the kind of 4096"),
+    ],
+)
+def test_configurations_of_other_models_are_refused(change: dict[str, Any], message: str) -> None:
+    raw = metadata("lm_small")["config"] | change
+    raw = {key: value for key, value in raw.items() if not (key == "dim" and value is None)}
+    with pytest.raises(UserError, match=message):
+        config_from_dict(raw, "config.json")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\udcff"])
+def test_a_broken_configuration_file_is_a_user_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match="config.json: not"):
+        read_config(tmp_path / "config.json")
+
+
+def test_a_saved_configuration_is_json_with_the_public_keys_alone(tmp_path: Path) -> None:
+    save_native(tmp_path / "model", language_model("lm_window"))
+    assert json.loads((tmp_path / "model/config.json").read_text()) == metadata("lm_window")["config"]

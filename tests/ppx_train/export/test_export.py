@@ -1,0 +1,292 @@
+"""Checkpoints written by hand in the trainer's format -> exported folders, read back by our loader and plain code."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from model.duplex import DuplexLM
+from model.errors import UserError
+from model.mimi.files import load_mimi
+from model.streaming.sample import Sampling
+from model.weights.checkpoint import native_state_dict
+from ppx_train import __version__
+from ppx_train.export.export import export, find_checkpoint, main
+from ppx_train.export.voices import voices_of_shards
+from ppx_train.inference.loading import find_voice, load_release
+from ppx_train.inference.offline import chat
+from ppx_train.training.origin import project_commit
+from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
+
+# the keys that the stock loader takes out or hands to its constructor; any other is a crash there
+STOCK_KEYS = set(
+    """
+moshi_name mimi_name mimi_config_name tokenizer_name lora_name model_type lm_gen_config tts_config stt_config model_id
+dim text_card existing_text_padding_id n_q dep_q card num_heads num_layers hidden_scale causal layer_scale context
+max_period gating norm positional_embedding depformer_dim depformer_dim_feedforward depformer_num_heads
+depformer_num_layers depformer_layer_scale depformer_multi_linear depformer_context depformer_max_period
+depformer_gating depformer_pos_emb depformer_weights_per_step delays
+""".split()
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Codec, tokenizer and shards; the held-out split has a synthetic and a recorded speaker."""
+    folder = tmp_path_factory.mktemp("data")
+    make_shards(folder, dialogues=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DuplexLM]:
+    run_dir = tmp_path_factory.mktemp("run")
+    write_checkpoint(data, run_dir, 3)
+    return run_dir, write_checkpoint(data, run_dir, 6)[1]
+
+
+@pytest.fixture(scope="module")
+def exported(run: tuple[Path, DuplexLM], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(run[0], tmp_path_factory.mktemp("out") / "my-model", dtype="float32")
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_newest_checkpoint_comes_back_with_eight_depth_steps_and_equal_tokens(
+    run: tuple[Path, DuplexLM], exported: Path
+) -> None:
+    release = load_release(exported)
+    assert release.lm.config.dep_q == 8 and run[1].config.dep_q == 16
+    assert torch.equal(greedy_tokens(release.lm), greedy_tokens(run[1]))
+
+
+def test_the_config_holds_only_keys_of_the_stock_loader_and_its_files_exist(exported: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    assert set(config) <= STOCK_KEYS
+    assert config["dep_q"] == 8 and config["n_q"] == 16 and config["card"] == 64 and len(config["delays"]) == 17
+    for key in ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name"):
+        assert (exported / config[key]).is_file()
+    mimi = json.loads((exported / config["mimi_config_name"]).read_text())
+    assert mimi["quantizer"]["bins"] == 64
+
+
+def test_the_weights_are_the_native_ones_of_the_first_eight_steps(run: tuple[Path, DuplexLM], exported: Path) -> None:
+    written, own = load_file(exported / "model.safetensors"), native_state_dict(run[1])
+    assert set(own) - set(written) == {
+        name
+        for name in own
+        if name.startswith(tuple(f"{part}.{k}." for part in ("depformer_in", "linears") for k in range(8, 16)))
+        or any(f".gating.{k}." in name for k in range(8, 16))
+        or name in {f"depformer_emb.{k}.weight" for k in range(7, 15)}
+    }
+    for name, tensor in written.items():
+        assert torch.equal(tensor, own[name][: tensor.shape[0]]), name
+    fused = "depformer.layers.0.self_attn.in_proj_weight"
+    assert written[fused].shape == (8 * 3 * 16, 16) and own[fused].shape == (16 * 3 * 16, 16)
+
+
+def test_the_sidecar_says_how_to_prompt(data: Path, exported: Path) -> None:
+    prompt = json.loads((exported / "personaplex.json").read_text())["prompt"]
+    silence, sine = load_mimi(data / "codec.safetensors").constants()
+    assert (prompt["silence_codes"], prompt["sine_codes"]) == (list(silence), list(sine))
+    assert (prompt["pause_frames"], prompt["voice_lufs"], prompt["system_tag"]) == (6, -24.0, "<system>")
+
+
+def test_every_file_is_in_the_sums_and_codec_and_tokenizer_are_copied_byte_for_byte(data: Path, exported: Path) -> None:
+    sums = dict(reversed(line.split("  ")) for line in (exported / "SHA256SUMS").read_text().splitlines())
+    files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()} - {"SHA256SUMS"}
+    assert set(sums) == files
+    assert all(digest(exported / name) == value for name, value in sums.items())
+    assert sums["mimi.safetensors"] == digest(data / "codec.safetensors")
+    assert sums["tokenizer.model"] == digest(data / "tokenizer.model")
+
+
+def test_others_may_read_what_was_exported(exported: Path) -> None:
+    for path in [exported, *exported.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_held_out_synthetic_voices_are_included_and_recorded_people_are_not(data: Path, exported: Path) -> None:
+    facts = json.loads((exported / "voices" / "voices.json").read_text())
+    assert [(fact["name"], fact["licence"], fact["frames"]) for fact in facts] == [("a", "CC0-1.0", 38)]
+    with safe_open(exported / "voices" / "a.safetensors", "pt") as file:
+        assert file.metadata()["consent"].startswith("synthetic")
+        codes = file.get_tensor("codes")
+    assert codes.dtype == torch.int32 and codes.shape == (8, 38)
+    speakers = {voice.label for voice in voices_of_shards([data / "shards"], 8)}
+    assert speakers == {"a"}  # "b" speaks only in recorded calls
+
+
+def test_the_card_tells_recipe_data_licences_figures_and_voices(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlicense: other\n") and "pipeline_tag: audio-to-audio" in card
+    for part in (
+        "`quickstart`, step 6",
+        "| train | service | 2 |",
+        "CC0-1.0",
+        "| loss | 2.5000 |",
+        "| a | a |",
+        "ppx-chat",
+    ):
+        assert part in card, part
+    assert "9.0" not in card  # logged after the exported step
+    assert str(exported.parent) not in card
+
+
+def test_the_card_tells_the_commits_and_the_type(exported: Path) -> None:
+    card, commit = (exported / "README.md").read_text(), project_commit()
+    engine = f"ppx-train {__version__}" + (f", commit {commit}" if commit else "")
+    for part in (f"| trained with | {engine} |", f"| exported with | {engine} |", "parameters in float32;"):
+        assert part in card, part
+    assert json.loads((exported / "personaplex.json").read_text())["origin"].get("commit", "") == commit
+
+
+def test_the_licence_chain_goes_on_through_start_weights_that_were_exported_here(
+    data: Path, exported: Path, tmp_path: Path
+) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 2, f"model.init={exported}")
+    card = (export(folder, tmp_path / "out", voices="none") / "README.md").read_text()
+    assert "- start weights `my-model` under its own licence, itself derived from training data under CC0-1.0 (" in card
+    assert str(exported.parent) not in card
+
+
+def test_an_exported_model_talks_in_its_voice(exported: Path) -> None:
+    release = load_release(exported)
+    prompt = release.prompt(find_voice(release, "a"), "You work for CitySan.")
+    user = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
+    conversation = chat(release, user, prompt_KP=prompt, sampling=Sampling(), seed=1)
+    assert conversation.codes_AT.shape == (9, 13) and int(conversation.codes_AT.min()) >= 0
+    assert np.isfinite(conversation.agent_S).all()
+
+
+def test_bfloat16_is_the_default_and_halves_the_weights(
+    run: tuple[Path, DuplexLM], exported: Path, tmp_path: Path
+) -> None:
+    small = export(run[0], tmp_path / "small", voices="none")
+    assert {t.dtype for t in load_file(small / "model.safetensors").values()} == {torch.bfloat16}
+    assert not (small / "voices").exists() and "None included" in (small / "README.md").read_text()
+
+
+def test_the_nvidia_layout_keeps_sixteen_steps_and_hides_its_shape_from_stock_moshi(
+    run: tuple[Path, DuplexLM], tmp_path: Path
+) -> None:
+    out = export(run[0], tmp_path / "out", layout="nvidia", dtype="float32")
+    own = native_state_dict(run[1])
+    written = load_file(out / "model.safetensors")
+    assert set(written) == set(own) and all(torch.equal(written[name], own[name]) for name in own)
+    assert set(json.loads((out / "config.json").read_text())) == {"model_type", "version"}
+    assert (out / "tokenizer-e351c8d8-checkpoint125.safetensors").is_file()
+    assert (out / "tokenizer_spm_32k_3.model").is_file()
+    release = load_release(out)
+    assert release.lm.config.dep_q == 16
+    assert torch.equal(greedy_tokens(release.lm), greedy_tokens(run[1]))
+
+
+def test_adapters_are_merged_and_the_checkpoint_is_left_as_it_was(data: Path, tmp_path: Path) -> None:
+    lora = ["model.lora.rank=3", "model.lora.patterns=['.*']"]
+    folder, lm = write_checkpoint(data, tmp_path / "run", 4, *lora)
+    before = digest(folder / "checkpoint.ckpt")
+    release = load_release(export(folder, tmp_path / "out", dtype="float32"))
+    assert digest(folder / "checkpoint.ckpt") == before
+    codes = torch.randint(64, (1, 17, 10), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        adapted, merged = lm.logits(codes), release.lm.logits(codes)
+        for module in lm.modules():
+            if hasattr(module, "scaling"):
+                module.scaling = 0.0
+        plain = lm.logits(codes)
+    torch.testing.assert_close(merged.text_BTV, adapted.text_BTV, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged.audio_BCTV, adapted.audio_BCTV[:, :8], rtol=1e-4, atol=1e-4)
+    assert (plain.text_BTV - adapted.text_BTV).abs().max() > 0.1
+
+
+def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    soundfile.write(clips / "Anna B.wav", 0.1 * np.random.default_rng(0).standard_normal(72000), 24000)
+    with pytest.raises(UserError, match="Anna B.json: missing: say on what terms"):
+        export(run[0], tmp_path / "out", voices=clips)
+    (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0"}')
+    with pytest.raises(UserError, match="needs licence and consent"):
+        export(run[0], tmp_path / "out", voices=clips)
+    (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0", "consent": "agreed", "label": "Anna"}')
+    out = export(run[0], tmp_path / "out", voices=clips)
+    with safe_open(out / "voices" / "Anna-B.safetensors", "pt") as file:
+        assert file.metadata()["label"] == "Anna"
+        assert file.metadata()["sha256"] == digest(clips / "Anna B.wav")
+    assert "| Anna-B | Anna | CC-BY-4.0 | agreed |" in (out / "README.md").read_text()
+
+
+def test_an_existing_folder_is_never_touched(run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists: choose another"):
+        export(run[0], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_export_leaves_nothing_behind(
+    run: tuple[Path, DuplexLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("ppx_train.export.export.write_sums", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export(run[0], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_one_line(data: Path, tmp_path: Path) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4)
+    file = folder / "checkpoint.ckpt"
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(UserError, match="checkpoint.ckpt is damaged") as why:
+        export(folder, tmp_path / "out")
+    assert "\n" not in str(why.value) and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_one_line(data: Path, tmp_path: Path) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("num_layers: 2\n    hidden", "num_layers: 3\n    hidden"))
+    assert (folder / "config.yaml").read_text() != config
+    with pytest.raises(UserError, match=r"not of the model in config.yaml: .* missing") as why:
+        export(folder, tmp_path / "out")
+    assert "\n" not in str(why.value)
+
+
+def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="no checkpoint there"):
+            find_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["checkpoint=a"], "out is not given"),
+        (["checkpoint=a", "out=b", "layuot=nvidia"], "layuot=nvidia"),
+        (["checkpoint=a", "out=b", "layout=onnx"], "choose one of kyutai, nvidia, lora"),
+        (["checkpoint=a", "out=b", "dtype=int8"], "choose one of bfloat16, float32"),
+        (["checkpoint=a", "out=b", "max_voices=many"], "max_voices=many"),
+    ],
+)
+def test_the_command_refuses_wrong_arguments(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_the_command_exports_and_says_how_to_go_on(
+    run: tuple[Path, DuplexLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"checkpoint={run[0]}", f"out={tmp_path / 'out'}", "voices=none"]) == 0
+    assert "ppx-chat --model" in capsys.readouterr().out
+    assert main(["--help"]) == 0

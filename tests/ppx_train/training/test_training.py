@@ -1,0 +1,264 @@
+"""Whole runs of a model of a few thousand weights: exact resume, independence of the split, bad data."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.errors import UserError
+from ppx_train import __version__
+from ppx_train.config import load
+from ppx_train.training import origin
+from ppx_train.training.checkpoint import FILE, checkpoints, read_checkpoint
+from ppx_train.training.curves import read_metrics
+from ppx_train.training.run import train
+from tests.data_pipelines.range_server import serve
+from tests.paths import ROOT
+from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """ppx-train in a process of its own, as a person would start it."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ppx_train", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    file = run_dir / "checkpoints" / f"step-{step:07d}" / FILE
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, four micro-batches a step, never interrupted."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(load(run_arguments(prepared, run_dir))) == 0
+    return run_dir
+
+
+def test_a_run_learns_and_leaves_its_files(whole_run: Path) -> None:
+    metrics = read_metrics(whole_run)
+    for stream in ("text", "semantic", "acoustic", "user_semantic", "user_acoustic"):
+        heldout = metrics[f"heldout/{stream}_loss"]
+        assert [step for step, _ in heldout] == [0, 4, 8]
+        assert heldout[-1][1] < heldout[0][1], stream
+        assert f"train/{stream}_accuracy" in metrics
+    for name in ("gradient_norm", "frames_per_second", "audio_seconds_per_second", "lr/depth", "lr/temporal"):
+        assert name in metrics
+    assert [folder.name for folder in checkpoints(whole_run)] == ["step-0000003", "step-0000006", "step-0000008"]
+    assert (whole_run / "curves.png").stat().st_size > 10_000
+    assert load(["recipe=quickstart"]).recipe in (whole_run / "config.yaml").read_text("utf-8")
+    assert read_checkpoint(checkpoints(whole_run)[-1])[origin.KEY]["version"] == __version__
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_bitwise_as_if_never_killed(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    arguments = run_arguments(prepared, tmp_path / "run")
+    process = start(arguments)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-0000003", process)
+    process.kill()
+    process.communicate()
+    done = checkpoints(tmp_path / "run")[-1]
+    code, output = finish(start([*arguments, "resume=true"]))
+    assert code == 0, output
+    assert done.name < "step-0000008"
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, tmp_path: Path) -> None:
+    more = ("steps=40", "trainer.checkpoint_every=100", "trainer.heldout_every=40")  # long enough to be caught in time
+    assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
+    arguments = run_arguments(prepared, tmp_path / "run", *more)
+    process = start(arguments)
+    wait_for(tmp_path / "run" / "logs" / "version_0" / "metrics.csv", process)  # step 0 was scored: training runs
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 128 + signal.SIGINT, output
+    assert "resume=true" in output
+    (saved,) = checkpoints(tmp_path / "run")
+    assert saved.name < "step-0000040"
+    assert train(load([*arguments, "resume=true"])) == 0
+    assert_bitwise_equal(weights(tmp_path / "run", 40), weights(tmp_path / "whole", 40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "strategy"), [(2, "ddp"), (4, "ddp"), (2, "fsdp2")], ids=lambda value: str(value))
+def test_loss_and_norm_do_not_depend_on_the_split(
+    prepared: Path, whole_run: Path, tmp_path: Path, devices: int, strategy: str
+) -> None:
+    more = (f"trainer.devices={devices}", f"trainer.strategy={strategy}")
+    code, output = finish(start(run_arguments(prepared, tmp_path / "run", *more)))
+    assert code == 0, output
+    expected, got = read_metrics(whole_run), read_metrics(tmp_path / "run")
+    for name in ("train/loss", "gradient_norm", "heldout/loss"):
+        for (step, ours), (other_step, theirs) in zip(got[name], expected[name], strict=True):
+            assert step == other_step
+            assert ours == pytest.approx(theirs, rel=2e-5), (name, step)
+
+
+def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole_run / "config.yaml").stat().st_mtime_ns
+    assert train(load(run_arguments(prepared, whole_run, "resume=true"))) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert (whole_run / "config.yaml").stat().st_mtime_ns == before
+
+
+def test_shards_by_url_give_the_same_weights(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    with serve(prepared / "shards") as served:
+        served.delay = 0.02
+        assert train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{served.url}]"))) == 0
+        assert len({path for path, _ in served.requests if path.endswith(".tar")}) >= 2
+        assert served.most_at_once >= 4  # the samples of a step are asked for side by side
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+
+
+def test_an_existing_run_is_not_overwritten(prepared: Path, whole_run: Path) -> None:
+    with pytest.raises(UserError, match="exists: resume=true goes on with it"):
+        train(load(run_arguments(prepared, whole_run)))
+
+
+def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path) -> None:
+    with pytest.raises(UserError, match="optim.lr.depth=0.5 but .* was started with 0.0015"):
+        train(load(run_arguments(prepared, whole_run, "resume=true", "optim.lr.depth=0.5")))
+
+
+def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-0000008" / FILE
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="step-0000008/checkpoint.ckpt is damaged .*move .* away"):
+        train(load(run_arguments(prepared, tmp_path / "run", "resume=true")))
+
+
+def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(prepared / "shards", shards)
+    from data_pipelines.shards.rows import Index
+
+    index = Index.load(shards / "train")
+    name = index.shard_names[-1]
+    with open(shards / "train" / name, "r+b") as file:
+        content = file.read()
+        at = content.index(b"\x93NUMPY")  # the codes of the first dialogue in that tar
+        file.seek(at)
+        file.write(b"garbage")
+    arguments = run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]", "steps=4", "trainer.threads=1")
+    assert train(load(arguments)) == 0
+    bad = bad_samples(tmp_path / "run")
+    assert len(bad) == 1
+    assert next(iter(bad)).startswith("service-")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["data.paths=[nowhere]"], "nowhere: no such folder"),
+        (["data.paths=[a,b,a]"], "data.paths names a more than once: give it once, and weigh sources by data.mix"),
+        (["data.mix={assistant: 1}"], "assistant"),
+        (["model.lm.card=32"], "set model.lm.card=64"),
+        (["model.lm.text_card=300"], "set model.lm.text_card=320"),
+        (["model.codec=nowhere.safetensors"], "codec=nowhere.safetensors: no such file"),
+        (["model.tokenizer=nowhere.model"], "tokenizer=nowhere.model: no such file"),
+        (["model.codec=small", "model.lm.card=512"], "encoded with another codec"),
+        (["model.revision=main"], "model.revision has no effect"),
+        (["data.max_frames=40"], "is bad; the first"),
+        (["trainer.accelerator=gpu"], "gpu"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(prepared: Path, tmp_path: Path, more: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        train(load(run_arguments(prepared, tmp_path / "run", *more)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_tar_is_found_before_training(prepared: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(prepared / "shards", shards)
+    tar = next((shards / "train").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(UserError, match=f"{tar.name}: has 5000 bytes, its index expects"):
+        train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_train_alone_and_bf16_computes(prepared: Path, tmp_path: Path) -> None:
+    more = ("model.lora.rank=4", "trainer.precision=bf16-mixed", "steps=4", "data.heldout_samples=0")
+    assert train(load(run_arguments(prepared, tmp_path / "run", *more))) == 0
+    losses = [value for _, value in read_metrics(tmp_path / "run")["train/loss"]]
+    assert losses[-1] < losses[0]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "step-0000004" / FILE, weights_only=True)
+    optimised = sum(len(group["params"]) for group in state["optimizer_states"][0]["param_groups"])
+    assert optimised == sum("lora" in name for name in state["state_dict"])
+
+
+@pytest.mark.slow
+def test_tensorboard_and_offline_wandb_are_written_on_request(prepared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    more = ("steps=4", "data.heldout_samples=0", "logging.tensorboard=true", "logging.wandb=offline")
+    code, output = finish(start(run_arguments(prepared, tmp_path / "run", *more)))
+    assert code == 0, output
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("resume", ["true", "false"])
+def test_a_run_dir_that_is_a_file_is_one_line(prepared: Path, tmp_path: Path, resume: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="file is a file: choose another run_dir"):
+            train(load(run_arguments(prepared, run_dir, f"resume={resume}")))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    for saved in (tmp_path / "run").glob("checkpoints/*/config.yaml"):
+        saved.write_text(saved.read_text().replace("\n    dim: 32", "\n    dim: 64"))
+    other = run_arguments(prepared, tmp_path / "run", "resume=true", "model.lm.dim=64", "trainer.devices=1")
+    with pytest.raises(UserError, match="is not of the model in config.yaml"):
+        train(load(other))
+
+
+def test_start_weights_with_a_nan_are_refused_before_training(prepared: Path, tmp_path: Path) -> None:
+    from model.weights.checkpoint import save_native
+
+    run = load(run_arguments(prepared, tmp_path / "run"))
+    lm = build_lm(run)
+    with torch.no_grad():
+        lm.text_head.weight[3, 4] = float("nan")
+    save_native(tmp_path / "weights", lm)
+    with pytest.raises(UserError, match="(?i)nan|finite") as caught:
+        train(load(run_arguments(prepared, tmp_path / "run", f"model.init={tmp_path / 'weights'}")))
+    assert "text_linear.weight" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
