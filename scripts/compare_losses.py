@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,9 +117,9 @@ def git(*arguments: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The line that says what went wrong: the last that begins with `error:`, else the last of all."""
+    """The line that says what went wrong: the last of the form `error: ...` or `error[code]: ...`, else the last."""
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [found[1] for line in lines if (found := re.match(r"error(?:\[[\w-]+\])?: (.*)", line))]
     return [*(lines or ["no message"]), *errors][-1]
 
 

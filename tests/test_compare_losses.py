@@ -41,7 +41,7 @@ def git(repository: Path, *arguments: str) -> str:
 
 def compare(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(repository / SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def assert_untouched(repository: Path, *changed: str) -> None:
