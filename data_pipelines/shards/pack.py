@@ -15,7 +15,7 @@ Members of one dialogue in this order, for each side that may be the agent (`lef
     ID.left.voice.flac    the voice prompt as recorded
 
 The same dialogues give the same bytes: members have a fixed order, no times and no owners.
-docs/shards.md shows how others read them.
+docs/reference/shards.md shows how others read them.
 """
 
 import hashlib

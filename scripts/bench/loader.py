@@ -6,7 +6,6 @@ Writes shards of random codes (no audio) with words as dense as those of calls, 
 and opens an index of rows alone as large as asked for with --rows.
 """
 
-from tests.paths import ROOT
 import argparse
 import json
 import os
@@ -34,6 +33,7 @@ from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
 from ppx_train.config import Data
 from ppx_train.training.data import SequenceBuilder
+from tests.paths import ROOT
 
 WORDS = [line for line in (ROOT / "README.md").read_text("utf-8").split() if line.isalpha()]
 
