@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        """As in argparse, with keywords alone."""
         self.options: dict[str, argparse.Action] = {}
         self.subcommands: Mapping[str, Parser] = {}
         super().__init__(**kwargs)

@@ -324,7 +324,7 @@ def layers_of(arguments: Sequence[str]) -> list[Layer]:
     try:
         chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
     except (OmegaConfBaseException, TypeError) as why:
-        raise UserError(f"recipe={recipe}: groups: {first_line(why)}", code="bad-value") from why
+        raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
     by_hand.recipe = Path(recipe).stem
     return [
         Layer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),

@@ -34,7 +34,7 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
             place = why.filename2 or why.filename or "a file"
             _fail(f"no space left on the disk while writing {place}: free some and run it again", 1)
         if why.errno in FORBIDDEN and why.filename:
-            _fail(f"{why.filename}: {why.strerror}: choose a folder that can be written", 1)
+            _fail(f"{why.filename}: {why.strerror}; choose a folder that can be written", 1)
         raise
     except RuntimeError as why:
         if "PytorchStreamWriter" in str(why):  # torch.save reports a full disk in this way

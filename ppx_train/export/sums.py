@@ -19,7 +19,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     """Returns the hex sha256 by file name. Raises UserError if the folder has no SHA256SUMS."""
     path = folder / SUMS
     if not path.is_file():
-        raise UserError(f"{folder}: holds no {SUMS}: not an export, choose another folder", code="not-found")
+        raise UserError(f"{folder}: holds no {SUMS}; not an export, choose another folder", code="not-found")
     return {name: value for value, _, name in (line.partition("  ") for line in path.read_text("utf-8").splitlines())}
 
 

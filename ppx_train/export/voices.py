@@ -48,7 +48,7 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoiceProm
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
-                f"{folder}: the run's shards are not there: give --data DIR, or --include-voices with a folder of "
+                f"{folder}: the run's shards are not there; give --data DIR, or --include-voices with a folder of "
                 "clips or none",
                 code="not-found",
             )

@@ -142,7 +142,7 @@ def check_outputs(outputs: Sequence[Path], user_wav: Path, overwrite: bool) -> N
             raise UserError(f"{path} is the input: write the output elsewhere", code="bad-combination")
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(
-                f"{path}: not a file in an existing folder: make the folder or choose another name", code="not-found"
+                f"{path}: not a file in an existing folder; make the folder or choose another name", code="not-found"
             )
         if path.exists() and not overwrite:
             raise UserError(f"{path} exists: choose another name, or add --overwrite", code="exists")

@@ -125,7 +125,7 @@ def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, Rows], LMC
     config = sidecar.lm_config(str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
     if config is not None and config.dep_q != found:
         raise UserError(
-            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them: not one model's",
+            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them; they belong to different models",
             code="bad-weights",
         )
     return weights, config or LMConfig(dep_q=found)
@@ -147,12 +147,12 @@ def check_parts(config: LMConfig, codec: Mimi, tokenizer: TextTokenizer, where: 
     if codec.card != config.card or codec.num_codebooks != config.num_codebooks:
         raise UserError(
             f"{where}: the codec has {codec.num_codebooks} codebooks of {codec.card} entries, the language model "
-            f"{config.num_codebooks} of {config.card}: they belong to different models",
+            f"{config.num_codebooks} of {config.card}; they belong to different models",
             code="bad-weights",
         )
     if tokenizer.card > config.text_card:
         raise UserError(
-            f"{where}: the tokenizer has {tokenizer.card} pieces, the language model {config.text_card}: "
+            f"{where}: the tokenizer has {tokenizer.card} pieces, the language model {config.text_card}; "
             "they belong to different models",
             code="bad-weights",
         )
@@ -162,11 +162,11 @@ def read_voice(path: Path, config: LMConfig) -> Tensor:
     """Returns the codes [8, P] of a voice file. Raises UserError if it is damaged or another codec's."""
     with open_safetensors(path) as file:
         if "codes" not in file.keys():
-            raise UserError(f"{path}: not a voice file: export the model again, or give a wav file", code="bad-weights")
+            raise UserError(f"{path}: not a voice file; export the model again, or give a wav file", code="bad-weights")
         codes_CP = file.get_tensor("codes").long()
     if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or not codes_CP.numel():
         raise UserError(
-            f"{path}: codes of shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]",
+            f"{path}: codes of shape {tuple(codes_CP.shape)}; give [{config.num_codebooks}, frames]",
             code="bad-weights",
         )
     return codes_CP
@@ -182,7 +182,7 @@ def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
     seconds = audio.shape[-1] / rate
     if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
         raise UserError(
-            f"{path}: a voice prompt of {seconds:.1f} s: give 3 to 10 s of one speaker "
+            f"{path}: a voice prompt of {seconds:.1f} s; give 3 to 10 s of one speaker "
             f"({SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s are allowed)",
             code="bad-audio",
         )
@@ -235,7 +235,7 @@ def _pickled_voice(path: Path) -> UserError:
         ["ppx-voice", "convert", str(path), "--model", "MODEL", "--out", str(path.with_suffix(".safetensors"))]
     )
     return UserError(
-        f"voice {path}: a pickle for one model: convert it once with `{command}`, or give a wav of the speaker",
+        f"voice {path}: a pickle for one model; convert it once with `{command}`, or give a wav of the speaker",
         code="unreadable",
     )
 
@@ -252,7 +252,7 @@ def _folder(model: str, revision: str | None) -> Path:
             weights_path(path)
         return path
     if path.exists() or not REPOSITORY.match(model):
-        raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository", code="not-found")
+        raise UserError(f"{model}: no such folder; give one made by ppx-export, or a hub repository", code="not-found")
     return hub_model(model, HUB_FILES, revision, one_of=(WEIGHTS_NAME, INDEX_NAME, ADAPTER_NAME))
 
 

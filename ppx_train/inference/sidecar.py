@@ -67,6 +67,7 @@ class HubLicence:
     link: str | None = None
 
     def __str__(self) -> str:
+        """The name if there is one, else the identifier."""
         return self.name or self.id
 
 

@@ -173,7 +173,7 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch
 
 def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     why = OSError(errno.EROFS, "Read-only file system", "/there/out")
-    expected = "error: /there/out: Read-only file system: choose a folder that can be written\n"
+    expected = "error: /there/out: Read-only file system; choose a folder that can be written\n"
     assert run_failing(why, capsys) == (1, expected)
 
 

@@ -17,6 +17,7 @@ from model.weights.checkpoint import save_native
 from ppx_train.cli import export
 from ppx_train.config import load
 from ppx_train.export import folder
+from ppx_train.export.export_settings import ExportSettings
 from ppx_train.inference.loading import find_voice, load_release
 from tests.hub_server import Hub, User, hub_server
 from tests.paths import ROOT
@@ -124,7 +125,13 @@ def test_a_repository_with_other_files_is_left_as_it_is(
         fill()
     else:
         real = folder.export_checkpoint
-        monkeypatch.setattr(folder, "export_checkpoint", lambda *a, **k: (real(*a, **k), fill()))
+
+        def export_then_fill(checkpoint: Path, out: Path, settings: ExportSettings) -> Path:
+            real(checkpoint, out, settings)
+            fill()
+            return out
+
+        monkeypatch.setattr(folder, "export_checkpoint", export_then_fill)
     with pytest.raises(UserError, match=r"holds other files \(README.md, model.safetensors\), which are not replaced"):
         export.command(arguments(run[0], tmp_path / "out", "--include-voices none"))
     assert (tmp_path / "out").exists() == (when == "after the export")
@@ -212,12 +219,13 @@ def test_an_adapter_goes_up_with_the_name_and_commit_of_its_base_on_the_hub(
     config = json.loads(hub.content("org/talker", "config.json"))
     assert config["moshi_name"] == "hf://kyutai/moshiko-pytorch-bf16/model.safetensors"
     card = ModelCard(hub.content("org/talker", "README.md").decode())
-    assert card.data.base_model == "kyutai/moshiko-pytorch-bf16"
-    assert (card.data["base_model_relation"], card.data.license) == ("adapter", "cc-by-4.0")
+    facts = card.data.to_dict()
+    assert facts["base_model"] == "kyutai/moshiko-pytorch-bf16"
+    assert (facts["base_model_relation"], facts["license"]) == ("adapter", "cc-by-4.0")
     assert f"| start weights | kyutai/moshiko-pytorch-bf16, revision {commit} |" in card.text
     assert "- start weights `kyutai/moshiko-pytorch-bf16` under cc-by-4.0" in card.text
     [start, *_] = sidecar["ingredients"]
-    assert (start["name"], start["revision"], start["licence"]) == (card.data.base_model, commit, "cc-by-4.0")
+    assert (start["name"], start["revision"], start["licence"]) == (facts["base_model"], commit, "cc-by-4.0")
     assert torch.equal(greedy_tokens(load_release("org/talker").lm), greedy_tokens(merged))
 
 

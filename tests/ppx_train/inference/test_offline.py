@@ -21,6 +21,7 @@ GREEDY = Sampling(greedy=True)
 def test_a_conversation_is_codec_and_stream_frame_by_frame(release: Release) -> None:
     user = noise(2.0)[:, 0]
     prompt = release.prompt(torch.randint(64, (8, 20)), "You are Jane.")
+    assert prompt is not None
     conversation = chat(release, user, prompt_KP=prompt, sampling=GREEDY)
 
     stream = DuplexStream(release.lm, GREEDY)
