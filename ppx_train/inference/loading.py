@@ -125,7 +125,8 @@ def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, Rows], LMC
     config = sidecar.lm_config(str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
     if config is not None and config.dep_q != found:
         raise UserError(
-            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them; they belong to different models",
+            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them; they belong to different "
+            "models",
             code="bad-weights",
         )
     return weights, config or LMConfig(dep_q=found)
