@@ -19,7 +19,14 @@ from model.text import TextTokenizer
 from model.weights.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
 from model.weights.native import depth_steps
 from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
-from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME, StoredTensor, open_safetensors, read_header, weights_path
+from model.weights.tensor_files import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    StoredTensor,
+    open_safetensors,
+    read_header,
+    weights_path,
+)
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
 
 SIDECAR = "personaplex.json"
