@@ -259,7 +259,7 @@ def test_an_upload_is_private_comes_back_whole_and_replaces_nothing(talk, tmp_pa
                 export(tmp_path / "shards", out, *options)
         hub.fail("POST", "commit", status=500, times=-1)
         with pytest.raises(
-            UserError, match=r"is whole: run the same command again, or `hf upload org/new .* --repo-type dataset"
+            UserError, match=r"is whole, so run the same command again, or `hf upload org/new .* --repo-type dataset"
         ):
             export(tmp_path / "shards", out, "--push", "org/new")
 
