@@ -31,13 +31,14 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from data_pipelines.files import appearing, digest, write_json
+from data_pipelines.files import digest, write_json
 from data_pipelines.records.folder import load_dialogue
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.members import AUDIO, META, clip_name, in_order, npy_bytes, text_bytes, text_name
 from data_pipelines.shards.rows import NAME
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
+from model.files import whole_file
 
 FORMAT = 2
 """Version of the layout above, in the manifest."""
@@ -144,7 +145,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> 
     Returns {"bytes": size of the tar, "sha256": its hash}.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(path) as temporary, open(temporary, "wb") as raw:
+    with whole_file(path) as temporary, open(temporary, "wb") as raw:
         file = _HashingFile(raw)
         with tarfile.open(fileobj=file, mode="w|") as tar:  # type: ignore[call-overload]
             for key, members in samples:

@@ -1,12 +1,12 @@
 """Codec files: safetensors with the public tensor names and the config as metadata."""
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as to_bytes
 
 from model.errors import UserError
+from model.files import write_bytes
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig
 from model.weights.tensor_files import open_safetensors
@@ -78,6 +78,4 @@ def write(model: Mimi, path: Path, dtype: torch.dtype) -> None:
     """Writes or replaces one file, whole or not at all."""
     model.constants()
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(to_bytes(tensors, metadata={"config": model.config.to_json()}))
-    os.replace(partial, path)
+    write_bytes(path, to_bytes(tensors, metadata={"config": model.config.to_json()}))

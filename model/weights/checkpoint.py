@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.files import whole_file, write_bytes
 from model.weights.native import Weight, depth_steps, fit_depth, fuse_split, native_path, split_fused
 from model.weights.sources import hub_model
 from model.weights.tensor_files import WEIGHTS_NAME, Rows, dtype_of, pieces, read_header, weights_path
@@ -230,17 +231,14 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     if path.exists():
         raise UserError(f"{path}: exists already: choose another place or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as why:
         if found := re.search(r"os error (\d+)", str(why)):  # as any other writer says it
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from why
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_native(
@@ -274,6 +272,4 @@ def save_native(
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dict(content), indent=2) + "\n", "utf-8")
-    os.replace(temporary, path)
+    write_bytes(path, (json.dumps(dict(content), indent=2) + "\n").encode())
