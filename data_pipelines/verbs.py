@@ -1,7 +1,7 @@
-"""`ppx-data VERB ...`: one module per verb, imported only when its verb runs.
+"""`ppx-data VERB ...`: one module for each verb, which is imported only when its verb runs.
 
-A verb's module has `add_arguments(parser)` and `run(args)`. Errors of the user are raised as UserError;
-the command that calls `main` prints them.
+A verb's module has `add_arguments(parser)` and `run(args)`. It raises mistakes of the user as UserError, which the
+command that calls `main` prints.
 """
 
 import argparse
@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "extract": ("data_pipelines.shards.extract", "take one dialogue out of shards as audio and text files"),
     "to-moshi": ("data_pipelines.publish.to_moshi", "export shards in the format of moshi-finetune"),
     "to-hf": ("data_pipelines.publish.to_hf", "export shards as a repository for Hugging Face datasets"),
-    "plan": ("data_pipelines.planning.plan", "reckon what a data set costs: cores, GPUs, disk, days"),
+    "plan": ("data_pipelines.planning.plan", "estimate what a data set costs: cores, GPUs, disk, days"),
     "report": (
         "data_pipelines.quality.report.report",
         "describe shards or dialogues on one page: hours, turns, gates, sound",
@@ -40,29 +40,84 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
-def help_text() -> str:
-    """The verbs, one line each."""
-    lines = [f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items()]
-    return "\n".join(
-        ["usage: ppx-data VERB ...", "", "From text to training shards. Verbs, in the order of use:", *lines, ""]
-        + ["`ppx-data VERB --help` lists the options of one verb."]
+class VerbParser(argparse.ArgumentParser):
+    """A parser that imports the module of its verb when it parses words, so that a table of all verbs costs nothing.
+
+    It shows defaults in the help texts of options. `arguments` lists all of its arguments, groups included.
+    """
+
+    def __init__(self, *, module: str = "", **options: Any) -> None:
+        """`module` has `add_arguments(parser)`; "" for a parser that is filled by hand."""
+        self.arguments: list[argparse.Action] = []
+        self._module = module
+        super().__init__(**options)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """As argparse; appends the default to the help text."""
+        self.arguments.append(super().add_argument(*names, **_with_default(options)))
+        return self.arguments[-1]
+
+    def add_argument_group(self, *args: Any, **options: Any) -> Any:
+        """As argparse, for a group whose arguments are treated like those of the parser."""
+        group = super().add_argument_group(*args, **options)
+        add = group.add_argument
+
+        def add_argument(*names: Any, **options: Any) -> argparse.Action:
+            self.arguments.append(add(*names, **_with_default(options)))
+            return self.arguments[-1]
+
+        group.add_argument = add_argument  # type: ignore[method-assign]
+        return group
+
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:
+        """As argparse; the first call adds the arguments of the verb."""
+        module, self._module = self._module, ""
+        if module:
+            import_module(module).add_arguments(self)
+        return super().parse_known_args(*args, **options)
+
+
+def _with_default(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `add_argument` with the default in the help text, unless it is empty or already there."""
+    default, text = options.get("default"), options.get("help")
+    if (
+        text is None
+        or "default" in text
+        or default is None
+        or default is False
+        or default in ("", [], argparse.SUPPRESS)
+    ):
+        return options
+    shown = f"{default:g}" if isinstance(default, float) else str(default).replace("%", "%%")
+    return options | {"help": f"{text} (default: {shown})"}
+
+
+def parser() -> VerbParser:
+    """The parser of `ppx-data` with all verbs. A verb's module is imported when words of that verb are parsed."""
+    table = VerbParser(
+        prog="ppx-data",
+        description="From text to training shards.",
+        epilog="`ppx-data VERB --help` lists the options of one verb.",
     )
+    verbs = table.add_subparsers(title="verbs, in the order of use", metavar="VERB")
+    for verb, (module, about) in VERBS.items():
+        verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.", module=module)
+    return table
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one verb. Raises UserError for an unknown verb and whatever the verb raises; exits 2 without a verb."""
     words = sys.argv[1:] if argv is None else argv
     if not words:
-        print(help_text(), file=sys.stderr)
+        parser().print_help(sys.stderr)
         raise SystemExit(2)
-    if words[0] in ("-h", "--help", "help"):
-        print(help_text())
+    if words[0] == "help":
+        parser().print_help()
         return
-    module = verb_module(words[0])
-    about = VERBS[words[0]][1]
-    parser = argparse.ArgumentParser(prog=f"ppx-data {words[0]}", description=f"{about[0].upper()}{about[1:]}.")
-    module.add_arguments(parser)
-    module.run(parser.parse_args(words[1:]))
+    if not words[0].startswith("-"):
+        verb_module(words[0])  # refuses an unknown verb in one line that suggests another
+    args = parser().parse_args(words)
+    verb_module(words[0]).run(args)
 
 
 def verb_module(verb: str) -> Any:
@@ -70,5 +125,5 @@ def verb_module(verb: str) -> Any:
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(VERBS)}"
-        raise UserError(f"ppx-data {verb}: no such verb: {hint}")
+        raise UserError(f"ppx-data {verb}: no such verb: {hint}", code="unknown-name")
     return import_module(VERBS[verb][0])
