@@ -18,16 +18,16 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from data_pipelines.arguments import Parser, nearest
 from data_pipelines.execution.executor import executor_of
-from data_pipelines.verbs import VerbParser, verb_module
+from data_pipelines.verbs import verb_module
 from model.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "pipelines"
@@ -114,7 +114,7 @@ def plan(name: str, settings: Sequence[str] = ()) -> list[Step]:
             variables[key] = value
         else:
             hint = _hint(key, [*variables, *EVERYWHERE])
-            raise UserError(f"{setting}: {path.name} has no variable {key!r}: {hint}", code="unknown-name")
+            raise UserError(f"{setting}: {path.name} has no variable {key!r}{hint}", code="unknown-name")
     steps = [
         _step(f"{path.name}, step {number}", raw, everywhere)
         for number, raw in enumerate(_resolved(pipeline, variables), start=1)
@@ -198,10 +198,10 @@ def _step(where: str, raw: dict[str, Any], everywhere: Mapping[str, Any]) -> Ste
     where = f"{where} ({verb})"
     if verb == "make" or not isinstance(options or {}, dict):
         raise UserError(f"{where}: write `verb: {{option: value, ...}}`, with any verb but make", code="bad-record")
-    parser = _StepParser(where)
+    parser = Parser(prog=where, add_help=False, allow_abbrev=False)
     try:
         verb_module(verb).add_arguments(parser)
-        known = by_name(parser.arguments)
+        known = parser.options
         given = {name.replace("_", "-"): value for name, value in (options or {}).items()}
         own = {name for name, value in given.items() if value is not None}
         if "executor" in own:
@@ -211,25 +211,9 @@ def _step(where: str, raw: dict[str, Any], everywhere: Mapping[str, Any]) -> Ste
         if "executor" in known:
             executor_of(args)
     except UserError as why:
-        raise UserError(f"{where}: {str(why).removeprefix(f'{where}: ')}", code=why.code) from why
+        what = str(why).removeprefix(where).removeprefix(":").strip()
+        raise UserError(f"{where}: {what}", code=why.code) from why
     return Step(verb=verb, words=words, args=args)
-
-
-class _StepParser(VerbParser):
-    """A parser that raises UserError instead of ending the process."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__(prog=where, add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError."""
-        raise UserError(message.replace("\n", " "), code="bad-value")
-
-
-def by_name(arguments: Sequence[argparse.Action]) -> dict[str, argparse.Action]:
-    """Options by their names without dashes, and arguments by their names; arguments first, in their order."""
-    ordered = sorted(arguments, key=lambda action: bool(action.option_strings))
-    return {name.lstrip("-"): action for action in ordered for name in action.option_strings or [action.dest]}
 
 
 def words_of(known: Mapping[str, argparse.Action], options: Mapping[str, Any]) -> Iterator[str]:
@@ -237,10 +221,11 @@ def words_of(known: Mapping[str, argparse.Action], options: Mapping[str, Any]) -
 
     Raises: UserError for a name that is not in `known`, or a value of the wrong kind.
     """
+    shown = [name for name, action in known.items() if action.help != argparse.SUPPRESS]
     for name in options:
         if name not in known:
-            raise UserError(f"no option {name!r}: {_hint(str(name), list(known))}", code="unknown-name")
-    for name, action in known.items():
+            raise UserError(f"no option {name!r}{_hint(str(name), shown)}", code="unknown-name")
+    for name, action in sorted(known.items(), key=lambda item: bool(item[1].option_strings)):  # arguments come first
         value = options.get(name)
         flag = next((word for word in action.option_strings if word.lstrip("-") == name), "")
         values = [str(item) for item in value] if isinstance(value, list) else [str(value)]
@@ -263,5 +248,4 @@ def words_of(known: Mapping[str, argparse.Action], options: Mapping[str, Any]) -
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return nearest(name, known) or f", there are {', '.join(known)}"

@@ -1,15 +1,15 @@
-"""`ppx-data VERB ...`: one module for each verb, which is imported only when its verb runs.
+"""`ppx-data VERB ...`: one module per verb, imported only when its verb runs.
 
-A verb's module has `add_arguments(parser)` and `run(args)`. It raises mistakes of the user as UserError, which the
-command that calls `main` prints.
+A verb's module has `add_arguments(parser)` and `run(args)`. Errors of the user are raised as UserError; the command
+that calls `main` prints them.
 """
 
 import argparse
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from data_pipelines.arguments import Parser, add_version, complete, completed_words, nearest
 from model.errors import UserError
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -38,92 +38,58 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "make": ("data_pipelines.make", "run a pipeline: several verbs with their options, from one file"),
 }
+"""Module and purpose of each verb, in the order of use."""
 
 
-class VerbParser(argparse.ArgumentParser):
-    """A parser that imports the module of its verb when it parses words, so that a table of all verbs costs nothing.
+def help_text() -> str:
+    """The verbs, one line each."""
+    lines = [f"  {verb:<10} {about}" for verb, (_, about) in VERBS.items()]
+    return "\n".join(["From text to training shards. Verbs, in the order of use:", "", *lines])
 
-    It shows defaults in the help texts of options. `arguments` lists all of its arguments, groups included.
+
+def main(argv: list[str] | None = None, version: str = "unknown") -> None:
+    """Runs one verb. version: what `--version` prints.
+
+    Raises: UserError for a missing or unknown verb, a wrong option, and whatever the verb raises.
     """
-
-    def __init__(self, *, module: str = "", **options: Any) -> None:
-        """`module` has `add_arguments(parser)`; "" for a parser that is filled by hand."""
-        self.arguments: list[argparse.Action] = []
-        self._module = module
-        super().__init__(**options)
-
-    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """As argparse; appends the default to the help text."""
-        self.arguments.append(super().add_argument(*names, **_with_default(options)))
-        return self.arguments[-1]
-
-    def add_argument_group(self, *args: Any, **options: Any) -> Any:
-        """As argparse, for a group whose arguments are treated like those of the parser."""
-        group = super().add_argument_group(*args, **options)
-        add = group.add_argument
-
-        def add_argument(*names: Any, **options: Any) -> argparse.Action:
-            self.arguments.append(add(*names, **_with_default(options)))
-            return self.arguments[-1]
-
-        group.add_argument = add_argument  # type: ignore[method-assign]
-        return group
-
-    def parse_known_args(self, *args: Any, **options: Any) -> Any:
-        """As argparse; the first call adds the arguments of the verb."""
-        module, self._module = self._module, ""
-        if module:
-            import_module(module).add_arguments(self)
-        return super().parse_known_args(*args, **options)
-
-
-def _with_default(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `add_argument` with the default in the help text, unless it is empty or already there."""
-    default, text = options.get("default"), options.get("help")
-    if (
-        text is None
-        or "default" in text
-        or default is None
-        or default is False
-        or default in ("", [], argparse.SUPPRESS)
-    ):
-        return options
-    shown = f"{default:g}" if isinstance(default, float) else str(default).replace("%", "%%")
-    return options | {"help": f"{text} (default: {shown})"}
-
-
-def parser() -> VerbParser:
-    """The parser of `ppx-data` with all verbs. A verb's module is imported when words of that verb are parsed."""
-    table = VerbParser(
-        prog="ppx-data",
-        description="From text to training shards.",
-        epilog="`ppx-data VERB --help` lists the options of one verb.",
-    )
-    verbs = table.add_subparsers(title="verbs, in the order of use", metavar="VERB")
-    for verb, (module, about) in VERBS.items():
-        verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.", module=module)
-    return table
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Runs one verb. Raises UserError for an unknown verb and whatever the verb raises; exits 2 without a verb."""
     words = sys.argv[1:] if argv is None else argv
-    if not words:
-        parser().print_help(sys.stderr)
-        raise SystemExit(2)
-    if words[0] == "help":
-        parser().print_help()
+    typed = completed_words()
+    if typed is not None:  # a shell that completes words passes them by the environment
+        words = typed[1:2]
+    if not words or words[0] == "help" or words[0].startswith("-"):
+        overview(version).parse_args(["--help"] if words[:1] == ["help"] else words)
         return
-    if not words[0].startswith("-"):
-        verb_module(words[0])  # refuses an unknown verb in one line that suggests another
-    args = parser().parse_args(words)
-    verb_module(words[0]).run(args)
+    module, parser = verb_module(words[0]), verb_parser(words[0])
+    complete(parser, skip=1)
+    module.run(parser.parse_args(words[1:]))
+
+
+def overview(version: str) -> Parser:
+    """The parser of `ppx-data` without a verb."""
+    parser = Parser(
+        prog="ppx-data",
+        usage="ppx-data VERB ...",
+        description=help_text(),
+        epilog="`ppx-data VERB --help` lists the options of one verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do")
+    add_version(parser, version)
+    return parser
+
+
+def verb_parser(verb: str) -> Parser:
+    """The parser of one verb's options. Raises UserError if there is no such verb."""
+    module = verb_module(verb)
+    about = VERBS[verb][1]
+    parser = Parser(prog=f"ppx-data {verb}", description=f"{about[0].upper()}{about[1:]}.")
+    module.add_arguments(parser)
+    return parser
 
 
 def verb_module(verb: str) -> Any:
     """The module of a verb. Raises UserError if there is no such verb."""
     if verb not in VERBS:
-        near = get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(VERBS)}"
-        raise UserError(f"ppx-data {verb}: no such verb: {hint}", code="unknown-name")
+        hint = nearest(verb, list(VERBS)) or f", choose one of {', '.join(VERBS)}"
+        raise UserError(f"ppx-data {verb}: no such verb{hint}", code="unknown-name")
     return import_module(VERBS[verb][0])
