@@ -32,6 +32,7 @@ class Executor:
     """The output folder. Ray's workers first look for a mark in it, which shows that they share the file system."""
 
     def __post_init__(self) -> None:
+        """Checks the values."""
         if self.kind not in ("local", "ray"):
             raise UserError(f"executor {self.kind!r}: choose local or ray", code="bad-value")
         if self.workers < 1:
