@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.files import write_bytes
 from model.weights.native import Weight, depth_steps, fit_depth, fuse_split, native_path, split_fused
 from model.weights.sources import hub_model
 from model.weights.tensor_files import (
@@ -290,6 +290,4 @@ def save_native(
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all, and replaces an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dict(content), indent=2) + "\n", "utf-8")
-    os.replace(temporary, path)
+    write_bytes(path, (json.dumps(dict(content), indent=2) + "\n").encode())

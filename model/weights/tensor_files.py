@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import UserError
+from model.files import whole_file
 
 WEIGHTS_NAME = "model.safetensors"
 """Name of the weights file of a model folder."""
@@ -176,17 +177,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises: OSError with the number of the system's error, such as a full disk, as other writers raise it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata=dict(metadata))
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            save_file(contiguous, temporary, metadata=dict(metadata))
     except SafetensorError as why:
         if found := re.search(r"os error (\d+)", str(why)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from why
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_parts(index: Path) -> dict[str, StoredTensor]:
