@@ -26,7 +26,6 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        """As in argparse, with keywords alone."""
         self.options: dict[str, argparse.Action] = {}
         self.subcommands: Mapping[str, Parser] = {}
         super().__init__(**kwargs)
@@ -147,6 +146,7 @@ def complete(parser: argparse.ArgumentParser, skip: int = 0) -> None:
 def _with_default(options: dict[str, Any]) -> dict[str, Any]:
     """The keywords of add_argument, with the default at the end of the help text."""
     text, default = options.get("help"), options.get("default")
-    if default in (None, False, "", argparse.SUPPRESS) or default == [] or not text or "default" in text:
+    if default is None or default is False or default in ("", [], argparse.SUPPRESS) or not text or "default" in text:
         return options
-    return options | {"help": f"{text} (default: %(default)s)"}
+    shown = f"{default:g}" if isinstance(default, float) else "%(default)s"  # 150 instead of 150.0
+    return options | {"help": f"{text} (default: {shown})"}

@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from model.config import LMConfig
 from model.errors import Code, UserError
-from ppx_train.recipes import GROUPS, Layer, first_line, read_group, read_recipe, read_yaml
+from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml
 
 
 @dataclass(kw_only=True)
@@ -237,7 +237,7 @@ class Run:
     run_dir: str = MISSING
     """Folder of checkpoints, logs and pictures; must not exist unless resume=true. By default runs/RECIPE."""
     resume: bool = False
-    """Whether training resumes from the newest checkpoint of run_dir, or starts if there is none."""
+    """Whether training resumes from the newest checkpoint of run_dir, or starts if it has no checkpoint."""
     seed: int = 0
     """Seed of the initial weights and of the order of samples."""
     steps: int = MISSING
@@ -301,7 +301,7 @@ def load(arguments: Sequence[str]) -> Run:
     return merge(layers_of(arguments))
 
 
-def layers_of(arguments: Sequence[str]) -> list[Layer]:
+def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
     """Reads the places that `recipe=NAME [group=NAME] [key=value ...]` names, in the order in which later ones win.
 
     Raises: UserError for an unknown recipe, group or key of the command line, or a file that cannot be read.
@@ -327,14 +327,14 @@ def layers_of(arguments: Sequence[str]) -> list[Layer]:
         raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
     by_hand.recipe = Path(recipe).stem
     return [
-        Layer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
+        ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
         *(read_group(str(group), str(name)) for group, name in chosen.items()),
         by_recipe,
-        Layer(origin="command line", values=by_hand),
+        ConfigLayer(origin="command line", values=by_hand),
     ]
 
 
-def merge(layers: Sequence[Layer]) -> Run:
+def merge(layers: Sequence[ConfigLayer]) -> Run:
     """Builds the run from defaults and layers, of which later ones win. Raises UserError as `load` does."""
     merged: Any = OmegaConf.structured(Run)
     for layer in layers:

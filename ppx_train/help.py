@@ -12,14 +12,14 @@ from omegaconf import MISSING, OmegaConf
 
 from model.config import LMConfig
 from ppx_train.config import Run
-from ppx_train.recipes import GROUPS, Layer, group_names, recipe_names
+from ppx_train.recipes import GROUPS, ConfigLayer, group_names, recipe_names
 
 _NOTHING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One key of a run. default: "(required)" if there is none; choices: all values, if they are few."""
+    """One key of a run. default: "(required)" if it must be given; choices: all values, if they are few."""
 
     key: str
     default: str
@@ -69,7 +69,7 @@ def settings(prefix: str = "", owner: type = Run) -> Iterator[Setting]:
         )
 
 
-def marked_yaml(run: Run, layers: Sequence[Layer]) -> str:
+def marked_yaml(run: Run, layers: Sequence[ConfigLayer]) -> str:
     """Returns the configuration of a run as YAML, with a comment behind each value that differs from its default.
 
     The comment names the place of the value: a file, or the command line. The text loads back to the same run.
@@ -98,7 +98,7 @@ def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def _at(content: Any, path: Sequence[str]) -> Any:
-    """The value at a path of nested mappings; _NOTHING if there is none."""
+    """The value at a path of nested mappings; _NOTHING if it does not exist."""
     for key in path:
         if not isinstance(content, Mapping) or key not in content:
             return _NOTHING

@@ -14,7 +14,7 @@ GROUPS = ("model", "data", "optim", "loss", "trainer", "logging")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class ConfigLayer:
     """Settings from one place. origin: the YAML file that has them, or "command line"."""
 
     origin: str
@@ -32,7 +32,7 @@ def recipe_summary(name: str) -> str:
     return next((line for line in lines if not line.startswith("ppx-train")), "")
 
 
-def read_recipe(name: str) -> Layer:
+def read_recipe(name: str) -> ConfigLayer:
     """Reads a shipped recipe, or the user's own YAML file. Raises UserError suggesting the nearest name."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -43,7 +43,7 @@ def read_recipe(name: str) -> Layer:
         if not path.is_file():
             hint = nearest(name, recipe_names()) or ", `ppx-train recipes` lists all"
             raise UserError(f"recipe={name}: no such recipe{hint}", code="unknown-name")
-    return Layer(origin=_shown(path), values=read_yaml(path))
+    return ConfigLayer(origin=_shown(path), values=read_yaml(path))
 
 
 def group_names(group: str) -> list[str]:
@@ -51,7 +51,7 @@ def group_names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def read_group(group: str, name: str) -> Layer:
+def read_group(group: str, name: str) -> ConfigLayer:
     """Reads one config group file as a mapping under its group's key. Raises UserError listing what exists."""
     if group not in GROUPS:
         hint = nearest(group, GROUPS) or f", there are {', '.join(GROUPS)}"
@@ -60,7 +60,7 @@ def read_group(group: str, name: str) -> Layer:
     if not path.is_file():
         hint = nearest(name, group_names(group)) or f", there are {', '.join(group_names(group))}"
         raise UserError(f"{group}={name}: no such config{hint}", code="unknown-name")
-    return Layer(origin=_shown(path), values=DictConfig({group: read_yaml(path)}))
+    return ConfigLayer(origin=_shown(path), values=DictConfig({group: read_yaml(path)}))
 
 
 def read_yaml(path: Path) -> DictConfig:

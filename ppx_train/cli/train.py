@@ -21,7 +21,7 @@ with Ctrl-C and resumed by the same command with resume=true.
 
 def main() -> None:
     """The entry point of the command."""
-    run(command, again="add resume=true to resume from the last checkpoint, or to start if there is none")
+    run(command, again="add resume=true to resume from the last checkpoint, if there is one")
 
 
 def parser() -> Parser:

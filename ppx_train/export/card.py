@@ -58,13 +58,13 @@ def data_facts(shards: Sequence[Path | str]) -> DataFacts:
             missing.append(Path(folder).name)
             continue
         manifest = read_manifest(folder)
-        for split, by_source in manifest["content"].items():
-            for name, values in by_source.items():
+        for split, by_source in manifest.content.items():
+            for name, counts in by_source.items():
                 facts = sources.setdefault((split, name), SourceFacts(split=split, name=name))
-                facts.hours += values["hours"]
-                facts.dialogues += int(values["dialogues"])
-        for licence, values in manifest["licences"].items():
-            licences[licence] = licences.get(licence, 0.0) + values["hours"]
+                facts.hours += counts.hours
+                facts.dialogues += counts.dialogues
+        for licence, of_licence in manifest.licences.items():
+            licences[licence] = licences.get(licence, 0.0) + of_licence.hours
     in_order = sorted(sources.values(), key=lambda source: (source.split != "train", source.split, source.name))
     return DataFacts(sources=in_order, licences=licences, missing=missing)
 

@@ -7,9 +7,6 @@ personaplex.json      ours: prompt format, constant codes, shapes, what the mode
 mimi.safetensors, tokenizer.model, voices/, README.md, SHA256SUMS
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +18,7 @@ from data_pipelines.files import digest, sha256_file
 from model.adapters.lora import adapters, merge
 from model.duplex import DuplexLM
 from model.errors import UserError
+from model.files import whole_folder
 from model.mimi.codec import Mimi
 from model.mimi.files import load_mimi
 from model.text import TextTokenizer
@@ -92,9 +90,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
     )
     figures = last_figures(folder.parent.parent, provenance.step)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
+    with whole_folder(out) as partial:
         parameters = write_model(partial, model, settings)
         write_parts(partial, provenance, model.config, codec, codec_file, tokenizer_file)
         write_voices(partial / VOICES, voices)
@@ -109,11 +105,8 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
         )
         (partial / "README.md").write_text(card, "utf-8")
         write_sums(partial)
-        for path in [partial, *partial.rglob("*")]:  # only the owner can read what mkdtemp and safetensors make
+        for path in [partial, *partial.rglob("*")]:  # safetensors makes files that only their owner can read
             path.chmod(0o755 if path.is_dir() else 0o644)
-        os.rename(partial, out)  # This fails if `out` has appeared meanwhile and is not empty.
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
@@ -163,7 +156,7 @@ def write_model(folder: Path, model: DuplexLM, settings: ExportSettings) -> int:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Returns the newest checkpoint of a run directory, or the checkpoint itself. Raises UserError if there is none."""
+    """Returns the newest checkpoint of a run directory, or the checkpoint itself. Raises UserError without one."""
     if (path / FILE).is_file() and (path / CONFIG).is_file():
         return path
     found = checkpoints(path) if path.is_dir() else []

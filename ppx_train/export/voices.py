@@ -53,7 +53,7 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoiceProm
                 code="not-found",
             )
         storage = storage_at(folder)
-        if "heldout" not in read_manifest(storage)["content"]:
+        if "heldout" not in read_manifest(storage).content:
             continue
         reader = ShardReader(storage.inside("heldout"))
         for i, row in enumerate(reader.rows):

@@ -10,10 +10,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from data_pipelines.files import appearing
 from data_pipelines.sound.audio import read_audio, to_mono_24k
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
+from model.files import whole_file
 from model.streaming.sample import Sampling
 from ppx_train.inference.chat_settings import NO_VOICE, ChatSettings
 from ppx_train.inference.loading import Release, find_voice, load_release
@@ -96,7 +96,7 @@ def converse(prepared: Prepared, *, show_progress: bool = False) -> AgentSide:
         show_progress=show_progress,
     )
     pieces = json.dumps(agent.pieces(release.tokenizer), ensure_ascii=False)
-    with appearing(settings.text_path) as path:
+    with whole_file(settings.text_path) as path:
         path.write_text(pieces, "utf-8")
 
     words = agent.words(release.tokenizer)
@@ -111,7 +111,7 @@ def converse(prepared: Prepared, *, show_progress: bool = False) -> AgentSide:
     ]
     title = f"{settings.input_wav.name} with {release.name}"
     draw_timeline(settings.timeline_path, prepared.user_S, agent.agent_S, words, title=title, facts=facts)
-    with appearing(settings.output_wav) as path:
+    with whole_file(settings.output_wav) as path:
         soundfile.write(path, np.clip(agent.agent_S, -1.0, 1.0), SAMPLE_RATE, "PCM_16", format="WAV")
     return agent
 

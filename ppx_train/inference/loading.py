@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipelines.sound.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
 from model.config import LMConfig
+from model.devices import check_device
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
@@ -19,7 +20,14 @@ from model.text import TextTokenizer
 from model.weights.checkpoint import CONFIG_NAME, from_pretrained, read_config
 from model.weights.native import depth_steps
 from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
-from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME, Rows, open_safetensors, read_header, weights_path
+from model.weights.tensor_files import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    StoredTensor,
+    open_safetensors,
+    read_header,
+    weights_path,
+)
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
 from ppx_train.inference.sidecar import SIDECAR, Sidecar, read_sidecar
 
@@ -110,7 +118,7 @@ def load_release(
     )
 
 
-def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Rows], LMConfig]:
+def model_header(model: str, revision: str | None = None) -> tuple[dict[str, StoredTensor], LMConfig]:
     """Returns names and shapes of a model's weights, and its configuration, without reading any values.
 
     Raises: UserError if it is no model, cannot be downloaded, or is damaged.
@@ -119,7 +127,7 @@ def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Row
     return _header(folder, read_sidecar(folder))
 
 
-def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, Rows], LMConfig]:
+def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, StoredTensor], LMConfig]:
     weights = read_header(weights_path(folder))
     found = depth_steps(weights)
     config = sidecar.lm_config(str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
@@ -130,17 +138,6 @@ def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, Rows], LMC
             code="bad-weights",
         )
     return weights, config or LMConfig(dep_q=found)
-
-
-def check_device(device: str) -> None:
-    """Raises UserError if nothing can be computed on `device`."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as why:
-        reason = str(why).splitlines()[0]
-        raise UserError(
-            f"device {device!r} is not usable here ({reason}): choose cpu, cuda or cuda:N", code="no-device"
-        ) from why
 
 
 def check_parts(config: LMConfig, codec: Mimi, tokenizer: TextTokenizer, where: str) -> None:

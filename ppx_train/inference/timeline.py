@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.files import appearing
 from model.config import SAMPLE_RATE
+from model.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def draw_timeline(
     line = "   |   ".join(facts)
     figure.text(0.045, 1 - 0.5 / height, line, ha="left", va="top", fontsize=9, color="#666666", parse_math=False)
     figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.82 / height, bottom=0.5 / height, hspace=0.22)
-    with appearing(path) as temporary, warnings.catch_warnings():
+    with whole_file(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a rare script is drawn as boxes
         figure.savefig(temporary, dpi=130, format="png")
 

@@ -147,13 +147,13 @@ class SamplePool:
                 )
             storage = storage_at(path)
             manifest = read_manifest(storage)
-            if manifest["codec"]["fingerprint"] != builder.fingerprint:
+            if manifest.codec.fingerprint != builder.fingerprint:
                 raise UserError(
                     f"{path} was encoded with another codec than {builder.codec}: set model.codec to the one it was "
                     f"made with, or make it again with `ppx-data shard --codec {builder.codec}`",
                     code="bad-combination",
                 )
-            if split in manifest["content"]:
+            if split in manifest.content:
                 self._add(ShardReader(storage.inside(split)))
         self._requests = ThreadPoolExecutor(REQUESTS) if any(r.storage.is_remote for r in self.readers) else None
 

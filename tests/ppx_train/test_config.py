@@ -77,7 +77,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("recipe=quickstart data.paths=[]", "missing-option", "data.paths is empty"),
         ("recipe=quickstart data.limit=0", "bad-value", "data.limit=0"),
         ("recipe=quickstart trainer.devices=3", "bad-combination", "cannot be shared by 3 processes"),
-        ("recipe=quickstart model.lm.dim=255", "bad-value", "width 255"),
+        ("recipe=quickstart model.lm.dim=255", "bad-combination", "width 255"),
         ("recipe=quickstart steps=0", "bad-value", "steps=0"),
         ("recipe=quickstart optim.warmup_steps=240", "bad-combination", "optim.warmup_steps=240"),
         ("recipe=quickstart optim.betas=[0.9]", "bad-value", "optim.betas=[0.9]"),

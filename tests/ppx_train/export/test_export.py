@@ -294,7 +294,7 @@ def test_a_checkpoint_of_another_architecture_is_one_line(data: Path, tmp_path: 
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("num_layers: 2\n    hidden", "num_layers: 3\n    hidden"))
     assert (folder / "config.yaml").read_text() != config
-    with pytest.raises(UserError, match=r"not of the model in config.yaml: .* missing") as why:
+    with pytest.raises(UserError, match=r"not of the model in config.yaml.* missing") as why:
         make(folder, tmp_path / "out")
     assert "\n" not in str(why.value)
 
