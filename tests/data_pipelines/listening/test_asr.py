@@ -142,9 +142,9 @@ def test_dialogues_are_chosen_evenly_and_a_call_between_equals_is_heard_once(tmp
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for options, message in (
-        (["--asr", "0"], "--asr 0: give 1 or more"),
-        (["--max-wer", "0.3"], "--max-wer 0.3: give more than 0, together with --asr"),
-        (["--asr", "2", "--max-wer", "0"], "--max-wer 0: give more than 0"),
+        (["--asr-samples", "0"], "--asr-samples 0: give 1 or more"),
+        (["--max-wer", "0.3"], "--max-wer 0.3: give more than 0, together with --asr-samples"),
+        (["--asr-samples", "2", "--max-wer", "0"], "--max-wer 0: give more than 0"),
     ):
         with pytest.raises(UserError, match=message):
             verbs.main(["check", str(tmp_path), *options])
@@ -301,9 +301,9 @@ def test_the_check_passes_spoken_words_and_fails_when_they_are_on_the_wrong_side
         soundfile.write(place / "audio.flac", channels.T, RATE, subtype="PCM_16")
         build_shards([tmp_path / id], TinyCodec(), tmp_path / f"{id}-shards")
 
-    verbs.main(["check", str(tmp_path / "good-shards"), "--asr", "4"])
+    verbs.main(["check", str(tmp_path / "good-shards"), "--asr-samples", "4"])
     out = capsys.readouterr().out
     assert "'model': 'tiny.en'" in out and "0 of 1 judged dialogues above 0.5" in out and "train: good (" in out
     with pytest.raises(UserError, match="1 problems, listed above"):
-        verbs.main(["check", str(tmp_path / "swapped-shards"), "--asr", "4"])
+        verbs.main(["check", str(tmp_path / "swapped-shards"), "--asr-samples", "4"])
     assert "train: swapped: the transcript does not match the audio" in capsys.readouterr().out
