@@ -1,4 +1,4 @@
-"""Speed of the Fisher import on stand-in calls: the stages before alignment, the whole import, and each stage's share.
+"""Measures the Fisher import on stand-in calls: the stages before alignment, the whole import, each stage's share.
 
     python scripts/bench/fisher.py --calls 4 --workers 2
 
@@ -20,21 +20,19 @@ from typing import Any
 from common import machine, table, write_json
 
 from data_pipelines.listening.align import shared_aligner
-from data_pipelines.recordings.fisher import call as stages
-from data_pipelines.recordings.fisher import cut_call as cut
-from data_pipelines.recordings.fisher import source
-from data_pipelines.recordings.fisher.call import import_call
+from data_pipelines.recordings import cut
+from data_pipelines.recordings.fisher import call, read_call
 from data_pipelines.recordings.fisher.call_tables import read_tables
-from data_pipelines.recordings.fisher.importer import jobs_of
-from data_pipelines.recordings.fisher.job import Job, Settings
+from data_pipelines.recordings.fisher.found import calls_of
+from data_pipelines.recordings.fisher.job import CallFiles, FisherSettings
 from data_pipelines.recordings.fisher.layout import find_corpus
-from data_pipelines.recordings.fisher.source import read_call, to_24k
-from data_pipelines.recordings.windows import Limits
-from data_pipelines.sound.audio import RATE_HZ, RESAMPLERS
+from data_pipelines.recordings.windows import WindowLimits
+from data_pipelines.sound.audio import RESAMPLERS
 from data_pipelines.standin.standin import make_truth_corpus
 
 
 def main() -> None:
+    """Runs the benchmark of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=600.0)
@@ -44,65 +42,67 @@ def main() -> None:
     parser.add_argument("--no-align", action="store_true", help="measure the stages before alignment only")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    settings = Settings(
-        seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="none", resampler=args.resampler
+    settings = FisherSettings(
+        seed=0, limits=WindowLimits(max_seconds=140.0), voice_seconds=5.0, licence="none", resampler=args.resampler
     )
     with tempfile.TemporaryDirectory() as folder:
         corpus, out = Path(folder, "corpus"), Path(folder, "out")
         make_truth_corpus(corpus, args.calls, args.seconds, 0, "espeak")
         found = find_corpus([corpus])
         began = time.process_time()
-        jobs = jobs_of(found, read_tables(found.tables))
-        shares = {"parse": (time.process_time() - began) / len(jobs)}
-        audio = sum(stage_seconds(job, settings, shares, len(jobs)) for job in jobs)
+        calls = calls_of(found, read_tables(found.tables))
+        shares = {"parse": (time.process_time() - began) / len(calls)}
+        audio = sum(stage_seconds(files, settings, shares, len(calls)) for files in calls)
         rows = [
             {"what": "decode + parse + resample"}
-            | rate(partial(prepare, settings=settings), jobs * args.rounds, args, audio * args.rounds)
+            | rate(partial(prepare, settings=settings), calls * args.rounds, args, audio * args.rounds)
         ]
         if not args.no_align:
-            whole_seconds(jobs[0], settings, out / "one", shares)
+            whole_seconds(calls[0], settings, out / "one", shares)
             out.mkdir(exist_ok=True)
             rows.append(
-                {"what": "whole import"} | rate(partial(import_call, settings=settings, out=out), jobs, args, audio)
+                {"what": "whole import"}
+                | rate(partial(call.import_call, settings=settings, out=out), calls, args, audio)
             )
     total = sum(shares.values())
     parts = [{"stage": name, "CPU s a call": value, "share %": 100 * value / total} for name, value in shares.items()]
-    print(f"{machine('cpu')}\n{len(jobs)} calls, {audio / 60:.1f} min, {args.workers} processes, {args.resampler}\n")
+    print(f"{machine('cpu')}\n{len(calls)} calls, {audio / 60:.1f} min, {args.workers} processes, {args.resampler}\n")
     print(f"{table(parts)}\n\n{table(rows)}")
     write_json(args.json, {"machine": machine("cpu"), "stages": parts, "rates": rows, "audio_seconds": audio})
 
 
-def prepare(job: Job, settings: Settings) -> float:
-    """The stages before alignment; answers seconds of audio."""
-    read = read_call(job, settings.filters)
-    return to_24k(read.audio_CS, read.rate, settings).shape[1] / RATE_HZ
-
-
-def stage_seconds(job: Job, settings: Settings, shares: dict[str, float], num_jobs: int) -> float:
-    """Adds one call's CPU time of the stages before alignment; answers its seconds of audio."""
-    clock = Clock(shares, num_jobs)
-    undo = clock.wrap(source, "decode", "decode")
-    began, decoded = time.process_time(), shares.get("decode", 0.0)
-    read = read_call(job, settings.filters)
-    shares["parse"] += (time.process_time() - began) / num_jobs - (shares["decode"] - decoded)
-    undo()
-    began = time.process_time()
-    to_24k(read.audio_CS, read.rate, settings)
-    shares["resample"] = shares.get("resample", 0.0) + (time.process_time() - began) / num_jobs
+def prepare(files: CallFiles, settings: FisherSettings) -> float:
+    """Runs the stages before alignment; returns seconds of audio."""
+    read = read_call.read_call(files, settings.filters)
+    read_call.to_24k(read.audio_CS, read.rate, settings)
     return read.seconds
 
 
-def whole_seconds(job: Job, settings: Settings, out: Path, shares: dict[str, float]) -> None:
+def stage_seconds(files: CallFiles, settings: FisherSettings, shares: dict[str, float], num_calls: int) -> float:
+    """Adds one call's CPU time of the stages before alignment; returns its seconds of audio."""
+    clock = Clock(shares, num_calls)
+    undo = clock.wrap(read_call, "decode", "decode")
+    began, decoded = time.process_time(), shares.get("decode", 0.0)
+    read = read_call.read_call(files, settings.filters)
+    shares["parse"] += (time.process_time() - began) / num_calls - (shares["decode"] - decoded)
+    undo()
+    began = time.process_time()
+    read_call.to_24k(read.audio_CS, read.rate, settings)
+    shares["resample"] = shares.get("resample", 0.0) + (time.process_time() - began) / num_calls
+    return read.seconds
+
+
+def whole_seconds(files: CallFiles, settings: FisherSettings, out: Path, shares: dict[str, float]) -> None:
     """Adds the CPU time of what the import does beyond that, measured on one call."""
     shared_aligner()
     clock = Clock(shares, 1)
     undo = [
-        clock.wrap(stages, "align_all", "align"),
-        clock.wrap(stages, "candidate_clips", "plan"),
-        clock.wrap(stages, "plan_windows", "plan"),
+        clock.wrap(call, "align_lines", "align"),
+        clock.wrap(call, "candidate_clips", "plan"),
+        clock.wrap(call, "plan_windows", "plan"),
         clock.wrap(cut, "write_flac", "write"),
     ]
-    import_call(job, settings, out)
+    call.import_call(files, settings, out)
     for restore in undo:
         restore()
 
@@ -114,7 +114,7 @@ class Clock:
         self.shares, self.num_calls = shares, num_calls
 
     def wrap(self, module: Any, name: str, stage: str) -> Callable[[], None]:
-        """Adds the function's CPU time to a stage from now on; answers what undoes it."""
+        """Adds the function's CPU time to a stage from now on; returns what undoes it."""
         function = getattr(module, name)
 
         def measured(*args: Any, **kwargs: Any) -> Any:
@@ -129,18 +129,20 @@ class Clock:
         return lambda: setattr(module, name, function)
 
 
-def rate(work: Callable[[Job], Any], jobs: list[Job], args: argparse.Namespace, audio: float) -> dict[str, Any]:
-    """Wall time of some work on all processes."""
+def rate(
+    work: Callable[[CallFiles], Any], calls: list[CallFiles], args: argparse.Namespace, audio: float
+) -> dict[str, Any]:
+    """Returns the wall time of some work on all processes."""
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(warm, range(4 * args.workers)))
         began = time.perf_counter()
-        list(pool.map(work, jobs))
+        list(pool.map(work, calls))
         wall = time.perf_counter() - began
     return {"wall s": wall, "x real time": audio / wall}
 
 
 def warm(number: int) -> None:
-    """Loads in each process what it needs."""
+    """Loads in a process what it needs."""
     shared_aligner()
     time.sleep(0.2)
 

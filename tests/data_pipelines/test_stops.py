@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from data_pipelines import verbs
-from data_pipelines.recordings.fisher import heard, importer
+from data_pipelines.recordings import fill
+from data_pipelines.recordings.fisher import importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
 from tests.data_pipelines.execution.test_executor import wait_for
 from tests.data_pipelines.kill import kill_everywhere, tree
-from tests.data_pipelines.recordings.test_fisher import FakeAligner, talk, write_call, write_tables
+from tests.data_pipelines.recordings.fisher.calls import FakeAligner, talk, write_call, write_tables
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec
@@ -39,7 +40,7 @@ def test_speak(before, tmp_path):
 
 def use_fake_aligner():
     aligner = FakeAligner()
-    heard.shared_aligner = importer.shared_aligner = lambda: aligner
+    fill.shared_aligner = importer.shared_aligner = lambda: aligner
 
 
 def test_fisher(before, tmp_path):
