@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+import ppx_train
 from data_pipelines.make import plan
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.sound.audio import write_flac
@@ -28,7 +30,10 @@ from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 EXPORT_KEYS = set(re.findall(r"^  (\w+)=", HELP, re.MULTILINE))
 
 
@@ -84,6 +89,11 @@ def check_command(words: list[str]) -> None:
             pytest.fail(f"{' '.join(words)}: refused")
 
 
+def make_targets() -> set[str]:
+    """The targets that `make help` lists."""
+    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
 def write_recipes(folder: Path) -> None:
     """The recipes that pages show in full: YAML blocks whose first line is `# FILE.yaml`."""
     for page in PAGES:
@@ -108,6 +118,13 @@ def test_relative_links_and_pictures_exist(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_named_in_the_text_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    named = re.findall(r"`((?:model|data_pipelines|ppx_train|tests|scripts|configs|recipes|docs)/[^`\s]*)`", text)
+    assert not [path for path in named if not any(ROOT.glob(path.rstrip("/")))]
+
+
 def anchors(page: Path) -> set[str]:
     """Anchors that a hub makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
@@ -125,6 +142,8 @@ def test_commands_in_code_blocks_are_understood(
             check_command(words)
         elif words[0] in ("bash", "python") and words[1].endswith((".sh", ".py")):
             assert (ROOT / words[1]).is_file(), words
+        elif words[0] == "make":
+            assert set(words[1:]) <= make_targets(), words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -141,12 +160,18 @@ def test_commands_within_the_text_name_tools_verbs_and_flags_that_exist(page: Pa
             assert recipe[1] in recipe_names(), command
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/recipes.md"])
 def test_the_table_of_recipes_lists_them_all(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     table = re.search(r"^\| recipe \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
     assert table
     assert sorted(re.findall(r"^\| `(\w+)` \|", table[0], re.MULTILINE)) == recipe_names()
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
+    assert newest and newest[1] == cited == ppx_train.__version__
 
 
 def test_the_readme_lists_every_verb_of_ppx_data() -> None:
@@ -156,12 +181,12 @@ def test_the_readme_lists_every_verb_of_ppx_data() -> None:
 
 
 def test_the_tables_of_groups_and_options_are_complete() -> None:
-    recipes = (ROOT / "docs/recipes.md").read_text("utf-8")
+    recipes = (ROOT / "docs/guide/recipes.md").read_text("utf-8")
     for group in GROUPS:
         row = re.search(rf"^\| `{group}` \|(.*)$", recipes, re.MULTILINE)
         assert row, group
         assert set(re.findall(r"`(\w+)`", row[1])) == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
-    inference = (ROOT / "docs/inference.md").read_text("utf-8")
+    inference = (ROOT / "docs/guide/inference.md").read_text("utf-8")
     flags = {flag for action in parser_of(["ppx-chat"])._actions for flag in action.option_strings if flag[:2] == "--"}
     assert set(re.findall(r"`(--[\w-]+)`", inference)) >= flags - {"--help"}
     keys = (EXPORT_KEYS | set(convert_voice.KEYS)) - {"checkpoint", "out"}
@@ -175,7 +200,8 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
     known |= {key.rpartition(".")[0] for key in known}
     text = page.read_text("utf-8")
     for key in re.findall(r"`((?:model|data|optim|loss|trainer|logging)\.[a-z_.]+)(?:=[^`]*)?`", text):
-        assert key in known or key == "model.safetensors", key
+        is_module = (ROOT / f"{key.replace('.', '/')}.py").is_file()
+        assert key in known or key == "model.safetensors" or is_module, key
 
 
 def test_the_python_examples_run(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import digest
+from data_pipelines.records.provenance import GATE_ENGINES, GATE_LIMITS
 from data_pipelines.records.schema import ID_PATTERN, SIDES, SOURCE_PATTERN, SPLITS, Dialogue
 from data_pipelines.records.typed import record
 from model.errors import UserError
@@ -17,7 +18,7 @@ SIDECARS = (ROLES, GATES)
 
 roles.json: {"format": 1, "left": {"prompt", "level"}, "right": {...}, "provenance": {...}}, agent sides only;
   "rejected": {side: reason} names sides that must not be the agent.
-gates.json: values of the gates, reasons to leave the dialogue out, limits and engines, as `_Gates` below says.
+gates.json: values of the gates, reasons to leave the dialogue out, limits and engines, as `GatesRecord` below says.
 """
 
 
@@ -96,24 +97,28 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
     if not (folder / GATES).is_file():
         return dialogue
     gates = _read_gates(folder)
-    noted = {"gate_engines": gates.engines, "gate_limits": gates.limits}
+    noted = {GATE_ENGINES: gates.engines, GATE_LIMITS: gates.limits}
     return replace(dialogue, gates=dialogue.gates | gates.values, provenance=dialogue.provenance | noted)
 
 
-@dataclass(kw_only=True)
-class _Gates:
+@dataclass(kw_only=True, frozen=True)
+class GatesRecord:
     """The content of gates.json."""
 
     format: int = 1
     values: dict[str, float] = field(default_factory=dict)
+    """What was measured, by gate."""
     rejected: tuple[str, ...] = ()
+    """Reasons to leave the dialogue out."""
     limits: dict[str, Any] = field(default_factory=dict)
+    """The limits that it was judged by, by gate."""
     engines: dict[str, Any] = field(default_factory=dict)
+    """Who listened."""
 
 
-def _read_gates(folder: Path) -> _Gates:
+def _read_gates(folder: Path) -> GatesRecord:
     try:
-        return record(_Gates, json.dumps(read_sidecar(folder, GATES)))
+        return record(GatesRecord, json.dumps(read_sidecar(folder, GATES)))
     except ValueError as why:
         where = folder / GATES
         raise UserError(f"{where}: not a record of gates ({why}): delete it and run `ppx-data gate` again") from why

@@ -23,6 +23,9 @@ RATE_HZ = 24_000
 VOICE_LUFS = -24.0
 """Loudness of voice prompts at inference, and so in training. Dialogue channels keep their own level."""
 
+VOICE_SECONDS = (3.0, 10.0)
+"""Shortest and longest voice prompt."""
+
 
 def read_audio(source: Path | bytes, where: str = "the audio") -> tuple[Audio, int]:
     """Reads a whole audio file, by its path or as bytes, as (float32 [channels, samples], rate in Hz).

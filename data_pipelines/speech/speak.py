@@ -152,8 +152,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ppx-data speak`."""
     parser.add_argument("--scripts", type=Path, required=True, help="scripts file, from `ppx-data synth`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
-    parser.add_argument("--engine", choices=("auto", *NAMES), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=("auto", *NAMES), default="auto", help="who speaks; auto: kokoro or espeak")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other voices and timing")
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
     parser.add_argument(

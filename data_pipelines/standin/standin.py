@@ -23,10 +23,10 @@ NOISE_DBFS = -62.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `ppx-data standin`."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; must not exist")
-    parser.add_argument("--speech", choices=("recorded", "synthetic"), default="recorded")
-    parser.add_argument("--calls", type=int, default=6)
+    parser.add_argument("--speech", choices=("recorded", "synthetic"), default="recorded", help="what the calls hold")
+    parser.add_argument("--calls", type=int, default=6, help="number of calls")
     parser.add_argument("--seconds", type=float, default=60.0, help="about how long a call is")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other calls")
     parser.add_argument("--noise-dbfs", type=float, default=NOISE_DBFS, help="hiss of the line")
     parser.add_argument(
         "--sounds", type=Path, help="recorded: folder with the unpacked packages (default: download with apt-get)"

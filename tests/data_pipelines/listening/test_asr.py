@@ -14,7 +14,7 @@ from data_pipelines import verbs
 from data_pipelines.files import cache_root
 from data_pipelines.listening.asr import Transcriber, open_asr
 from data_pipelines.listening.whisper import check_model
-from data_pipelines.quality.transcription import Score, hear_split, judge, pooled
+from data_pipelines.quality.transcription import Score, hear_split, pooled, worst_rate
 from data_pipelines.records.schema import Word
 from data_pipelines.records.turns import group_turns
 from data_pipelines.shards.encode import build_shards
@@ -93,9 +93,9 @@ def test_turns_end_at_pauses_and_before_they_are_too_long_to_hear() -> None:
 
 def test_a_wrong_channel_is_not_hidden_by_a_good_one_and_a_short_one_is_not_judged() -> None:
     good, wrong, short = Score(errors=1, words=100), Score(errors=18, words=20), Score(errors=3, words=3)
-    assert judge([good, wrong]) == 0.9
-    assert judge([good, short]) == pooled([good, short]).rate == 4 / 103
-    assert judge([short]) is None and judge([]) is None
+    assert worst_rate([good, wrong]) == 0.9
+    assert worst_rate([good, short]) == pooled([good, short]).rate == 4 / 103
+    assert worst_rate([short]) is None and worst_rate([]) is None
 
 
 class Stub:

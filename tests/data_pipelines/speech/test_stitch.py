@@ -14,7 +14,7 @@ from data_pipelines.records.schema import Dialogue, Script, Side, Turn, Word  # 
 from data_pipelines.sound.audio import loudness  # noqa: E402
 from data_pipelines.speech.perform import choose_voices  # noqa: E402
 from data_pipelines.speech.protocols import Speech, Voice  # noqa: E402
-from data_pipelines.speech.stitch import StitchOptions, render, stitch, words_of  # noqa: E402
+from data_pipelines.speech.stitch import StitchOptions, measure, render, stitch, words_of  # noqa: E402
 from data_pipelines.speech.timing import Slot, Table, Timing, place  # noqa: E402
 from model.errors import UserError  # noqa: E402
 
@@ -275,15 +275,15 @@ def loud_voice(a, d, s, v):
     (loud_voice, "voice loudness"),
 ])  # fmt: skip
 def test_every_gate_catches_its_fault(fault, reason):
-    assert gates.reason_to_reject(gates.measure(*good()), gates.Limits()) is None
-    verdict = gates.reason_to_reject(gates.measure(*fault(*good())), gates.Limits())
+    assert gates.reason_to_reject(measure(*good()), gates.Limits()) is None
+    verdict = gates.reason_to_reject(measure(*fault(*good())), gates.Limits())
     assert verdict is not None and verdict.startswith(f"{reason}: ")
 
 
 def test_words_in_order_is_a_gate():
     a, d, s, v = good()
     words = tuple(reversed(d.right.words))
-    values = gates.measure(a, replace(d, right=replace(d.right, words=words)), s, v)
+    values = measure(a, replace(d, right=replace(d.right, words=words)), s, v)
     assert values["words_out_of_order"] == len(words) - 1
     assert gates.reason_to_reject(values, gates.Limits()).startswith("word order")
 

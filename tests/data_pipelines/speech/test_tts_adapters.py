@@ -23,8 +23,11 @@ pytest.importorskip("pocketsphinx")
 from data_pipelines.speech import engines  # noqa: E402
 from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402
 from data_pipelines.speech.protocols import EngineGone  # noqa: E402
-from data_pipelines.speech.tts import client as http_backend  # noqa: E402
-from data_pipelines.speech.tts import dia, server
+from data_pipelines.speech.tts import (
+    dia,
+    remote,  # noqa: E402
+    server,
+)
 from data_pipelines.speech.tts.backend import StoredBackend, checked  # noqa: E402
 from data_pipelines.speech.tts.timed import timed_speech  # noqa: E402
 from data_pipelines.speech.voices import Clip, Pool, load_pool  # noqa: E402
@@ -313,7 +316,7 @@ def test_a_key_is_asked_for_and_never_shown(fakes, monkeypatch, tmp_path):
     try:
         monkeypatch.delenv("PPX_TTS_KEY", raising=False)
         with pytest.raises(EngineGone, match="401 a key is needed: set PPX_TTS_KEY"):
-            http_backend.HttpBackend(running.url, "dia")
+            remote.HttpBackend(running.url, "dia")
         monkeypatch.setenv("PPX_TTS_KEY", "secret-4711")
         engine = open_engine(EngineChoice(name="dia", url=running.url, store=tmp_path))
         assert "secret" not in json.dumps(engine.identity())
@@ -327,27 +330,27 @@ def test_a_key_is_asked_for_and_never_shown(fakes, monkeypatch, tmp_path):
 @pytest.mark.parametrize("url", ["ftp://host", "host:8000", "http://[host", "http://host:99999", "http://ho st"])
 def test_an_address_that_cannot_be_asked_is_refused(url):
     with pytest.raises(UserError, match=r"--url '.+': give a URL like http://127.0.0.1:8000"):
-        http_backend.HttpBackend(url, "dia")
+        remote.HttpBackend(url, "dia")
 
 
 def test_an_address_with_a_password_is_refused_without_showing_it():
     with pytest.raises(UserError, match=r"put the key into \$PPX_TTS_KEY") as why:
-        http_backend.HttpBackend("http://name:word@host:8000", "dia")
+        remote.HttpBackend("http://name:word@host:8000", "dia")
     assert "word" not in str(why.value)
 
 
 def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(monkeypatch):
     monkeypatch.setenv("PPX_TTS_KEY", "secret\nkey")
     with pytest.raises(UserError, match=r"the key in \$PPX_TTS_KEY holds a space") as why:
-        http_backend.HttpBackend("http://127.0.0.1:9", "dia")
+        remote.HttpBackend("http://127.0.0.1:9", "dia")
     assert "secret" not in str(why.value)
 
 
 @pytest.mark.parametrize("page", [b"<html>", b"[1]", b"\xff"])
 def test_a_server_of_something_else_is_told_from_a_speech_server(page, monkeypatch):
-    monkeypatch.setattr(http_backend.HttpBackend, "_ask", lambda *_: (page, ""))
+    monkeypatch.setattr(remote.HttpBackend, "_ask", lambda *_: (page, ""))
     with pytest.raises(EngineGone, match="http://host is no speech server: .*check --url"):
-        http_backend.HttpBackend("http://host", "dia")
+        remote.HttpBackend("http://host", "dia")
 
 
 class Faulty:
@@ -357,7 +360,7 @@ class Faulty:
         self.plan, self.asked = list(plan), 0
         outer = self
         identity = {"name": "dia", "version": "1", "licence": "MIT", "output_licence": "MIT", "deterministic": True}
-        stamp = http_backend.fingerprint(identity)
+        stamp = remote.fingerprint(identity)
         wav = server.float_wav(np.full(8000, 0.1, np.float32), 16000)
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -400,7 +403,7 @@ class Faulty:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def client(self, **given):
-        return http_backend.HttpBackend(self.url, "dia", **({"timeout": 0.5, "tries": 3, "wait": 0.01} | given))
+        return remote.HttpBackend(self.url, "dia", **({"timeout": 0.5, "tries": 3, "wait": 0.01} | given))
 
     def stop(self):
         self.server.shutdown()
@@ -452,13 +455,13 @@ def test_an_answer_that_is_no_sound_is_refused():
 
 def test_a_server_of_another_engine_is_refused(chatterbox_server):
     with pytest.raises(UserError, match="serves 'chatterbox', not dia"):
-        http_backend.HttpBackend(chatterbox_server.url, "dia")
+        remote.HttpBackend(chatterbox_server.url, "dia")
 
 
 def test_a_server_that_is_not_there_ends_the_run_at_once(tmp_path):
     client = dict(tries=2, wait=0.01)
     with pytest.raises(EngineGone, match="http://127.0.0.1:9/identity: no answer in 2 tries"):
-        http_backend.HttpBackend("http://127.0.0.1:9", "dia", **client)
+        remote.HttpBackend("http://127.0.0.1:9", "dia", **client)
 
 
 # ---- checks of what an engine answers

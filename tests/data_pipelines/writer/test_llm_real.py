@@ -11,7 +11,7 @@ from data_pipelines.roles.prompts import write_prompts
 from data_pipelines.writer import llm_service
 from model.errors import UserError
 from model.extras import package_dir
-from tests.data_pipelines.roles.test_llm_prompts import call
+from tests.data_pipelines.roles.test_prompts import call
 from tests.data_pipelines.writer.test_llm_writer import a_plan
 
 pytest.importorskip("openai")
