@@ -27,21 +27,31 @@ VOICE_SECONDS = (3.0, 10.0)
 """Shortest and longest voice prompt."""
 
 
-def read_audio(path: Path) -> tuple[Audio, int]:
-    """Reads a whole file as (float32 [channels, samples], rate in Hz).
+def read_audio(source: Path | bytes, where: str = "the audio") -> tuple[Audio, int]:
+    """Reads a whole audio file, by its path or as bytes, as (float32 [channels, samples], rate in Hz).
 
-    Raises: UserError if the file is missing, empty, holds NaN, or is of no format that libsndfile knows.
+    `where` names bytes in messages; a file is named by its path.
+    Raises: UserError if the file is missing (code "not-found"), of no format that libsndfile knows ("unreadable"),
+    empty or with samples that are not finite ("bad-audio").
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such audio file")
+    file: io.BytesIO | str
+    if isinstance(source, bytes):
+        file, fix = io.BytesIO(source), ""
+    else:
+        file, fix, where = str(source), ": convert it to WAV or FLAC", str(source)
+        if not Path(source).is_file():
+            raise UserError(f"{where}: no such audio file", code="not-found")
     try:
-        samples_SC, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        samples_SC, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as why:
-        raise UserError(f"{path}: cannot be read as audio ({why}): convert it to WAV or FLAC") from why
+        raise UserError(f"{where}: cannot be read as audio ({why}){fix}", code="unreadable") from why
+    is_finite = bool(np.isfinite(samples_SC).all())
+    if isinstance(source, bytes) and not (len(samples_SC) and is_finite):
+        raise UserError(f"{where}: holds no sample, or NaN: convert it again from its source", code="bad-audio")
     if not len(samples_SC):
-        raise UserError(f"{path}: holds no audio sample: delete it or record it again")
-    if not np.isfinite(samples_SC).all():
-        raise UserError(f"{path}: holds NaN or infinite samples: convert it again from its source")
+        raise UserError(f"{where}: holds no audio sample: delete it or record it again", code="bad-audio")
+    if not is_finite:
+        raise UserError(f"{where}: holds NaN or infinite samples: convert it again from its source", code="bad-audio")
     return np.ascontiguousarray(samples_SC.T), int(rate)
 
 
