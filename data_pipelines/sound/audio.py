@@ -30,15 +30,17 @@ def read_audio(path: Path) -> tuple[Audio, int]:
     Raises: UserError if the file is missing, empty, holds NaN, or is of no format that libsndfile knows.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such audio file")
+        raise UserError(f"{path}: no such audio file", code="not-found")
     try:
         samples_SC, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as why:
-        raise UserError(f"{path}: cannot be read as audio ({why}): convert it to WAV or FLAC") from why
+        raise UserError(
+            f"{path}: cannot be read as audio ({why}): convert it to WAV or FLAC", code="unreadable"
+        ) from why
     if not len(samples_SC):
-        raise UserError(f"{path}: holds no audio sample: delete it or record it again")
+        raise UserError(f"{path}: holds no audio sample: delete it or record it again", code="bad-audio")
     if not np.isfinite(samples_SC).all():
-        raise UserError(f"{path}: holds NaN or infinite samples: convert it again from its source")
+        raise UserError(f"{path}: holds NaN or infinite samples: convert it again from its source", code="bad-audio")
     return np.ascontiguousarray(samples_SC.T), int(rate)
 
 
@@ -66,7 +68,10 @@ def loudness(x: Audio, rate: int) -> float:
     import pyloudnorm
 
     if x.shape[-1] < 0.4 * rate:
-        raise UserError(f"audio of {x.shape[-1] / rate:.2f} s is too short to measure its loudness: give 0.4 s or more")
+        raise UserError(
+            f"audio of {x.shape[-1] / rate:.2f} s is too short to measure its loudness: give 0.4 s or more",
+            code="bad-audio",
+        )
     return float(pyloudnorm.Meter(rate).integrated_loudness(x.T.astype(np.float64)))
 
 
@@ -79,7 +84,9 @@ def loudness_normalise(x: Audio, rate: int, target_lufs: float = VOICE_LUFS) -> 
     """
     measured = loudness(x, rate)
     if not np.isfinite(measured):
-        raise UserError("audio is silent, so it has no loudness to normalise: give a clip with speech")
+        raise UserError(
+            "audio is silent, so it has no loudness to normalise: give a clip with speech", code="bad-audio"
+        )
     return (x * np.float32(10 ** ((target_lufs - measured) / 20))).astype(np.float32)
 
 
@@ -99,10 +106,11 @@ def require_stereo_24k(path: Path) -> Audio:
     if x_CS.shape[0] != 2:
         raise UserError(
             f"{path}: has {x_CS.shape[0]} channel{'s' * (x_CS.shape[0] != 1)}, a dialogue needs 2 "
-            "(left: agent, right: user): put each speaker on a channel of their own"
+            "(left: agent, right: user): put each speaker on a channel of their own",
+            code="bad-audio",
         )
     if rate != RATE_HZ:
-        raise UserError(f"{path}: has {rate} Hz, a dialogue needs {RATE_HZ} Hz: resample it first")
+        raise UserError(f"{path}: has {rate} Hz, a dialogue needs {RATE_HZ} Hz: resample it first", code="bad-audio")
     return x_CS
 
 

@@ -63,16 +63,16 @@ def load_augmentation(name: str | Path) -> Augmentation:
     path = PRESETS / f"{name}.yaml" if Path(name).suffix == "" else Path(name)
     if not path.is_file():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise UserError(f"--augment {name}: no such file: give a YAML file or one of {presets}")
+        raise UserError(f"--augment {name}: no such file: give a YAML file or one of {presets}", code="not-found")
     try:
         sections = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as why:
-        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())[:100]})") from why
+        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())[:100]})", code="unreadable") from why
     if not isinstance(sections, dict) or not sections:
-        raise UserError(f"{path}: name at least one of {', '.join(RANGES)}")
+        raise UserError(f"{path}: name at least one of {', '.join(RANGES)}", code="bad-record")
     for section, given in sections.items():
         if section not in RANGES:
-            raise UserError(f"{path}: unknown section {section!r}: use {', '.join(RANGES)}")
+            raise UserError(f"{path}: unknown section {section!r}: use {', '.join(RANGES)}", code="bad-record")
         _check_section(f"{path}: {section}", section, given)
     folder = sections.get("noise", {}).get("folder")
     noises = _noises(path.parent / folder) if folder else ()
@@ -86,19 +86,24 @@ def _check_section(where: str, section: str, given: Any) -> None:
     known = {"share", *RANGES[section], *(["kinds"] if kinds else []), *(["folder"] if section == "noise" else [])}
     if not isinstance(given, dict) or set(given) - known or known - {"folder"} - set(given):
         found = ", ".join(map(str, given)) if isinstance(given, dict) else repr(given)
-        raise UserError(f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown")
+        raise UserError(
+            f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown",
+            code="bad-record",
+        )
     if not _is_number(given["share"]) or not 0 <= given["share"] <= 1:
-        raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1")
+        raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1", code="bad-record")
     for key, (low, high) in RANGES[section].items():
         span = given[key]
         is_span = isinstance(span, list) and len(span) == 2 and all(map(_is_number, span))
         if not (is_span and low <= span[0] <= span[1] <= high):
-            raise UserError(f"{where}.{key} {span!r}: must be [LOW, HIGH] within {low:g} to {high:g}")
+            raise UserError(
+                f"{where}.{key} {span!r}: must be [LOW, HIGH] within {low:g} to {high:g}", code="bad-record"
+            )
     is_list = kinds and isinstance(given["kinds"], list) and given["kinds"]
     if kinds and not (is_list and all(kind in kinds for kind in given["kinds"])):
-        raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}")
+        raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}", code="bad-record")
     if section == "noise" and isinstance(given.get("folder"), str) != ("folder" in given["kinds"]):
-        raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder")
+        raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder", code="bad-record")
 
 
 def _is_number(value: Any) -> bool:
@@ -108,7 +113,7 @@ def _is_number(value: Any) -> bool:
 def _noises(folder: Path) -> tuple[Path, ...]:
     found = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".wav", ".flac", ".ogg")))
     if not found:
-        raise UserError(f"{folder}: no noise there: put WAV or FLAC files into it")
+        raise UserError(f"{folder}: no noise there: put WAV or FLAC files into it", code="no-data")
     return found
 
 
@@ -213,7 +218,7 @@ def _noise(kind: str, num: int, rng: random.Random, settings: Augmentation, babb
     path = rng.choice(settings.noises)
     noise = looped(to_mono_24k(*read_audio(path)), num, rng)
     if _rms(noise) < 1e-5:
-        raise UserError(f"{path}: this noise is silent: take it out of the folder")
+        raise UserError(f"{path}: this noise is silent: take it out of the folder", code="bad-audio")
     return noise, path.name
 
 

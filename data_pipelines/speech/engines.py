@@ -88,11 +88,11 @@ def check_kokoro() -> dict[str, Any]:
     """Verifies every cached file against engine.json. Raises UserError naming the first that is missing or wrong."""
     folder = kokoro_folder()
     if not is_kokoro_fetched():
-        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`")
+        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`", code="missing-engine")
     record: dict[str, Any] = json.loads((folder / "engine.json").read_text("utf-8"))
     for name, expected in record["files"].items():
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again")
+            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again", code="missing-engine")
         verified((folder / name).read_bytes(), expected, str(folder / name))
     return record
 
@@ -125,7 +125,7 @@ class EngineChoice:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}")
+            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}", code="unknown-name")
         given = {
             "--url": self.url,
             "--model": self.model,
@@ -136,11 +136,18 @@ class EngineChoice:
         }
         useless = [flag for flag, value in given.items() if value and flag not in USED[self.name]]
         if useless:
-            raise UserError(f"{useless[0]} has no effect with --engine {self.name}: leave it out")
+            raise UserError(
+                f"{useless[0]} has no effect with --engine {self.name}: leave it out", code="bad-combination"
+            )
         if self.url and (self.model or self.device != "cpu"):
-            raise UserError("--model and --device are the server's business with --url: give them to tts_server.py")
+            raise UserError(
+                "--model and --device are the server's business with --url: give them to tts_server.py",
+                code="bad-combination",
+            )
         if "--voices" in USED[self.name] and self.voices is None:
-            raise UserError(f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`")
+            raise UserError(
+                f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`", code="missing-option"
+            )
 
 
 def open_engine(choice: EngineChoice | str) -> Any:
@@ -151,7 +158,10 @@ def open_engine(choice: EngineChoice | str) -> Any:
     choice = EngineChoice(name=choice) if isinstance(choice, str) else choice
     if choice.name == "kokoro":
         if not is_kokoro_fetched():
-            raise UserError(f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak")
+            raise UserError(
+                f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak",
+                code="missing-engine",
+            )
         from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())
@@ -196,13 +206,15 @@ def run(args: argparse.Namespace) -> None:
     """`ppx-data fetch kokoro|espeak`."""
     if args.engine == "espeak":
         if args.source or args.dir:
-            raise UserError("--from and --dir have no effect on espeak: it comes with the tts extra")
+            raise UserError(
+                "--from and --dir have no effect on espeak: it comes with the tts extra", code="bad-combination"
+            )
         print(json.dumps(open_engine("espeak").identity()))
         return
     if args.source in ("hub", "packages") and args.dir:
-        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out")
+        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out", code="bad-combination")
     if args.check and (args.source or args.dir):
-        raise UserError("--from and --dir have no effect with --check: leave them out")
+        raise UserError("--from and --dir have no effect with --check: leave them out", code="bad-combination")
     if args.check:
         record = check_kokoro()
         print(f"kokoro: {len(record['files'])} files verified, weights from {record['source']}, in {kokoro_folder()}")

@@ -116,7 +116,7 @@ def trim_silence(speech: Speech, before: float = 0.03, after: float = 0.06) -> S
     frames = np.abs(speech.audio[: len(speech.audio) // hop * hop]).reshape(-1, hop).max(axis=1, initial=0.0)
     peak = float(frames.max(initial=0.0))
     if peak < 1e-3 or not speech.words:
-        raise UserError("the engine answered silence: change the text")
+        raise UserError("the engine answered silence: change the text", code="bad-answer")
     loud = np.flatnonzero(frames > 0.02 * peak)
     first = min(loud[0] / 100, speech.words[0][1])
     last = max((loud[-1] + 1) / 100, speech.words[-1][2])

@@ -52,7 +52,8 @@ def spoken_seconds(script: Script, folder: Path) -> float | None:
         return None
     if dialogue.provenance.get("script_sha256") != digest(script.to_json()):
         raise UserError(
-            f"{folder} was spoken from another script of that id: give another --out, or the same --scripts"
+            f"{folder} was spoken from another script of that id: give another --out, or the same --scripts",
+            code="other-settings",
         )
     return dialogue.seconds if all((folder / name).is_file() for name in ("audio.flac", "left.voice.flac")) else None
 
@@ -100,9 +101,11 @@ def check_scripts(scripts: Sequence[Script]) -> None:
     """Raises UserError if an id is used twice or cannot be the name of a folder."""
     for name, count in Counter(script.id for script in scripts).items():
         if count > 1:
-            raise UserError(f"script id {name!r} is there {count} times: ids must be unique")
+            raise UserError(f"script id {name!r} is there {count} times: ids must be unique", code="bad-record")
         if not ID_PATTERN.fullmatch(name):
-            raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '_' and '-'")
+            raise UserError(
+                f"script id {name!r} cannot name a folder: use letters, digits, '_' and '-'", code="bad-record"
+            )
 
 
 def speak_scripts(
@@ -144,7 +147,9 @@ def speak_scripts(
     }
     write_report(out, report)
     if not lengths:
-        raise UserError(f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}")
+        raise UserError(
+            f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}", code="no-data"
+        )
     return report
 
 
@@ -175,7 +180,7 @@ def run(args: argparse.Namespace) -> None:
     """`ppx-data speak`."""
     scripts = read_scripts(args.scripts)
     if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: must be 1 or more")
+        raise UserError(f"--limit {args.limit}: must be 1 or more", code="bad-value")
     options = StitchOptions(
         voice_seconds=args.voice_seconds,
         voice_prompt=args.voice_prompt,
@@ -185,9 +190,9 @@ def run(args: argparse.Namespace) -> None:
     )
     name = choose_engine(args.engine)
     if args.voice_prompt == "clip" and "--voices" not in USED[name]:
-        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out")
+        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out", code="bad-combination")
     if name == "dia" and options.augmentation and options.augmentation.needs_babble:
-        raise UserError("dia has no voices for babble: take the kind babble out of --augment")
+        raise UserError("dia has no voices for babble: take the kind babble out of --augment", code="bad-combination")
     engine = EngineChoice(
         name=name,
         url=args.url,
@@ -214,5 +219,7 @@ def parse_options(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
         try:
             options[key] = float(value)
         except ValueError:
-            raise UserError(f"--engine-option {word!r}: give KEY=NUMBER, such as exaggeration=0.7") from None
+            raise UserError(
+                f"--engine-option {word!r}: give KEY=NUMBER, such as exaggeration=0.7", code="bad-value"
+            ) from None
     return tuple(sorted(options.items()))

@@ -50,9 +50,9 @@ class StitchOptions:
     def __post_init__(self) -> None:
         if not VOICE_SECONDS[0] <= self.voice_seconds <= VOICE_SECONDS[1]:
             low, high = VOICE_SECONDS
-            raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}")
+            raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}", code="bad-value")
         if self.voice_prompt not in PROMPTS:
-            raise UserError(f"voice prompt {self.voice_prompt!r}: choose one of {', '.join(PROMPTS)}")
+            raise UserError(f"voice prompt {self.voice_prompt!r}: choose one of {', '.join(PROMPTS)}", code="bad-value")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -67,7 +67,7 @@ class Stitched:
 def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, options: StitchOptions) -> Stitched:
     """Speaks a script. Raises UserError if a turn cannot be spoken or the result fails a gate."""
     if not any(turn.speaker == "agent" for turn in script.turns):
-        raise UserError(f"{script.id}: the agent says nothing: give it at least one turn")
+        raise UserError(f"{script.id}: the agent says nothing: give it at least one turn", code="bad-record")
     key, timing = f"{seed}/{script.id}", options.timing
     turns = with_backchannels(script.turns, random.Random(f"{key}/backchannels"), timing)
     seconds = options.voice_seconds if options.voice_prompt == "spoken" else None
@@ -108,7 +108,7 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
     gates = measure(audio_CS, dialogue, schedule.slots, said.voice)
     reason = reason_to_reject(gates, options.limits)
     if reason:
-        raise UserError(f"{script.id}: gate {reason}")
+        raise UserError(f"{script.id}: gate {reason}", code="bad-audio")
     if options.augmentation:  # after the gates, which measure the pipeline and not the telephone
         speaker: Any = engine
         babble = partial(_babble, speaker, script.split)

@@ -109,17 +109,21 @@ def load_timing(name: str | Path) -> Timing:
         return Timing()
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"--timing {path}: no such file: fit one with `ppx-data timing`, or use default")
+        raise UserError(
+            f"--timing {path}: no such file: fit one with `ppx-data timing`, or use default", code="not-found"
+        )
     try:
         raw = json.loads(path.read_text("utf-8"))["timing"]
         known = {field.name for field in fields(Timing)}
         if unknown := sorted(set(raw) - known):
-            raise UserError(f"{path}: unknown key {unknown[0]!r}: use {', '.join(sorted(known))}")
+            raise UserError(f"{path}: unknown key {unknown[0]!r}: use {', '.join(sorted(known))}", code="bad-record")
         return Timing(**{key: value if key == "name" else _parsed(path, key, value) for key, value in raw.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as why:
         if isinstance(why, UserError):
             raise
-        raise UserError(f"{path}: not a timing file ({why}): fit one with `ppx-data timing`") from why
+        raise UserError(
+            f"{path}: not a timing file ({why}): fit one with `ppx-data timing`", code="unreadable"
+        ) from why
 
 
 def _parsed(path: Path, key: str, value: Any) -> Any:
@@ -128,7 +132,10 @@ def _parsed(path: Path, key: str, value: Any) -> Any:
     values = tuple(map(float, value["quantiles"])) if is_table else (float(value),)
     low, high = LIMITS[key]
     if len(values) < 1 + is_table or list(values) != sorted(values) or not low <= values[0] <= values[-1] <= high:
-        raise UserError(f"{path}: {key} must be {'rising quantiles' if is_table else 'a number'} in {low:g}..{high:g}")
+        raise UserError(
+            f"{path}: {key} must be {'rising quantiles' if is_table else 'a number'} in {low:g}..{high:g}",
+            code="bad-record",
+        )
     return Table(values, int(value.get("count", 0))) if is_table else values[0]
 
 
@@ -172,13 +179,18 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
         side = SIDE_OF[turn.speaker]
         if floor is None:
             if turn.kind != "normal":
-                raise UserError(f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn")
+                raise UserError(
+                    f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn", code="bad-record"
+                )
             start = timing.lead_in.draw(rng)
         elif turn.kind == "normal":
             start = _after(slots[floor], turns[floor].kind, side, free, turn, rng, timing, events)
         else:
             if slots[floor].side == side:
-                raise UserError(f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn")
+                raise UserError(
+                    f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn",
+                    code="bad-record",
+                )
             share = timing.barge_in_at.draw(rng) if turn.kind == "barge_in" else shares.pop(0)
             start = max(slots[floor].start + share * (slots[floor].stop - slots[floor].start), free[side] + 0.05)
         start = round(start, 4)  # as word times are stored

@@ -132,7 +132,9 @@ def fit(observed: Observed, name: str) -> Timing:
     short = {kind: need for kind, need in NEEDED.items() if len(getattr(observed, kind)) < need}
     if short:
         missing = ", ".join(f"{len(getattr(observed, kind))} of {need} {kind}s" for kind, need in short.items())
-        raise UserError(f"too little to fit to in {observed.dialogues} dialogues: {missing}: give more calls")
+        raise UserError(
+            f"too little to fit to in {observed.dialogues} dialogues: {missing}: give more calls", code="no-data"
+        )
     return Timing(
         name=name,
         gap=_table("gap", observed.gap),

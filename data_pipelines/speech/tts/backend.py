@@ -47,16 +47,19 @@ def open_backend(name: str, url: str, model: str | None, device: str) -> Backend
     from data_pipelines.speech.tts import server
 
     if model is not None and not Path(model).is_dir():
-        raise EngineGone(f"--model {model}: no such folder: give the one with the weights of {name}")
+        raise EngineGone(f"--model {model}: no such folder: give the one with the weights of {name}", code="not-found")
     try:
         return LocalBackend(server.ENGINES[name](model, device))
     except (ImportError, PackageNotFoundError) as why:
         raise EngineGone(
             f"{name} cannot be imported ({why}): install {PACKAGES[name]} here, or give the --url of "
-            f"`python scripts/tts_server.py {name}` that runs where it is installed"
+            f"`python scripts/tts_server.py {name}` that runs where it is installed",
+            code="missing-package",
         ) from why
     except (OSError, ValueError, RuntimeError) as why:
-        raise EngineGone(f"{name} does not start ({' '.join(str(why).split())[:200]}): give --model DIR") from why
+        raise EngineGone(
+            f"{name} does not start ({' '.join(str(why).split())[:200]}): give --model DIR", code="missing-engine"
+        ) from why
 
 
 @dataclass
@@ -73,7 +76,9 @@ class LocalBackend:
         try:
             audio, rate = self.engine.say(text, reference, seed, options)
         except (ValueError, RuntimeError, IndexError, KeyError, AssertionError) as why:
-            raise UserError(f"the engine failed: {type(why).__name__}: {' '.join(str(why).split())[:200]}") from why
+            raise UserError(
+                f"the engine failed: {type(why).__name__}: {' '.join(str(why).split())[:200]}", code="program-failed"
+            ) from why
         return audio, int(rate)
 
 
@@ -85,17 +90,17 @@ def checked(audio: Audio, rate: int, letters: int) -> Audio:
     """
     audio = np.squeeze(np.asarray(audio, np.float32))
     if audio.ndim != 1 or not 8000 <= rate <= 192_000:
-        raise UserError(f"the engine answered {audio.ndim} dimensions at {rate} Hz, not mono sound")
+        raise UserError(f"the engine answered {audio.ndim} dimensions at {rate} Hz, not mono sound", code="bad-answer")
     if not len(audio) or not np.isfinite(audio).all():
-        raise UserError("the engine answered NaN" if len(audio) else "the engine answered no sound")
+        raise UserError("the engine answered NaN" if len(audio) else "the engine answered no sound", code="bad-answer")
     peak = float(np.abs(audio).max())
     if peak < 1e-3:
-        raise UserError("the engine answered silence")
+        raise UserError("the engine answered silence", code="bad-answer")
     if peak > 4:
-        raise UserError(f"the engine answered samples up to {peak:.0f}, not -1 to 1")
+        raise UserError(f"the engine answered samples up to {peak:.0f}, not -1 to 1", code="bad-answer")
     seconds, (low, high) = len(audio) / rate, SECONDS_A_LETTER
     if not low * letters <= seconds <= high * letters + EXTRA_SECONDS:
-        raise UserError(f"the engine answered {seconds:.1f} s for {letters} letters")
+        raise UserError(f"the engine answered {seconds:.1f} s for {letters} letters", code="bad-answer")
     return audio / np.float32(max(peak, 1.0))
 
 

@@ -42,7 +42,7 @@ class ClonedEngine:
         del speed
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         reference = float_wav(*self._pool.audio(voice.partition("/")[2]))
         sizes = [len(" ".join(word.spoken)) for word in words]
         parts = split_phrases(words, sizes, MAX_LETTERS)

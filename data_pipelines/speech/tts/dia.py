@@ -83,7 +83,10 @@ class DiaEngine:
         known = [(tag, references[tag].text) for tag in sorted(references)]
         text = tagged([*known, *((piece.tag, piece.text) for piece in chunk)])
         if len(text.encode()) > DIA_TEXT_BYTES:
-            raise UserError(f"{len(text.encode())} bytes for one call of Dia, {DIA_TEXT_BYTES} fit: shorten the turns")
+            raise UserError(
+                f"{len(text.encode())} bytes for one call of Dia, {DIA_TEXT_BYTES} fit: shorten the turns",
+                code="too-long",
+            )
         letters = sum(sum(map(str.isalpha, piece.text)) for piece in chunk)
         prefix = _prefix([references[tag] for tag in sorted(references)])
 
@@ -102,11 +105,11 @@ def to_pieces(lines: Sequence[tuple[str, str]]) -> list[Piece]:
         tag = tags.setdefault(speaker, f"[S{len(tags) + 1}]")
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         sizes = [len(" ".join(word.spoken)) for word in words]
         pieces += [Piece(n, tag, tuple(words[part])) for part in split_phrases(words, sizes, PIECE_LETTERS)]
     if len(tags) > 2:
-        raise UserError(f"{len(tags)} speakers, Dia has two: leave the others out")
+        raise UserError(f"{len(tags)} speakers, Dia has two: leave the others out", code="bad-value")
     return pieces
 
 
@@ -141,7 +144,9 @@ def split_mixture(audio: Audio, rate: int, pieces: Sequence[Sequence[SpokenWord]
         at += len(piece)
         silence = _longest_silence(audio, rate, times[at - 1][2] - AROUND_BORDER, times[at][1] + AROUND_BORDER)
         if silence[1] - silence[0] < MIN_SILENCE:
-            raise UserError(f"turns overlap: no silence between {times[at - 1][0]!r} and {times[at][0]!r}")
+            raise UserError(
+                f"turns overlap: no silence between {times[at - 1][0]!r} and {times[at][0]!r}", code="bad-answer"
+            )
         cuts.append(sum(silence) / 2)
     cuts.append(len(audio) / rate)
     edge = round(FADE * rate)

@@ -111,7 +111,9 @@ class EspeakEngine:
         try:
             rate = int(library.espeak_Initialize(SYNCHRONOUS, 0, self._data, 0))
             if rate <= 0:
-                raise UserError(f"{self._path}: eSpeak NG does not start: reinstall espeakng-loader")
+                raise UserError(
+                    f"{self._path}: eSpeak NG does not start: reinstall espeakng-loader", code="missing-engine"
+                )
             yield library, rate
         finally:
             library.espeak_Terminate()
@@ -143,13 +145,15 @@ class EspeakEngine:
         """Speaks a text; see Engine.speak. `seed` decides the breath noise that some voices have."""
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         if voice not in (v.key for v in self.voices()):
-            raise UserError(f"{voice}: no such voice: choose one of {', '.join(v.key for v in self.voices())}")
+            raise UserError(
+                f"{voice}: no such voice: choose one of {', '.join(v.key for v in self.voices())}", code="unknown-name"
+            )
         line, spans = _line(words)
         self._say(line, voice.partition("/")[2], seed, speed)
         if not self._chunks:
-            raise UserError(f"eSpeak NG says nothing for {text[:40]!r}: write it in English letters")
+            raise UserError(f"eSpeak NG says nothing for {text[:40]!r}: write it in English letters", code="bad-value")
         audio = np.concatenate(self._chunks).astype(np.float32) / np.float32(32768)
         times = word_times(spans, self._events, len(audio))
         named = [(w.written, a / self._rate, b / self._rate) for w, (a, b) in zip(words, times, strict=True)]
@@ -163,13 +167,13 @@ class EspeakEngine:
         with self._library() as (library, _), _callback_errors():
             library.espeak_SetSynthCallback(self._callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise UserError(f"{voice}: eSpeak NG {self._version} does not know this voice")
+                raise UserError(f"{voice}: eSpeak NG {self._version} does not know this voice", code="unknown-name")
             library.espeak_SetParameter(RATE_PARAMETER, round(NORMAL_WORDS_PER_MINUTE * speed), 0)
             library.espeak_ng_SetRandSeed(seed)
             code = library.espeak_Synth(data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
             library.espeak_Synchronize()
         if code != 0:
-            raise UserError(f"eSpeak NG failed with code {code} on {line[:40]!r}")
+            raise UserError(f"eSpeak NG failed with code {code} on {line[:40]!r}", code="program-failed")
 
     def _collect(self, wave: Any, count: int, events: Any) -> int:
         """Called by the library with a piece of audio and a list of events that ends with type 0."""

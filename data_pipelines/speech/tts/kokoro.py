@@ -77,10 +77,12 @@ class KokoroEngine:
         del seed
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         known = next((v for v in self._voices if v.key == voice), None)
         if known is None:
-            raise UserError(f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}")
+            raise UserError(
+                f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}", code="unknown-name"
+            )
         if known.accent not in self._phonemes:
             self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols))
         said = self._phonemes[known.accent].words([piece for word in words for piece in word.spoken])
@@ -90,7 +92,7 @@ class KokoroEngine:
             at += len(word.spoken)
         mute = [word.written for word, sounds in zip(words, phones, strict=True) if not sounds]
         if mute:
-            raise UserError(f"{mute[0]!r} has no pronunciation: write it in English letters")
+            raise UserError(f"{mute[0]!r} has no pronunciation: write it in English letters", code="bad-value")
         audio, times, offset = [], [], 0.0
         for part in split_phrases(words, [len(p) for p in phones]):
             wave, part_times = self._run(words[part], phones[part], voice, speed)
@@ -146,7 +148,9 @@ def split_phrases(words: list[SpokenWord], sizes: list[int], limit: int = MAX_TO
             total += sizes[stop] + 1 + len(words[stop].tail)
             stop += 1
         if stop == start:
-            raise UserError(f"{words[start].written[:40]!r} is too long for one word: write it in parts")
+            raise UserError(
+                f"{words[start].written[:40]!r} is too long for one word: write it in parts", code="too-long"
+            )
         if stop < len(words):
             inside = range(stop, start, -1)
             ends = [n for n in inside if words[n - 1].ends_sentence] or [n for n in inside if words[n - 1].tail]

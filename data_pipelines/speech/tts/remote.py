@@ -38,9 +38,13 @@ class HttpBackend:
         except (ValueError, TypeError) as why:
             if isinstance(why, UserError):
                 raise
-            raise EngineGone(f"{self._url} is no speech server: its /identity is no JSON object: check --url") from why
+            raise EngineGone(
+                f"{self._url} is no speech server: its /identity is no JSON object: check --url", code="bad-answer"
+            ) from why
         if self._identity.get("name") != name:
-            raise UserError(f"{self._url} serves {self._identity.get('name')!r}, not {name}: give its --url")
+            raise UserError(
+                f"{self._url} serves {self._identity.get('name')!r}, not {name}: give its --url", code="bad-combination"
+            )
         self._fingerprint = fingerprint(self._identity)
 
     def identity(self) -> dict[str, Any]:
@@ -52,11 +56,14 @@ class HttpBackend:
         body = {"text": text, "seed": seed, "options": options, "reference": base64.b64encode(reference).decode()}
         data, served_by = self._ask("/speak", body)
         if served_by != self._fingerprint:
-            raise EngineGone(f"{self._url}: another engine answers than at the start: start the run with a new --out")
+            raise EngineGone(
+                f"{self._url}: another engine answers than at the start: start the run with a new --out",
+                code="other-settings",
+            )
         try:
             samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
         except (soundfile.SoundFileError, RuntimeError) as why:
-            raise UserError(f"the engine's answer is no WAV ({why})") from why
+            raise UserError(f"the engine's answer is no WAV ({why})", code="bad-answer") from why
         return samples, int(rate)
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[bytes, str]:
@@ -78,15 +85,18 @@ class HttpBackend:
             except urllib.error.HTTPError as why:
                 reason = f"{why.code} {_reason(why)}".strip()
                 if why.code in (401, 403):
-                    raise EngineGone(f"{self._url}: {reason}: set {KEY_VARIABLE} to its key") from why
+                    raise EngineGone(f"{self._url}: {reason}: set {KEY_VARIABLE} to its key", code="no-access") from why
                 if why.code != 429 and why.code < 500:
-                    raise UserError(f"the engine refuses: {reason}") from why
+                    raise UserError(f"the engine refuses: {reason}", code="bad-value") from why
                 is_ours = why.code == 500  # the engine failed on this text, another may do
             except (OSError, HTTPException) as why:  # refused, reset, timed out, cut short
                 reason, is_ours = str(getattr(why, "reason", why)) or type(why).__name__, False
         if is_ours:
-            raise UserError(f"the engine failed: {reason}")
-        raise EngineGone(f"{self._url}{path}: no answer in {self._tries} tries ({reason}): start it and run this again")
+            raise UserError(f"the engine failed: {reason}", code="program-failed")
+        raise EngineGone(
+            f"{self._url}{path}: no answer in {self._tries} tries ({reason}): start it and run this again",
+            code="unreachable",
+        )
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
