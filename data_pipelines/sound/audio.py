@@ -45,7 +45,7 @@ def read_audio(path: Path) -> tuple[Audio, int]:
 
 
 RESAMPLERS = {"soxr-mq": "MQ", "soxr-hq": "HQ", "soxr-vhq": "VHQ"}
-"""Names of resamplers as options and records give them: libsoxr, 16, 20 and 28 bits of precision."""
+"""The names of resamplers in options and records: libsoxr at 16, 20 and 28 bits of precision."""
 
 
 def to_rate(x: Audio, from_hz: int, to_hz: int, resampler: str = "soxr-hq") -> Audio:
@@ -61,7 +61,7 @@ def to_mono_24k(x: Audio, rate: int) -> Audio:
 
 
 def loudness(x: Audio, rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770) of [samples] or [channels, samples]; -inf for silence.
+    """Returns the integrated loudness in LUFS (ITU-R BS.1770) of [samples] or [channels, samples]; -inf for silence.
 
     Raises: UserError below 0.4 s, the length of one measuring block.
     """
@@ -92,7 +92,7 @@ def loudness_normalise(x: Audio, rate: int, target_lufs: float = VOICE_LUFS) -> 
 
 def write_flac(path: Path, x: Audio, rate: int) -> None:
     """Writes [samples] or [channels, samples] as 16-bit FLAC; the file appears whole or not at all."""
-    data = io.BytesIO()  # libsndfile would call a full disk a "System error"
+    data = io.BytesIO()  # libsndfile would report a full disk as a "System error".
     soundfile.write(data, x.T, rate, subtype="PCM_16", format="FLAC")
     write_bytes(Path(path), data.getvalue())
 
@@ -115,12 +115,12 @@ def require_stereo_24k(path: Path) -> Audio:
 
 
 def fade_in(x: Audio, samples: int) -> Audio:
-    """A copy whose first `samples` samples rise from 0 by a raised cosine."""
+    """Returns a copy whose first `samples` samples rise from 0 by a raised cosine."""
     return np.ascontiguousarray(fade_out(x[..., ::-1], samples)[..., ::-1])
 
 
 def fade_out(x: Audio, samples: int) -> Audio:
-    """A copy whose last `samples` samples fall to exactly 0 by a raised cosine."""
+    """Returns a copy whose last `samples` samples fall to exactly 0 by a raised cosine."""
     x = x.copy()
     samples = min(samples, x.shape[-1])
     if samples:

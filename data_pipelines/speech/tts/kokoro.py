@@ -70,6 +70,7 @@ class KokoroEngine:
         }
 
     def voices(self) -> tuple[Voice, ...]:
+        """Returns the voices; see Engine.voices."""
         return self._voices
 
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
@@ -100,7 +101,7 @@ class KokoroEngine:
             times += [(text, start + offset, end + offset) for text, start, end in part_times]
             offset += len(wave) / RATE_HZ
         whole = np.concatenate(audio)
-        # am_puck and am_fenrir overshoot full scale by up to 7 %
+        # The voices am_puck and am_fenrir exceed full scale by up to 7 %.
         whole /= max(1.0, float(np.abs(whole).max()))
         return trim_silence(Speech(audio=whole, rate=RATE_HZ, words=tuple(times)))
 
