@@ -1,7 +1,7 @@
 """Speech recognisers behind one interface.
 
-Whisper tiny.en, the default, misspells names and is unsure of very short turns. Its word error rate over a whole channel still
-shows text that is not what is said, such as swapped channels, shifted times or another dialogue's words.
+Whisper tiny.en, the default, misspells names and is unsure of very short turns. Its word error rate over a whole
+channel still shows text that is not what is said, such as swapped channels, shifted times or another dialogue's words.
 """
 
 from collections.abc import Sequence

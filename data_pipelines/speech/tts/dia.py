@@ -29,8 +29,8 @@ REFERENCE_SECONDS = 6.0
 MIN_SILENCE = 0.05
 """The least silence between two turns, in seconds.
 
-In mixtures of two synthetic voices turns 0.1 s apart always left it; turns that overlap by 0.1 s or more did not leave it
-in 83 of 84 cases."""
+In mixtures of two synthetic voices turns 0.1 s apart always left it; turns that overlap by 0.1 s or more did not
+leave it in 83 of 84 cases."""
 AROUND_BORDER = 0.1
 FADE = 0.01
 BETWEEN_PIECES = 0.2
