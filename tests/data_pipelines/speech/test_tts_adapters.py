@@ -23,8 +23,11 @@ pytest.importorskip("pocketsphinx")
 from data_pipelines.speech import engines  # noqa: E402
 from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402
 from data_pipelines.speech.protocols import EngineGone  # noqa: E402
-from data_pipelines.speech.tts import remote  # noqa: E402
-from data_pipelines.speech.tts import dia, server
+from data_pipelines.speech.tts import (
+    dia,
+    remote,  # noqa: E402
+    server,
+)
 from data_pipelines.speech.tts.backend import StoredBackend, checked  # noqa: E402
 from data_pipelines.speech.tts.timed import timed_speech  # noqa: E402
 from data_pipelines.speech.voices import Clip, Pool, load_pool  # noqa: E402
