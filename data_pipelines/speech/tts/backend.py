@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.files import digest
 from data_pipelines.sound.audio import Audio, read_audio, write_flac
 from data_pipelines.speech.protocols import EngineGone
+from data_pipelines.speech.tts.server import Refused
 from model.errors import UserError
 
 SECONDS_A_LETTER = (0.02, 0.3)
@@ -78,7 +79,8 @@ class LocalBackend:
             audio, rate = self.engine.say(text, reference, seed, options)
         except (ValueError, RuntimeError, IndexError, KeyError, AssertionError) as why:
             raise UserError(
-                f"the engine failed: {type(why).__name__}: {' '.join(str(why).split())[:200]}", code="program-failed"
+                f"the engine failed: {type(why).__name__}: {' '.join(str(why).split())[:200]}",
+                code="bad-value" if isinstance(why, Refused) else "program-failed",
             ) from why
         return audio, int(rate)
 
