@@ -123,7 +123,8 @@ def load_timing(name: str | Path) -> Timing:
         if isinstance(why, UserError):
             raise
         raise UserError(
-            f"{path}: not a timing file ({why}): fit one with `ppx-data timing`", code="unreadable"
+            f"{path}: not a timing file ({why}): fit one with `ppx-data timing`",
+            code="unreadable" if isinstance(why, (json.JSONDecodeError, UnicodeDecodeError)) else "bad-record",
         ) from why
 
 

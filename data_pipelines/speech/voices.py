@@ -122,7 +122,8 @@ def load_pool(place: Path) -> Pool:
         if isinstance(why, UserError):
             raise UserError(f"{path}: {why}", code=why.code) from why
         raise UserError(
-            f"{path}: not a manifest of voices ({' '.join(str(why).split())[:100]})", code="unreadable"
+            f"{path}: not a manifest of voices ({' '.join(str(why).split())[:100]})",
+            code="unreadable" if isinstance(why, (yaml.YAMLError, UnicodeDecodeError)) else "bad-record",
         ) from why
     twice = [key for key, count in Counter(clip.key for clip in clips).items() if count > 1]
     if twice or not clips:

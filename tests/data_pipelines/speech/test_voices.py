@@ -189,9 +189,12 @@ def test_other_manifests_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "voices.yaml"
     with refused("not-found", path, "make one with `ppx-data voices`"):
         load_pool(path)
-    for text in ("voices: [", "- a", "voices: 3", "other: []"):
+    path.write_text("voices: [")
+    with refused("unreadable", path):
+        load_pool(path)
+    for text in ("- a", "voices: 3", "other: []"):
         path.write_text(text)
-        with refused("unreadable", path):
+        with refused("bad-record", path):
             load_pool(path)
     path.write_text("voices: []")
     with refused("bad-record", path, "no voice"):
