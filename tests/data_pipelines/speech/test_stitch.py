@@ -132,10 +132,10 @@ def test_gaps_follow_the_settings() -> None:
 
 def test_no_side_ever_talks_over_itself() -> None:
     rng = random.Random(0)
+    kinds: list[Kind] = ["normal", "normal", "barge_in", "backchannel"]
     for n in range(300):
         turns, last = [rng.choice([agent, user])(rng.randint(1, 8))], None
         while len(turns) < 12:
-            kinds: list[Kind] = ["normal", "normal", "barge_in", "backchannel"]
             speak, kind = rng.choice([agent, user]), rng.choice(kinds)
             turn = speak(rng.randint(1, 8), kind)
             last = next(t for t in reversed(turns) if t.kind != "backchannel")

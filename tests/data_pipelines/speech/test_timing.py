@@ -61,7 +61,12 @@ def known_call(name: str, seconds: float = 600) -> Dialogue:
         side, other = other, side
     ordered = {name: tuple(sorted(said, key=lambda w: w.start)) for name, said in words.items()}
     sides = {name: Side(speaker=name, words=said, is_agent=True) for name, said in ordered.items()}
-    return Dialogue(id=name, source="known", split="train", scenario="x", seconds=seconds, licence="CC0-1.0", **sides)
+    return dialogue_of(name, seconds, sides)
+
+
+def dialogue_of(name: str, seconds: float, sides: dict[str, Side]) -> Dialogue:
+    return Dialogue(id=name, source="known", split="train", scenario="x", seconds=seconds, licence="CC0-1.0",
+                    left=sides["left"], right=sides["right"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +118,8 @@ def test_a_short_answer_is_a_turn_and_a_hum_beside_speech_is_not() -> None:
     def dialogue(*right: tuple[str, float, float]) -> Dialogue:
         left = tuple(Word(text="word", start=0.25 * n, end=0.25 * n + 0.24) for n in range(16))  # 0 to 4 s
         said = tuple(Word(text=text, start=start, end=end) for text, start, end in right)
-        return Dialogue(
-            id="d", source="x", split="train", scenario="x", seconds=20, licence="CC0-1.0",
-            left=Side(speaker="a", words=left, is_agent=True), right=Side(speaker="b", words=said),
-        )  # fmt: skip
+        sides = {"left": Side(speaker="a", words=left, is_agent=True), "right": Side(speaker="b", words=said)}
+        return dialogue_of("d", 20, sides)
 
     def events(*right: tuple[str, float, float]) -> tuple[int, int]:
         found = Observed()
@@ -268,8 +271,8 @@ def test_backchannels_come_at_their_rate_from_the_listener() -> None:
     schedule = place(added, [10.0 if t.kind == "normal" else 0.4 for t in added], random.Random(5), timing)
     shares = []
     for n in hums:
-        floor = next(schedule.slots[m] for m in range(n - 1, -1, -1) if added[m].kind != "backchannel")
-        shares.append((schedule.slots[n].start - floor.start) / (floor.stop - floor.start))
+        slot = next(schedule.slots[m] for m in range(n - 1, -1, -1) if added[m].kind != "backchannel")
+        shares.append((schedule.slots[n].start - slot.start) / (slot.stop - slot.start))
     assert min(shares) >= 0.199 and np.mean(np.array(shares) <= 0.8001) > 0.97
 
 
@@ -294,10 +297,7 @@ def test_what_is_measured_of_a_placed_dialogue_is_what_was_asked_for(observed: O
         for side in ("left", "right")
     }  # fmt: skip
     sides = {side: Side(speaker=side, words=said, is_agent=True) for side, said in words.items()}
-    dialogue = Dialogue(
-        id="d", source="x", split="train", scenario="x", seconds=schedule.seconds, licence="CC0-1.0", **sides
-    )
-    offsets = turn_taking(dialogue).offsets
+    offsets = turn_taking(dialogue_of("d", schedule.seconds, sides)).offsets
     assert np.median(offsets) == pytest.approx(np.median(observed.gap) + 0.01, abs=0.05)
 
 
