@@ -1,6 +1,6 @@
 """Finds words that the prose of this project does not use, and class names that stand for two things.
 
-python scripts/check_words.py    prints each place and exits with 1 if there is one (CONTRIBUTING.md has the words to use)
+python scripts/check_words.py    prints each place and exits with 1 if there is one (the words to use: CONTRIBUTING.md)
 """
 
 import ast

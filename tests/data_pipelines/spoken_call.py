@@ -5,9 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from data_pipelines.sound.audio import to_rate
+from data_pipelines.sound.audio import Audio, to_rate
 
 RATE = 24_000
 TURNS = (
@@ -23,14 +22,14 @@ TURNS = (
 
 
 Timed = tuple[str, float, float]
-"""A word or an utterance with its start and end in seconds."""
+"""A text with its start and end in seconds."""
 
 
 @dataclass
 class SpokenCall:
-    """Audio, float32 [2, samples], with words and utterances by side."""
+    """The sound, float32 [2, samples] at RATE, and the words and utterances of each side."""
 
-    audio: npt.NDArray[np.float32]
+    audio: Audio
     words: dict[str, list[Timed]]
     utterances: dict[str, list[Timed]]
 
