@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipelines.records.schema import Word
+from data_pipelines.records.schema import Event, Word
 
 Letter = Literal["A", "B"]
 
@@ -40,7 +40,7 @@ class Spoken:
     end: float
     letter: Letter
     words: tuple[Word, ...]
-    events: tuple[dict[str, Any], ...] = ()
+    events: tuple[Event, ...] = ()
     is_silent: bool = False
     """Only a tag such as [noise]: nothing that words should stand for."""
 
@@ -228,7 +228,7 @@ class Sounds:
     def __init__(self, spoken: Sequence[Spoken]) -> None:
         spans = [(word.start - _MARGIN, word.end + _MARGIN) for turn in spoken for word in turn.words]
         spans += [(turn.start, turn.end) for turn in spoken if is_wordless(turn)]
-        spans += [(event["start"], event["end"]) for turn in spoken for event in turn.events]
+        spans += [event.span for turn in spoken for event in turn.events]
         self.starts, self.ends = np.array(sorted(spans)).reshape(-1, 2).T
 
     def quiet_after(self, time: float) -> float:

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from data_pipelines.llm.client import Client, Question
-from data_pipelines.records.schema import Script, Turn
+from data_pipelines.records.schema import Fact, Probe, Script, Turn
 from data_pipelines.text.rules import contacts
 from data_pipelines.writer.conversation import with_backchannels
 from data_pipelines.writer.llm_scenarios import question_seed
@@ -155,8 +155,8 @@ def role_problems(role: dict[str, Any], rows: Sequence[dict[str, Any]], plan: Pl
     if not 1 <= unused <= MAX_UNUSED:
         found.append(f"{unused} facts are not mentioned in the call: give 1 or {MAX_UNUSED} of these")
     for probe in script.probes:
-        if probe["kind"] in ("Q1", "Q2") and not probe["facts"]:
-            found.append(f"no fact holds the value in {probe['answer']!r}")
+        if probe.kind in ("Q1", "Q2") and not probe.facts:
+            found.append(f"no fact holds the value in {probe.answer!r}")
     return found
 
 
@@ -176,7 +176,7 @@ def _fact_problems(fact: dict[str, Any]) -> list[str]:
 
 def _used(role: dict[str, Any], script: Script) -> list[bool]:
     """For each fact whether any of its values is said."""
-    return [any(fact_is_said(value, script) for value in fact["values"]) for fact in role["facts"]]
+    return [any(fact_is_said(Fact(**value), script) for value in fact["values"]) for fact in role["facts"]]
 
 
 def script_of(rows: Sequence[dict[str, Any]], role: dict[str, Any], plan: Plan, rng: Random | None) -> Script:
@@ -201,38 +201,40 @@ def script_of(rows: Sequence[dict[str, Any]], role: dict[str, Any], plan: Plan, 
             "behaviours": [*plan.probes, *["barge_in"] * any(row["interrupts"] for row in rows)],
         },
     )
-    facts = _typed(role, script)
+    facts = _facts(role, script)
     spoken = with_backchannels(turns, rng) if rng else turns
     places = [n for n, turn in enumerate(spoken) if turn.kind != "backchannel"]
     probes = [
-        {
-            "kind": row["probe"],
-            "turn": places[n],
-            "question": row["text"],
-            "facts": [fact["label"] for fact in facts if n + 1 < len(rows) and _states(rows[n + 1]["text"], fact)],
-            "answer": rows[n + 1]["text"] if n + 1 < len(rows) else "",
-        }
+        Probe(
+            kind=row["probe"],
+            turn=places[n],
+            question=row["text"],
+            facts=tuple(label for label, fact in facts.items() if _states(answer, fact)),
+            answer=answer,
+        )
         for n, row in enumerate(rows)
         if row["probe"] != "none"
+        for answer in [rows[n + 1]["text"] if n + 1 < len(rows) else ""]
     ]
-    return replace(script, turns=tuple(spoken), facts=tuple(facts), probes=tuple(probes))
+    return replace(script, turns=tuple(spoken), facts=tuple(facts.values()), probes=tuple(probes))
 
 
-def _typed(role: dict[str, Any], script: Script) -> list[dict[str, str]]:
-    """The values of all facts, each text once, with labels that are told apart."""
-    typed: dict[str, dict[str, str]] = {}
+def _facts(role: dict[str, Any], script: Script) -> dict[str, Fact]:
+    """The values of all facts by their labels: each text once, and a number where a label comes again."""
+    found: dict[str, Fact] = {}
     for value in (value for fact in role["facts"] for value in fact["values"]):
+        if any(fact.text == value["text"] for fact in found.values()):
+            continue
         label = "_".join(value["label"].lower().split())
-        taken = {fact["label"] for fact in typed.values()}
-        label = next(name for n in range(1, 100) if (name := label if n == 1 else f"{label}_{n}") not in taken)
-        fact = {"type": value["type"], "text": value["text"], "label": label}
-        typed.setdefault(value["text"], fact | {"used": "yes" if fact_is_said(fact, script) else "no"})
-    return list(typed.values())
+        label = next(name for n in range(1, 100) if (name := label if n == 1 else f"{label}_{n}") not in found)
+        fact = Fact(type=value["type"], text=value["text"], label=label)
+        found[label] = replace(fact, used="yes" if fact_is_said(fact, script) else "no")
+    return found
 
 
-def _states(text: str, fact: dict[str, str]) -> bool:
+def _states(text: str, fact: Fact) -> bool:
     """True if an answer states a fact: its value, or most of the long words of a phrase."""
-    if mentions(text, fact["text"]):
+    if mentions(text, fact.text):
         return True
-    words = [word for word in fact["text"].split() if len(word) > 3]
-    return fact["type"] == "phrase" and sum(mentions(text, word) for word in words) * 2 > len(words)
+    words = [word for word in fact.text.split() if len(word) > 3]
+    return fact.type == "phrase" and sum(mentions(text, word) for word in words) * 2 > len(words)

@@ -7,7 +7,7 @@ prompt or from the customer. `service_talk` says how a call goes, `service_extra
 from functools import lru_cache
 from random import Random
 
-from data_pipelines.records.schema import Script
+from data_pipelines.records.schema import Probe, Script
 from data_pipelines.records.split import drawn_in_split, members
 from data_pipelines.writer.conversation import with_backchannels, with_fillers
 from data_pipelines.writer.service_call import PROMPT, Call
@@ -63,7 +63,10 @@ def write_service(name: str, rng: Random, split: str, heldout: float, limit: flo
         role_prompt=prompt,
         turns=tuple(turns),
         facts=tuple(facts),
-        probes=tuple(probe | {"turn": places[probe["turn"]]} for probe in call.probes),
+        probes=tuple(
+            Probe(kind=kind, turn=places[turn], question=asked.question, facts=asked.facts, answer=asked.answer)
+            for kind, turn, asked in call.probes
+        ),
         provenance=call.stages(),
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from data_pipelines.records.schema import Fact
 from data_pipelines.writer.conversation import Conversation
 from data_pipelines.writer.slots import Slots, slots_of
 from data_pipelines.writer.tables import service_domains, table
@@ -14,8 +15,14 @@ MAX_FACTS, MAX_USED = 5, 4
 SHORTEST, LONGEST = 32.0, 66.0  # target seconds by the estimate, which is on the slow side
 BRIEF = 40.0  # a limit below this asks for short lines and no formalities
 
-Probe = dict[str, Any]
-"""What can be asked again: question, answer, labels of facts."""
+
+@dataclass(kw_only=True, frozen=True)
+class Asked:
+    """A question of the user and its answer, as they were said, and the labels of the facts that it is about."""
+
+    question: str
+    answer: str
+    facts: tuple[str, ...] = ()
 
 
 class NothingLeft(Exception):
@@ -34,8 +41,8 @@ class Call:
     leads: list[str] = field(default_factory=list)
     """Words before a line that were said, as in the tables."""
     behaviours: list[str] = field(default_factory=list)
-    probes: list[Probe] = field(default_factory=list)
-    """As in Script.probes; `turn` does not count backchannels yet."""
+    probes: list[tuple[str, int, Asked]] = field(default_factory=list)
+    """What can be asked again: the kind, the index of the turn that asks (backchannels not counted), and the words."""
     knows_name: bool = False
     """Whether the customer gave a name, so that the agent may use it in its last words."""
 
@@ -96,7 +103,7 @@ class Call:
         """Whoever was rude does not say "lovely" a moment later."""
         return "Q4" in self.behaviours
 
-    def role(self) -> tuple[str, list[dict[str, str]]]:
+    def role(self) -> tuple[str, list[Fact]]:
         """The role prompt with all used facts and 1-2 unused ones, and those facts typed."""
         told = {slot for name in self.used for slot in slots_of(self.facts[name]["prompt"])}
         tellable = [name for name in self.facts if name in self.domain["facts"] or "not_offered" in name]
@@ -106,15 +113,14 @@ class Call:
         names = self.used + self.rng.sample(rest, min(spare, MAX_FACTS - len(self.used)))
         names.sort(key=lambda name: (name != "verify", name.startswith("not_offered")))
         sentences = [fill(self.facts[name]["prompt"], self.slots) for name in names]
-        typed: dict[str, dict[str, str]] = {}
+        typed: dict[str, Fact] = {}
         for name, sentence in zip(names, sentences, strict=True):
             state = "yes" if name in self.used else "no"
             for slot in slots_of(self.facts[name]["prompt"]):
-                fact = {"type": self.slots.types[slot], "text": self.slots[slot], "label": slot, "used": state}
-                if typed.get(slot, {"used": "no"})["used"] == "no":
-                    typed[slot] = fact
+                if slot not in typed or typed[slot].used == "no":
+                    typed[slot] = Fact(type=self.slots.types[slot], text=self.slots[slot], label=slot, used=state)
             if not slots_of(self.facts[name]["prompt"]):
-                typed[name] = {"type": "phrase", "text": sentence.rstrip("."), "label": name, "used": state}
+                typed[name] = Fact(type="phrase", text=sentence.rstrip("."), label=name, used=state)
         return PROMPT.format_map(self.slots | {"facts": " ".join(sentences)}), list(typed.values())
 
     def _only_repeats(self, name: str, told: set[str]) -> bool:

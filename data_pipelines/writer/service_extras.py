@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_pipelines.writer.conversation import Conversation
-from data_pipelines.writer.service_call import Call, NothingLeft, Probe
+from data_pipelines.writer.service_call import Asked, Call, NothingLeft
 from data_pipelines.writer.slots import slots_of
 from data_pipelines.writer.wording import fill, joined, mentions
 
-Extra = Callable[[Call, Conversation], Probe | None]
+Extra = Callable[[Call, Conversation], Asked | None]
 
 BARGES_IN = 0.35
 # How often each behaviour is considered; the target length decides how many of them fit
@@ -67,22 +67,22 @@ def _exchange(call: Call, talk: Conversation, ask: str, answer: str) -> None:
     talk.agent(answer)
 
 
-def _recall(call: Call, talk: Conversation) -> Probe:
+def _recall(call: Call, talk: Conversation) -> Asked:
     row = call.rng.choice(call.phrases["recall"])
     ask, answer = call.line(row["ask"]), call.line(row["answer"])
     talk.user(ask)
     talk.agent(answer)
-    return {"question": ask, "facts": row["facts"], "answer": answer}
+    return Asked(question=ask, answer=answer, facts=tuple(row["facts"]))
 
 
-def _detail(call: Call, talk: Conversation) -> Probe:
+def _detail(call: Call, talk: Conversation) -> Asked:
     row = call.fact()
     ask, answer = call.question(row)
     _exchange(call, talk, ask, joined("" if ANSWERS_AT_ONCE.match(answer) else call.lead("agent_lead"), answer))
-    return {"question": ask, "facts": slots_of(row["prompt"]) or [call.used[-1]], "answer": answer}
+    return Asked(question=ask, answer=answer, facts=tuple(slots_of(row["prompt"]) or [call.used[-1]]))
 
 
-def _refusal(call: Call, talk: Conversation) -> Probe:
+def _refusal(call: Call, talk: Conversation) -> Asked:
     kind = call.scenario.split("/")[2]
     names = [name for name, row in call.facts.items() if "not_offered" in name and kind not in row.get("not_in", ())]
     if not names:
@@ -92,34 +92,34 @@ def _refusal(call: Call, talk: Conversation) -> Probe:
     row = call.facts[name]
     ask, answer = call.line(row["ask"]), call.line(row["answer"])
     _exchange(call, talk, ask, answer)
-    return {"question": ask, "facts": slots_of(row["prompt"]) or [name], "answer": answer}
+    return Asked(question=ask, answer=answer, facts=tuple(slots_of(row["prompt"]) or [name]))
 
 
-def _rude(call: Call, talk: Conversation) -> Probe:
+def _rude(call: Call, talk: Conversation) -> Asked:
     ask, answer = call.line(call.phrases["rude"]), call.line(call.phrases["rude_answer"])
     talk.user(ask)
     talk.agent(answer)
-    return {"question": ask, "facts": [], "answer": answer}
+    return Asked(question=ask, answer=answer)
 
 
-def _open_question(call: Call, talk: Conversation) -> Probe:
+def _open_question(call: Call, talk: Conversation) -> Asked:
     row = call.rng.choice(call.domain["unspecified"])
     topic = fill(row["topic"], call.slots)
     call.slots["topic"] = topic[:1].lower() + topic[1:]
     ask, answer = call.line(row["ask"]), call.line(call.phrases["unspecified_answer"])
     _exchange(call, talk, ask, answer)
     talk.user(call.line(call.phrases["user_accepts"]))
-    return {"question": ask, "facts": [], "answer": answer}
+    return Asked(question=ask, answer=answer)
 
 
-def _unrelated(call: Call, talk: Conversation) -> Probe:
+def _unrelated(call: Call, talk: Conversation) -> Asked:
     row = call.rng.choice(call.phrases["unrelated"])
     call.slots["topic"] = row["topic"]
     ask = joined(call.line(call.phrases["aside"]), call.line([row["ask"]]))
     answer = call.line(call.phrases["unrelated_answer"])
     talk.user(ask)
     talk.agent(answer)
-    return {"question": ask, "facts": [], "answer": answer}
+    return Asked(question=ask, answer=answer)
 
 
 PROBES: dict[str, Extra] = {

@@ -32,15 +32,15 @@ def transcript(call: Call) -> Conversation:
     for tag, extra in extras(call):
         longer, used, leads = talk.copy(), list(call.used), list(call.leads)
         try:
-            probe = extra(call, longer)
+            asked = extra(call, longer)
             fits = longer.seconds + (4.0 if call.brief else 5.5) <= call.target
         except NothingLeft:
             fits = False
         if fits and len(longer.turns) <= MAX_TURNS and len(call.used) <= MAX_USED:
             talk = longer
             call.behaviours.append(tag)
-            if probe:
-                call.probes.append({"kind": tag, "turn": asked_at(talk, probe["question"]), **probe})
+            if asked:
+                call.probes.append((tag, asked_at(talk, asked.question), asked))
         else:
             call.used, call.leads = used, leads
     _close(call, talk)

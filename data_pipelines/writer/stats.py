@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.records.schema import Script
+from data_pipelines.records.schema import Fact, Script
 from data_pipelines.text.claims import claims
 from data_pipelines.writer.duplicates import Duplicates
 from data_pipelines.writer.problems import people, unsupported
@@ -47,8 +47,8 @@ class ScriptStats:
         counts["splits"][script.split] += 1
         counts["domains"]["/".join(script.scenario.split("/")[:2])] += 1
         counts["behaviours"].update(script.provenance.get("behaviours", ()))
-        counts["probes"].update(probe["kind"] for probe in script.probes)
-        counts["facts"].update(fact["type"] for fact in script.facts)
+        counts["probes"].update(probe.kind for probe in script.probes)
+        counts["facts"].update(fact.type for fact in script.facts)
         for turn in script.turns:
             counts["turns"][turn.kind] += 1
             counts["words"][turn.speaker] += len(turn.text.split())
@@ -57,7 +57,7 @@ class ScriptStats:
         self.near_duplicates += not self._seen.is_new(script)
 
     def _add_facts(self, script: Script) -> None:
-        said = [fact_is_said(fact, script) for fact in script.facts if fact.get("used") == "yes"]
+        said = [fact_is_said(fact, script) for fact in script.facts if fact.used == "yes"]
         self.fact_count += len(said)
         self.facts_said += sum(said)
         if script.facts:  # a role with facts: the agent may claim nothing else
@@ -151,13 +151,13 @@ class _Keys:
         return len(self.unique()) / max(self.total, 1)
 
 
-def fact_is_said(fact: dict[str, str], script: Script) -> bool:
+def fact_is_said(fact: Fact, script: Script) -> bool:
     """True if the fact's text is spoken; a phrase that is a whole sentence counts if half of its long words are."""
     spoken = " ".join(turn.text for turn in script.turns).lower()
-    if mentions(spoken, fact["text"]):
+    if mentions(spoken, fact.text):
         return True
-    words = [word for word in fact["text"].lower().split() if len(word) > 3]
-    return fact["type"] == "phrase" and bool(words) and sum(word in spoken for word in words) * 2 >= len(words)
+    words = [word for word in fact.text.lower().split() if len(word) > 3]
+    return fact.type == "phrase" and bool(words) and sum(word in spoken for word in words) * 2 >= len(words)
 
 
 def summary(stats: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """One Fisher call: read, align, cut into dialogue folders. What a worker process does."""
 
+import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _import_call(job: Job, settings: Settings, out: Path) -> dict[str, Any]:
         for letter, why in window.refusals.items():
             notes.append({"id": name, "reason": f"side {letter} is no agent: {barred[letter] or why}"})
         if window.clips:
-            dialogues.append(asdict(cut(name, window, heard, job, settings, out / name)))
+            dialogues.append(json.loads(cut(name, window, heard, job, settings, out / name).to_json()))
     if not dialogues:
         raise UserError("; ".join(note["reason"] for note in notes))
     return {"call": job.call, "dialogues": dialogues, "notes": notes}

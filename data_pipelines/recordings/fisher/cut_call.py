@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from data_pipelines.recordings.fisher.heard import SIDE
 from data_pipelines.recordings.fisher.job import Job, Settings
 from data_pipelines.recordings.fisher.source import Source
 from data_pipelines.recordings.windows import Letter, Spoken, Window
-from data_pipelines.records.schema import Dialogue, Side, Word
+from data_pipelines.records.schema import Dialogue, Event, Side, Word
 from data_pipelines.roles.topics import role_prompts
 from data_pipelines.sound.audio import RATE_HZ, Audio, write_flac
 
@@ -99,11 +99,12 @@ def _words(spoken: Sequence[Spoken], letter: Letter, window: Window) -> tuple[Wo
     )
 
 
-def _events(spoken: Sequence[Spoken], window: Window) -> tuple[dict[str, Any], ...]:
+def _events(spoken: Sequence[Spoken], window: Window) -> tuple[Event, ...]:
     events = [
-        event | {"start": round(event["start"] - window.start, 3), "end": round(event["end"] - window.start, 3)}
+        replace(event, start=round(start - window.start, 3), end=round(end - window.start, 3))
         for turn in spoken
         for event in turn.events
-        if event["start"] >= window.start and event["end"] <= window.end
+        for start, end in [event.span]
+        if start >= window.start and end <= window.end
     ]
-    return tuple(sorted(events, key=lambda event: (event["start"], event["side"])))
+    return tuple(sorted(events, key=lambda event: (event.start, event.side)))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from data_pipelines.listening.align import shared_aligner
 from data_pipelines.recordings.fisher.transcript import Utterance
 from data_pipelines.recordings.windows import Letter, Spoken
-from data_pipelines.records.schema import Word
+from data_pipelines.records.schema import Event, Word
 from data_pipelines.sound.audio import Audio
 from model.errors import UserError
 
@@ -81,5 +81,5 @@ def _with_backchannels(spoken: Sequence[Spoken], utterances: Sequence[Utterance]
     return marked
 
 
-def _event(kind: str, letter: Letter, start: float, end: float) -> dict[str, Any]:
-    return {"kind": kind, "side": SIDE[letter], "start": round(start, 3), "end": round(end, 3)}
+def _event(kind: str, letter: Letter, start: float, end: float) -> Event:
+    return Event(kind=kind, side=SIDE[letter], start=round(start, 3), end=round(end, 3))

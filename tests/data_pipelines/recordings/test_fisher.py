@@ -713,8 +713,10 @@ def test_laughter_and_listening_words_become_events(tmp_path: Path, fake: None) 
     write_call(tmp_path / "corpus", "00001", lines, 90)
     imported([tmp_path / "corpus"], tmp_path / "out")
     for d in dialogues(tmp_path / "out").values():
-        kinds = {event["kind"] for event in d.events}
-        assert "backchannel" in kinds and all(0 <= e["start"] < e["end"] <= d.seconds for e in d.events)
+        kinds = {event.kind for event in d.events}
+        assert "backchannel" in kinds and all(
+            0 <= start < end <= d.seconds for start, end in (event.span for event in d.events)
+        )
         assert not any("[" in w.text for s in (d.left, d.right) for w in s.words)
 
 
