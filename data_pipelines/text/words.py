@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from data_pipelines.text.spoken import expand
 
 FILLERS = frozenset("uh um er ah hm hmm mm mmm mhm mhmm huh".split())
-"""Whisper leaves most of them out, so they do not count on either side."""
+"""Sounds of hesitation. Whisper leaves most of them out, so that they count in no comparison."""
 
 
 def normal_words(text: str) -> list[str]:
@@ -16,8 +16,8 @@ def normal_words(text: str) -> list[str]:
 
 
 def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
-    """Fewest words to put in, take out or exchange to turn one into the other (Levenshtein distance)."""
-    row = list(range(len(heard) + 1))  # distances of the reference so far to every beginning of `heard`
+    """The fewest words to insert, delete or replace to turn one into the other (Levenshtein distance)."""
+    row = list(range(len(heard) + 1))  # Distances of the reference so far to every beginning of `heard`.
     for n, word in enumerate(reference, 1):
         above, row = row, [n]
         for m, other in enumerate(heard):
@@ -29,3 +29,4 @@ BACKCHANNELS = frozenset(
     "uh-huh uh huh mhm mm-hm mm-hmm mm hm hmm mm-mm yeah yep yes no right okay ok oh wow sure really true exactly "
     "i see gosh definitely absolutely".split()
 )
+"""Words of which a listener's signs, such as "yeah, right", are made."""
