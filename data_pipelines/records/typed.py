@@ -15,6 +15,7 @@ T = TypeVar("T")
 def record(kind: type[T], text: str | bytes) -> T:
     """The dataclass `kind` out of the text of a JSON object.
 
+    Unknown keys are refused, unless `kind` has a `__pydantic_config__` of its own.
     Raises: ValueError naming the first field that is missing, unknown or of another type, and its value.
     """
     from pydantic import ValidationError
@@ -60,7 +61,8 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
     """Made once, and only where records are read, because importing pydantic takes a tenth of a second."""
     from pydantic import ConfigDict, TypeAdapter, with_config
 
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(kind))
+    has_own = hasattr(kind, "__pydantic_config__")
+    return TypeAdapter(kind if has_own else with_config(ConfigDict(extra="forbid", strict=True))(kind))
 
 
 def _in_words(error: Any) -> str:
