@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.recordings.clips import VoiceClip, play_clip
 from data_pipelines.recordings.utterances import Spoken, Utterance
 from data_pipelines.recordings.windows import Window
-from data_pipelines.records.schema import SIDES, Dialogue, Side, Word
+from data_pipelines.records.schema import SIDES, Dialogue, Event, Side, Word
 from data_pipelines.sound.audio import RATE_HZ, Audio, write_flac
 from data_pipelines.sound.levels import swap_ratio
 
@@ -113,18 +112,18 @@ def _with_words(side: Side, utterances: Sequence[Utterance], window: Window) -> 
     )
 
 
-def _events(spoken: Spoken, window: Window) -> tuple[dict[str, Any], ...]:
-    """Returns the events that lie in the window as records have them, timed from its start."""
+def _events(spoken: Spoken, window: Window) -> tuple[Event, ...]:
+    """Returns the events that lie in the window, timed from its start."""
     events = [
-        {
-            "kind": event.kind,
-            "side": side,
-            "start": round(event.start - window.start, 3),
-            "end": round(event.end - window.start, 3),
-        }
+        Event(
+            kind=event.kind,
+            side=side,
+            start=round(event.start - window.start, 3),
+            end=round(event.end - window.start, 3),
+        )
         for side in SIDES
         for utterance in spoken[side]
         for event in utterance.events
         if event.start >= window.start and event.end <= window.end
     ]
-    return tuple(sorted(events, key=lambda event: (event["start"], event["side"])))
+    return tuple(sorted(events, key=lambda event: (event.start, event.side)))

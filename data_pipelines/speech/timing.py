@@ -14,7 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 from data_pipelines.files import digest
-from data_pipelines.records.schema import Turn
+from data_pipelines.records.schema import Event, Turn
 from model.errors import UserError
 
 SIDE_OF = {"agent": "left", "user": "right"}
@@ -163,7 +163,7 @@ class Schedule:
     """All slots in the order of the turns, the events among them, and the length of the dialogue."""
 
     slots: tuple[Slot, ...]
-    events: tuple[dict[str, Any], ...]
+    events: tuple[Event, ...]
     seconds: float
 
 
@@ -174,7 +174,7 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
     side's. Raises: UserError if it is not.
     """
     slots: list[Slot] = []
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     free = {"left": 0.0, "right": 0.0}  # Times at which each side falls silent.
     floor: int | None = None  # The slot whose speaker has the floor.
     shares: list[float] = []  # The shares of that slot at which its backchannels start.
@@ -200,7 +200,7 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
         if turn.kind == "barge_in" and floor is not None and start < slots[floor].stop:
             slots[floor] = _stopped(slots[floor], start, rng, timing)
             free[slots[floor].side] = slots[floor].stop
-            events.append(_event("barge_in", side, start, start + length) | {"stop": round(slots[floor].stop, 4)})
+            events.append(_event("barge_in", side, start, start + length, stop=round(slots[floor].stop, 4)))
         elif turn.kind == "backchannel":
             events.append(_event("backchannel", side, start, start + length))
         slots.append(Slot(turn=n, side=side, start=start, stop=start + length))
@@ -211,8 +211,8 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
     return Schedule(slots=tuple(slots), events=tuple(events), seconds=stop)
 
 
-def _event(kind: str, side: str, start: float, end: float) -> dict[str, Any]:
-    return {"kind": kind, "side": side, "start": round(start, 4), "end": round(end, 4)}
+def _event(kind: str, side: str, start: float, end: float, stop: float | None = None) -> Event:
+    return Event(kind=kind, side=side, start=round(start, 4), end=round(end, 4), stop=stop)
 
 
 def _after(
@@ -223,7 +223,7 @@ def _after(
     turn: Turn,
     rng: random.Random,
     timing: Timing,
-    events: list[dict[str, Any]],
+    events: list[Event],
 ) -> float:
     """Start of a normal turn that follows the floor turn."""
     gap = timing.gap.draw(rng)

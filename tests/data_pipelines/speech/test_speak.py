@@ -86,9 +86,9 @@ def test_the_sound_after_a_barge_in_is_silent_in_the_file(spoken: Spoken) -> Non
     for script in SCRIPTS:
         d = Dialogue.from_json((out / script.id / "meta.json").read_text("utf-8"), "meta")
         audio_CS = require_stereo_24k(out / script.id / "audio.flac")
-        for event in [e for e in d.events if e["kind"] == "barge_in"]:
-            next_word = min((w.start for w in d.left.words if w.start >= event["stop"]), default=d.seconds)
-            quiet = audio_CS[0, round(event["stop"] * 24000) : round((next_word - 0.05) * 24000)]
+        for stop in [event.stop for event in d.events if event.kind == "barge_in" and event.stop is not None]:
+            next_word = min((w.start for w in d.left.words if w.start >= stop), default=d.seconds)
+            quiet = audio_CS[0, round(stop * 24000) : round((next_word - 0.05) * 24000)]
             assert len(quiet) and np.abs(quiet).max() < 10 ** (-50 / 20)
 
 

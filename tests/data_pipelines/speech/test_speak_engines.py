@@ -256,7 +256,7 @@ def test_a_fitted_timing_decides_gaps_pauses_and_backchannels(scripts, tmp_path)
         first = [w for w in dialogue.left.words if w.text == "you?"][0]
         answer = [w for w in dialogue.right.words if w.text == "Hi"][0]
         assert answer.start - first.end == pytest.approx(1.0, abs=0.12)  # 1 s and the silence that engines leave
-        kinds |= {(event["kind"], event["side"]) for event in dialogue.events}
+        kinds |= {(event.kind, event.side) for event in dialogue.events}
         said = dialogue.right.words
         pauses += [b.start - a.end for a, b in zip(said[:-1], said[1:], strict=True)]
     assert ("backchannel", "left") in kinds

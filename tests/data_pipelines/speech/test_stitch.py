@@ -80,20 +80,21 @@ def test_agent_is_left_user_is_right_and_words_lie_on_their_sound() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_barge_in_stops_the_other_side_in_time_and_leaves_exact_silence(seed: int) -> None:
     done = stitch(BARGE_IN, ToneEngine(), seed, StitchOptions(timing=STILL))
-    (event,) = [e for e in done.dialogue.events if e["kind"] == "barge_in"]
+    (event,) = [e for e in done.dialogue.events if e.kind == "barge_in"]
+    assert event.end is not None and event.stop is not None
     third = [w for w in done.dialogue.left.words if w.start > 3 * (WORD + PAUSE) + 0.7]
     begin = third[0].start  # the long agent turn
     length = 30 * (WORD + PAUSE)
-    assert event["side"] == "right" and begin + 0.4 * length <= event["start"] <= begin + length
-    if event["start"] + 0.7 < begin + length:
-        assert 0.2 <= event["stop"] - event["start"] <= 0.7
+    assert event.side == "right" and begin + 0.4 * length <= event.start <= begin + length
+    if event.start + 0.7 < begin + length:
+        assert 0.2 <= event.stop - event.start <= 0.7
     last_turn = done.dialogue.left.words[-4]
-    assert last_turn.start >= event["end"]
-    silent = done.audio_CS[0, round(event["stop"] * RATE) : round(last_turn.start * RATE)]
+    assert last_turn.start >= event.end
+    silent = done.audio_CS[0, round(event.stop * RATE) : round(last_turn.start * RATE)]
     assert len(silent) > RATE and not silent.any()
-    assert not [w for w in done.dialogue.left.words if event["stop"] <= w.start < last_turn.start]
-    cut = [w for w in done.dialogue.left.words if w.start < event["stop"]][-1]
-    assert cut.end <= event["stop"] and cut.end - cut.start >= 0.5 * WORD - 1e-3
+    assert not [w for w in done.dialogue.left.words if event.stop <= w.start < last_turn.start]
+    cut = [w for w in done.dialogue.left.words if w.start < event.stop][-1]
+    assert cut.end <= event.stop and cut.end - cut.start >= 0.5 * WORD - 1e-3
     assert done.dialogue.gates["after_cut_dbfs"] == -120 and done.dialogue.gates["words_after_cut"] == 0
 
 
@@ -115,7 +116,8 @@ def test_a_backchannel_overlaps_and_stops_nobody() -> None:
     done = stitch(script(agent(20), user(1, "backchannel"), user(3)), ToneEngine(), 1, StitchOptions(timing=STILL))
     (event,) = done.dialogue.events
     words = done.dialogue.left.words
-    assert event["kind"] == "backchannel" and words[0].start < event["start"] < event["end"] < words[-1].end
+    start, end = event.span
+    assert event.kind == "backchannel" and words[0].start < start < end < words[-1].end
     assert len(words) == 20 and words[-1].end - words[0].start == pytest.approx(20 * 0.4 - 0.1, abs=1e-3)
     assert done.dialogue.right.words[1].start > words[-1].end
 
@@ -154,7 +156,7 @@ def test_a_user_may_stay_silent_for_a_while() -> None:
     timing = replace(Timing(), user_silence_share=1.0)
     schedule = place([agent(5), user(5), agent(5)], [2.0] * 3, random.Random(0), timing)
     assert 2 <= schedule.slots[1].start - schedule.slots[0].stop <= 6
-    assert [e["kind"] for e in schedule.events] == ["user_silence"]
+    assert [e.kind for e in schedule.events] == ["user_silence"]
 
 
 @pytest.mark.parametrize("turns, named", [
@@ -231,7 +233,7 @@ Measured = tuple[Audio, Dialogue, Slots, Audio]
 
 def good() -> Measured:
     done = stitch(BARGE_IN, ToneEngine(), 0, StitchOptions(timing=STILL))
-    cut = [e["stop"] for e in done.dialogue.events if e["kind"] == "barge_in"][0]
+    (cut,) = [e.stop for e in done.dialogue.events if e.stop is not None]
     starts = [w.start for w in done.dialogue.left.words]
     slots = (
         Slot(turn=2, side="left", start=starts[4], stop=cut, fade=0.1),

@@ -210,7 +210,7 @@ def test_the_interrupted_stop_as_the_table_says(observed: Observed) -> None:
     timing = fit(observed, "known")
     turns = [turn if n % 2 == 0 else replace(turn, kind="barge_in") for n, turn in enumerate(long_turns(1200))]
     schedule = place(turns, [10.0] * len(turns), random.Random(2), replace(timing, barge_in_at=Table.uniform(0.4, 0.8)))
-    went_on = [event["stop"] - event["start"] for event in schedule.events if event["kind"] == "barge_in"]
+    went_on = [event.stop - event.start for event in schedule.events if event.stop is not None]
     assert len(went_on) == 600 and stats.ks_2samp(went_on, observed.interruption).pvalue > 0.01
 
 

@@ -66,16 +66,16 @@ def test_the_agent_states_no_number_that_it_was_not_given(service):
 def test_all_seven_probes_occur_and_point_at_their_questions_and_facts(service):
     counts = Counter()
     for script in service[0]:
-        labels = {fact["label"]: fact["text"] for fact in script.facts}
+        labels = {fact.label: fact.text for fact in script.facts}
         assert len(labels) == len(script.facts)
         for probe in script.probes:
-            counts[probe["kind"]] += 1
-            turn = script.turns[probe["turn"]]
-            assert (turn.speaker, turn.text) == ("user", probe["question"])
-            following = [t.text for t in script.turns[probe["turn"] + 1 :] if t.speaker == "agent"]
-            assert probe["answer"] == following[0] or probe["answer"] == following[1]
-            assert all(labels[name].split()[-1] in probe["answer"] for name in probe["facts"])
-            assert probe["facts"] or probe["kind"] not in ("Q1", "Q2")
+            counts[probe.kind] += 1
+            turn = script.turns[probe.turn]
+            assert (turn.speaker, turn.text) == ("user", probe.question)
+            following = [t.text for t in script.turns[probe.turn + 1 :] if t.speaker == "agent"]
+            assert probe.answer == following[0] or probe.answer == following[1]
+            assert all(labels[name].split()[-1] in probe.answer for name in probe.facts)
+            assert probe.facts or probe.kind not in ("Q1", "Q2")
     assert set(counts) == {f"Q{n}" for n in range(7)} and min(counts.values()) >= 8
 
 
@@ -87,11 +87,9 @@ def test_the_role_has_the_words_of_the_public_template(service):
         assert (
             f"{role['company']} which is a {role['business']} and your name is {role['agent']}." in script.role_prompt
         )
-        assert any(fact["used"] == "no" for fact in script.facts) and any(
-            fact["used"] == "yes" for fact in script.facts
-        )
+        assert any(fact.used == "no" for fact in script.facts) and any(fact.used == "yes" for fact in script.facts)
         said = " ".join(turn.text for turn in script.turns)
-        assert all((fact["text"] in said) == (fact["used"] == "yes") for fact in script.facts)
+        assert all((fact.text in said) == (fact.used == "yes") for fact in script.facts)
 
 
 def test_the_split_goes_by_scenario_and_company(service):

@@ -107,13 +107,12 @@ def test_the_agent_says_its_company_or_its_name(service: list[Script]) -> None:
 def test_nearly_all_used_facts_are_said_and_some_facts_are_unused(service: list[Script]) -> None:
     assert script_stats(service)["fact_coverage"] > 0.93
     for script in service:
-        typed = Counter(fact["used"] for fact in script.facts)
+        typed = Counter(fact.used for fact in script.facts)
         assert typed["yes"] >= 1 and typed["no"] >= 1, script
         assert all(
-            fact["text"] in script.role_prompt or fact["text"].capitalize() in script.role_prompt
-            for fact in script.facts
+            fact.text in script.role_prompt or fact.text.capitalize() in script.role_prompt for fact in script.facts
         )
-        assert {fact["type"] for fact in script.facts} <= {"money", "time", "date", "number", "id", "name", "phrase"}
+        assert {fact.type for fact in script.facts} <= {"money", "time", "date", "number", "id", "name", "phrase"}
 
 
 def test_all_seven_behaviours_occur(service: list[Script]) -> None:
@@ -348,18 +347,18 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_probe_is_asked_where_it_says_and_answered_next(service: list[Script]) -> None:
-    kinds = Counter(probe["kind"] for script in service for probe in script.probes)
+    kinds = Counter(probe.kind for script in service for probe in script.probes)
     assert set(kinds) == {f"Q{n}" for n in range(7)} and min(kinds.values()) >= 10
     for script in service:
-        labels = {fact["label"] for fact in script.facts if fact["used"] == "yes"} | {"agent", "company"}
+        labels = {fact.label for fact in script.facts if fact.used == "yes"} | {"agent", "company"}
         for probe in script.probes:
-            asked = script.turns[probe["turn"]]
-            assert asked.speaker == "user" and probe["question"][1:] in asked.text, (probe, script)
-            answered = next(turn for turn in script.turns[probe["turn"] + 1 :] if turn.kind == "normal")
-            assert answered.speaker == "agent" and probe["answer"][1:].rstrip(".") in answered.text, (probe, script)
-            assert set(probe["facts"]) <= labels, (probe, script)
-            assert bool(probe["facts"]) == (probe["kind"] in ("Q0", "Q1", "Q2", "Q3"))
-        assert sorted(probe["kind"] for probe in script.probes) == sorted(
+            asked = script.turns[probe.turn]
+            assert asked.speaker == "user" and probe.question[1:] in asked.text, (probe, script)
+            answered = next(turn for turn in script.turns[probe.turn + 1 :] if turn.kind == "normal")
+            assert answered.speaker == "agent" and probe.answer[1:].rstrip(".") in answered.text, (probe, script)
+            assert set(probe.facts) <= labels, (probe, script)
+            assert bool(probe.facts) == (probe.kind in ("Q0", "Q1", "Q2", "Q3"))
+        assert sorted(probe.kind for probe in script.probes) == sorted(
             what for what in script.provenance["behaviours"] if what.startswith("Q")
         )
 
@@ -389,7 +388,7 @@ def test_nobody_says_a_sentence_twice_unless_asked_to(service: list[Script], ass
 
 def test_whoever_was_rude_is_not_delighted_afterwards(service: list[Script]) -> None:
     for script in service:
-        rude = [probe["turn"] for probe in script.probes if probe["kind"] == "Q4"]
+        rude = [probe.turn for probe in script.probes if probe.kind == "Q4"]
         if rude:
             later = " ".join(turn.text for turn in script.turns[rude[0] + 1 :] if turn.speaker == "user")
             assert not re.search(r"Lovely|Wonderful|Fantastic|Perfect|kind|helpful|a great help", later), script

@@ -230,8 +230,8 @@ def test_laughter_and_listening_words_become_events(tmp_path: Path, fake: None) 
     found = dialogues(tmp_path / "out").values()
     assert found
     for d in found:
-        assert {"backchannel", "laughter"} <= {event["kind"] for event in d.events}
-        assert all(0 <= event["start"] < event["end"] <= d.seconds for event in d.events)
+        assert {"backchannel", "laughter"} <= {event.kind for event in d.events}
+        assert all(0 <= start < end <= d.seconds for start, end in (event.span for event in d.events))
         assert not any("[" in w.text for s in (d.left, d.right) for w in s.words)
 
 
