@@ -35,7 +35,7 @@ from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.conv import CausalConv1d
-from model.mimi.files import NAME, write
+from model.mimi.files import CODEC_NAME, write_mimi
 from model.mimi.train_optimizer import Muon, split_parameters
 from model.mimi.train_quantizer import init_codebooks, pass_unquantized, quantize_with_gradient
 
@@ -283,7 +283,7 @@ def export(model: Mimi, path: Path) -> None:
         codebook.embedding_sum.copy_(codebook.centroids_VQ)
         codebook.cluster_usage.fill_(1)
     rounded.load_state_dict({name: tensor.half().float() for name, tensor in rounded.state_dict().items()})
-    write(rounded, path, torch.float16)
+    write_mimi(rounded, path, torch.float16)
 
 
 @torch.no_grad()
@@ -373,13 +373,13 @@ def train(args: argparse.Namespace) -> None:
             saved = now
     save(run, args.out)
     bar.close()
-    print(f"{args.out / NAME}: {hashlib.sha256((args.out / NAME).read_bytes()).hexdigest()}")
+    print(f"{args.out / CODEC_NAME}: {hashlib.sha256((args.out / CODEC_NAME).read_bytes()).hexdigest()}")
 
 
 def save(run: Run, folder: Path) -> None:
     """Writes the training state and the codec so far."""
     run.save(folder / "last.pt")
-    export(run.model, folder / NAME)
+    export(run.model, folder / CODEC_NAME)
 
 
 def main() -> None:

@@ -16,14 +16,17 @@ from tqdm import tqdm
 from data_pipelines.execution.jobs import Job, Losses, Result
 
 TRIES = 2
-"""How often a job that was in progress when a worker was killed is tried alone."""
+"""How often a job is tried alone that was in progress when a worker was killed."""
 
 
 def run_in_processes(
     workers: int, work: Callable[[Job], Result], jobs: Iterable[Job], losses: Losses[Job, Result]
 ) -> Iterator[Result]:
-    """Runs on fresh processes. When one is killed, all end: what was in progress is then done one job at a time, which
-    shows the job that is to blame, and the rest goes on in new processes."""
+    """Yields the results of all jobs from spawned processes, in the order in which they end.
+
+    When a worker is killed, all workers end. The jobs in progress are then retried one at a time, which shows the job
+    that kills, and the rest resumes in new processes. Raises as Executor.run.
+    """
     waiting = deque(jobs)
     while waiting:
         running: dict[Future[Result], Job] = {}
@@ -45,7 +48,7 @@ def _in_pool(
     running: dict[Future[Result], Job],
     losses: Losses[Job, Result],
 ) -> Iterator[Result]:
-    """Keeps `width` jobs in the pool. Raises BrokenProcessPool; those without result are then in `running`."""
+    """Keeps `width` jobs in the pool. On BrokenProcessPool, `running` holds the jobs that gave no result."""
     while waiting or running:
         while waiting and len(running) < width:
             running[_submit(pool, work, waiting[0])] = waiting[0]
@@ -94,7 +97,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _submit(pool: ProcessPoolExecutor, work: Callable[[Job], Result], job: Job) -> Future[Result]:
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker may start now and inherits it
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker that starts now inherits it
     try:
         return pool.submit(work, job)
     finally:
@@ -107,7 +110,7 @@ def _begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on beside the next run, and then wait for ever."""
+    """Ends this worker when its parent is killed: it would work beside the next run, and then wait for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

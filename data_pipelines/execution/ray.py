@@ -1,6 +1,6 @@
-"""A Ray cluster: each job is a task. Ray places it, and does it again elsewhere when its worker or node is lost.
+"""A Ray cluster: each job is a task. Ray places it, and retries it elsewhere when its worker or node is lost.
 
-All nodes need the same installation and one file system for inputs and outputs. See data_pipelines.execution.cluster.
+All nodes need the same installation, and one file system for inputs and outputs.
 """
 
 import os
@@ -24,14 +24,14 @@ from model.errors import UserError
 from model.extras import require
 
 RETRIES = 3
-"""How often Ray does a job again whose worker or node was lost."""
+"""How often Ray retries a job whose worker or node was lost."""
 STORE_BYTES = 100_000_000
-"""Object store of a cluster started here: jobs and results are small, files carry the data."""
+"""Object store of a cluster that is started here, in bytes: jobs and results are small, files carry the data."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Cluster:
-    """Which cluster does the work, and with how much of it; the fields are those of `Executor`."""
+    """Which cluster does the work, and how much of it is used; the fields are those of `Executor`."""
 
     address: str
     workers: int
@@ -43,7 +43,7 @@ class Cluster:
 def run_on_ray(
     cluster: Cluster, work: Callable[[Job], Result], jobs: Iterable[Job], losses: Losses[Job, Result]
 ) -> Iterator[Result]:
-    """Runs with at most `cluster.workers` tasks in flight. Raises: what `work` raises, or UserError."""
+    """Yields the results of all jobs, with at most `cluster.workers` tasks in flight. Raises as Executor.run."""
     ray = connect(cluster)
     here = os.getcwd()
     with _mark(cluster) as paths:
@@ -87,19 +87,23 @@ def _in_flight(
 
 
 def _own(why: Any) -> BaseException:
-    """The error that `work` raised, without Ray's wrapping."""
+    """Returns the error that `work` raised, without Ray's wrapping."""
     if isinstance(why.cause, ModuleNotFoundError):
-        return UserError(f"a node of the cluster lacks the package {why.cause.name}: install the same on all nodes")
+        return UserError(
+            f"a node of the cluster lacks the package {why.cause.name}: install the same on all nodes",
+            code="missing-package",
+        )
     return why.cause if isinstance(why.cause, Exception) else why
 
 
 def connect(cluster: Cluster) -> ModuleType:
-    """Ray, connected to `cluster.address`; a connection that is open already is used.
+    """Returns Ray, connected to `cluster.address`; a connection that is open already is used.
 
-    Raises: UserError if Ray is not installed, nothing answers, or a cluster started here has too few GPUs.
+    Raises: UserError if Ray is not installed, no cluster responds, or a cluster started here has too few GPUs.
     """
     ray = require("ray", extra="ray")
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of tasks still in flight when another failed
+    # Ray would print the errors of tasks that are still in flight when another task has failed.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = cluster.address or "auto"
     if not ray.is_initialized():
         _knock(address)
@@ -112,37 +116,43 @@ def connect(cluster: Cluster) -> ModuleType:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as why:
             reason = str(why).strip().splitlines()[0]
-            raise UserError(f"--address {address}: no Ray cluster to work with ({reason}): see `ray status`") from why
+            raise UserError(
+                f"--address {address}: no Ray cluster to work with ({reason}): see `ray status`", code="unreachable"
+            ) from why
     there = ray.cluster_resources().get("GPU", 0)
     if cluster.gpus > there and address == "local":
-        raise UserError(f"--gpus {cluster.gpus:g}: this machine has {there:g}: leave it out")
+        raise UserError(
+            f"--gpus {cluster.gpus:g} for each worker, but this machine has {there:g}: leave it out", code="no-device"
+        )
     if cluster.gpus > there:
         tqdm.write(f"the cluster has {there:g} GPUs, each worker asks for {cluster.gpus:g}: waiting", file=sys.stderr)
     return ray
 
 
 def _knock(address: str) -> None:
-    """Raises UserError if nothing listens at HOST:PORT: Ray would try for minutes, and then end the process."""
+    """Raises UserError if nothing listens at HOST:PORT, where Ray would try for minutes and then end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address in ("auto", "local"):
         return
     if not colon or not port.isdigit():
-        raise UserError(f"--address {address}: give auto, local, HOST:PORT or ray://HOST:PORT")
+        raise UserError(f"--address {address}: give auto, local, HOST:PORT or ray://HOST:PORT", code="bad-value")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as why:
-        raise UserError(f"--address {address}: nothing answers there ({why}): see `ray status` on the cluster") from why
+        raise UserError(
+            f"--address {address}: no connection ({why}): see `ray status` on the cluster", code="unreachable"
+        ) from why
 
 
 @contextmanager
 def _mark(cluster: Cluster) -> Iterator[tuple[Path, ...]]:
-    """The paths that workers must see, with a file in OUT that exists for the time of the run, under a new name."""
+    """Yields the paths that workers must see, among them a new file in OUT that exists while the run lasts."""
     paths = tuple(path.absolute() for path in cluster.paths if path.exists())
     folder = next((f for f in (cluster.out, cluster.out and cluster.out.parent) if f and f.is_dir()), None)
     if folder is None:
         yield paths
         return
-    for old in folder.glob(".shared-*"):  # of a run that was killed
+    for old in folder.glob(".shared-*"):  # a run that was killed leaves its mark
         old.unlink(missing_ok=True)
     mark = folder.absolute() / f".shared-{uuid.uuid4().hex}"
     mark.touch()
@@ -154,9 +164,9 @@ def _mark(cluster: Cluster) -> Iterator[tuple[Path, ...]]:
 
 @lru_cache(maxsize=8)
 def move_in(here: str, paths: tuple[Path, ...]) -> None:
-    """Once in each worker: goes to the folder that relative paths start from, and looks whether `paths` are there.
+    """Changes to the folder that relative paths start from and checks that `paths` are there, once in each worker.
 
-    Raises: UserError naming the first that is not.
+    Raises: UserError that names the first path that is not there.
     """
     if os.path.isdir(here):
         os.chdir(here)
@@ -164,5 +174,6 @@ def move_in(here: str, paths: tuple[Path, ...]) -> None:
         if not path.exists():
             folder = path.parent if path.name.startswith(".shared-") else path
             raise UserError(
-                f"node {platform.node()} does not see {folder}: use a folder that all nodes share, under the same path"
+                f"node {platform.node()} does not see {folder}: use a folder that all nodes share, under the same path",
+                code="not-found",
             )

@@ -1,6 +1,6 @@
-"""The rates of this machine: every stage does a little real work, in one process with one thread.
+"""Measures the rates of this machine: every stage does a little real work, in one process with one thread.
 
-Speeds are in CPU seconds, which other programs hardly change. A stage whose package is missing is left out.
+Speeds count CPU seconds, which other programs hardly change. A stage whose package is missing is left out.
 """
 
 import os
@@ -19,19 +19,24 @@ from data_pipelines.records.schema import Dialogue, Script
 from model.errors import UserError
 
 SCRIPTS, SPOKEN, KOKORO, HEARD = 400, 12, 2, 2
-"""How many scripts are written, are spoken by espeak-ng, by Kokoro, and are listened to."""
+"""How many scripts are written, are spoken by espeak-ng, are spoken by Kokoro, and are listened to."""
 CALL_SECONDS, READ_AGAIN = 150, 5
-"""Of a call for the Fisher import, and how often it is read."""
+"""The length of the call for the Fisher import, and how often it is read."""
 FULL_SECONDS = 8
-"""Of audio for the codec at full size."""
+"""The length of the audio for the codec at full size."""
 
 
-class _Watch:
+class _Stopwatch:
+    """Holds the CPU seconds of a block after its end."""
+
     seconds = 0.0
 
 
 def measure(say: Callable[[str], None] = print) -> Rates:
-    """All rates that can be measured here, in one or two minutes. Raises UserError if espeak-ng is not installed."""
+    """Measures in a minute or two what can be measured here; `say` is called with a line for each stage left out.
+
+    Raises: UserError if espeak-ng is not installed.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rates = Rates(machine=f"{_processor()}, {os.cpu_count()} cores, one used, torch {torch.__version__}")
@@ -48,7 +53,7 @@ def measure(say: Callable[[str], None] = print) -> Rates:
                 try:
                     work()
                 except UserError as why:
-                    say(f"{name}: not measured: {why}")
+                    say(f"{name} is not measured: {why}")
             _shard(rates, place / "espeak", place / "shards")
             _full_codec(rates)
     finally:
@@ -63,28 +68,28 @@ def _processor() -> str:
 
 
 @contextmanager
-def _timed() -> Iterator[_Watch]:
-    """CPU seconds of this process and of the programs it ran."""
-    watch, before = _Watch(), os.times()
-    yield watch
+def _timed() -> Iterator[_Stopwatch]:
+    """Measures the CPU seconds of the block, of this process and of the programs that it runs."""
+    stopwatch, before = _Stopwatch(), os.times()
+    yield stopwatch
     after = os.times()
-    watch.seconds = max(sum(after[:4]) - sum(before[:4]), 1e-3)
+    stopwatch.seconds = max(sum(after[:4]) - sum(before[:4]), 1e-3)
 
 
 def _write(rates: Rates) -> list[Script]:
     from data_pipelines.writer.synth import write_scripts
 
-    write_scripts("service", num=4, seed=1)  # reads the tables
-    with _timed() as watch:
+    write_scripts("service", num=4, seed=1)  # reads the tables, which is not to be measured
+    with _timed() as stopwatch:
         scripts = write_scripts("service", num=SCRIPTS, seed=0)
-    rates.measured("write_template", SCRIPTS / watch.seconds, f"{SCRIPTS} service scripts")
+    rates.measured("write_template", SCRIPTS / stopwatch.seconds, f"{SCRIPTS} service scripts")
     size = sum(len(script.to_json().encode()) for script in scripts) / SCRIPTS / 1e3
     rates.measured("script_size", size, f"{SCRIPTS} service scripts")
     return scripts
 
 
 def _speak(rates: Rates, scripts: Sequence[Script], name: str, out: Path) -> None:
-    """Speaks scripts into `out`; for espeak-ng also notes the sizes of what is written."""
+    """Speaks scripts into `out`."""
     from data_pipelines.speech.speak import shared_engine, speak_one
     from data_pipelines.speech.stitch import StitchOptions
 
@@ -92,55 +97,55 @@ def _speak(rates: Rates, scripts: Sequence[Script], name: str, out: Path) -> Non
     options = StitchOptions()
     warm, *rest = scripts
     speak_one(warm, engine, 0, options, out)
-    with _timed() as watch:
+    with _timed() as stopwatch:
         spoken = [speak_one(script, engine, 0, options, out) for script in rest]
     seconds = sum(one.seconds for one in spoken)
     if not seconds:
-        raise UserError(f"{name}: no dialogue was spoken: {spoken[0].reason}")
-    rates.measured(f"speak_{name}", seconds / watch.seconds, f"{len(rest)} service dialogues, {seconds:.0f} s")
+        raise UserError(f"{name}: no dialogue was spoken ({spoken[0].reason})", code="no-data")
+    rates.measured(f"speak_{name}", seconds / stopwatch.seconds, f"{len(rest)} service dialogues, {seconds:.0f} s")
 
 
 def _kokoro(rates: Rates, scripts: Sequence[Script], out: Path) -> None:
     from data_pipelines.speech.engines import is_kokoro_fetched
 
     if not is_kokoro_fetched():
-        raise UserError("its weights are not here: run `ppx-data fetch kokoro`")
+        raise UserError("its weights are not here: run `ppx-data fetch kokoro`", code="missing-engine")
     _speak(rates, scripts, "kokoro", out)
 
 
 def _fisher(rates: Rates, place: Path) -> None:
-    """Calls in Fisher's layout, shorten-coded, made with espeak-ng."""
+    """Imports a call in Fisher's layout, shorten-coded, that espeak-ng speaks."""
     from data_pipelines.listening.align import shared_aligner
     from data_pipelines.recordings.fisher.call import import_call
     from data_pipelines.recordings.fisher.call_tables import read_tables
-    from data_pipelines.recordings.fisher.importer import jobs_of
-    from data_pipelines.recordings.fisher.job import Settings
+    from data_pipelines.recordings.fisher.found import calls_of
+    from data_pipelines.recordings.fisher.job import FisherSettings
     from data_pipelines.recordings.fisher.layout import find_corpus
-    from data_pipelines.recordings.fisher.source import read_call, to_24k
-    from data_pipelines.recordings.windows import Limits
+    from data_pipelines.recordings.fisher.read_call import read_call, to_24k
+    from data_pipelines.recordings.windows import WindowLimits
     from data_pipelines.standin.standin import make_truth_corpus
 
     make_truth_corpus(place / "corpus", 1, CALL_SECONDS, 0, "espeak")
     corpus, out = find_corpus([place / "corpus"]), place / "dialogues"
-    (job,) = jobs_of(corpus, read_tables(corpus.tables))
-    settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="none")
+    (files,) = calls_of(corpus, read_tables(corpus.tables))
+    settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=140.0), voice_seconds=5.0, licence="none")
     out.mkdir()
     shared_aligner()
     with _timed() as reading:
         for _ in range(READ_AGAIN):
-            read = read_call(job, settings.filters)
+            read = read_call(files, settings.filters)
             to_24k(read.audio_CS, read.rate, settings)
     with _timed() as whole:
-        draft = import_call(job, settings, out)
-    if "rejected" in draft:
-        raise UserError(f"the call was rejected: {draft['rejected']}")
+        draft = import_call(files, settings, out)
+    if draft.rejected:
+        raise UserError(f"the call was rejected ({draft.rejected})", code="no-data")
     read_once = reading.seconds / READ_AGAIN
-    told = f"a call of {read.seconds:.0f} s, espeak-ng in shorten-coded SPHERE"
-    rates.measured("fisher_read", read.seconds / read_once, told)
-    rates.measured("fisher_align", read.seconds / max(whole.seconds - read_once, 1e-3), told)
+    source = f"a call of {read.seconds:.0f} s, espeak-ng in shorten-coded SPHERE"
+    rates.measured("fisher_read", read.seconds / read_once, source)
+    rates.measured("fisher_align", read.seconds / max(whole.seconds - read_once, 1e-3), source)
     size = sum(path.stat().st_size for path in out.glob("*/audio.flac"))
-    seconds = sum(dialogue["seconds"] for dialogue in draft["dialogues"])
-    rates.measured("audio_call", size / 1e6 / seconds * 3600, f"{told}; noisier lines take more")
+    seconds = sum(dialogue.seconds for dialogue in draft.dialogues)
+    rates.measured("audio_call", size / 1e6 / seconds * 3600, f"{source}; noisier lines take more")
 
 
 def _gate(rates: Rates, folder: Path, out: Path) -> None:
@@ -149,15 +154,15 @@ def _gate(rates: Rates, folder: Path, out: Path) -> None:
     (out / "measured").mkdir(parents=True)
     found = _some(folder)
     for name, listening in (("gate_levels", Listening(asr="none", speaker="none")), ("gate", Listening())):
-        measure_one(found[0][0], listening, out)  # opens the listeners
-        with _timed() as watch:
+        measure_one(found[0][0], listening, out)  # opens the recogniser and the embedder
+        with _timed() as stopwatch:
             for place, _ in found:
                 measure_one(place, listening, out)
-        _note(rates, name, found, watch, f"recogniser {listening.asr}, voices {listening.speaker}")
+        _note(rates, name, found, stopwatch, f"recogniser {listening.asr}, voices {listening.speaker}")
 
 
 def _shard(rates: Rates, folder: Path, out: Path) -> None:
-    """Encoding with the small codec, packing, and the sizes on disk."""
+    """Encodes with the small codec, packs, and measures the sizes on disk."""
     from data_pipelines.shards.codec import SharedCodec
     from data_pipelines.shards.encode import encode_folder
     from data_pipelines.shards.members import clip_name
@@ -170,32 +175,33 @@ def _shard(rates: Rates, folder: Path, out: Path) -> None:
     codec, work = SharedCodec(codec_path("small")), out / ".work"
     work.mkdir(parents=True)
     codec.encode(torch.zeros(1, 1, 1920))
-    with _timed() as watch:
+    with _timed() as stopwatch:
         done = [encode_folder(place, codec=codec, fingerprint="plan", work=work) for place, _ in found]
-    _note(rates, "encode_small", found, watch, "`ppx-data shard`, first pass, shipped codec")
-    items = [one.item for one in done if one.item]
-    # packing waits for the disk as much as for the processor
+    _note(rates, "encode_small", found, stopwatch, "`ppx-data shard`, first pass, shipped codec")
+    dialogues = [one.summary for one in done if one.summary]
+    splits = {dialogue.split for dialogue in dialogues}
+    # Packing waits for the disk as much as for the processor, so the clock measures it.
     start = time.perf_counter()
-    shards = pack_all(items, out, work, 512_000_000)
-    for split in {item.split for item in items}:
+    shards = pack_all(dialogues, out, work, 512_000_000)
+    for split in splits:
         build_index(out / split)
     elapsed = time.perf_counter() - start
-    megabytes = sum(shard["bytes"] for shard in shards.values()) / 1e6
+    megabytes = sum(shard.bytes for shard in shards.values()) / 1e6
     rates.measured("pack", megabytes / elapsed, f"{megabytes:.0f} MB, by the clock, index included")
     hours = sum(dialogue.seconds for _, dialogue in found) / 3600
     sides = sum(len(dialogue.agent_sides) for _, dialogue in found)
-    told = f"{len(found)} service dialogues, espeak-ng"
+    source = f"{len(found)} service dialogues, espeak-ng"
     size = sum((place / "audio.flac").stat().st_size for place, _ in found)
-    rates.measured("audio_synthetic", size / 1e6 / hours, told)
-    rates.measured("record", sum(len(d.to_json().encode()) for _, d in found) / 1e6 / hours, told)
+    rates.measured("audio_synthetic", size / 1e6 / hours, source)
+    rates.measured("record", sum(len(d.to_json().encode()) for _, d in found) / 1e6 / hours, source)
     clips = sum((place / clip_name(side)).stat().st_size for place, d in found for side in d.agent_sides)
-    rates.measured("voice_clip", clips / 1e3 / sides, told)
-    columns = [c for split in {item.split for item in items} for c in Index.load(out / split).columns.values()]
-    rates.measured("index_row", sum(column.nbytes for column in columns) / sides, told)
+    rates.measured("voice_clip", clips / 1e3 / sides, source)
+    columns = [c for split in splits for c in Index.load(out / split).columns.values()]
+    rates.measured("index_row", sum(column.nbytes for column in columns) / sides, source)
 
 
 def _full_codec(rates: Rates) -> None:
-    """The encoder at full size; its weights do not change its speed."""
+    """Encodes with Mimi at full size and random weights, which do not change its speed."""
     from data_pipelines.shards.encode import encode_audio
     from model.mimi.codec import Mimi
     from model.mimi.config import MimiConfig
@@ -203,16 +209,16 @@ def _full_codec(rates: Rates) -> None:
     codec = Mimi(MimiConfig.full()).eval()
     audio_CS = torch.randn(2, FULL_SECONDS * 24_000).mul(0.1).numpy()
     encode_audio(codec, audio_CS[:, :24_000])
-    with _timed() as watch:
+    with _timed() as stopwatch:
         encode_audio(codec, audio_CS)
-    told = f"{FULL_SECONDS} s of two channels, random weights; without reading files, 1 % of it"
-    rates.measured("encode_full", FULL_SECONDS / watch.seconds, told)
+    source = f"{FULL_SECONDS} s of two channels, random weights; without reading files, 1 % of it"
+    rates.measured("encode_full", FULL_SECONDS / stopwatch.seconds, source)
 
 
 def _some(folder: Path) -> list[tuple[Path, Dialogue]]:
     return [(place, load_dialogue(place)) for place in find_dialogues([folder])[:HEARD]]
 
 
-def _note(rates: Rates, name: str, found: Sequence[tuple[Path, Dialogue]], watch: _Watch, what: str) -> None:
+def _note(rates: Rates, name: str, found: Sequence[tuple[Path, Dialogue]], stopwatch: _Stopwatch, what: str) -> None:
     seconds = sum(dialogue.seconds for _, dialogue in found)
-    rates.measured(name, seconds / watch.seconds, f"{seconds:.0f} s of dialogue: {what}")
+    rates.measured(name, seconds / stopwatch.seconds, f"{seconds:.0f} s of dialogue: {what}")

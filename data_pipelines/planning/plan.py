@@ -1,6 +1,7 @@
 """`ppx-data plan`: what the published data sets, or ten million dialogues, cost to make: cores, GPUs, disk, days.
 
-Everything is a sum over stages of amount / measured rate. What was not measured is shown as such and left out of sums.
+Every figure is a sum over stages of amount / measured rate. What was not measured is shown as such and left out of
+sums.
 """
 
 import argparse
@@ -14,28 +15,30 @@ from model.config import FRAME_RATE
 from model.errors import UserError
 
 CODES_MB = 16 * 2 * FRAME_RATE * 3600 / 1e6
-"""An hour of codes: 16 of two bytes a frame."""
+"""MB of an hour of codes: each frame has 16 codes of two bytes."""
 MEMBERS_KB = 6.0
-"""Heads and padding of the members of a dialogue in a tar."""
+"""KB of the heads and the padding of a dialogue's members in a tar."""
 WINDOW_SECONDS = 140.0
-"""Calls are cut into dialogues of about so much by `ppx-data fisher`."""
+"""About how long the dialogues are into which `ppx-data fisher` cuts calls."""
 UNKNOWN = "not measured"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Corpus:
-    """A data set to make: `agent_sides` counts those of one dialogue."""
+class PlannedCorpus:
+    """A data set to make."""
 
     name: str
     kind: str
+    """"call", or the kind of scripts."""
     dialogues: int
     hours: float
     agent_sides: int = 1
+    """Sides of each dialogue that may be the agent."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Choice:
-    """How it is made, and on what."""
+    """How the data set is made, and on which machines."""
 
     writer: str = "template"
     speech: str = "kokoro"
@@ -45,34 +48,37 @@ class Choice:
     cores: int = 16
     gpus: int = 0
     price_input: float = 0.0
+    """Price of a million tokens that a language model reads."""
     price_output: float = 0.0
+    """Price of a million tokens that it writes."""
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """One line of the table; None is not measured. `writes_gb` lies on disk until the shards are made, or stays."""
+    """One line of the table; None stands for what was not measured."""
 
     name: str
     rate: str
     cpu_hours: float | None = 0.0
     gpu_hours: float | None = 0.0
     writes_gb: float | None = 0.0
+    """GB that lie on disk until the shards are made, or longer."""
     wall_hours: float | None = 0.0
     notes: list[str] = field(default_factory=list)
 
 
-def published(count: int) -> list[Corpus]:
-    """The published data sets, and one of `count` dialogues as long as the published service dialogues."""
+def published(count: int) -> list[PlannedCorpus]:
+    """The published data sets, and one of `count` dialogues that are as long as the published service dialogues."""
     windows = round(1217 * 3600 / WINDOW_SECONDS)
     return [
-        Corpus(name="Fisher, 7,303 calls", kind="call", dialogues=windows, hours=1217, agent_sides=2),
-        Corpus(name="service", kind="service", dialogues=105_410, hours=1840),
-        Corpus(name="assistant", kind="assistant", dialogues=39_322, hours=410),
-        Corpus(name="service, scaled up", kind="service", dialogues=count, hours=count * 1840 / 105_410),
+        PlannedCorpus(name="Fisher, 7,303 calls", kind="call", dialogues=windows, hours=1217, agent_sides=2),
+        PlannedCorpus(name="service", kind="service", dialogues=105_410, hours=1840),
+        PlannedCorpus(name="assistant", kind="assistant", dialogues=39_322, hours=410),
+        PlannedCorpus(name="service, scaled up", kind="service", dialogues=count, hours=count * 1840 / 105_410),
     ]
 
 
-def stages(corpus: Corpus, rates: Rates, choice: Choice) -> list[Stage]:
+def stages(corpus: PlannedCorpus, rates: Rates, choice: Choice) -> list[Stage]:
     """The stages from raw material to shards, in order."""
     sides = corpus.dialogues * corpus.agent_sides
     audio = "audio_call" if corpus.kind == "call" else "audio_synthetic"
@@ -91,14 +97,14 @@ def stages(corpus: Corpus, rates: Rates, choice: Choice) -> list[Stage]:
     pack = Stage(name="shard: pack, index", rate=_shown("pack", rates), writes_gb=kept)
     if rates["pack"] and kept is not None:
         pack.cpu_hours = kept * 1e3 / rates["pack"] / 3600
-        pack.wall_hours = pack.cpu_hours / choice.machines  # one process a run, one run a machine
+        pack.wall_hours = pack.cpu_hours / choice.machines  # each machine has one run, which packs in one process
     else:
         pack.cpu_hours = pack.wall_hours = None
     return [*made, pack]
 
 
-def _first_stages(corpus: Corpus, rates: Rates, choice: Choice, folders: float | None) -> list[Stage]:
-    """Until there are dialogue folders."""
+def _first_stages(corpus: PlannedCorpus, rates: Rates, choice: Choice, folders: float | None) -> list[Stage]:
+    """The stages that end with dialogue folders."""
     if corpus.kind == "call":
         read = _stage("fisher: read, resample", "fisher_read", corpus.hours, rates, choice, writes=folders)
         made = [read, _stage("fisher: align, cut", "fisher_align", corpus.hours, rates, choice)]
@@ -112,7 +118,7 @@ def _first_stages(corpus: Corpus, rates: Rates, choice: Choice, folders: float |
         write = Stage(name="synth: write", rate=_shown("write_template", rates), writes_gb=scripts)
         speed = rates["write_template"]
         write.cpu_hours = None if speed is None else corpus.dialogues / speed / 3600
-        write.wall_hours = write.cpu_hours  # one process
+        write.wall_hours = write.cpu_hours  # scripts are written by one process
     rate = "speak_chatterbox_gpu" if choice.speech == "chatterbox" else f"speak_{choice.speech}"
     return [write, _stage("speak", rate, corpus.hours, rates, choice, writes=folders)]
 
@@ -129,7 +135,7 @@ def _stage(name: str, rate: str, hours: float, rates: Rates, choice: Choice, *, 
 
 
 def _llm(name: str, what: str, count: int, rates: Rates, choice: Choice) -> Stage:
-    """A stage whose work is done by a language model: tokens, GPU hours of a server of one's own, money."""
+    """A stage of a language model: its tokens, the GPU hours of a server of one's own, and the price."""
     prompt = _times(rates[f"{what}_prompt_tokens"], count, 1.0)
     answer = _times(rates[f"{what}_answer_tokens"], count, 1.0)
     stage = Stage(name=f"{name} (LLM)", rate=_shown("llm_gpu", rates), gpu_hours=None, wall_hours=None)
@@ -137,7 +143,7 @@ def _llm(name: str, what: str, count: int, rates: Rates, choice: Choice) -> Stag
         stage.gpu_hours = answer / rates["llm_gpu"] / 3600
         stage.wall_hours = stage.gpu_hours / (choice.machines * choice.gpus) if choice.gpus else None
     if prompt is None or answer is None:
-        stage.notes.append(f"tokens {UNKNOWN}: set {what}_prompt_tokens and {what}_answer_tokens in the rates")
+        stage.notes.append(f"tokens {UNKNOWN}, set {what}_prompt_tokens and {what}_answer_tokens in the rates")
         return stage
     note = f"{prompt / 1e6:,.0f} million tokens in, {answer / 1e6:,.0f} million out"
     if choice.price_input or choice.price_output:
@@ -165,7 +171,7 @@ def _sum(*parts: float | None) -> float | None:
     return sum(known) if len(known) == len(parts) else None
 
 
-def table(corpus: Corpus, made: Sequence[Stage], choice: Choice) -> str:
+def table(corpus: PlannedCorpus, made: Sequence[Stage], choice: Choice) -> str:
     """The stages of one corpus and their sum, as lines of text."""
     heads = ["stage", "rate", "CPU h", "GPU h", "days", "writes GB"]
     rows = [[s.name, s.rate, *map(_cell, (s.cpu_hours, s.gpu_hours, _days(s.wall_hours), s.writes_gb))] for s in made]
@@ -199,22 +205,26 @@ def _cell(value: float | None) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data plan`."""
+    """Adds the options of `ppx-data plan`."""
     default = Choice()
-    parser.add_argument("--rates", type=Path, metavar="FILE", help="measured rates (default: shipped)")
+    parser.add_argument("--rates", type=Path, metavar="FILE", help="measured rates (default: the shipped ones)")
     parser.add_argument(
-        "--measure", type=Path, metavar="FILE", help="measure this machine for a minute or two, into FILE"
+        "--measure", type=Path, metavar="FILE", help="measure this machine for a minute or two, into FILE, and use that"
     )
-    parser.add_argument("--writer", choices=("template", "llm"), default=default.writer)
-    parser.add_argument("--speech", choices=("kokoro", "espeak", "chatterbox"), default=default.speech)
     parser.add_argument(
-        "--codec", choices=("full", "small"), default=default.codec, help="Mimi, or the shipped small one"
+        "--writer", choices=("template", "llm"), default=default.writer, help="who writes scripts and roles of calls"
     )
-    parser.add_argument("--encode-on", choices=("cpu", "gpu"), default=default.encode_on)
-    parser.add_argument("--machines", type=int, default=default.machines, help="default: 1")
-    parser.add_argument("--cores", type=int, default=default.cores, help="of each machine (default: 16)")
-    parser.add_argument("--gpus", type=int, default=default.gpus, help="of each machine (default: 0)")
-    parser.add_argument("--num", type=int, default=10_000_000, help="dialogues of the last table (default: 10 million)")
+    parser.add_argument(
+        "--speech", choices=("kokoro", "espeak", "chatterbox"), default=default.speech, help="the speech engine"
+    )
+    parser.add_argument(
+        "--codec", choices=("full", "small"), default=default.codec, help="Mimi at full size, or the shipped small one"
+    )
+    parser.add_argument("--encode-on", choices=("cpu", "gpu"), default=default.encode_on, help="where to encode")
+    parser.add_argument("--machines", type=int, default=default.machines, help="number of machines")
+    parser.add_argument("--cores", type=int, default=default.cores, help="number of cores of each machine")
+    parser.add_argument("--gpus", type=int, default=default.gpus, help="number of GPUs of each machine")
+    parser.add_argument("--num", type=int, default=10_000_000, help="number of dialogues of the last table")
     parser.add_argument(
         "--llm-price-input", type=float, default=0.0, help="price of a million tokens that a model reads"
     )
@@ -222,21 +232,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints one table for each corpus. Raises UserError for options or rates that cannot be."""
+    """Prints one table for each corpus. Raises UserError for options or rates that cannot be used."""
     choice = _choice(args)
     if args.measure:
         from data_pipelines.planning.measured import measure
 
         if args.rates:
-            raise UserError(f"--rates {args.rates} and --measure {args.measure}: give one of them")
+            raise UserError(
+                f"--rates {args.rates} and --measure {args.measure}: give one of them", code="bad-combination"
+            )
         if args.measure.exists():
-            raise UserError(f"--measure {args.measure}: exists: give another name, or use it with --rates")
+            raise UserError(
+                f"--measure {args.measure} exists: give another name, or use it with --rates", code="exists"
+            )
         args.measure.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(args.measure.parent, os.W_OK):  # told now, not after two minutes
-            raise UserError(f"--measure {args.measure}: its folder cannot be written: give another place")
+        if not os.access(args.measure.parent, os.W_OK):  # found out now, not after two minutes of measuring
+            raise UserError(
+                f"--measure {args.measure}: its folder cannot be written, give another place", code="cannot-write"
+            )
         rates = measure()
         rates.save(args.measure)
-        print(f"{args.measure}: {sum(v is not None for v in rates.values.values())} rates measured here\n")
+        print(f"{args.measure}: {rates.num_measured()} rates measured here\n")
     else:
         rates = load_rates(args.rates or SHIPPED)
     print(f"rates: {args.measure or args.rates or SHIPPED}, {rates.machine}")
@@ -248,19 +264,22 @@ def run(args: argparse.Namespace) -> None:
 def _choice(args: argparse.Namespace) -> Choice:
     for name, least in (("machines", 1), ("cores", 1), ("gpus", 0), ("num", 1)):
         if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: give {least} or more")
+            raise UserError(f"--{name} {getattr(args, name)}: give {least} or more", code="bad-value")
     for name in ("llm_price_input", "llm_price_output"):
         if not getattr(args, name) >= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g}: give 0 or more")
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g}: give 0 or more", code="bad-value")
     if args.encode_on == "gpu" and args.codec == "small":
-        raise UserError("--encode-on gpu --codec small: the small codec runs on CPUs, choose --codec full")
+        raise UserError(
+            "--encode-on gpu --codec small: the small codec runs on CPUs, choose --codec full", code="bad-combination"
+        )
     needs = args.encode_on == "gpu" or args.speech == "chatterbox"
     if needs and not args.gpus:
-        raise UserError("--encode-on gpu and --speech chatterbox need GPUs: add --gpus 1")
+        raise UserError("--encode-on gpu and --speech chatterbox need GPUs: add --gpus 1", code="missing-option")
     prices = args.llm_price_input or args.llm_price_output
     if prices and args.writer != "llm":
         raise UserError(
-            "--llm-price-input and --llm-price-output have an effect with --writer llm only: leave them out"
+            "--llm-price-input and --llm-price-output have an effect with --writer llm only: leave them out",
+            code="bad-combination",
         )
     return Choice(
         writer=args.writer,

@@ -1,39 +1,43 @@
-"""Measured rates of the stages: a YAML file of {name: {value, unit, source}}. What nobody measured has no value."""
+"""Measured rates of the stages: a YAML file of {name: {value, unit, source}}. A rate that was not measured is null."""
 
+import json
 import math
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from data_pipelines.files import write_bytes
+from data_pipelines.arguments import nearest
+from data_pipelines.records.typed import record
 from model.errors import UserError
+from model.files import write_bytes
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "rates" / "cpu.yaml"  # same in a checkout and in a wheel
+SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "rates" / "cpu.yaml"
+"""The shipped rates, in a checkout as well as in a wheel."""
 
 UNITS = {
-    # Speeds of one core; "x real time" counts seconds of dialogue, both channels of it
+    # These are speeds of one core; "x real time" counts seconds of dialogue, both channels of it.
     "write_template": "scripts/s",
     "speak_espeak": "x real time",
     "speak_kokoro": "x real time",
-    "fisher_read": "x real time",  # decode, parse, resample
-    "fisher_align": "x real time",  # align, cut, write
+    "fisher_read": "x real time",  # decoding, parsing and resampling
+    "fisher_align": "x real time",  # aligning, cutting and writing
     "gate": "x real time",
     "gate_levels": "x real time",
     "encode_small": "x real time",
     "encode_full": "x real time",
     "pack": "MB/s",
-    # Speeds of one GPU
+    # These are speeds of one GPU.
     "speak_chatterbox_gpu": "x real time",
     "encode_full_gpu": "x real time",
     "llm_gpu": "answer tokens/s",
-    # Tokens of a language model, prompts first
+    # These are tokens of a language model.
     "script_prompt_tokens": "tokens/dialogue",
     "script_answer_tokens": "tokens/dialogue",
     "role_prompt_tokens": "tokens/agent side",
     "role_answer_tokens": "tokens/agent side",
-    # Sizes
+    # These are sizes.
     "script_size": "KB/dialogue",
     "audio_synthetic": "MB/h",
     "audio_call": "MB/h",
@@ -44,26 +48,42 @@ UNITS = {
 """Every rate and its unit."""
 
 
+@dataclass(kw_only=True, frozen=True)
+class Rate:
+    """One measured figure, as in the file; `value` is None if it was not measured."""
+
+    value: float | None = None
+    unit: str = ""
+    source: str = ""
+
+
 @dataclass
 class Rates:
-    """Values by name, None for what was not measured; where each comes from; and the machine."""
+    """The rates by name, and the machine on which they were measured."""
 
-    values: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(UNITS))
-    sources: dict[str, str] = field(default_factory=dict)
+    rates: dict[str, Rate] = field(default_factory=dict)
     machine: str = "unknown"
 
     def __getitem__(self, name: str) -> float | None:
-        return self.values[name]
+        """The value of a rate; None if it was not measured."""
+        return self.rates.get(name, Rate()).value
+
+    def num_measured(self) -> int:
+        """How many rates have a value."""
+        return sum(rate.value is not None for rate in self.rates.values())
 
     def measured(self, name: str, value: float, source: str) -> None:
-        """Notes a figure of three digits; more would claim what a few seconds cannot measure."""
-        assert name in UNITS
-        self.values[name], self.sources[name] = float(f"{value:.3g}"), source
+        """Stores a figure of three digits; a few seconds cannot measure more."""
+        self.rates[name] = Rate(value=float(f"{value:.3g}"), unit=UNITS[name], source=source)
 
     def save(self, path: Path) -> None:
-        """Writes the file, atomically."""
+        """Writes the file, which appears whole or not at all."""
         rates = {
-            name: {"value": self.values[name], "unit": unit, "source": self.sources.get(name, "not measured")}
+            name: {
+                "value": self[name],
+                "unit": unit,
+                "source": self.rates[name].source if name in self.rates else "not measured",
+            }
             for name, unit in UNITS.items()
         }
         text = yaml.safe_dump({"machine": self.machine, "rates": rates}, sort_keys=False, width=118)
@@ -72,36 +92,40 @@ class Rates:
 
 
 def load_rates(path: Path) -> Rates:
-    """Reads a file of rates; rates it leaves out are not measured.
+    """Reads a file of rates; a rate that it leaves out counts as not measured.
 
-    Raises: UserError if it is missing, no YAML, or a name or value is wrong.
+    Raises: UserError if it is missing, is no YAML, or has a wrong name or value.
     """
     if not path.is_file():
-        raise UserError(f"--rates {path}: no such file: measure your machine with `ppx-data plan --measure {path}`")
+        raise UserError(
+            f"--rates {path}: no such file: measure your machine with `ppx-data plan --measure {path}`",
+            code="not-found",
+        )
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
         entries = content["rates"].items()
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as why:
         reason = " ".join(str(why).split())
         raise UserError(
-            f"{path}: no file of rates ({reason}): write `rates:` and under it `NAME: {{value: 1.5}}`"
+            f"{path}: no file of rates ({reason}): write `rates:` and under it `NAME: {{value: 1.5}}`",
+            code="unreadable",
         ) from why
-    rates = Rates(machine=str(content.get("machine", "unknown")))
-    for name, entry in entries:
-        if name not in UNITS:
-            near = get_close_matches(str(name), UNITS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(UNITS)}"
-            raise UserError(f"{path}: no rate {name!r}: {hint}")
-        for key in entry if isinstance(entry, dict) else ():
-            if key not in ("value", "unit", "source"):
-                raise UserError(f"{path}: {name}: no {key!r} belongs here: give value, unit and source")
-        value = entry.get("value") if isinstance(entry, dict) else entry
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
-        ):
-            raise UserError(f"{path}: {name}: {value!r}: give a number above 0 in {UNITS[name]}, or null")
-        if isinstance(entry, dict) and entry.get("unit", UNITS[name]) != UNITS[name]:
-            raise UserError(f"{path}: {name}: unit {entry['unit']!r}: it is reckoned in {UNITS[name]}")
-        rates.values[name] = None if value is None else float(value)
-        rates.sources[name] = str(entry.get("source", "")) if isinstance(entry, dict) else ""
-    return rates
+    return Rates({name: _rate(path, name, entry) for name, entry in entries}, str(content.get("machine", "unknown")))
+
+
+def _rate(path: Path, name: str, entry: Any) -> Rate:
+    """One entry of a file, {value, unit, source} or a number. Raises UserError."""
+    if name not in UNITS:
+        hint = nearest(str(name), list(UNITS)) or f", choose from {', '.join(UNITS)}"
+        raise UserError(f"{path}: no rate {name!r}{hint}", code="unknown-name")
+    try:
+        rate = record(Rate, json.dumps(entry if isinstance(entry, dict) else {"value": entry}))
+    except (ValueError, TypeError) as why:
+        raise UserError(f"{path}: {name}: {why}: give value, unit and source", code="bad-record") from why
+    if rate.value is not None and not 0 < rate.value < math.inf:
+        raise UserError(
+            f"{path}: {name}: {rate.value:g}: give a number above 0 in {UNITS[name]}, or null", code="bad-value"
+        )
+    if rate.unit not in ("", UNITS[name]):
+        raise UserError(f"{path}: {name}: unit {rate.unit!r}: give it in {UNITS[name]}", code="bad-value")
+    return rate

@@ -1,4 +1,4 @@
-"""Which terms let a data set be passed on. A help to remember them, no legal advice: it knows words, not contracts."""
+"""Which terms let a data set be passed on. This is a reminder and no legal advice: it knows words, not contracts."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -19,26 +19,27 @@ HUB_NAMES = {
     "apache-2.0": r"apache([ -]licen[cs]e)?[ -]2(\.0)?",
     "mit": r"mit",
 }
-"""Identifiers of the hub, and how people write them."""
+"""Identifiers of the hub, and patterns of how people write them."""
 
 
 def why_not_public(licence: str) -> str:
-    """Why data under this licence should not be published; "" if nothing in it says so."""
+    """The reason not to publish data under this licence, or "" if nothing in its words forbids it."""
     return next((reason for pattern, reason in _FORBIDS if pattern.search(licence)), "")
 
 
 def check_public(licences: Iterable[str], allowed: Collection[str]) -> None:
-    """Raises UserError naming the first licence that forbids publication and is not among `allowed`."""
+    """Raises UserError that names the first licence that forbids publication and is not among `allowed`."""
     for licence in sorted(licences):
         if licence not in allowed and (reason := why_not_public(licence)):
             raise UserError(
-                f"licence {licence!r}: {reason}: leave that source out, or, if you have the right to publish it, "
-                f"say so with --allow-licence {licence!r}"
+                f"licence {licence!r}: {reason}; leave that source out, or, if you have the right to publish it, "
+                f"add --allow-licence {licence!r}",
+                code="licence",
             )
 
 
 def hub_licence(licences: Iterable[str]) -> str:
-    """The hub's identifier for a data set under these licences; "other" if there are several or none is known."""
+    """The hub's identifier for a data set under these licences; "other" if they are several or unknown."""
     known = {
         next(
             (name for name, words in HUB_NAMES.items() if re.fullmatch(words, licence.strip(), re.IGNORECASE)), "other"

@@ -5,7 +5,7 @@
 
 A row is a dialogue: `audio` is the FLAC as it is in the shards (left, right, 24 kHz), `left` and `right` hold the
 sides with their words, `left_voice` and `right_voice` the voice prompts of those that may be the agent, and `record`
-all of it as JSON. Audio columns are declared undecoded, so that loading needs no decoder; cast them to Audio() to have
+all of it as JSON. Audio columns are declared undecoded, so that loading needs no decoder; cast them to Audio() for
 samples.
 """
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, sha256_file, write_bytes
+from data_pipelines.files import claim_folder, sha256_file
 from data_pipelines.publish.cards import card
 from data_pipelines.publish.licences import check_public
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
@@ -31,34 +31,38 @@ from data_pipelines.shards.pack import cut_into_shards
 from data_pipelines.shards.rows import PARTS
 from model.errors import UserError
 from model.extras import require
+from model.files import write_bytes
 from model.weights.hub_push import Target, check_push, push
 
 README = "README.md"
+ROWS_IN_GROUP = 100
+"""Rows of a parquet row group, which is the least that a stream reads at once."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data to-hf`."""
+    """Adds the arguments of `ppx-data to-hf`."""
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL of shards, made by `ppx-data shard`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to resume")
-    parser.add_argument("--push", metavar="ORG/NAME", help="upload it to this dataset repository, too (private)")
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="also upload it to this dataset repository, which is private"
+    )
     parser.add_argument("--public", action="store_true", help="with --push: everybody may see the repository")
     parser.add_argument("--name", help="title of the card (default: the name of the folder)")
     parser.add_argument(
         "--allow-licence", nargs="+", default=[], metavar="LICENCE",
-        help="export sources under this licence although it restricts publication: you have the right to",
+        help="export sources under this licence, which restricts publication, because you have the right to",
     )  # fmt: skip
-    parser.add_argument("--file-mb", type=int, default=256, help="largest size of a parquet file in MB (default: 256)")
+    parser.add_argument("--file-mb", type=int, default=256, help="largest size of a parquet file in MB")
     add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data to-hf`."""
+    """Runs `ppx-data to-hf`."""
     if args.public and not args.push:
-        raise UserError("--public has an effect with --push only")
+        raise UserError("--public has an effect with --push only: add --push, or leave it out", code="bad-combination")
     if not 1 <= args.file_mb <= 1000:
-        raise UserError(f"--file-mb {args.file_mb}: give 1 to 1000")
-    manifest = read_manifest(args.shards)
-    check_public(manifest["licences"], args.allow_licence)
+        raise UserError(f"--file-mb {args.file_mb}: give 1 to 1000", code="bad-value")
+    check_public(read_manifest(args.shards).licences, args.allow_licence)
     target = None
     if args.push:
         target = Target(
@@ -73,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
-    """One parquet file to write: which rows of which split's shards."""
+class ParquetFile:
+    """One parquet file to write, and the rows of its split's shards that it holds."""
 
     path: str
     split: str
@@ -82,16 +86,17 @@ class File:
 
 
 def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: str) -> int:
-    """Writes the repository and answers how many dialogues it holds. Licences are not judged here.
+    """Writes the repository and returns how many dialogues it holds. Licences are not checked here.
 
-    Raises: UserError for shards that are incomplete or damaged, a foreign `out`, or a missing package.
+    Raises: UserError for shards that are incomplete or damaged, an `out` that holds something else, or a missing
+    package.
     """
     require("datasets", extra="datasets")
     shards = shards.rstrip("/")
     manifest = read_manifest(shards)
-    settings = {"shards": manifest["inputs"], "file_mb": file_mb, "title": title}
+    settings = {"shards": manifest.inputs, "file_mb": file_mb, "title": title}
     claim_folder(out, ".to-hf.json", settings, "to-hf")
-    splits = [split for split in SPLITS if split in manifest["content"]]
+    splits = [split for split in SPLITS if split in manifest.content]
     plan = [file for split in splits for file in _plan(shards, split, file_mb * 1_000_000)]
     todo = [file for file in plan if not (out / file.path).is_file()]
     work = partial(_write, shards=shards, out=out)
@@ -103,8 +108,8 @@ def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: s
     return sum(rows.values())
 
 
-def _plan(shards: str, split: str, limit: int) -> list[File]:
-    """Files of at most `limit` bytes of audio, for each source; a call between equals is one row."""
+def _plan(shards: str, split: str, limit: int) -> list[ParquetFile]:
+    """The files of each source, of about `limit` bytes each at most; a call between equals is one row."""
     reader = ShardReader(f"{shards}/{split}")
     sources: dict[str, list[int]] = {}
     seen: set[str] = set()
@@ -119,13 +124,13 @@ def _plan(shards: str, split: str, limit: int) -> list[File]:
         cuts = cut_into_shards(sizes, limit)
         for n, cut in enumerate(cuts):
             path = f"data/{source}/{split}-{n:05d}-of-{len(cuts):05d}.parquet"
-            files.append(File(path=path, split=split, rows=tuple(rows[i] for i in cut)))
+            files.append(ParquetFile(path=path, split=split, rows=tuple(rows[i] for i in cut)))
     return files
 
 
-def _write(file: File, shards: str, out: Path) -> str:
-    """Writes one parquet file, whole or not at all; answers its path."""
-    schema = features().arrow_schema  # with what `datasets` wants to know of the columns
+def _write(file: ParquetFile, shards: str, out: Path) -> str:
+    """Writes one parquet file, whole or not at all; returns its path."""
+    schema = features().arrow_schema  # it carries what `datasets` needs to know about the columns
     import pyarrow
     from pyarrow import parquet
 
@@ -133,16 +138,16 @@ def _write(file: File, shards: str, out: Path) -> str:
     try:
         rows = [_row(reader, n) for n in file.rows]
     except BadSample as why:
-        raise UserError(str(why)) from why
+        raise UserError(str(why), code=why.code) from why
     data = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), data, row_group_size=100)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), data, row_group_size=ROWS_IN_GROUP)
     (out / file.path).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out / file.path, data.getvalue())
     return file.path
 
 
 def features() -> Any:
-    """The columns, as `datasets.Features`."""
+    """The columns as `datasets.Features`. Raises UserError if `datasets` is not installed."""
     d = require("datasets", extra="datasets")
     text, number, sound = d.Value("string"), d.Value("float64"), d.Audio(decode=False)
     side = {
@@ -180,7 +185,7 @@ def _row(reader: ShardReader, n: int) -> dict[str, Any]:
 
 
 def _samples(reader: ShardReader, n: int) -> Sequence[int]:
-    """The rows of a dialogue: one for each agent side; they follow each other."""
+    """The rows of a dialogue, which are one for each agent side and follow each other."""
     return [m for m in (n, n + 1) if m < len(reader.rows) and reader.rows[m].id == reader.rows[n].id]
 
 
@@ -189,6 +194,6 @@ def _side(dialogue: Dialogue, side: str) -> dict[str, Any]:
 
 
 def _sums(out: Path) -> dict[str, str]:
-    """sha256 of all that is uploaded, by path."""
+    """The sha256 of each file that is uploaded, by path."""
     files = [out / README, *sorted(out.glob("data/*/*.parquet"))]
     return {file.relative_to(out).as_posix(): sha256_file(file) for file in files if file.is_file()}

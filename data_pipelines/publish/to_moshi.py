@@ -3,9 +3,9 @@
     OUT/train.jsonl, heldout.jsonl        {"path": "data_stereo/ID-left.wav", "duration": seconds}, written last
     OUT/data_stereo/ID-left.wav           24 kHz, 16 bit; the agent is on the left, whatever its side was
     OUT/data_stereo/ID-left.json          {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...], "ppx": {...}}
-    OUT/voices/ID-left.wav                the voice prompt, which moshi-finetune has no use for
+    OUT/voices/ID-left.wav                the voice prompt, which moshi-finetune does not use
 
-"ppx" keeps what the format has no place for: role prompts, speakers, licence. Other tools pass over it.
+"ppx" keeps what the format has no place for: role prompts, speakers, licence. Other tools ignore it.
 """
 
 import argparse
@@ -20,51 +20,53 @@ from tqdm import tqdm
 
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import claim_folder, write_bytes
+from data_pipelines.files import claim_folder
 from data_pipelines.records.schema import SPLITS, Side
 from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.sound.audio import Audio
 from model.errors import UserError
+from model.files import write_bytes
 
 AGENT, USER = "SPEAKER_MAIN", "SPEAKER_USER"
+"""How the format names the two parties."""
 
 
-class Job(NamedTuple):
-    """One sample to write."""
+class SampleJob(NamedTuple):
+    """One sample to write, by its row in the shards."""
 
     name: str
     row: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data to-moshi`."""
+    """Adds the arguments of `ppx-data to-moshi`."""
     parser.add_argument("shards", metavar="SHARDS", help="folder or URL of shards, made by `ppx-data shard`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to resume")
     add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data to-moshi`."""
+    """Runs `ppx-data to-moshi`."""
     counts = export(args.shards, args.out, executor_of(args))
-    told = ", ".join(f"{split}.jsonl {count}" for split, count in counts.items())
-    print(f"{args.out}: {told} files; train with train_data: {args.out / 'train.jsonl'}")
+    lists = ", ".join(f"{split}.jsonl {count}" for split, count in counts.items())
+    print(f"{args.out}: {lists} files; train with train_data: {args.out / 'train.jsonl'}")
 
 
 def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
-    """Writes every sample of all splits; answers how many each list holds.
+    """Writes every sample of all splits; returns how many samples the list of each split holds.
 
-    Raises: UserError for shards that are incomplete or damaged, or a foreign `out`.
+    Raises: UserError for shards that are incomplete or damaged, or an `out` that holds something else.
     """
     shards = shards.rstrip("/")
     manifest = read_manifest(shards)
-    claim_folder(out, "to-moshi.json", {"shards": manifest["inputs"]}, "to-moshi")
+    claim_folder(out, "to-moshi.json", {"shards": manifest.inputs}, "to-moshi")
     for folder in ("data_stereo", "voices"):
         (out / folder).mkdir(exist_ok=True)
     counts = {}
-    for split in (split for split in SPLITS if split in manifest["content"]):
+    for split in (split for split in SPLITS if split in manifest.content):
         work = partial(_write, shards=f"{shards}/{split}", out=out)
-        jobs = [Job(f"{row.id}-{row.side}", n) for n, row in enumerate(ShardReader(f"{shards}/{split}").rows)]
+        jobs = [SampleJob(f"{row.id}-{row.side}", n) for n, row in enumerate(ShardReader(f"{shards}/{split}").rows)]
         done = list(tqdm(executor.run(work, jobs), total=len(jobs), desc=split, unit="sample", disable=None))
         lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in sorted(done, key=lambda entry: entry["path"])]
         write_bytes(out / f"{split}.jsonl", "".join(lines).encode())
@@ -72,14 +74,14 @@ def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
     return counts
 
 
-def _write(job: Job, shards: str, out: Path) -> dict[str, Any]:
-    """Writes one sample, its JSON last; answers its line. A sample whose JSON is there is done."""
+def _write(job: SampleJob, shards: str, out: Path) -> dict[str, Any]:
+    """Writes one sample, its JSON last, and returns its line of the list. A sample whose JSON is there is complete."""
     reader, row = ShardReader(shards), job.row
     try:
         dialogue, (audio_CS, rate) = reader.dialogue(row), reader.audio(row)
         voice_CS, voice_rate = reader.voice_clip(row)
     except BadSample as why:
-        raise UserError(str(why)) from why
+        raise UserError(str(why), code=why.code) from why
     side = reader.rows[row].side
     agent, user = dialogue.side(side), dialogue.side("right" if side == "left" else "left")
     name = f"{dialogue.id}-{side}"
@@ -92,7 +94,7 @@ def _write(job: Job, shards: str, out: Path) -> dict[str, Any]:
             for label, own in ((AGENT, agent), (USER, user))
             for word in own.words
         ]
-        words.sort(key=lambda word: (word[1], word[2]))  # moshi-finetune searches it by start
+        words.sort(key=lambda word: (word[1], word[2]))  # moshi-finetune searches the list by start
         facts: dict[str, Any] = {
             "id": dialogue.id,
             "source": dialogue.source,

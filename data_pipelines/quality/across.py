@@ -1,37 +1,30 @@
 """What only the whole set shows: duplicates, text and names of training dialogues in held-out ones, foreign roles.
 
-The second pass of `ppx-data gate`: pure arithmetic over one small record a dialogue, in the order of their ids, so
-that the result does not depend on who measured them, or when.
+The second pass of `ppx-data gate` is pure arithmetic over one small record a dialogue, in the order of their ids, so
+that the result does not depend on the order in which they were measured.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
 from data_pipelines.quality.gates import Limits
+from data_pipelines.text.minhash import HASHES, Keys, Runs, jaccard
 from data_pipelines.text.words import normal_words
 
-RUN = 13
-"""Words of a run; usual for telling whether test data leaked into training data."""
-BANDS, ROWS = 32, 4
-"""MinHash of 128 hashes: two texts that share half of their runs meet in one of the 32 bands with 87 % probability,
-those that share 0.7 with 99.98 %."""
-_RNG = np.random.Generator(np.random.PCG64(13))
-_FACTORS = _RNG.integers(1, 2**63, (BANDS * ROWS, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-_OFFSETS = _RNG.integers(0, 2**63, (BANDS * ROWS, 1), dtype=np.uint64)
-_POWERS = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(RUN)], dtype=np.uint64)
-
-Runs = npt.NDArray[np.uint64]
+RUN_WORDS = 13
+"""Words of a run, as usual in tests for test data that leaked into training data."""
+BANDS, ROWS = 32, HASHES // 32
+"""Two texts that share half of their runs have an equal sketch in one of the 32 bands of 4 hashes with 87 %
+probability, those that share 0.7 with 99.98 %."""
+_RUNS = Runs(RUN_WORDS, multiplier=6_364_136_223_846_793_005, seed=13, first=1)
 
 
 @dataclass(kw_only=True, frozen=True)
 class Record:
-    """What the second pass needs of a dialogue."""
+    """What the second pass needs to know about a dialogue."""
 
     id: str
     split: str
@@ -44,29 +37,29 @@ class Record:
 
 @dataclass
 class Finding:
-    """Values that the whole set gives one dialogue, and its reasons to be rejected."""
+    """The values that one dialogue has by comparison with the others, and the reasons to reject it."""
 
     values: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     def judge(self, limits: Limits, name: str, value: float, detail: str) -> None:
-        """Stores a value; beyond its limit the reason says what it was compared with."""
+        """Stores a value and, if it breaks its limit, the reason, which ends with what it was compared with."""
         self.values[name] = round(value, 4)
         if why := limits.breach(name, value):
             self.reasons.append(f"{why}: {detail}")
 
 
 def compare(records: Iterable[Record], limits: Limits) -> dict[str, Finding]:
-    """Findings by id, for dialogues that no gate of their own rejects.
+    """Compares dialogues that no gate of their own rejects; returns the findings by id.
 
-    Of dialogues with the same audio or nearly the same text the one with the first id stays; of a held-out dialogue
-    and the training dialogues that it shares something with, the training ones stay.
+    Of dialogues with the same audio or nearly the same text, the one with the first id stays. Of a held-out dialogue
+    and the training dialogues that it shares something with, the training dialogues stay.
     """
     ordered = sorted(records, key=lambda record: record.id)
     findings = {record.id: Finding() for record in ordered}
     _foreign_roles(ordered, findings, limits)
     kept = [record for record in ordered if not findings[record.id].reasons]
-    runs = {record.id: text_runs(record.text) for record in kept}
+    runs = {record.id: _RUNS.keys(record.text.split()) for record in kept}
     _duplicates(kept, runs, findings, limits)
     kept = [record for record in kept if not findings[record.id].reasons]
     train = [record for record in kept if record.split == "train"]
@@ -75,28 +68,14 @@ def compare(records: Iterable[Record], limits: Limits) -> dict[str, Finding]:
     return findings
 
 
-def text_runs(text: str) -> Runs:
-    """Keys of all different runs of 13 words, sorted; a shorter text is one run."""
-    words = np.array([_key(word) for word in text.split()], np.uint64)
-    if not len(words):
-        return words
-    words = np.pad(words, (0, max(0, RUN - len(words))))
-    return np.unique(np.lib.stride_tricks.sliding_window_view(words, RUN) @ _POWERS)
-
-
-@lru_cache(maxsize=1 << 17)
-def _key(word: str) -> int:
-    return crc32(word.encode()) + 1
-
-
 def _duplicates(
-    records: Sequence[Record], runs: Mapping[str, Runs], findings: Mapping[str, Finding], limits: Limits
+    records: Sequence[Record], runs: Mapping[str, Keys], findings: Mapping[str, Finding], limits: Limits
 ) -> None:
     audio: dict[str, str] = {}
-    kept: dict[tuple[int, int], list[str]] = defaultdict(list)  # by band and key, where more than one text has it
+    kept: dict[tuple[int, int], list[str]] = defaultdict(list)  # ids by (band, key), for keys of several texts
     for record, keys in zip(records, _meeting_keys([runs[record.id] for record in records]), strict=True):
         finding, mine = findings[record.id], runs[record.id]
-        likeness = {other: _jaccard(mine, runs[other]) for key in keys for other in kept.get(key, ())}
+        likeness = {other: jaccard(mine, runs[other]) for key in keys for other in kept.get(key, ())}
         nearest = min(likeness, key=lambda other: (-likeness[other], other), default="")
         finding.judge(limits, "shared_text", likeness.get(nearest, 0.0), nearest)
         same = audio.setdefault(record.audio_sha256, record.id)
@@ -106,13 +85,12 @@ def _duplicates(
                 kept[key].append(record.id)
 
 
-def _meeting_keys(texts: Sequence[Runs]) -> Iterator[list[tuple[int, int]]]:
-    """For each text the (band, key) pairs that another text has, too."""
+def _meeting_keys(texts: Sequence[Keys]) -> Iterator[list[tuple[int, int]]]:
+    """Yields for each text the (band, key) pairs that another text has, too."""
     keys_NB = np.zeros((len(texts), BANDS), np.uint64)
     for n, runs in enumerate(texts):
         if len(runs):
-            rows = ((runs * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=1).reshape(BANDS, ROWS)
-            keys_NB[n] = rows @ _POWERS[1 : ROWS + 1]
+            keys_NB[n] = _RUNS.sketch(runs).reshape(BANDS, ROWS) @ _RUNS.powers[1 : ROWS + 1]
     meets_NB = np.zeros(keys_NB.shape, bool)
     for band in range(BANDS):
         _, place, counts = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
@@ -121,19 +99,14 @@ def _meeting_keys(texts: Sequence[Runs]) -> Iterator[list[tuple[int, int]]]:
         yield [(int(b), int(keys_NB[n, b])) for b in np.flatnonzero(meets_NB[n])] if len(runs) else []
 
 
-def _jaccard(a: Runs, b: Runs) -> float:
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / max(len(a) + len(b) - both, 1)
-
-
 def _leaks(
     train: Sequence[Record],
     heldout: Sequence[Record],
-    runs: Mapping[str, Runs],
+    runs: Mapping[str, Keys],
     findings: Mapping[str, Finding],
     limits: Limits,
 ) -> None:
-    """What held-out dialogues have in common with training ones."""
+    """Finds what held-out dialogues have in common with training dialogues."""
     if not heldout:
         return
     wanted = np.unique(np.concatenate([runs[record.id] for record in heldout] + [np.zeros(1, np.uint64)]))
@@ -160,11 +133,11 @@ def _leaks(
 
 
 def _foreign_roles(records: Sequence[Record], findings: Mapping[str, Finding], limits: Limits) -> None:
-    """Companies of other dialogues' roles that are spoken of as if the agent had been given another prompt."""
+    """Finds companies of other dialogues' roles that are named as if the agent had another dialogue's prompt."""
     names: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for record in records:
         for company in record.companies:
-            if len(name := tuple(normal_words(company))) > 1:  # one word may be any word
+            if len(name := tuple(normal_words(company))) > 1:  # a name of one word may be any word
                 names[name[0]].add(name)
     for record in records:
         if not record.companies:

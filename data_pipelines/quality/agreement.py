@@ -6,9 +6,8 @@ from math import floor
 
 import numpy as np
 
-from data_pipelines.listening.asr import Hears
 from data_pipelines.listening.speaker import MIN_VOICED_SECONDS, RATE_HZ, Embedder, similarity, voiced
-from data_pipelines.quality.transcription import MIN_WORDS, PAD_SECONDS, Score, pooled
+from data_pipelines.quality.transcription import MIN_WORDS, Score, pooled
 from data_pipelines.records.schema import Side, Word
 from data_pipelines.records.turns import group_turns
 from data_pipelines.sound.audio import Audio
@@ -17,12 +16,9 @@ from model.config import FRAME_RATE, LMConfig
 from model.prompt import PAUSE_FRAMES, role_ids
 from model.text import TextTokenizer, text_stream
 
-NAME_WORDS = 3
-"""A name may be heard as up to this many words, whatever they are."""
-
 
 def name_words(*texts: str) -> frozenset[str]:
-    """Words of the texts that are names, in lower case: capitals inside a sentence. A recogniser cannot spell them."""
+    """The names in some texts, in lower case: words with a capital inside a sentence, which no recogniser can spell."""
     found = set()
     for text in texts:
         for sentence in re.split(r"(?<=[.?!:])\s+", text):
@@ -31,43 +27,10 @@ def name_words(*texts: str) -> frozenset[str]:
     return frozenset(found - {"i", "im", "ill", "ive", "id", "a", "m", "p"})
 
 
-def word_errors(reference: Sequence[str], heard: Sequence[str], names: frozenset[str]) -> Score:
-    """Errors among the reference words that are no names (edit distance).
-
-    A name matches any 0 to 3 heard words at no cost, so that its spelling does not count.
-    """
-    row = list(range(len(heard) + 1))
-    for word in reference:
-        above = row
-        if word in names:
-            row = [min(above[max(0, m - NAME_WORDS) : m + 1]) for m in range(len(above))]
-        else:
-            row = [above[0] + 1]
-            for m, other in enumerate(heard):
-                row.append(min(above[m] + (word != other), above[m + 1] + 1, row[m] + 1))
-    return Score(errors=row[-1], words=sum(word not in names for word in reference))
-
-
-def hear_turns(hears: Hears, audio: Audio, rate: int, words: Sequence[Word], names: frozenset[str]) -> list[Score]:
-    """The score of every turn of one side, as a recogniser hears it. Shape: audio [samples].
-
-    Turns of hums and names alone are left out: a recogniser makes words of them.
-    """
-    scores = []
-    for turn in group_turns(words):
-        reference = normal_words(" ".join(word.text for word in turn))
-        if names.issuperset(reference):
-            continue
-        start, end = max(turn[0].start - PAD_SECONDS, 0), turn[-1].end + PAD_SECONDS
-        heard = normal_words(hears.transcribe(audio[round(start * rate) : round(end * rate)], rate))
-        scores.append(word_errors(reference, heard, names))
-    return scores
-
-
 def asr_values(channels: Sequence[Sequence[Score]]) -> dict[str, float]:
-    """From the turns of both sides: the rate of each, of the worse one, and of the worst turn.
+    """The word error rates of left and right, of the worse one, and of the worst turn.
 
-    Sides and turns of fewer than ten words are not judged: one misheard "mm-hm" says nothing.
+    Sides and turns of fewer than MIN_WORDS words are not judged.
     """
     pooled_sides = [pooled(scores) for scores in channels]
     rates = {side: score.rate for side, score in zip(("left", "right"), pooled_sides, strict=True) if score.words}
@@ -80,9 +43,10 @@ def asr_values(channels: Sequence[Sequence[Score]]) -> dict[str, float]:
 
 
 def turn_pieces(audio: Audio, rate: int, words: Sequence[Word]) -> list[Audio]:
-    """Voiced audio at 16 kHz of every turn; short ones are joined to the next until they last 2 s.
+    """The voiced audio of every turn; short turns are joined to the next until they last 2 s.
 
-    What is left over is joined to the last, so that no speech goes unheard; [] if all of it is shorter.
+    The rest is joined to the last piece, so that all speech counts; [] if all of it is shorter than 2 s.
+    Shapes: audio [samples] at `rate` Hz -> pieces [samples] at 16 kHz.
     """
     pieces: list[Audio] = []
     waiting: list[Audio] = []
@@ -99,13 +63,14 @@ def turn_pieces(audio: Audio, rate: int, words: Sequence[Word]) -> list[Audio]:
 def speaker_values(
     embedder: Embedder, agent: Audio, user: Audio, rate: int, agent_side: Side, user_side: Side, prompt: Audio
 ) -> dict[str, float]:
-    """Likeness of the agent's turns to its voice prompt (the least), and of agent and user; by 2 s of voice or more.
+    """The least similarity of the agent's turns and its voice prompt, and the similarity of agent and user.
 
-    Shapes: agent, user and prompt [samples] at `rate`.
+    Both need 2 s of voice or more; a value that cannot be measured is left out.
+    Shapes: agent, user and prompt [samples] at `rate` Hz.
     """
     clip = voiced(prompt, rate)
     if len(clip) < RATE_HZ:
-        return {"speaker_similarity": 0.0}  # a voice prompt without a voice
+        return {"speaker_similarity": 0.0}  # the voice prompt holds no voice
     target = embedder.embed(clip)
     turns = [embedder.embed(piece) for piece in turn_pieces(agent, rate, agent_side.words)]
     values = {}
@@ -118,9 +83,14 @@ def speaker_values(
     return values
 
 
+def frames_of(seconds: float) -> int:
+    """The frames that hold this many seconds, of which the last may be in part; rounded to 1/1000 frame before."""
+    return -(-round(seconds * FRAME_RATE * 1000) // 1000)
+
+
 def text_values(words: Sequence[Word], seconds: float, tokenizer: TextTokenizer) -> dict[str, float]:
-    """Room of the agent's words in the text stream, where a word starts at frame floor(12.5 * start)."""
-    frames = -(-round(seconds * FRAME_RATE * 1000) // 1000)
+    """How the agent's words fit into the text stream, where a word starts at frame floor(12.5 * start)."""
+    frames = frames_of(seconds)
     stream = text_stream(words, frames, tokenizer, LMConfig(text_card=max(tokenizer.card, 4)))
     starts = [floor(word.start * FRAME_RATE + 1e-6) for word in words] + [frames]
     room = np.diff(starts)
@@ -133,6 +103,6 @@ def text_values(words: Sequence[Word], seconds: float, tokenizer: TextTokenizer)
 
 
 def prompt_frames(role_prompt: str, voice_seconds: float, tokenizer: TextTokenizer | None) -> int:
-    """Frames before the dialogue: voice clip, pause, role text, pause. Without a tokenizer the role text counts 0."""
+    """The frames in front of the dialogue: voice clip, pause, role text (0 without a tokenizer), pause."""
     role = len(role_ids(role_prompt, tokenizer)) if tokenizer else 0
-    return -(-round(voice_seconds * FRAME_RATE * 1000) // 1000) + 2 * PAUSE_FRAMES + role
+    return frames_of(voice_seconds) + 2 * PAUSE_FRAMES + role

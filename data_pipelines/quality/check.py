@@ -1,9 +1,8 @@
-"""`ppx-data check`: are these shards whole, and does every sample say what training takes for granted?"""
+"""`ppx-data check`: are these shards whole, and does every sample hold what training relies on?"""
 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,26 +12,30 @@ from data_pipelines.listening.asr import Recogniser, open_asr
 from data_pipelines.quality.transcription import hear_split
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.shards.codec import Codec
-from data_pipelines.shards.encode import VOICE_SECONDS, encode_audio, voice_prompt
+from data_pipelines.shards.encode import encode_audio, voice_prompt
 from data_pipelines.shards.index import BadSample, Sample, ShardReader
-from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.manifest import Manifest, read_manifest
 from data_pipelines.shards.rows import NAME, Index
 from data_pipelines.shards.scan import scan_split
-from model.config import FRAME_RATE, SAMPLE_RATE
+from data_pipelines.sound.audio import VOICE_SECONDS
+from model.config import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
 from model.weights.sources import codec_path
 
-AGAIN = 4  # dialogues of each split to encode anew
-MAX_WER = 0.5  # 3 to 5 % is misheard, at worst 20 % of a channel; other words or swapped channels give 0.9 and more
+AGAIN = 4
+"""How many samples of each split are encoded anew."""
+MAX_WER = 0.5
+"""The highest word error rate that passes. Recognisers mishear 3 to 5 % of the words, at worst 20 % of a channel; other
+words or swapped channels give 0.9 and more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data check`."""
+    """Adds the options of `ppx-data check`."""
     parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`")
     parser.add_argument(
-        "--codec", help="encode some dialogues again and compare: small (shipped), a folder, a file or a hub repository"
+        "--codec", help="encode some samples again and compare: small (shipped), a folder, a file or a hub repository"
     )
-    parser.add_argument("--again", type=int, help=f"with --codec: how many for each split (default: {AGAIN})")
+    parser.add_argument("--again", type=int, help=f"with --codec: how many samples of each split (default: {AGAIN})")
     parser.add_argument(
         "--asr", type=int, metavar="N", help="transcribe N dialogues of each split and compare with their words"
     )
@@ -49,14 +52,23 @@ def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
     codec = recogniser = None
     if args.again is not None and (args.codec is None or args.again < 1):
-        raise UserError(f"--again {args.again}: give 1 or more, together with --codec")
+        raise UserError(
+            f"--again {args.again}: give 1 or more, together with --codec",
+            code="bad-combination" if args.codec is None else "bad-value",
+        )
     if args.asr is not None and args.asr < 1:
-        raise UserError(f"--asr {args.asr}: give 1 or more")
+        raise UserError(f"--asr {args.asr}: give 1 or more", code="bad-value")
     if args.max_wer is not None and (args.asr is None or not args.max_wer > 0):
-        raise UserError(f"--max-wer {args.max_wer:g}: give more than 0, together with --asr")
+        raise UserError(
+            f"--max-wer {args.max_wer:g}: give more than 0, together with --asr",
+            code="bad-combination" if args.asr is None else "bad-value",
+        )
     for option, value in (("--asr-model", args.asr_model), ("--device", args.device)):
         if value is not None and args.asr is None:
-            raise UserError(f"{option} {value}: has an effect with --asr only: add --asr N, the number of dialogues")
+            raise UserError(
+                f"{option} {value} has an effect with --asr only: add --asr N, the number of dialogues",
+                code="bad-combination",
+            )
     if args.codec is not None:
         from model.mimi.files import load_mimi
 
@@ -64,34 +76,36 @@ def run(args: argparse.Namespace) -> None:
     if args.asr is not None:
         recogniser = open_asr(args.asr_model or "tiny.en", args.device or "cpu")
     problems = check_shards(args.shards, codec, args.again or AGAIN)
-    if recogniser is not None and not problems:  # what cannot be read cannot be heard
+    if recogniser is not None and not problems:  # samples that cannot be read cannot be heard
         problems = _check_words(args.shards, recogniser, args.asr, args.max_wer or MAX_WER)
     for problem in problems:
         print(problem)
     if problems:
-        raise UserError(f"{args.shards}: {len(problems)} problems, listed above: make these shards again")
-    manifest = read_manifest(args.shards)
-    for split, by_source in manifest["content"].items():
-        counts = ", ".join(f"{source} {group['samples']}" for source, group in by_source.items())
+        raise UserError(
+            f"{args.shards}: {len(problems)} problems, listed above: make these shards again", code="bad-shards"
+        )
+    for split, by_source in read_manifest(args.shards).content.items():
+        counts = ", ".join(f"{source} {group.samples}" for source, group in by_source.items())
         print(f"{args.shards / split}: good ({counts} samples)")
     for note in shared_speakers(args.shards):
         print(f"note: {note}")
 
 
 def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -> list[str]:
-    """All problems of a shard folder, one line each; none if it is good.
+    """The problems of a shard folder, one line each; [] if it is good.
 
-    Checks hashes, index, codes, times and licences of every sample; with a codec also `again` dialogues of each
-    split by encoding them anew. Raises: UserError if there is no manifest to check against.
+    It checks hashes, index, codes, times and licences of every sample. With a codec it also encodes `again` samples of
+    each split anew and compares.
+    Raises: UserError if there is no manifest to check against.
     """
     manifest = read_manifest(shards)
     problems = list(_check_files(shards, manifest))
-    if codec is not None and codec.fingerprint() != manifest["codec"]["fingerprint"]:
+    if codec is not None and codec.fingerprint() != manifest.codec.fingerprint:
         problems.append("the codec is not the one that made these shards: give that one with --codec")
         codec = None
     ids: dict[str, str] = {}
     for split in SPLITS:
-        if split not in manifest["content"]:
+        if split not in manifest.content:
             continue
         try:
             problems += _check_index(shards / split)
@@ -99,7 +113,7 @@ def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -
         except UserError as why:
             problems.append(str(why))
             continue
-        problems += _check_counts(reader, manifest["content"][split], split)
+        problems += _check_counts(reader, manifest, split)
         problems += _check_samples(reader, manifest, split)
         for key in sorted({row.id for row in reader.rows}):
             if ids.setdefault(key, split) != split:
@@ -110,7 +124,7 @@ def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -
 
 
 def shared_speakers(shards: Path) -> list[str]:
-    """Agent voices that occur in both splits: held-out losses then say nothing about new voices."""
+    """A note if agent voices occur in both splits, since held-out losses then say nothing about new voices."""
     voices = {}
     for split in SPLITS:
         if (shards / split).is_dir():
@@ -120,22 +134,22 @@ def shared_speakers(shards: Path) -> list[str]:
     return [f"{len(both)} agent voices are in both splits: {', '.join(both[:5])}"] if both else []
 
 
-def _check_files(shards: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    for name, expected in tqdm(manifest["shards"].items(), desc="hash", unit="shard", disable=None):
+def _check_files(shards: Path, manifest: Manifest) -> Iterator[str]:
+    for name, expected in tqdm(manifest.shards.items(), desc="hash", unit="shard", disable=None):
         path = shards / name
         if not path.is_file():
             yield f"{name}: missing"
-        elif path.stat().st_size != expected["bytes"]:
-            yield f"{name}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
-        elif sha256_file(path) != expected["sha256"]:
+        elif path.stat().st_size != expected.bytes:
+            yield f"{name}: {path.stat().st_size} bytes, the manifest says {expected.bytes}"
+        elif sha256_file(path) != expected.sha256:
             yield f"{name}: its sha256 is not the manifest's: the content has changed"
     for path in sorted(shards.glob("*/*.tar")):
-        if str(path.relative_to(shards)) not in manifest["shards"]:
+        if str(path.relative_to(shards)) not in manifest.shards:
             yield f"{path.relative_to(shards)}: not in the manifest"
 
 
 def _check_index(folder: Path) -> list[str]:
-    """What an index made now would have that the stored one has not."""
+    """The differences between the stored index and one that is made now."""
     fresh, problems = scan_split(folder)
     old = Index.load(folder)
     same = old.shard_names == fresh.shard_names and old.source_names == fresh.source_names
@@ -144,15 +158,15 @@ def _check_index(folder: Path) -> list[str]:
     return problems
 
 
-def _check_counts(reader: ShardReader, told: dict[str, dict[str, float]], split: str) -> Iterator[str]:
+def _check_counts(reader: ShardReader, manifest: Manifest, split: str) -> Iterator[str]:
     held = {source: len(rows) for source, rows in reader.sources().items()}
-    for source in sorted(held.keys() | told.keys()):
-        samples = told.get(source, {}).get("samples", 0)
-        if held.get(source, 0) != samples:
-            yield f"{split}: {source}: {held.get(source, 0)} samples, the manifest says {samples}"
+    stated = {source: counts.samples for source, counts in manifest.content[split].items()}
+    for source in sorted(held.keys() | stated.keys()):
+        if held.get(source, 0) != stated.get(source, 0):
+            yield f"{split}: {source}: {held.get(source, 0)} samples, the manifest says {stated.get(source, 0)}"
 
 
-def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) -> list[str]:
+def _check_samples(reader: ShardReader, manifest: Manifest, split: str) -> list[str]:
     problems = []
     for i, row in enumerate(tqdm(reader.rows, desc=f"check {split}", unit="sample", disable=None)):
         try:
@@ -161,15 +175,15 @@ def _check_samples(reader: ShardReader, manifest: dict[str, Any], split: str) ->
         except BadSample as why:
             problems.append(f"{split}: {why}")
             continue
-        if rate != SAMPLE_RATE or len(wav_CS) != 2 or -(-wav_CS.shape[1] // 1920) != row.num_frames:
+        if rate != SAMPLE_RATE or len(wav_CS) != 2 or -(-wav_CS.shape[1] // FRAME_SAMPLES) != row.num_frames:
             faults.append(f"audio of {wav_CS.shape} at {rate} Hz does not fit {row.num_frames} frames")
         problems += [f"{split}: {row.id}/{row.side}: {fault}" for fault in faults]
     return problems
 
 
-def _faults(sample: Sample, dialogue: Dialogue, manifest: dict[str, Any], split: str) -> list[str]:
-    """What is wrong with one sample that could be read."""
-    faults, card, agent = [], manifest["codec"]["card"], dialogue.side(sample.side)
+def _faults(sample: Sample, dialogue: Dialogue, manifest: Manifest, split: str) -> list[str]:
+    """The faults of one sample that could be read."""
+    faults, card, agent = [], manifest.codec.card, dialogue.side(sample.side)
     for name, codes in (("codes", sample.codes_KT), ("voice codes", sample.voice_codes_CP)):
         if int(codes.max()) >= card:
             faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
@@ -186,13 +200,13 @@ def _faults(sample: Sample, dialogue: Dialogue, manifest: dict[str, Any], split:
         faults.append(f"a voice prompt of {voice_seconds:.2f} s")
     if dialogue.split != split:
         faults.append(f"its split is {dialogue.split}")
-    if dialogue.licence not in manifest["licences"]:
+    if dialogue.licence not in manifest.licences:
         faults.append(f"licence {dialogue.licence!r} is not in the manifest")
     return faults
 
 
 def _check_words(shards: Path, recogniser: Recogniser, num: int, max_wer: float) -> list[str]:
-    """Prints the word error rates of `num` dialogues a split, and returns a problem for each above `max_wer`."""
+    """Prints the word error rates of `num` dialogues of each split; returns a problem for each above `max_wer`."""
     print(f"heard by {recogniser.identity()}")
     problems = []
     for split in (split for split in SPLITS if (shards / split).is_dir()):
@@ -203,8 +217,11 @@ def _check_words(shards: Path, recogniser: Recogniser, num: int, max_wer: float)
 
 
 def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
-    """Encodes evenly spaced samples anew and compares. Equal on the machine that made them; elsewhere a float's last
-    bit may turn a code, so 1 % may differ."""
+    """Encodes evenly spaced samples anew and compares.
+
+    Codes are equal on the machine that made them. Elsewhere the last bit of a float may change a code, so 1 % of the
+    codes may differ.
+    """
     problems = []
     for i in sorted({int(n) for n in np.linspace(0, len(reader) - 1, again)}):
         row = reader.rows[i]

@@ -1,10 +1,9 @@
-"""Where the limits of the gates come from: a shipped or own YAML file, then single values of the command line."""
+"""The limits of the gates out of a shipped or own YAML file and single values of the command line, which win."""
 
 import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,25 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_pipelines.arguments import nearest
 from data_pipelines.quality.gates import Limits
 from model.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "gates"  # same in a checkout and in a wheel
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "gates"
+"""Where the shipped limits are, in a checkout as well as in a wheel."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every verb that judges dialogues."""
-    shipped = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-    parser.add_argument(
-        "--gates", default="default", metavar="NAME|FILE", help=f"limits of the gates: {shipped} or a YAML file"
-    )
+    """Adds the options of every verb that judges dialogues."""
+    names = f"{_shipped()} or a YAML file (default: default)"
+    parser.add_argument("--gates", default="default", metavar="NAME|FILE", help=f"limits of the gates: {names}")
     parser.add_argument(
         "--set",
         action="extend",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="single limits, e.g. swap_ratio=3; null: no limit",
+        help="single limits, e.g. swap_ratio=3; null stands for no limit",
     )
 
 
@@ -39,23 +38,31 @@ def limits_of(args: argparse.Namespace) -> Limits:
     return load_limits(args.gates, args.set)
 
 
-def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
-    """Limits of a shipped set or a YAML file, changed by "key=value" items.
+def _shipped() -> str:
+    return ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
-    Raises: UserError naming the file or key that is unknown, or a value of the wrong type.
+
+def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
+    """The limits of a shipped set or a YAML file, changed by "key=value" items.
+
+    Raises: UserError that names the file or key that is unknown, or a value of the wrong type.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise UserError(f"--gates {name}: no such limits: give a .yaml file or one of {shipped}")
+        raise UserError(
+            f"--gates {name}: no such limits: give a .yaml file or one of {_shipped()}",
+            code="not-found" if path.parent != FOLDER else "unknown-name",
+        )
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
         layers = [(str(path), OmegaConf.create({} if content is None else content))]
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as why:
-        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())}): write key: value lines") from why
+        raise UserError(
+            f"{path}: not YAML ({' '.join(str(why).split())}): write key: value lines", code="unreadable"
+        ) from why
     for item in overrides:
         if "=" not in item:
-            raise UserError(f"--set {item}: write key=value, e.g. swap_ratio=3")
+            raise UserError(f"--set {item}: write key=value, e.g. swap_ratio=3", code="bad-value")
         layers.append((f"--set {item}", OmegaConf.from_dotlist([item])))
     limits = OmegaConf.structured(Limits)
     for where, layer in layers:
@@ -64,20 +71,19 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
             OmegaConf.set_readonly(limits, False)
             limits = OmegaConf.merge(limits, OmegaConf.to_container(layer, resolve=True, throw_on_missing=True))
         except (OmegaConfBaseException, ValueError) as why:
-            raise UserError(f"{where}: {str(why).splitlines()[0]}") from why
+            raise UserError(f"{where}: {str(why).splitlines()[0]}", code="bad-value") from why
     values: dict[str, Any] = OmegaConf.to_container(limits)  # type: ignore[assignment]
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--gates or --set: {key}={value}: give a number, or null for no limit")
+            raise UserError(f"--gates or --set: {key}={value}: give a number, or null for no limit", code="bad-value")
     return Limits(**values)
 
 
 def _check_keys(layer: object, where: str) -> None:
     if not OmegaConf.is_dict(layer):
-        raise UserError(f"{where}: holds no key: value lines")
+        raise UserError(f"{where} holds no `key: value` lines", code="bad-record")
     known = [field.name for field in fields(Limits)]
     for key in layer:  # type: ignore[attr-defined]
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise UserError(f"{where}: no gate is named {key!r}: {hint}")
+            hint = nearest(str(key), known) or f", there are {', '.join(known)}"
+            raise UserError(f"{where}: no gate is named {key!r}{hint}", code="unknown-name")

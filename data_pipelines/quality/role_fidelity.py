@@ -1,4 +1,4 @@
-"""Does the agent keep to the role in its prompt, and does nobody read the prompt out?"""
+"""Does the agent keep to the role in its prompt, without reading the prompt out?"""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -16,9 +16,9 @@ PHRASE_PAUSE_SECONDS = 0.3
 
 
 def role_values(dialogue: Dialogue) -> dict[str, float]:
-    """Runs of words that are read out of the prompt, and for roles with facts how well the agent keeps to them.
+    """The longest runs of words read out of the prompt and, for roles with facts, how well the agent keeps to them.
 
-    Where both sides are agents each value is the worse one.
+    Where both sides are agents, each value is that of the worse one.
     """
     each = [_role_values(dialogue, side) for side in dialogue.agent_sides if dialogue.side(side).role_prompt]
     names = {name for values in each for name in values}
@@ -47,12 +47,13 @@ def _role_values(dialogue: Dialogue, side: str) -> dict[str, float]:
 
 
 def phrases(words: Sequence[Word]) -> list[str]:
-    """The words of one side, cut at pauses: an interrupted turn ends without a full stop."""
+    """The words of one side, cut at pauses, because an interrupted turn ends without a full stop."""
     cuts = [n for n in range(1, len(words)) if words[n].start - words[n - 1].end > PHRASE_PAUSE_SECONDS]
     return [text_of(words[a:b]) for a, b in zip([0, *cuts], [*cuts, len(words)], strict=True)]
 
 
 def text_of(words: Sequence[Word]) -> str:
+    """The words with spaces between them."""
     return " ".join(word.text for word in words)
 
 
@@ -63,14 +64,17 @@ def instructions(prompt: str) -> list[str]:
 
 
 def longest_run(words: Sequence[Word], texts: Iterable[str], ignored: Collection[str] = ()) -> int:
-    """Most words in a row, as they are said, of one turn that are in a row in one of the texts; some do not count."""
+    """The length of the longest run of words that a turn and one of the texts share, as words are said.
+
+    Words in `ignored` may be in the run, but do not count.
+    """
     references = [normal_words(text) for text in texts]
     turns = [normal_words(text_of(turn)) for turn in group_turns(words)]
     return max((_common_run(turn, reference, ignored) for turn in turns for reference in references), default=0)
 
 
 def _common_run(a: Sequence[str], b: Sequence[str], ignored: Collection[str] = ()) -> int:
-    """Length of the longest common substring, without the words that do not count."""
+    """The length of the longest common substring, without the words that do not count."""
     best, row = 0, [0] * (len(b) + 1)
     for word in a:
         counts = word not in ignored
@@ -80,7 +84,7 @@ def _common_run(a: Sequence[str], b: Sequence[str], ignored: Collection[str] = (
 
 
 def unsupported(said: Sequence[str], known: str) -> tuple[list[str], list[str]]:
-    """Numbers and names of some phrases that `known` holds in no form: "12th" and "twelfth" are the same."""
+    """The numbers and the names in some phrases that `known` holds in no form: "12th" and "twelfth" are the same."""
     plain = known.lower().replace("'s", "")
     have = set(NUMBER.findall(plain)) | set(re.findall(r"[a-z][\w'-]*", plain)) | set(normal_words(known))
     numbers: list[str] = []
@@ -93,6 +97,6 @@ def unsupported(said: Sequence[str], known: str) -> tuple[list[str], list[str]]:
 
 
 def _says(said: str, name: str) -> bool:
-    """The whole name, or its first word if that is no common one such as "The"."""
+    """Whether the whole name is said, or its first word if that is no common one such as "The"."""
     spoken, wanted = normal_words(said), normal_words(name)
     return _common_run(spoken, wanted) == len(wanted) or (len(wanted[0]) > 3 and wanted[0] in spoken)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from data_pipelines.files import digest, write_json
+from data_pipelines.records.provenance import GATE_ENGINES, GATE_LIMITS
 from data_pipelines.records.schema import ID_PATTERN, SIDES, SOURCE_PATTERN, SPLITS, Dialogue
 from data_pipelines.records.typed import record_of
 from model.errors import UserError
@@ -189,7 +190,7 @@ def _with_gates(folder: Path, dialogue: Dialogue) -> Dialogue:
     gates = read_gates(folder)
     if gates is None:
         return dialogue
-    noted = {"gate_engines": gates.engines, "gate_limits": gates.limits}
+    noted = {GATE_ENGINES: gates.engines, GATE_LIMITS: gates.limits}
     return replace(dialogue, gates=dialogue.gates | gates.values, provenance=dialogue.provenance | noted)
 
 

@@ -1,17 +1,16 @@
 """`ppx-data shard`: dialogue folders -> Mimi codes -> shards.
 
-Two passes. The first encodes every dialogue into SHARDS/.work, so that a killed run loses one dialogue; the
-second packs the tars, whose cuts depend on sizes alone. A run that was killed and repeated gives the same bytes.
+The first pass encodes every dialogue into SHARDS/.work, so that a killed run loses one dialogue. The second packs the
+tars, whose cuts depend on sizes alone. A run that was killed and repeated gives the same bytes.
 """
 
 import argparse
 import io
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,41 +19,44 @@ from tqdm import tqdm
 
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import digest, write_bytes, write_json
+from data_pipelines.files import digest, write_json
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.records.schema import SIDES, Dialogue
-from data_pipelines.shards.codec import Codec, DeviceError, SharedCodec, check_device, one_thread
-from data_pipelines.shards.manifest import make_manifest, read_manifest, summary
+from data_pipelines.shards.codec import Codec, SharedCodec, one_thread
+from data_pipelines.shards.manifest import CodecFacts, Manifest, make_manifest, read_manifest, summary
 from data_pipelines.shards.members import CODES, clip_name, voice_name
-from data_pipelines.shards.pack import Codes, Item, pack_all
+from data_pipelines.shards.pack import Codes, DialogueSummary, pack_all
 from data_pipelines.shards.scan import build_index
-from data_pipelines.sound.audio import loudness_normalise, read_audio, require_stereo_24k
+from data_pipelines.sound.audio import VOICE_SECONDS, loudness_normalise, read_audio, require_stereo_24k
 from data_pipelines.sound.levels import clipped_runs
 from model.config import SAMPLE_RATE
+from model.devices import check_device
 from model.errors import UserError
+from model.files import write_bytes
 from model.weights.sources import codec_path
 
 WORK = ".work"
+"""Folder in SHARDS that holds the codes until they are packed."""
 ONE = Executor()
-VOICE_SECONDS = (3.0, 10.0)  # the documented range of voice prompts
 
 
 @dataclass(kw_only=True, frozen=True)
 class Encoded:
-    """What became of one dialogue: its item, or the reason why it is left out."""
+    """The result of encoding one dialogue: its summary, or the reason why it is left out."""
 
     id: str
-    item: Item | None = None
+    summary: DialogueSummary | None = None
     was_there: bool = False
+    """Whether an earlier run had encoded it."""
     reason: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data shard`."""
+    """Adds the options of `ppx-data shard`."""
     parser.add_argument("--dialogues", type=Path, nargs="+", required=True, metavar="DIR", help="folders of dialogues")
     parser.add_argument("--codec", required=True, help="Mimi: small (shipped), a folder, a file or a hub repository")
     parser.add_argument("--out", type=Path, required=True, metavar="SHARDS", help="folder to make, or to resume")
-    parser.add_argument("--shard-mb", type=int, default=512, help="largest size of a tar in MB (default: 512)")
+    parser.add_argument("--shard-mb", type=int, default=512, help="largest size of a tar in MB")
     parser.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda, cuda:1, ...")
     add_executor_arguments(parser)
 
@@ -67,7 +69,10 @@ def run(args: argparse.Namespace) -> None:
         check_device(args.device)
     elif on_gpu != bool(executor.gpus):
         missing = "--gpus, e.g. --gpus 1" if on_gpu else "--device cuda"
-        raise UserError(f"--device {args.device} and --gpus {executor.gpus:g} do not fit together: add {missing}")
+        raise UserError(
+            f"--device {args.device} and --gpus {executor.gpus:g} do not fit together: add {missing}",
+            code="bad-combination",
+        )
     weights = codec_path(args.codec).absolute()
     executor = replace(executor, paths=(*executor.paths, weights))
     build_shards(args.dialogues, SharedCodec(weights, args.device), args.out, shard_mb=args.shard_mb, executor=executor)
@@ -75,55 +80,68 @@ def run(args: argparse.Namespace) -> None:
 
 def build_shards(
     folders: Sequence[Path], codec: Codec, out: Path, *, shard_mb: int = 512, executor: Executor = ONE
-) -> dict[str, Any]:
+) -> Manifest:
     """Encodes all dialogues below `folders` and packs them; returns the manifest.
 
-    Each worker gets a pickled copy of `codec`; encoding is spread, packing is bound by the disk and done here.
-    A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
+    Each worker gets a pickled copy of `codec`. Encoding is spread over workers; packing is bound by the disk and
+    done by this process. A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
+    Units: `shard_mb` is the largest size of a tar in MB.
     Raises: UserError if `out` holds anything but an unfinished run, if an id occurs twice, or if nothing is usable.
     """
     if shard_mb < 1:
-        raise UserError(f"--shard-mb {shard_mb}: give 1 or more")
+        raise UserError(f"--shard-mb {shard_mb}: give 1 or more", code="bad-value")
     if codec.card > np.iinfo(np.int16).max:
-        raise UserError(f"the codec has {codec.card} codes a codebook: int16 shards hold at most 32767")
+        raise UserError(
+            f"the codec has {codec.card} codes a codebook: int16 shards hold at most 32767", code="bad-value"
+        )
     found = find_dialogues(folders)
     fingerprint = codec.fingerprint()
     inputs = digest(f"{fingerprint} {shard_mb}", *(f"{d.name} {signature(d)}" for d in found))
     if (out / "manifest.json").is_file():
         return _complete(out, inputs)
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file: use another --out")
+        raise UserError(f"{out} is a file: use another --out", code="exists")
     if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
-        raise UserError(f"{out}: exists and is not an unfinished `ppx-data shard`: use another --out")
+        raise UserError(
+            f"{out} exists and is not an unfinished `ppx-data shard`: use another --out", code="other-settings"
+        )
     (out / WORK).mkdir(parents=True, exist_ok=True)
 
-    items, report = _encode_all(found, codec, fingerprint, out / WORK, executor)
-    write_json(out / "report.json", report)
-    if not items:
-        reason = report["rejected"][0]["reason"]
-        raise UserError(f"none of {len(found)} dialogues can be used: see {out / 'report.json'}; the first: {reason}")
-    shards = pack_all(items, out, out / WORK, shard_mb * 1_000_000)
-    for split in {item.split for item in items}:
+    done = _encode_all(found, codec, fingerprint, out / WORK, executor)
+    dialogues = [one.summary for one in done if one.summary]
+    rejected = [{"id": one.id, "reason": one.reason} for one in done if not one.summary]
+    write_json(out / "report.json", {"done": len(dialogues), "rejected": rejected})
+    if not dialogues:
+        raise UserError(
+            f"none of {len(found)} dialogues can be used: see {out / 'report.json'}; the first: "
+            f"{rejected[0]['reason']}",
+            code="no-data",
+        )
+    shards = pack_all(dialogues, out, out / WORK, shard_mb * 1_000_000)
+    for split in {dialogue.split for dialogue in dialogues}:
         if problems := build_index(out / split):
-            raise UserError(f"{out / split}: {problems[0]}: a file changed during the run, start again")
-    silence, sine = ([int(code) for code in codes] for codes in codec.constants())
-    codec_facts = {
-        "fingerprint": fingerprint,
-        "card": codec.card,
-        "num_codebooks": codec.num_codebooks,
-        "silence_codes": silence,
-        "sine_codes": sine,
-    }
-    manifest = make_manifest(items, codec_facts, shards, inputs)
-    write_json(out / "manifest.json", manifest)
+            raise UserError(
+                f"{out / split}: a file changed during the run ({problems[0]}): start again", code="bad-shards"
+            )
+    silence, sine = (tuple(int(code) for code in codes) for codes in codec.constants())
+    facts = CodecFacts(
+        fingerprint=fingerprint,
+        card=codec.card,
+        num_codebooks=codec.num_codebooks,
+        silence_codes=silence,
+        sine_codes=sine,
+    )
+    manifest = make_manifest(dialogues, facts, shards, inputs)
+    write_json(out / "manifest.json", asdict(manifest))
     shutil.rmtree(out / WORK)
-    print(summary(out, manifest, report))
+    print(summary(out, manifest, len(rejected)))
     return manifest
 
 
 def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
-    """Reads and judges ID/audio.flac: float32 [2, samples].
+    """Reads ID/audio.flac and checks it against its record.
 
+    Shapes: float32 [2, samples], left and right.
     Raises: UserError if it is not stereo at 24 kHz, not as long as its transcript, clipped, or silent under words.
     """
     wav_CS = require_stereo_24k(folder / "audio.flac")
@@ -131,42 +149,53 @@ def dialogue_audio(folder: Path, dialogue: Dialogue) -> np.ndarray:
     if abs(seconds - dialogue.seconds) > 0.1:
         raise UserError(
             f"{folder / 'audio.flac'}: {seconds:.2f} s, but its transcript is for {dialogue.seconds:.2f} s: "
-            "the transcript does not match the audio"
+            "the transcript does not match the audio",
+            code="bad-transcript",
         )
     for wav_S, side in zip(wav_CS, SIDES, strict=True):
         peak = max(float(wav_S.max()), -float(wav_S.min()))
         if peak >= 0.999 and clipped_runs(wav_S):
-            raise UserError(f"{folder / 'audio.flac'}: {side} channel is clipped: record or mix it at a lower level")
+            raise UserError(
+                f"{folder / 'audio.flac'}: {side} channel is clipped: record or mix it at a lower level",
+                code="bad-audio",
+            )
         if dialogue.side(side).words and peak < 1e-3:
-            raise UserError(f"{folder / 'audio.flac'}: {side} channel is silent but has words: channels swapped?")
+            raise UserError(
+                f"{folder / 'audio.flac'}: {side} channel is silent but has words: channels swapped?", code="bad-audio"
+            )
     for side in dialogue.agent_sides:
         if not dialogue.side(side).words:
-            raise UserError(f"{folder}: the agent ({side}) says no word: nothing to learn from")
+            raise UserError(f"{folder}: the agent ({side}) says no word: nothing to learn from", code="bad-transcript")
     return wav_CS
 
 
 def voice_prompt(wav_CS: np.ndarray, rate: int, where: str) -> np.ndarray:
-    """Judges a voice prompt and brings it to -24 LUFS, as inference feeds it: float32 [1, samples].
+    """Checks a voice prompt and scales it to -24 LUFS, as inference feeds it.
 
-    Raises: UserError naming `where` if it is not mono at 24 kHz, not 3 to 10 s long, or silent.
+    Shapes: float32 [1, samples] -> the same.
+    Raises: UserError that names `where` if it is not mono at 24 kHz, not 3 to 10 s long, or silent.
     """
     if len(wav_CS) != 1 or rate != SAMPLE_RATE:
-        raise UserError(f"{where}: {len(wav_CS)} channels at {rate} Hz: a voice prompt is mono at {SAMPLE_RATE} Hz")
+        raise UserError(
+            f"{where}: {len(wav_CS)} channels at {rate} Hz: a voice prompt is mono at {SAMPLE_RATE} Hz",
+            code="bad-audio",
+        )
     seconds, (low, high) = wav_CS.shape[1] / rate, VOICE_SECONDS
     if not low - 0.08 <= seconds <= high + 0.08:
-        raise UserError(f"{where}: {seconds:.2f} s: a voice prompt lasts {low:g} to {high:g} s")
+        raise UserError(f"{where}: {seconds:.2f} s: a voice prompt lasts {low:g} to {high:g} s", code="bad-audio")
     try:
         return loudness_normalise(wav_CS, rate)
     except UserError as why:
-        raise UserError(f"{where}: {why}") from why
+        raise UserError(f"{where}: {why}", code=why.code) from why
 
 
 @torch.inference_mode()
 def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
-    """Mimi codes of each channel, from a fresh state: float32 [C, S] -> int16 [C, 8, ceil(S / 1920)].
+    """Mimi codes of each channel, from a fresh state; the last frame is padded with zeros.
 
-    The last frame is padded with zeros. On a CPU it takes one thread, and one channel after the other: two at once
-    do not fit the cache and take 1.2 (Mimi) to 1.6 times (the small codec) as long.
+    A CPU encodes with one thread, and one channel after the other: two at once do not fit the cache and take 1.2 (Mimi)
+    to 1.6 times (the small codec) as long.
+    Shapes: float32 [C, S] -> int16 [C, 8, ceil(S / 1920)].
     """
     wav_B1S = torch.from_numpy(wav_CS).unsqueeze(1)
     batches = wav_B1S.split(1) if str(codec.device) == "cpu" else [wav_B1S]
@@ -178,7 +207,7 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
 
 
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:
-    """All code members of one dialogue, by member name. Raises UserError as the two readers above."""
+    """All code members of one dialogue, by member name. Raises UserError as dialogue_audio and voice_prompt do."""
     wav_CS = dialogue_audio(folder, dialogue)
     clips = {side: folder / clip_name(side) for side in dialogue.agent_sides}
     voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}
@@ -189,19 +218,19 @@ def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str,
     return members
 
 
-def _complete(out: Path, inputs: str) -> dict[str, Any]:
+def _complete(out: Path, inputs: str) -> Manifest:
     manifest = read_manifest(out)
-    if manifest["inputs"] != inputs:
-        raise UserError(f"{out}: exists, made from other dialogues, codec or --shard-mb: use another --out")
-    shutil.rmtree(out / WORK, ignore_errors=True)  # the run may have been killed between manifest and tidying up
+    if manifest.inputs != inputs:
+        raise UserError(
+            f"{out} was made from other dialogues, codec or --shard-mb: use another --out", code="other-settings"
+        )
+    shutil.rmtree(out / WORK, ignore_errors=True)  # a run may have been killed between the manifest and this
     print(f"{out}: complete, made from the same dialogues: nothing to do")
     return manifest
 
 
-def _encode_all(
-    found: list[Path], codec: Codec, fingerprint: str, work: Path, executor: Executor
-) -> tuple[list[Item], dict[str, Any]]:
-    """First pass: codes of every dialogue into `work`; what cannot be used goes into the report."""
+def _encode_all(found: list[Path], codec: Codec, fingerprint: str, work: Path, executor: Executor) -> list[Encoded]:
+    """The first pass: puts the codes of every dialogue into `work`; returns the results by id."""
     results = executor.run(
         partial(encode_folder, codec=codec, fingerprint=fingerprint, work=work),
         found,
@@ -211,9 +240,7 @@ def _encode_all(
     done = sorted(bar, key=lambda one: one.id)
     if before := sum(one.was_there for one in done):
         print(f"{before} of {len(found)} dialogues were encoded before")
-    items = [one.item for one in done if one.item]
-    rejected = [{"id": one.id, "reason": one.reason} for one in done if not one.item]
-    return items, {"done": len(items), "rejected": rejected}
+    return done
 
 
 def encode_folder(folder: Path, *, codec: Codec, fingerprint: str, work: Path) -> Encoded:
@@ -221,7 +248,7 @@ def encode_folder(folder: Path, *, codec: Codec, fingerprint: str, work: Path) -
     try:
         dialogue = load_dialogue(folder)
         if reasons := rejections(folder):
-            raise UserError(f"gate {'; '.join(reasons)}")
+            raise UserError(f"gate {'; '.join(reasons)}", code="bad-record")
         key = digest(fingerprint, signature(folder))
         store = work / f"{dialogue.id}.npz"
         was_there = store.is_file() and _cached(store, key)
@@ -230,10 +257,10 @@ def encode_folder(folder: Path, *, codec: Codec, fingerprint: str, work: Path) -
             content = io.BytesIO()
             np.savez(content, signature=np.array(key), **members)  # type: ignore[arg-type]
             write_bytes(store, content.getvalue())
-        return Encoded(id=folder.name, item=Item.of(dialogue, folder, key), was_there=was_there)
-    except DeviceError:
-        raise
+        return Encoded(id=folder.name, summary=DialogueSummary.of(dialogue, folder, key), was_there=was_there)
     except UserError as why:
+        if why.code == "no-device":  # the fault of this machine, not of the dialogue
+            raise
         return Encoded(id=folder.name, reason=str(why))
 
 
@@ -242,4 +269,4 @@ def _cached(store: Path, signature: str) -> bool:
         with np.load(store, allow_pickle=False) as values:
             return str(values["signature"]) == signature
     except (ValueError, OSError, KeyError, BadZipFile):
-        return False  # damaged on disk: encode again
+        return False  # a file that is damaged on disk is encoded again

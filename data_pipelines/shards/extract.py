@@ -1,16 +1,16 @@
-"""`ppx-data extract`: one stored dialogue as files to listen to, and to chat with."""
+"""`ppx-data extract`: writes one stored dialogue as files to listen to and to chat with."""
 
 import argparse
 from pathlib import Path
 
-from data_pipelines.files import write_bytes
 from data_pipelines.shards.index import ShardReader
 from data_pipelines.sound.audio import write_flac
 from model.errors import UserError
+from model.files import write_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data extract`."""
+    """Adds the options of `ppx-data extract`."""
     parser.add_argument("split", metavar="SHARDS/SPLIT", help="folder or URL, e.g. shards/heldout")
     parser.add_argument("--id", help="id of the dialogue (default: the first of --source)")
     parser.add_argument("--source", help="take the first dialogue of this source, e.g. service")
@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes DIR/user.flac, agent.flac, voice.flac (the agent's voice prompt), role.txt and meta.json of one sample.
 
-    Raises: UserError if DIR exists or no sample fits.
+    Raises: UserError if DIR exists, or no sample has this id and source.
     """
     if args.out.exists():
-        raise UserError(f"{args.out}: exists: choose another --out")
+        raise UserError(f"{args.out} exists: choose another --out", code="exists")
     reader = ShardReader(args.split)
     fitting = [
         at for at, row in enumerate(reader.rows) if args.id in (None, row.id) and args.source in (None, row.source)
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     if not fitting:
         wanted = " and ".join(repr(name) for name in (args.id, args.source) if name)
         some = ", ".join(dict.fromkeys(f"{row.source} {row.id}" for row in reader.rows[:6]))
-        raise UserError(f"{args.split}: no sample of {wanted}: it begins with {some}")
+        raise UserError(f"{args.split}: no sample of {wanted}: it begins with {some}", code="unknown-name")
     row, dialogue = reader.rows[fitting[0]], reader.dialogue(fitting[0])
     (audio_CS, rate), clip = reader.audio(fitting[0]), reader.voice_clip(fitting[0])
     agent, user = audio_CS if row.side == "left" else audio_CS[::-1]

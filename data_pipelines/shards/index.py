@@ -1,7 +1,7 @@
 """Random access to the samples of one split of shards, and `ppx-data index`.
 
-A sample is (dialogue, agent side). It is read by its number with one read of its tar, in any order, from any process or
-thread, on disk or by URL.
+A sample is (dialogue, agent side). Any process or thread reads a sample by its number, in any order, with one read of
+its tar, on disk or by URL.
 """
 
 import argparse
@@ -17,24 +17,31 @@ import torch
 from torch import Tensor
 
 from data_pipelines.records.schema import SIDES, Dialogue
-from data_pipelines.shards.members import SpokenWord, parse_codes, parse_text
-from data_pipelines.shards.rows import PARTS, Index, Rows
+from data_pipelines.shards.members import WordStart, parse_codes, parse_text
+from data_pipelines.shards.rows import PARTS, Index, SampleRows
 from data_pipelines.shards.scan import build_index, split_folders
 from data_pipelines.shards.storage import Folder, Storage, StorageError, storage_at
 from model.errors import UserError
 
 
 class BadSample(UserError):
-    """One sample cannot be used; the others can. `id` names its dialogue."""
+    """One sample cannot be used, while the others can. `id` names its dialogue."""
 
     def __init__(self, id: str, reason: str) -> None:
-        super().__init__(f"sample {id}: {reason}: look with `ppx-data check`, then make its shard again")
+        """`reason` says what is wrong with the sample of dialogue `id`."""
+        super().__init__(
+            f"sample {id}: {reason}: look with `ppx-data check`, then make its shard again", code="bad-shards"
+        )
         self.id, self.reason = id, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps id and reason of an error that crosses processes."""
+        return BadSample, (self.id, self.reason)
 
 
 @dataclass(kw_only=True)
 class Sample:
-    """What training reads of one sample, agent first."""
+    """What training reads of one sample."""
 
     id: str
     side: str
@@ -42,49 +49,55 @@ class Sample:
     codes_KT: Tensor
     """int64 [16, T]: the agent's eight codebooks, then the user's."""
     voice_codes_CP: Tensor
-    """int64 [8, P]"""
+    """int64 [8, P]: the agent's voice prompt."""
     role_prompt: str
-    words: list[SpokenWord]
-    """The agent's."""
+    words: list[WordStart]
+    """The words that the agent says."""
 
 
 class ShardReader:
-    """The samples of one split. Holds no open file, so it may be forked, pickled and shared by threads."""
+    """The samples of one split. A reader holds no open file, so it may be forked, pickled and shared by threads."""
 
     def __init__(self, path: Path | str | Storage) -> None:
         """Opens SHARDS/SPLIT, a folder or a URL.
 
-        Raises: UserError if it or its index is missing, or a tar is not as indexed (where the place tells sizes).
+        Raises: UserError if it or its index is missing, or a tar has not the size that was indexed (unless the storage
+        cannot list sizes, as plain HTTP).
         """
         self.storage: Storage = storage_at(path) if isinstance(path, (str, Path)) else path
         if isinstance(self.storage, Folder) and not self.storage.path.is_dir():
-            raise UserError(f"{self.storage}: no such folder of shards: make it with `ppx-data shard`")
+            raise UserError(
+                f"{self.storage}: no such folder of shards: make it with `ppx-data shard`", code="not-found"
+            )
         self.index = Index.load(self.storage)
-        self.rows = Rows(self.index)
+        self.rows = SampleRows(self.index)
         self._check_sizes()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled as its storage, and opened again."""
         return ShardReader, (self.storage,)
 
     def __len__(self) -> int:
+        """The number of samples."""
         return len(self.index)
 
     @property
     def name(self) -> str:
-        """Of the split: the last part of its path."""
+        """The name of the split, which is the last part of its path."""
         return str(self.storage).rpartition("/")[2]
 
     def _check_sizes(self) -> None:
         try:
             sizes = self.storage.sizes(self.index.shard_names)
         except NotImplementedError:
-            return  # no listing: a read that comes out short is told then
+            return  # without a list of sizes, a read that comes out short is refused when it happens
         for name, actual, expected in zip(self.index.shard_names, sizes, self.index.shard_sizes, strict=True):
             if actual != expected:
                 found = "is missing" if actual is None else f"has {actual} bytes"
                 raise UserError(
                     f"{self.storage}/{name}: {found}, its index expects {expected} bytes: copy it again, "
-                    f"or index what is there with `ppx-data index {self.storage}`"
+                    f"or index what is there with `ppx-data index {self.storage}`",
+                    code="bad-shards",
                 )
 
     def sources(self) -> dict[str, list[int]]:
@@ -93,7 +106,7 @@ class ShardReader:
         return {name: np.flatnonzero(numbers == k).tolist() for k, name in enumerate(self.index.source_names)}
 
     def read(self, i: int) -> Sample:
-        """Sample i. Raises BadSample if its bytes are not what the index promises, StorageError if there are none."""
+        """Sample i. Raises BadSample if its bytes are damaged, StorageError if they cannot be read."""
         row = self.rows[i]
         codes_KT, voice_CP, text = self._codes(i, "text")
         try:
@@ -111,7 +124,10 @@ class ShardReader:
         )
 
     def codes(self, i: int) -> tuple[Tensor, Tensor]:
-        """Codes alone: of sample i, int64 [16, T], agent first, and of its voice prompt, [8, P]. Raises as read."""
+        """The codes of sample i and of its voice prompt, without words. Raises as read.
+
+        Shapes: int64 [16, T], agent first, and [8, P].
+        """
         codes_KT, voice_CP, *_ = self._codes(i)
         return codes_KT, voice_CP
 
@@ -130,19 +146,25 @@ class ShardReader:
         return dialogue
 
     def audio(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
-        """The recording of row i: (float32 [2, samples], left and right as recorded; rate in Hz). Raises BadSample."""
+        """The recording of row i, left and right as recorded, and its rate in Hz. Raises BadSample.
+
+        Shapes: float32 [2, samples].
+        """
         return self._sound(i, "audio")
 
     def voice_clip(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
-        """The voice prompt of row i as recorded: (float32 [1, samples], rate in Hz). Raises BadSample."""
+        """The voice prompt of row i as recorded, and its rate in Hz. Raises BadSample.
+
+        Shapes: float32 [1, samples].
+        """
         return self._sound(i, "clip")
 
     def stored(self, i: int, part: str) -> bytes:
-        """A file of row i as it is stored: "audio" (its dialogue's FLAC) or "clip" (its voice prompt's)."""
+        """A file of row i as it is stored: "audio" (the FLAC of its dialogue) or "clip" (that of its voice prompt)."""
         return self._bytes(i, part)[0]
 
     def _codes(self, i: int, *more: str) -> tuple[Any, ...]:
-        """(codes_KT, voice_CP, bytes of further parts), by one read."""
+        """codes_KT, voice_CP and the bytes of further parts, by one read."""
         columns = self.index.columns
         codes, voice, *others = self._bytes(i, "codes", "voice", *more)
         try:
@@ -165,7 +187,8 @@ class ShardReader:
         if len(data) != end - start:
             raise StorageError(
                 f"{self.storage}/{shard}: {len(data)} of {end - start} bytes at {columns['offset'][i] + start}: "
-                f"not the file that was indexed, copy it again"
+                f"not the file that was indexed, copy it again",
+                code="bad-shards",
             )
         return [data[at - start : at - start + size] for at, size in ranges]
 
@@ -180,7 +203,7 @@ class ShardReader:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data index`."""
+    """Adds the options of `ppx-data index`."""
     parser.add_argument(
         "shards", type=Path, metavar="SHARDS", help="folder made by `ppx-data shard`, or one split of it"
     )

@@ -1,91 +1,122 @@
-"""SHARDS/manifest.json: what a folder of shards holds and what made it. Written last, so that no half folder passes."""
+"""SHARDS/manifest.json: what a folder of shards holds and what made it.
+
+It is written last, so that a folder without it is known to be incomplete.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.records.schema import SPLITS
 from data_pipelines.records.typed import record
-from data_pipelines.shards.pack import FORMAT, Item
+from data_pipelines.shards.pack import FORMAT, DialogueSummary, ShardFile
 from data_pipelines.shards.storage import Storage, storage_at
 from model.errors import UserError
 
 NAME = "manifest.json"
 PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pyloudnorm")
-"""Whose versions may change codes or voice prompts."""
+"""Packages whose versions may change codes or voice prompts."""
 
 
-@dataclass(kw_only=True)
-class _Codec:
+@dataclass(kw_only=True, frozen=True)
+class CodecFacts:
+    """The codec that made the codes."""
+
     fingerprint: str
+    """Identifies its weights."""
     card: int
+    """How many codes a codebook has."""
     num_codebooks: int
     silence_codes: tuple[int, ...]
+    """Of a frame of silence, one for each codebook."""
     sine_codes: tuple[int, ...]
+    """Of a frame of a sine, one for each codebook."""
 
 
-@dataclass(kw_only=True)
-class _Source:
+@dataclass(kw_only=True, frozen=True)
+class SourceCounts:
+    """What one split holds of one source."""
+
     dialogues: int
     samples: int
     hours: float
     agent_words: int
 
 
-@dataclass(kw_only=True)
-class _Shard:
-    bytes: int
-    sha256: str
+@dataclass(kw_only=True, frozen=True)
+class LicenceCounts:
+    """What all splits hold under one licence."""
+
     dialogues: int
+    hours: float
 
 
-@dataclass(kw_only=True)
-class _Manifest:
-    """The shape of a manifest: counts by name, content and voices first by split."""
+@dataclass(kw_only=True, frozen=True)
+class VoiceCounts:
+    """How many sides of one split each voice speaks, by the names of voices."""
+
+    agent: dict[str, int]
+    user: dict[str, int]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Manifest:
+    """The content of manifest.json."""
 
     format: int
-    codec: _Codec
-    content: dict[str, dict[str, _Source]]
-    licences: dict[str, dict[str, float]]
-    voices: dict[str, dict[str, dict[str, int]]]
+    codec: CodecFacts
+    content: dict[str, dict[str, SourceCounts]]
+    """By split, then by source."""
+    licences: dict[str, LicenceCounts]
+    voices: dict[str, VoiceCounts]
+    """By split."""
     engines: dict[str, int]
+    """How many dialogues each engine had a part in."""
     packages: dict[str, str]
+    """Versions of PACKAGES."""
     gates: dict[str, int]
-    shards: dict[str, _Shard]
+    """How many dialogues passed gates with these limits, which are the key, as JSON."""
+    shards: dict[str, ShardFile]
+    """By path, such as "train/service-00000.tar"."""
     inputs: str
+    """Identifies the dialogues, the codec and the size of the tars."""
 
 
 def make_manifest(
-    items: Sequence[Item], codec: dict[str, Any], shards: dict[str, dict[str, Any]], inputs: str
-) -> dict[str, Any]:
-    """Hours and counts for each split and source, licences, voices, engines, gates, codec and tars, as plain JSON."""
+    dialogues: Sequence[DialogueSummary], codec: CodecFacts, shards: Mapping[str, ShardFile], inputs: str
+) -> Manifest:
+    """Sums up the dialogues of all splits."""
     content: dict[str, dict[str, dict[str, float]]] = {}
     licences: dict[str, dict[str, float]] = {}
     voices: dict[str, dict[str, Counter[str]]] = {}
-    for item in items:
-        hours = item.seconds / 3600
-        parts = {"dialogues": 1, "samples": len(item.agent_sides), "hours": hours, "agent_words": item.agent_words}
-        _add(content.setdefault(item.split, {}).setdefault(item.source, {}), parts)
-        _add(licences.setdefault(item.licence, {}), {"dialogues": 1, "hours": hours})
-        heard = voices.setdefault(item.split, {"agent": Counter(), "user": Counter()})
-        heard["agent"].update(item.agent_voices)
-        heard["user"].update(item.user_voices)
-    return {
-        "format": FORMAT,
-        "codec": codec,
-        "content": content,
-        "licences": licences,
-        "voices": voices,
-        "engines": dict(Counter(engine for item in items for engine in item.engines)),
-        "packages": {name: version(name) for name in PACKAGES},
-        "gates": dict(Counter(item.gate_limits for item in items if item.gate_limits)),
-        "shards": shards,
-        "inputs": inputs,
-    }
+    for one in dialogues:
+        hours = one.seconds / 3600
+        parts = {"dialogues": 1, "samples": len(one.agent_sides), "hours": hours, "agent_words": one.agent_words}
+        _add(content.setdefault(one.split, {}).setdefault(one.source, {}), parts)
+        _add(licences.setdefault(one.licence, {}), {"dialogues": 1, "hours": hours})
+        heard = voices.setdefault(one.split, {"agent": Counter(), "user": Counter()})
+        heard["agent"].update(one.agent_voices)
+        heard["user"].update(one.user_voices)
+    return Manifest(
+        format=FORMAT,
+        codec=codec,
+        content={
+            split: {source: SourceCounts(**counts) for source, counts in by_source.items()}  # type: ignore[arg-type]
+            for split, by_source in content.items()
+        },
+        licences={name: LicenceCounts(**counts) for name, counts in licences.items()},  # type: ignore[arg-type]
+        voices={
+            split: VoiceCounts(agent=dict(heard["agent"]), user=dict(heard["user"])) for split, heard in voices.items()
+        },
+        engines=dict(Counter(engine for one in dialogues for engine in one.engines)),
+        packages={name: version(name) for name in PACKAGES},
+        gates=dict(Counter(one.gate_limits for one in dialogues if one.gate_limits)),
+        shards=dict(shards),
+        inputs=inputs,
+    )
 
 
 def _add(total: dict[str, float], parts: dict[str, float]) -> None:
@@ -93,45 +124,51 @@ def _add(total: dict[str, float], parts: dict[str, float]) -> None:
         total[name] = total.get(name, 0) + value
 
 
-def read_manifest(shards: Path | str | Storage) -> dict[str, Any]:
+def read_manifest(shards: Path | str | Storage) -> Manifest:
     """Reads SHARDS/manifest.json, by path or URL. Raises UserError if it is missing, broken or of another format."""
     storage = storage_at(shards) if isinstance(shards, (Path, str)) else shards
     path = f"{storage}/{NAME}"
     if not storage.is_remote and not Path(str(storage)).is_dir():
-        raise UserError(f"{storage}: no such folder: make it with `ppx-data shard --out {storage}`")
+        raise UserError(f"{storage}: no such folder: make it with `ppx-data shard --out {storage}`", code="not-found")
     data = storage.whole(NAME)
     if data is None:
         above = Path(str(storage)).absolute().parent
         if storage.is_remote:
-            raise UserError(f"{path}: not there: check the URL, or copy it after the shards")
+            raise UserError(f"{path}: not there: check the URL, or copy it after the shards", code="not-found")
         if (above / NAME).is_file():
-            raise UserError(f"{storage}: is one split of shards: give {above}")
-        raise UserError(f"{path}: missing, so the shards are incomplete: run the same `ppx-data shard` again")
-    try:
-        manifest = json.loads(data)
-    except ValueError as why:
-        raise UserError(f"{path}: not JSON ({why}): make the shards again with `ppx-data shard`") from why
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise UserError(f"{storage} is one split of shards: give {above}", code="bad-shards")
         raise UserError(
-            f"{path}: not a manifest of format {FORMAT} but of {found!r}: make the shards again with `ppx-data shard`"
+            f"{path} is missing, so the shards are incomplete: run the same `ppx-data shard` again", code="bad-shards"
         )
     try:
-        record(_Manifest, data)
+        content = json.loads(data)
     except ValueError as why:
-        raise UserError(f"{path}: damaged, {why}: make the shards again with `ppx-data shard`") from why
-    return manifest
+        raise UserError(
+            f"{path}: not JSON ({why}): make the shards again with `ppx-data shard`", code="unreadable"
+        ) from why
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: a manifest of format {found!r}, not {FORMAT}: make the shards again with `ppx-data shard`",
+            code="bad-shards",
+        )
+    try:
+        return record(Manifest, data)
+    except ValueError as why:
+        raise UserError(
+            f"{path}: damaged ({why}): make the shards again with `ppx-data shard`", code="bad-shards"
+        ) from why
 
 
-def summary(out: Path, manifest: dict[str, Any], report: dict[str, Any]) -> str:
+def summary(out: Path, manifest: Manifest, num_rejected: int) -> str:
     """What was made, in one line, then a line for each licence."""
-    groups = [(split, g) for split, by_source in manifest["content"].items() for g in by_source.values()]
-    hours = {split: sum(g["hours"] for s, g in groups if s == split) for split in SPLITS}
+    groups = [(split, counts) for split, by_source in manifest.content.items() for counts in by_source.values()]
+    hours = {split: sum(counts.hours for s, counts in groups if s == split) for split in SPLITS}
     lines = [
-        f"{out}: {sum(g['dialogues'] for _, g in groups)} dialogues, {sum(g['samples'] for _, g in groups)} samples, "
-        f"{hours['train']:.2f} h train, {hours['heldout']:.2f} h held out, {len(manifest['shards'])} shards; "
-        f"{len(report['rejected'])} rejected" + (f" (see {out / 'report.json'})" if report["rejected"] else "")
+        f"{out}: {sum(g.dialogues for _, g in groups)} dialogues, {sum(g.samples for _, g in groups)} samples, "
+        f"{hours['train']:.2f} h train, {hours['heldout']:.2f} h held out, {len(manifest.shards)} shards; "
+        f"{num_rejected} rejected" + (f" (see {out / 'report.json'})" if num_rejected else "")
     ]
-    for name, licence in sorted(manifest["licences"].items()):
-        lines.append(f"licence {name}: {licence['dialogues']} dialogues, {licence['hours']:.2f} h")
+    for name, licence in sorted(manifest.licences.items()):
+        lines.append(f"licence {name}: {licence.dialogues} dialogues, {licence.hours:.2f} h")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The members of one dialogue in a tar: their names, their order, and the bytes of those that training reads.
 
-What a sample needs lies together and first, so that one short read gets it; the record and the audio follow.
+The members that a sample needs lie together and first, so that one short read gets them; record and audio follow.
 """
 
 import io
@@ -17,7 +17,7 @@ from data_pipelines.records.schema import Side
 CODES, META, AUDIO = "codes.npy", "meta.json", "audio.flac"
 
 
-class SpokenWord(NamedTuple):
+class WordStart(NamedTuple):
     """A word of the agent and when it starts, in seconds."""
 
     text: str
@@ -46,7 +46,7 @@ def in_order(agent_sides: Sequence[str]) -> list[str]:
 
 
 def text_bytes(side: Side) -> bytes:
-    """What training reads of a side, in columns: 1 ms less to parse than the whole record."""
+    """What training reads of a side, in columns, which take 1 ms less to parse than the whole record."""
     columns = {
         "role_prompt": side.role_prompt,
         "words": [word.text for word in side.words],
@@ -55,11 +55,11 @@ def text_bytes(side: Side) -> bytes:
     return json.dumps(columns, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def parse_text(data: bytes) -> tuple[str, list[SpokenWord]]:
-    """Role prompt and words out of `text_bytes`. Raises ValueError if they are anything else."""
+def parse_text(data: bytes) -> tuple[str, list[WordStart]]:
+    """Role prompt and words out of what `text_bytes` returns. Raises ValueError for anything else."""
     try:
         columns = json.loads(data)
-        words = list(map(SpokenWord._make, zip(columns["words"], columns["starts"], strict=True)))
+        words = list(map(WordStart._make, zip(columns["words"], columns["starts"], strict=True)))
         return columns["role_prompt"], words
     except (ValueError, KeyError, TypeError) as why:
         raise ValueError(f"not the text of a side: {type(why).__name__} {why}") from why
@@ -73,7 +73,7 @@ def npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def npy_array(data: bytes) -> npt.NDArray[Any]:
-    """The array in the bytes of a .npy file. Raises ValueError if they are anything else, pickles included."""
+    """The array in the bytes of a .npy file. Raises ValueError for anything else, pickles included."""
     try:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as why:  # a damaged header fails in a dozen ways (syntax, tokens, sizes, memory)
@@ -81,11 +81,15 @@ def npy_array(data: bytes) -> npt.NDArray[Any]:
 
 
 def parse_codes(data: bytes, what: str, codebooks: int, frames: int | None = None) -> npt.NDArray[np.int16]:
-    """Codes int16 [codebooks, frames], any number of frames for None. Raises ValueError if they are anything else."""
+    """Codes out of the bytes of a .npy file; `what` names them in errors, and None stands for any number of frames.
+
+    Shapes: int16 [codebooks, frames].
+    Raises: ValueError for anything else, negative codes included.
+    """
     head = _npy_head(codebooks, frames) if frames else b"no"
     if data.startswith(head) and frames and len(data) == len(head) + 2 * codebooks * frames:
         array = np.frombuffer(data, np.dtype("<i2"), offset=len(head)).reshape(codebooks, frames)
-    else:  # numpy parses the head as Python source, which takes longer than all the rest
+    else:  # numpy parses the head as Python source, which takes longer than the whole rest of a read
         array = npy_array(data)
     if array.dtype != np.int16 or array.ndim != 2 or array.shape != (codebooks, frames or array.shape[1]):
         wanted = [codebooks, "frames" if frames is None else frames]
@@ -97,6 +101,6 @@ def parse_codes(data: bytes, what: str, codebooks: int, frames: int | None = Non
 
 @lru_cache(maxsize=8192)
 def _npy_head(codebooks: int, frames: int) -> bytes:
-    """The bytes before the values of an int16 array."""
+    """The bytes in front of the values of an int16 array."""
     whole = npy_bytes(np.zeros((codebooks, frames), np.dtype("<i2")))
     return whole[: len(whole) - 2 * codebooks * frames]

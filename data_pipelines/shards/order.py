@@ -1,7 +1,7 @@
 """The order of training samples: pure functions of (seed, position), equal on every machine and Python.
 
-Sample i of a run, and the micro-batches of step n, can be asked for in any order and by any process. So a
-training run resumes from one number, on any number of ranks, with the samples it would have seen.
+Any process can compute sample i of a run, and the micro-batches of step n, in any order. So a training run resumes from
+one number, on any number of ranks, with the samples that it would have seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Place = tuple[str, int]  # source, row within it
 def shuffled(items: Sequence[T], key: str) -> list[T]:
     """The items in an order that depends on `key` alone.
 
-    Of random.Random only random() is promised to stay the same between Python versions; a str key is hashed by
+    Of random.Random, Python promises only that random() stays the same between its versions. A str key is hashed by
     sha512, not by hash(), which differs between processes.
     """
     draw = Random(key).random
@@ -32,7 +32,7 @@ def shuffled(items: Sequence[T], key: str) -> list[T]:
 def shuffled_numbers(size: int, key: str) -> npt.NDArray[np.int32]:
     """shuffled(range(size), key) as an array: 10 million in a second.
 
-    numpy's RandomState is the same Mersenne Twister, whose stream both promise never to change.
+    numpy's RandomState is the same Mersenne Twister, and both promise never to change its stream.
     """
     _, state, _ = Random(key).getstate()
     generator = np.random.RandomState()
@@ -42,21 +42,21 @@ def shuffled_numbers(size: int, key: str) -> npt.NDArray[np.int32]:
 
 @lru_cache(maxsize=16)
 def epoch_order(seed: int, source: str, epoch: int, size: int) -> npt.NDArray[np.int32]:
-    """The rows of one source in the order of one epoch: each exactly once. Shared, not to be changed."""
+    """The rows of one source in the order of one epoch, each exactly once. Callers share the array."""
     return shuffled_numbers(size, f"{seed}/{source}/{epoch}")
 
 
 @lru_cache(maxsize=64)
 def _mixture(seed: int, block: int, slots: tuple[tuple[str, int], ...]) -> list[str]:
-    # sorted: the order in which a configuration names its sources must not change the data
+    # The slots are sorted because the order in which a configuration names its sources must not change the data.
     return shuffled([name for name, count in sorted(slots) for _ in range(count)], f"{seed}/mix/{block}")
 
 
 def sample_at(i: int, seed: int, sizes: Mapping[str, int], slots: Mapping[str, int]) -> Place:
     """Source and row of sample i of a run, counted over all ranks.
 
-    Every block of sum(slots) samples holds slots[source] of each source, in a shuffled order; each source runs
-    through epochs of its own, at its own pace.
+    Every block of sum(slots) samples holds slots[source] of each source, in a shuffled order. Each source runs through
+    epochs of its own, at its own pace.
     """
     block, slot = divmod(i, sum(slots.values()))
     names = _mixture(seed, block, tuple(slots.items()))
@@ -67,10 +67,10 @@ def sample_at(i: int, seed: int, sizes: Mapping[str, int], slots: Mapping[str, i
 
 
 class StepPlan:
-    """Which samples make up each optimiser step, grouped by length to save padding.
+    """The samples of each optimiser step, grouped by length to save padding.
 
     The samples of `window` steps are sorted by length and cut into micro-batches, which are shuffled and dealt to
-    the steps. So a step holds all lengths, a micro-batch nearly equal ones, and no choice depends on the ranks:
+    the steps. So a step holds all lengths, a micro-batch nearly equal ones, and nothing depends on the number of ranks:
     rank r of R takes micro-batches r, r + R, ..., which lie next to each other in length.
     """
 
@@ -84,24 +84,30 @@ class StepPlan:
         micro_batch: int,
         window: int,
     ) -> None:
-        """`lengths` in frames for every row of every source; `slots` draws of each source in a block of the mixture.
+        """`lengths` holds the frames of every row of every source, `slots` the draws of each source in a block.
 
         Raises: UserError if a count is not positive, the batch is no multiple of the micro-batch, or a source with
         draws has no sample.
         """
         for name, value in (("batch", batch), ("micro_batch", micro_batch), ("window", window)):
             if value < 1:
-                raise UserError(f"{name}={value}: give 1 or more")
+                raise UserError(f"{name}={value}: give 1 or more", code="bad-value")
         if batch % micro_batch:
-            raise UserError(f"batch={batch} is not a multiple of micro_batch={micro_batch}")
+            raise UserError(
+                f"batch={batch} is not a multiple of micro_batch={micro_batch}: change one of them",
+                code="bad-combination",
+            )
         if any(count < 0 for count in slots.values()) or not any(slots.values()):
-            raise UserError(f"draws {dict(slots)}: none may be negative, and one source needs at least 1")
+            raise UserError(
+                f"draws {dict(slots)}: none may be negative, and one source needs at least 1", code="bad-value"
+            )
         self.lengths = lengths
         self.slots = {name: count for name, count in slots.items() if count}
         if empty := sorted(name for name in self.slots if not len(lengths.get(name, ()))):
             there = ", ".join(sorted(name for name in lengths if len(lengths[name]))) or "nothing"
             raise UserError(
-                f"source {empty[0]!r} has no sample (there is {there}): set its draws to 0 or add its shards"
+                f"source {empty[0]!r} has no sample (there is {there}): set its draws to 0 or add its shards",
+                code="unknown-name",
             )
         self.sizes = {name: len(lengths[name]) for name in self.slots}
         self.seed, self.batch, self.micro_batch, self.window = seed, batch, micro_batch, window
@@ -110,7 +116,7 @@ class StepPlan:
     def step(self, n: int) -> list[list[Place]]:
         """The batch / micro_batch micro-batches of optimiser step n (from 0), the longest first."""
         number, at = divmod(n, self.window)
-        cached, steps = self._cache  # one read: threads may replace it
+        cached, steps = self._cache  # read once, since other threads may replace it
         if cached != number:
             steps = self._steps_of_window(number)
             self._cache = (number, steps)
@@ -124,7 +130,7 @@ class StepPlan:
     def _steps_of_window(self, number: int) -> list[list[list[Place]]]:
         count = self.window * self.batch
         places = [sample_at(i, self.seed, self.sizes, self.slots) for i in range(number * count, (number + 1) * count)]
-        places.sort(key=self.length, reverse=True)  # stable, so equal lengths keep the order of the mixture
+        places.sort(key=self.length, reverse=True)  # a stable sort: equal lengths keep the order of the mixture
         groups = [places[k : k + self.micro_batch] for k in range(0, count, self.micro_batch)]
         groups = shuffled(groups, f"{self.seed}/steps/{number}")
         per_step = self.batch // self.micro_batch

@@ -14,47 +14,48 @@ Members of one dialogue in this order, for each side that may be the agent (`lef
     ID.audio.flac         the two channels, 24 kHz
     ID.left.voice.flac    the voice prompt as recorded
 
-The same dialogues give the same bytes: members have a fixed order, no times and no owners.
-docs/reference/shards.md shows how others read them.
+The same dialogues give the same bytes: members have a fixed order, no times and no owners. docs/reference/shards.md
+shows how other programs read them.
 """
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from data_pipelines.files import appearing, digest, write_json
+from data_pipelines.files import digest, write_json
 from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.provenance import engines_of, gate_limits_of
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
+from data_pipelines.records.typed import record
 from data_pipelines.shards.members import AUDIO, META, clip_name, in_order, npy_bytes, text_bytes, text_name
 from data_pipelines.shards.rows import NAME
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from model.errors import UserError
+from model.files import whole_file
 
 FORMAT = 2
 """Version of the layout above, in the manifest."""
-
-NAMED_ENGINES = ("word_times", "resampler", "aligner", "asr", "engine", "model")
-"""Keys of a provenance under which an engine may be a plain name; a record with name and version always is one."""
 
 Codes = npt.NDArray[np.int16]
 
 
 @dataclass(kw_only=True, frozen=True)
-class Item:
-    """A usable dialogue, without its words and audio: 100,000 of them fit in memory."""
+class DialogueSummary:
+    """A dialogue that can be packed, without its words and audio: 100,000 of them fit in memory."""
 
     id: str
     folder: Path
     signature: str
+    """Identifies the content of the folder and the codec."""
     source: str
     split: str
     agent_sides: tuple[str, ...]
@@ -63,24 +64,24 @@ class Item:
     licence: str
     agent_voices: tuple[str, ...]
     user_voices: tuple[str, ...]
-    """Of the sides that are no agent."""
+    """Voices of the sides that are no agent."""
     engines: tuple[str, ...]
     gate_limits: str
-    """Thresholds of the gates it passed, as JSON; "" if there were none."""
+    """Limits of the gates that it passed, as JSON; "" if no gate judged it."""
     num_bytes: int
-    """Size in a tar, near enough for the cuts, which must not depend on how the codec was run."""
+    """About its size in a tar. The cuts depend on it, so it must not depend on how the codec was run."""
 
     @staticmethod
-    def of(dialogue: Dialogue, folder: Path, signature: str) -> "Item":
+    def of(dialogue: Dialogue, folder: Path, signature: str) -> "DialogueSummary":
         """Sums up a dialogue and the files of its folder."""
         sides = dialogue.agent_sides
         flacs = ["audio.flac", *(f"{side}.voice.flac" for side in sides)]
         sizes = [(folder / name).stat().st_size for name in flacs]
-        # 128: header of a .npy file; a voice prompt has at most 125 frames
+        # The header of a .npy file has 128 bytes, and a voice prompt at most 125 frames.
         sizes += [128 + 32 * -(-round(dialogue.seconds * SAMPLE_RATE) // FRAME_SAMPLES), *[128 + 16 * 125] * len(sides)]
         sizes += [len(dialogue.to_json().encode()), *(len(text_bytes(dialogue.side(side))) for side in sides)]
-        limits = dialogue.provenance.get("gate_limits")
-        return Item(
+        limits = gate_limits_of(dialogue.provenance)
+        return DialogueSummary(
             id=dialogue.id,
             folder=folder,
             signature=signature,
@@ -98,25 +99,17 @@ class Item:
         )
 
 
-def engines_of(provenance: Mapping[str, Any]) -> list[str]:
-    """Every engine that had a part in a dialogue, as "role: name version", sorted: what spoke, aligned, wrote, ..."""
-    return sorted(set(_engines(provenance))) or ["engine: none stated"]
+@dataclass(kw_only=True, frozen=True)
+class ShardFile:
+    """One tar: its size in bytes, its hash, and how many dialogues it holds."""
 
-
-def _engines(provenance: Mapping[str, Any]) -> Iterator[str]:
-    for role, value in provenance.items():
-        if isinstance(value, Mapping) and "name" in value and ("version" in value or "model" in value):
-            # a fetched model is told by its checksum as well, for versions of packages say nothing about it
-            parts = [value["name"], value.get("version"), value.get("model"), str(value.get("model_sha256", ""))[:12]]
-            yield f"{role}: {' '.join(str(part) for part in parts if part)}"
-        elif isinstance(value, Mapping):
-            yield from _engines(value)
-        elif role in NAMED_ENGINES and isinstance(value, str) and value:
-            yield f"{role}: {value}"
+    bytes: int
+    sha256: str
+    dialogues: int
 
 
 def cut_into_shards(sizes: Sequence[int], limit: int) -> list[range]:
-    """Consecutive ranges of items whose sizes sum to at most `limit`; one larger item has a shard of its own."""
+    """Consecutive ranges of items whose sizes sum to at most `limit`; a larger item has a shard of its own."""
     shards, start, total = [], 0, 0
     for i, size in enumerate(sizes):
         if i > start and total + size > limit:
@@ -138,41 +131,40 @@ class _HashingFile:
         return self.file.write(data)
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> dict[str, Any]:
-    """Writes one tar, atomically, from (id, {member name: bytes}) in the order given.
-
-    Returns {"bytes": size of the tar, "sha256": its hash}.
-    """
+def write_shard(path: Path, dialogues: Iterable[tuple[str, dict[str, bytes]]]) -> ShardFile:
+    """Writes one tar from (id, {member name: bytes}), in the order given; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(path) as temporary, open(temporary, "wb") as raw:
-        file = _HashingFile(raw)
+    with whole_file(path) as temporary, open(temporary, "wb") as raw:
+        file, num = _HashingFile(raw), 0
         with tarfile.open(fileobj=file, mode="w|") as tar:  # type: ignore[call-overload]
-            for key, members in samples:
+            for key, members in dialogues:
+                num += 1
                 for name, data in members.items():
                     member = tarfile.TarInfo(f"{key}.{name}")  # time 0, no owner: the bytes depend on the data alone
                     member.size, member.mode = len(data), 0o444
                     tar.addfile(member, io.BytesIO(data))
-    return {"bytes": file.size, "sha256": file.hash.hexdigest()}
+    return ShardFile(bytes=file.size, sha256=file.hash.hexdigest(), dialogues=num)
 
 
-def pack_all(items: Sequence[Item], out: Path, work: Path, limit: int) -> dict[str, dict[str, Any]]:
+def pack_all(dialogues: Sequence[DialogueSummary], out: Path, work: Path, limit: int) -> dict[str, ShardFile]:
     """Writes the tars of every split and source, of at most `limit` bytes each.
 
     Codes come from WORK/ID.npz. Finished tars of a killed run over the same dialogues are kept; those over other
-    dialogues are deleted. Raises UserError if a split's folder holds anything that this stage did not write.
-    Returns {"train/service-00000.tar": {"bytes", "sha256", "dialogues"}}.
+    dialogues are deleted.
+    Returns: the tars by path, such as "train/service-00000.tar".
+    Raises: UserError if a split's folder holds anything that this stage did not write.
     """
-    plan: dict[str, list[Item]] = {}
+    plan: dict[str, list[DialogueSummary]] = {}
     for split in SPLITS:
-        for source in sorted({item.source for item in items}):
-            group = [i for i in items if (i.split, i.source) == (split, source)]
-            for n, cut in enumerate(cut_into_shards([i.num_bytes for i in group], limit)):
+        for source in sorted({one.source for one in dialogues}):
+            group = [one for one in dialogues if (one.split, one.source) == (split, source)]
+            for n, cut in enumerate(cut_into_shards([one.num_bytes for one in group], limit)):
                 plan[f"{split}/{source}-{n:05d}.tar"] = [group[i] for i in cut]
-    for split in SPLITS:  # what a killed run over other dialogues left
+    for split in SPLITS:  # a killed run over other dialogues may have left tars
         for path in (out / split).glob("*"):
             name = path.name.removeprefix(".").removesuffix(".part")
             if name != NAME and not _note(out / split / name, work).is_file():
-                raise UserError(f"{path}: was not written by `ppx-data shard`: move it elsewhere")
+                raise UserError(f"{path} was not written by `ppx-data shard`: move it elsewhere", code="exists")
             if f"{split}/{path.name}" not in plan:
                 path.unlink()
     shards = tqdm(plan.items(), desc="pack", unit="shard", disable=None)
@@ -180,31 +172,40 @@ def pack_all(items: Sequence[Item], out: Path, work: Path, limit: int) -> dict[s
 
 
 def _note(path: Path, work: Path) -> Path:
-    """Where the tar at `path` is noted; only files with a note are ours to replace."""
+    """The note about the tar at `path`: only a file with a note is ours to replace."""
     return work / f"{path.parent.name}-{path.stem}.json"
 
 
-def _pack(path: Path, items: Sequence[Item], work: Path) -> dict[str, Any]:
-    plan = digest(*(f"{item.id} {item.signature}" for item in items))
+@dataclass(kw_only=True, frozen=True)
+class _Note:
+    """What WORK keeps about a tar; `shard` is null until it is written."""
+
+    plan: str
+    """Identifies its dialogues."""
+    shard: ShardFile | None = None
+
+
+def _pack(path: Path, dialogues: Sequence[DialogueSummary], work: Path) -> ShardFile:
     note = _note(path, work)
+    plan = digest(*(f"{one.id} {one.signature}" for one in dialogues))
     if note.is_file() and path.is_file():
-        before = json.loads(note.read_text("utf-8"))
-        if before["plan"] == plan and before["shard"] and before["shard"]["bytes"] == path.stat().st_size:
-            return before["shard"]
-    write_json(note, {"plan": plan, "shard": None})  # from here on a file of this name is ours
-    shard = write_shard(path, _members(items, work)) | {"dialogues": len(items)}
-    write_json(note, {"plan": plan, "shard": shard})
+        before = record(_Note, note.read_bytes())
+        if before.plan == plan and before.shard and before.shard.bytes == path.stat().st_size:
+            return before.shard
+    write_json(note, asdict(_Note(plan=plan)))  # from here on a file of this name is ours
+    shard = write_shard(path, _members(dialogues, work))
+    write_json(note, asdict(_Note(plan=plan, shard=shard)))
     return shard
 
 
-def _members(items: Sequence[Item], work: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    for item in items:
-        dialogue = load_dialogue(item.folder)
+def _members(dialogues: Sequence[DialogueSummary], work: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    for one in dialogues:
+        dialogue = load_dialogue(one.folder)
         members = {META: dialogue.to_json().encode()}
-        for name in (AUDIO, *map(clip_name, item.agent_sides)):
-            members[name] = (item.folder / name).read_bytes()
-        for side in item.agent_sides:
+        for name in (AUDIO, *map(clip_name, one.agent_sides)):
+            members[name] = (one.folder / name).read_bytes()
+        for side in one.agent_sides:
             members[text_name(side)] = text_bytes(dialogue.side(side))
-        with np.load(work / f"{item.id}.npz", allow_pickle=False) as values:
+        with np.load(work / f"{one.id}.npz", allow_pickle=False) as values:
             members |= {name: npy_bytes(values[name]) for name in values.files if name != "signature"}
-        yield item.id, {name: members[name] for name in in_order(item.agent_sides)}
+        yield one.id, {name: members[name] for name in in_order(one.agent_sides)}

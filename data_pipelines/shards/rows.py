@@ -1,7 +1,7 @@
 """SPLIT/index.safetensors: one row for each sample of a split, in columns that are mapped, not read.
 
-A sample is (dialogue, agent side): a call between equals gives two. 10 million rows are opened at once, and the
-processes of a machine share them.
+A sample is (dialogue, agent side): a call between equals gives two. A file of 10 million rows opens at once, and the
+processes of a machine share its memory.
 """
 
 import json
@@ -12,16 +12,18 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 
-from data_pipelines.files import write_bytes
 from data_pipelines.records.schema import SIDES
 from data_pipelines.shards.storage import Folder, Storage, StorageError
 from model.errors import UserError
+from model.files import write_bytes
 
 NAME = "index.safetensors"
 LAYOUT = 2
+"""Version of the columns below."""
 PARTS = ("codes", "voice", "text", "meta", "audio", "clip")
 """Members of a dialogue that a sample uses: codes, the agent's voice codes and text, record, audio, voice clip."""
 
@@ -39,8 +41,8 @@ COLUMNS: dict[str, type[np.integer[Any]]] = {
 }
 
 
-class Row(NamedTuple):
-    """What the index knows of one sample without reading it."""
+class SampleRow(NamedTuple):
+    """What the index knows about one sample, which need not be read for it."""
 
     id: str
     side: str
@@ -56,7 +58,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Index:
-    """All rows of a split, in columns of COLUMNS."""
+    """All rows of a split, in the columns COLUMNS."""
 
     columns: dict[str, npt.NDArray[Any]]
     source_names: list[str]
@@ -64,30 +66,30 @@ class Index:
     shard_sizes: list[int]
 
     def __len__(self) -> int:
+        """The number of samples."""
         return len(self.columns["offset"])
 
     def id(self, i: int) -> str:
-        """Id of the dialogue of row i."""
+        """The id of the dialogue of row i."""
         return self.columns["ids"][i].tobytes().rstrip(b"\0").decode()
 
-    def row(self, i: int) -> Row:
+    def row(self, i: int) -> SampleRow:
+        """Row i; only its bytes of the file are read."""
         side, source, *rest = (
             int(self.columns[name][i])
             for name in ("side", "source", "num_frames", "voice_frames", "num_words", "role_chars")
         )
-        return Row(self.id(i), SIDES[side], self.source_names[source], *rest)
+        return SampleRow(self.id(i), SIDES[side], self.source_names[source], *rest)
 
     def save(self, path: Path) -> None:
-        """Writes the file, atomically; the same index gives the same bytes."""
-        from torch import from_numpy
-
+        """Writes the file, which appears whole or not at all; the same index gives the same bytes."""
         facts = {"sources": self.source_names, "shards": self.shard_names, "sizes": self.shard_sizes, "layout": LAYOUT}
-        columns = {name: from_numpy(np.ascontiguousarray(column)) for name, column in self.columns.items()}
+        columns = {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in self.columns.items()}
         write_bytes(path, save(columns, metadata={"facts": json.dumps(facts)}))
 
     @staticmethod
     def load(storage: Storage | Path) -> "Index":
-        """The index of a split: mapped from disk, or fetched once.
+        """The index of a split, which is mapped from disk, or fetched once.
 
         Raises: UserError if it is missing, broken or of another layout.
         """
@@ -100,14 +102,14 @@ class Index:
         except StorageError:
             raise
         except Exception as why:  # a damaged file fails in many ways
-            raise UserError(f"{where}: broken index ({why}): {again}") from why
+            raise UserError(f"{where}: broken index ({why}): {again}", code="unreadable") from why
         if found is None:
-            raise UserError(f"{where}: no index: {again}")
+            raise UserError(f"{where}: no index: {again}", code="not-found")
         facts, columns = found
         same = {name: column.dtype for name, column in columns.items()} == COLUMNS
         whole = facts.keys() >= {"sources", "shards", "sizes"} and len({len(c) for c in columns.values()}) == 1
         if facts.get("layout") != LAYOUT or not same or not whole:
-            raise UserError(f"{where}: an index of another version: {again}")
+            raise UserError(f"{where}: an index of another version: {again}", code="bad-shards")
         return Index(columns, facts["sources"], facts["shards"], facts["sizes"])
 
 
@@ -115,7 +117,7 @@ Stored = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]  # facts and columns
 
 
 def _mapped(path: Path) -> Stored | None:
-    """From disk; only the pages that are looked at are read."""
+    """The index on disk; only the pages that are looked at are read."""
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:
@@ -124,7 +126,7 @@ def _mapped(path: Path) -> Stored | None:
 
 
 def _fetched(storage: Storage) -> Stored | None:
-    """From afar, as a whole."""
+    """The index of a remote storage, fetched as a whole."""
     data = storage.whole(NAME)
     if data is None:
         return None
@@ -132,23 +134,27 @@ def _fetched(storage: Storage) -> Stored | None:
     return json.loads(head["__metadata__"]["facts"]), {name: tensor.numpy() for name, tensor in load(data).items()}
 
 
-class Rows(Sequence[Row]):
-    """The rows of an index as values that are made when they are asked for."""
+class SampleRows(Sequence[SampleRow]):
+    """The rows of an index, each of which is read when it is used."""
 
     def __init__(self, index: Index) -> None:
+        """Reads nothing yet."""
         self._index = index
 
     def __len__(self) -> int:
+        """The number of samples."""
         return len(self._index)
 
     @overload
-    def __getitem__(self, i: int) -> Row: ...
+    def __getitem__(self, i: int) -> SampleRow: ...
     @overload
-    def __getitem__(self, i: slice) -> list[Row]: ...
-    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+    def __getitem__(self, i: slice) -> list[SampleRow]: ...
+    def __getitem__(self, i: int | slice) -> SampleRow | list[SampleRow]:
+        """Row i, or the rows of a slice. Raises IndexError."""
         if isinstance(i, slice):
             return [self._index.row(k) for k in range(len(self))[i]]
         return self._index.row(range(len(self))[i])
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SampleRow]:
+        """All rows, in order."""
         return map(self._index.row, range(len(self)))

@@ -1,4 +1,4 @@
-"""From the tars of a split to its index."""
+"""The index of a split, made from its tars."""
 
 import os
 import tarfile
@@ -16,6 +16,7 @@ from model.errors import UserError
 
 Members = dict[str, tuple[int, int]]  # member name without the id -> (offset, size) of its bytes
 FARTHEST = np.iinfo(np.int32).max
+"""How many bytes the members of a dialogue may lie apart: an index stores their places as int32."""
 
 
 class _Found(NamedTuple):
@@ -42,25 +43,27 @@ def scan_tar(path: Path) -> dict[str, Members]:
                     key, name = member.name.split(".", 1)
                     found.setdefault(key, {})[name] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError) as why:
-        raise UserError(f"{path}: not a whole plain tar ({why}): copy it or make it again") from why
+        raise UserError(f"{path}: not a whole plain tar ({why}): copy it or make it again", code="bad-shards") from why
     if not found:
-        raise UserError(f"{path}: an empty shard: delete it or make it again with `ppx-data shard`")
+        raise UserError(f"{path}: an empty shard: delete it or make it again with `ppx-data shard`", code="bad-shards")
     last = max(offset + size for members in found.values() for offset, size in members.values())
     if last > path.stat().st_size:
-        raise UserError(f"{path}: truncated at {path.stat().st_size} of at least {last} bytes: copy it again")
+        raise UserError(
+            f"{path}: truncated at {path.stat().st_size} of at least {last} bytes: copy it again", code="bad-shards"
+        )
     return found
 
 
 def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
-    """Indexes all tars of a folder; returns the index and a line for each dialogue that had to be left out.
+    """Indexes all tars of a folder; returns the index and a line for each dialogue that is left out.
 
     Raises: UserError if the folder holds no tar, if a tar is broken or empty, or if no sample is usable.
     """
     if not split_dir.is_dir():
-        raise UserError(f"{split_dir}: no such folder of shards: make it with `ppx-data shard`")
+        raise UserError(f"{split_dir}: no such folder of shards: make it with `ppx-data shard`", code="not-found")
     paths = sorted(split_dir.glob("*.tar"))
     if not paths:
-        raise UserError(f"{split_dir}: holds no shard (*.tar): make some with `ppx-data shard`")
+        raise UserError(f"{split_dir}: holds no shard (*.tar): make some with `ppx-data shard`", code="no-data")
     parts: list[dict[str, npt.NDArray[Any]]] = []
     names: list[str] = []  # of sources, in the order in which they turn up
     problems: list[str] = []
@@ -75,7 +78,9 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
             names += sorted({sample.source for sample in found} - set(names))
             parts.append(_columns(found, number, names))
     if not parts:
-        raise UserError(f"{split_dir}: no usable sample in {len(paths)} shards; the first: {problems[0]}")
+        raise UserError(
+            f"{split_dir}: no usable sample in {len(paths)} shards; the first: {problems[0]}", code="no-data"
+        )
     columns = _joined(parts)
     order = np.argsort(names)
     columns["source"] = np.argsort(order)[columns["source"]].astype(np.int16)
@@ -84,7 +89,7 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
 
 
 def _columns(found: Sequence[_Found], shard: int, names: list[str]) -> dict[str, npt.NDArray[Any]]:
-    """The columns of one tar; `source` counts in `names`."""
+    """The columns of one tar; `source` holds positions in `names`."""
     ids = np.array([sample.id.encode() for sample in found])
     columns = {
         "ids": ids.view(np.uint8).reshape(len(found), -1),
@@ -104,7 +109,7 @@ def _joined(parts: Sequence[dict[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArr
 
 
 def _samples(path: Path, key: str, members: Members) -> list[_Found]:
-    """One sample for each agent side. Raises ValueError or KeyError naming what is wrong with the dialogue."""
+    """One sample for each agent side. Raises ValueError or KeyError that says what is wrong with the dialogue."""
     with open(path, "rb") as file:
 
         def data(name: str) -> bytes:
@@ -153,12 +158,13 @@ def build_index(split_dir: Path) -> list[str]:
 def split_folders(shards: Path) -> list[Path]:
     """The splits below SHARDS, or SHARDS itself if it holds tars. Raises UserError if there is none."""
     if not shards.is_dir():
-        raise UserError(f"{shards}: no such folder of shards: make it with `ppx-data shard`")
+        raise UserError(f"{shards}: no such folder of shards: make it with `ppx-data shard`", code="not-found")
     if any(shards.glob("*.tar")):
         return [shards]
     folders = [shards / split for split in SPLITS if (shards / split).is_dir()]
     if not folders:
         raise UserError(
-            f"{shards}: holds no shard and neither of {', '.join(SPLITS)}: give the folder of `ppx-data shard`"
+            f"{shards}: holds no shard and neither of {', '.join(SPLITS)}: give the folder of `ppx-data shard`",
+            code="no-data",
         )
     return folders

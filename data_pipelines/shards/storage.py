@@ -1,6 +1,6 @@
 """Where shards are read from: a folder on disk, or whatever fsspec opens by URL (s3://, gs://, https://, memory://).
 
-A place holds no open file and no connection, so that it may be forked, pickled and shared by threads.
+A storage holds no open file and no connection, so that it may be forked, pickled and shared by threads.
 """
 
 import os
@@ -16,15 +16,15 @@ from model.errors import UserError
 T = TypeVar("T")
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further try of a request that failed."""
+"""Seconds before each retry of a request that failed."""
 
 
 class StorageError(UserError):
-    """A place cannot be read now. Not the fault of one sample, so that no sample may be skipped because of it."""
+    """A storage cannot be read now. No sample may be skipped because of it, since it is not the fault of one sample."""
 
 
 class NotThere(StorageError):
-    """The place answers, and has no such file."""
+    """The storage responds, and has no such file."""
 
 
 class Storage(Protocol):
@@ -35,16 +35,16 @@ class Storage(Protocol):
         """Whether each read costs the time of a request."""
 
     def inside(self, name: str) -> "Storage":
-        """A folder below."""
+        """The folder `name` in this one."""
 
     def whole(self, name: str) -> bytes | None:
-        """A whole file; None if there is none. Raises StorageError."""
+        """A whole file; None if there is no such file. Raises StorageError."""
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a file; fewer if it ends before. Raises StorageError."""
+        """`size` bytes of a file, or fewer if it ends before. Raises StorageError."""
 
     def sizes(self, names: list[str]) -> list[int | None]:
-        """Bytes of each file, None for one that is not there. Raises StorageError."""
+        """The size of each file in bytes; None for one that is not there. Raises StorageError."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +55,47 @@ class Folder:
     is_remote = False
 
     def __str__(self) -> str:
+        """The path."""
         return str(self.path)
 
     def inside(self, name: str) -> "Folder":
+        """The folder `name` in this one."""
         return Folder(self.path / name)
 
     def whole(self, name: str) -> bytes | None:
+        """A whole file; None if there is no such file. Raises StorageError."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as why:
-            raise StorageError(f"{self.path / name}: cannot be read ({why.strerror}): copy it again") from why
+            raise self._unreadable(name, why) from why
 
     def read(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file, or fewer if it ends before. Raises StorageError."""
         try:
-            # Opened for each read: 10 us, no limit on the number of shards, nothing to share between processes
+            # Opening the file for each read takes 10 us. It avoids a limit on the number of shards, and processes share
+            # nothing.
             file = os.open(self.path / name, os.O_RDONLY)
             try:
                 return os.pread(file, size, offset)
             finally:
                 os.close(file)
         except OSError as why:
-            raise StorageError(f"{self.path / name}: cannot be read ({why.strerror}): copy it again") from why
+            raise self._unreadable(name, why) from why
 
     def sizes(self, names: list[str]) -> list[int | None]:
+        """The size of each file in bytes; None for one that is not there. Raises StorageError."""
         try:
             found = {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
         except OSError as why:
-            raise StorageError(f"{self.path}: cannot be listed ({why.strerror}): copy it again") from why
+            raise StorageError(
+                f"{self.path}: cannot be listed ({why.strerror}): copy it again", code="unreadable"
+            ) from why
         return [found.get(name) for name in names]
+
+    def _unreadable(self, name: str, why: OSError) -> StorageError:
+        return StorageError(f"{self.path / name}: cannot be read ({why.strerror}): copy it again", code="unreadable")
 
 
 @dataclass(frozen=True)
@@ -95,33 +106,41 @@ class Remote:
     is_remote = True
 
     def __str__(self) -> str:
+        """The URL."""
         return self.url
 
     def inside(self, name: str) -> "Remote":
+        """The folder `name` in this one."""
         return Remote(f"{self.url}/{name}")
 
     def whole(self, name: str) -> bytes | None:
+        """A whole file; None if there is no such file. Raises StorageError."""
         fs, root = self._open()
         try:
-            return bytes(self._patient(name, lambda: fs.cat_file(f"{root}/{name}")))
+            return bytes(self._retried(name, lambda: fs.cat_file(f"{root}/{name}")))
         except NotThere:
             return None
 
     def read(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file, or fewer if it ends before. Raises StorageError."""
         fs, root = self._open()
-        data: bytes = self._patient(name, lambda: fs.cat_file(f"{root}/{name}", start=offset, end=offset + size))
+        data: bytes = self._retried(name, lambda: fs.cat_file(f"{root}/{name}", start=offset, end=offset + size))
         if len(data) > size:
             raise StorageError(
                 f"{self.url}/{name}: the server sent {len(data)} bytes instead of the {size} asked for: it ignores "
-                f"byte ranges, use another one, or simplecache::{self.url} to copy each shard once"
+                f"byte ranges, use another one, or simplecache::{self.url} to copy each shard once",
+                code="bad-answer",
             )
         return data
 
     def sizes(self, names: list[str]) -> list[int | None]:
-        """By one listing; raises StorageError, and NotImplementedError if the place cannot list sizes (plain HTTP)."""
+        """The size of each file in bytes, by one listing; None for one that is not there.
+
+        Raises: StorageError, and NotImplementedError if the server cannot list sizes (plain HTTP).
+        """
         fs, root = self._open()
         try:
-            entries = self._patient("", lambda: fs.ls(root, detail=True))
+            entries = self._retried("", lambda: fs.ls(root, detail=True))
         except StorageError as why:
             raise NotImplementedError from why
         found = {entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") for entry in entries}
@@ -132,24 +151,31 @@ class Remote:
     def _open(self) -> tuple[Any, str]:
         return _file_system(self.url, os.getpid())
 
-    def _patient(self, name: str, ask: Callable[[], T]) -> T:
-        """What `ask` answers, after further tries if the network or the server failed. Raises StorageError."""
+    def _retried(self, name: str, request: Callable[[], T]) -> T:
+        """Returns request(), which is retried if the network or the server fails. Raises StorageError."""
         where = f"{self.url}/{name}" if name else self.url
         for wait in (*WAITS, None):
             try:
-                return ask()
+                return request()
             except FileNotFoundError as why:
-                raise NotThere(f"{where}: not there: check the URL, or copy the shards again") from why
+                raise NotThere(
+                    f"{where}: not there: check the URL, or copy the shards again", code="not-found"
+                ) from why
             except PermissionError as why:
-                raise StorageError(f"{where}: access denied: check the credentials of its storage") from why
-            except Exception as why:  # every client has errors of its own
+                raise StorageError(
+                    f"{where}: access denied: check the credentials of its storage", code="no-access"
+                ) from why
+            except Exception as why:  # each of fsspec's clients has errors of its own
                 reason = f"{type(why).__name__}: {why}".strip(": ").splitlines()[0]
-                if not _may_pass(why):
-                    raise StorageError(f"{where}: refused ({reason}): check the URL and its credentials") from why
+                if not _is_temporary(why):
+                    raise StorageError(
+                        f"{where}: refused ({reason}): check the URL and its credentials", code="no-access"
+                    ) from why
                 if wait is None:
                     raise StorageError(
                         f"{where}: cannot be read after {len(WAITS) + 1} tries ({reason}): check the network and "
-                        "start again, nothing is lost"
+                        "start again, nothing is lost",
+                        code="unreachable",
                     ) from why
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -157,29 +183,33 @@ class Remote:
 
 @lru_cache(maxsize=64)
 def _file_system(url: str, process: int) -> tuple[Any, str]:
-    """fsspec's client of a URL and the path in it; one for each process, for clients do not survive a fork."""
+    """The fsspec client of a URL and the path in it; one for each process, because clients do not survive a fork."""
     import fsspec
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except ImportError as why:
-        raise UserError(f"{url}: {str(why).splitlines()[0]}: then try again (`pip install` it)") from why
+        raise UserError(
+            f"{url}: {str(why).splitlines()[0]}: then try again (`pip install` it)", code="missing-package"
+        ) from why
     except (ValueError, OSError) as why:
-        raise UserError(f"{url}: no URL that fsspec can open ({why}): give e.g. s3://BUCKET/shards") from why
+        raise UserError(
+            f"{url}: no URL that fsspec can open ({why}): give e.g. s3://BUCKET/shards", code="bad-value"
+        ) from why
     return fs, root.rstrip("/")
 
 
-def _may_pass(why: Exception) -> bool:
-    """Whether a request is worth repeating: not if the server understood and refused it."""
+def _is_temporary(why: Exception) -> bool:
+    """Whether a request is worth a retry, which it is not if the server understood and refused it."""
     status = getattr(why, "status", None)
     return not isinstance(status, int) or status >= 500 or status in (408, 425, 429)
 
 
 def is_url(path: Path | str) -> bool:
-    """Whether this is for fsspec: scheme://..., or a chain such as simplecache::s3://..."""
+    """Whether fsspec opens this path: scheme://..., or a chain such as simplecache::s3://... ."""
     return isinstance(path, str) and "://" in path
 
 
 def storage_at(path: Path | str) -> Storage:
-    """The place of a path or URL. Nothing is opened yet."""
+    """The storage at a path or URL. Nothing is opened yet."""
     return Remote(path.rstrip("/")) if is_url(path) and isinstance(path, str) else Folder(Path(path))

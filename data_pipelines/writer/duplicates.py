@@ -5,19 +5,15 @@ MinHash (Broder, 1997) with 128 hashes: the standard deviation of the estimate i
 """
 
 import re
-import zlib
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipelines.records.schema import Script
+from data_pipelines.text.minhash import HASHES, Runs
 
-WORDS, HASHES, SIMILAR = 5, 128, 0.7
-_RNG = np.random.Generator(np.random.PCG64(1997))
-_FACTORS = _RNG.integers(1, 2**63, (HASHES, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-_OFFSETS = _RNG.integers(0, 2**63, (HASHES, 1), dtype=np.uint64)
-_POWERS = np.array([pow(1_000_003, k, 2**64) for k in range(WORDS)], dtype=np.uint64)
+SIMILAR = 0.7
+_RUNS = Runs(5, multiplier=1_000_003, seed=1997)
 _DIGIT = re.compile(r"[0-9]")
 _TOKEN = re.compile(r"[.?!]|[A-Za-z0-9$'-]+")
 
@@ -47,10 +43,7 @@ class Duplicates:
 def sketch_of(script: Script) -> NDArray[np.uint32]:
     """MinHash sketch [HASHES] of the turns' words; backchannels do not count."""
     text = " ".join(turn.text for turn in script.turns if turn.kind != "backchannel")
-    words = np.array([_hash(word) for word in masked(text)] or [0], np.uint64)
-    words = np.pad(words, (0, max(0, WORDS - len(words))))
-    shingles = np.lib.stride_tricks.sliding_window_view(words, WORDS) @ _POWERS
-    return ((shingles * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
+    return _RUNS.sketch(_RUNS.keys(masked(text) or [""])).astype(np.uint32)
 
 
 def masked(text: str) -> list[str]:
@@ -68,8 +61,3 @@ def masked(text: str) -> list[str]:
             words.append(token.lower())
         inside = True
     return words
-
-
-@lru_cache(maxsize=1 << 16)
-def _hash(word: str) -> int:
-    return zlib.crc32(word.encode())

@@ -46,13 +46,13 @@ def data_facts(shards: list[Path | str]) -> DataFacts:
             facts.missing.append(Path(folder).name)
             continue
         manifest = read_manifest(folder)
-        for split, sources in manifest["content"].items():
-            for source, values in sources.items():
+        for split, sources in manifest.content.items():
+            for source, counts in sources.items():
                 hours, dialogues = facts.hours.setdefault(split, {}), facts.dialogues.setdefault(split, {})
-                hours[source] = hours.get(source, 0.0) + values["hours"]
-                dialogues[source] = dialogues.get(source, 0) + int(values["dialogues"])
-        for licence, values in manifest["licences"].items():
-            facts.licences[licence] = facts.licences.get(licence, 0.0) + values["hours"]
+                hours[source] = hours.get(source, 0.0) + counts.hours
+                dialogues[source] = dialogues.get(source, 0) + counts.dialogues
+        for name, licence in manifest.licences.items():
+            facts.licences[name] = facts.licences.get(name, 0.0) + licence.hours
     return facts
 
 

@@ -47,7 +47,7 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
                 f"{folder}: the run's shards are not there: give data=DIR, or voices=DIR of clips, or voices=none"
             )
         storage = storage_at(folder)
-        if "heldout" not in read_manifest(storage)["content"]:
+        if "heldout" not in read_manifest(storage).content:
             continue
         reader = ShardReader(storage.inside("heldout"))
         for i, row in enumerate(reader.rows):

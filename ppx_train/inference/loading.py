@@ -19,7 +19,14 @@ from model.text import TextTokenizer
 from model.weights.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
 from model.weights.native import depth_steps
 from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
-from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME, Rows, open_safetensors, read_header, weights_path
+from model.weights.tensor_files import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    StoredTensor,
+    open_safetensors,
+    read_header,
+    weights_path,
+)
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
 
 SIDECAR = "personaplex.json"
@@ -101,7 +108,7 @@ def load_release(
     )
 
 
-def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Rows], LMConfig]:
+def model_header(model: str, revision: str | None = None) -> tuple[dict[str, StoredTensor], LMConfig]:
     """Names and shapes of a model's weights, and its configuration. Reads no values.
 
     Raises: UserError if it is no model, cannot be downloaded, or is broken.
@@ -110,7 +117,7 @@ def model_header(model: str, revision: str | None = None) -> tuple[dict[str, Row
     return _header(folder, read_sidecar(folder))
 
 
-def _header(folder: Path, sidecar: dict[str, Any] | None) -> tuple[dict[str, Rows], LMConfig]:
+def _header(folder: Path, sidecar: dict[str, Any] | None) -> tuple[dict[str, StoredTensor], LMConfig]:
     weights = read_header(weights_path(folder))
     found = depth_steps(weights)
     config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)

@@ -2,8 +2,8 @@
 
     python scripts/bench/loader.py --shards 1000 --dialogues 150
 
-Writes shards of random codes (no audio) with words as dense as those of calls, reads them on one core in random order,
-and opens an index of rows alone as large as asked for with --rows.
+It writes shards of random codes (no audio) with words as dense as those of calls and reads them on one core in random
+order. With --rows it also opens an index of that many rows.
 """
 
 import argparse
@@ -33,9 +33,10 @@ from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
 from ppx_train.config import Data
 from ppx_train.training.data import SequenceBuilder
-from tests.paths import ROOT
 
-WORDS = [line for line in (ROOT / "README.md").read_text("utf-8").split() if line.isalpha()]
+README = Path(__file__).resolve().parents[2] / "README.md"
+WORDS = [word for word in README.read_text("utf-8").split() if word.isalpha()]
+"""What the dialogues say."""
 
 
 def main() -> None:
@@ -59,16 +60,14 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--dialogues", type=int, default=150, help="in each shard")
-    parser.add_argument("--seconds", type=float, default=63.0, help="length of a dialogue")
-    parser.add_argument("--words", type=int, default=200, help="of each side")
-    parser.add_argument("--reads", type=int, default=100_000)
-    parser.add_argument("--rows", type=int, default=0, help="also an index of so many rows, without shards")
-    parser.add_argument(
-        "--folder", type=Path, help="where to write for the while (default: the system's temporary folder)"
-    )
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--shards", type=int, default=1000, help="number of shards (default: 1000)")
+    parser.add_argument("--dialogues", type=int, default=150, help="dialogues in each shard (default: 150)")
+    parser.add_argument("--seconds", type=float, default=63.0, help="length of a dialogue (default: 63)")
+    parser.add_argument("--words", type=int, default=200, help="words of each side (default: 200)")
+    parser.add_argument("--reads", type=int, default=100_000, help="samples to read (default: 100000)")
+    parser.add_argument("--rows", type=int, default=0, help="also open an index of this many rows, without shards")
+    parser.add_argument("--folder", type=Path, help="folder for the shards (default: the system's temporary folder)")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -78,7 +77,7 @@ def vars_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_shards(split: Path, args: argparse.Namespace) -> None:
-    """Shards that differ in ids alone; audio is two bytes, for nobody reads it here."""
+    """Writes shards that differ in ids alone. The audio is two bytes, because it is not read here."""
     draw = np.random.default_rng(0)
     frames = round(args.seconds * 12.5)
     content = [members(dialogue(f"d-00000-{n:04d}", args, draw), frames, draw) for n in range(args.dialogues)]
@@ -115,7 +114,7 @@ def members(d: Dialogue, frames: int, draw: np.random.Generator) -> dict[str, by
 
 
 def in_a_new_process(split: Path, what: str, args: argparse.Namespace | None = None) -> Any:
-    """What a fresh process measures, whose memory and caches are its own."""
+    """Returns what a fresh process measures, whose memory and caches are its own."""
     words = [sys.executable, __file__, "--child", f"{what} {split}", "--reads", str(args.reads if args else 0)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
@@ -146,7 +145,7 @@ def child(what: str, split: Path, reads: int) -> Any:
 
 
 def small_codes(sample: Any, builder: SequenceBuilder) -> Any:
-    """Codes of the full codec folded into the range of the small one, whose weights are here."""
+    """The sample with codes of the full codec folded into the range of the small one, whose weights are here."""
     sample.codes_KT.remainder_(builder.lm.card)
     sample.voice_codes_CP.remainder_(builder.lm.card)
     return sample
@@ -157,7 +156,7 @@ def data() -> Data:
 
 
 def tokenizer_file(split: Path) -> tuple[Path, int]:
-    """A tokenizer of 1,000 pieces trained on the words here."""
+    """A tokenizer of 500 pieces, trained on WORDS, and its size."""
     import sentencepiece
 
     path = split.parent / "text.model"
@@ -169,7 +168,7 @@ def tokenizer_file(split: Path) -> tuple[Path, int]:
 
 
 def rate(read: Callable[[int], Any], order: list[int]) -> float:
-    """Calls a second of this thread's CPU or of the clock, whichever is worse."""
+    """Calls in a second of this thread's CPU or of the clock, whichever is worse."""
     wall, cpu = time.perf_counter(), time.process_time()
     for i in order:
         read(i)
@@ -177,13 +176,13 @@ def rate(read: Callable[[int], Any], order: list[int]) -> float:
 
 
 def resident() -> int:
-    """Bytes of memory that are this process's own: pages of mapped files can be dropped and do not count."""
+    """Bytes of memory that are this process's own; pages of mapped files can be dropped and do not count."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def write_rows(folder: Path, count: int) -> None:
-    """An index of `count` rows as those of real shards, 700 dialogues a shard."""
+    """Writes an index of `count` rows like those of real shards, with 700 dialogues in a shard."""
     folder.mkdir()
     n = np.arange(count)
     frames = 400 + n * 7919 % 1600
@@ -203,7 +202,7 @@ def write_rows(folder: Path, count: int) -> None:
 
 
 def rows_alone(folder: Path) -> dict[str, float]:
-    """Size and start-up of an index; its tars, which are not there, are made as empty files."""
+    """Measures size and start-up of an index. Its tars are made as empty files."""
     for name in Index.load(folder).shard_names:
         (folder / name).touch()
     return {"index, MB": os.path.getsize(folder / NAME) / 1e6} | in_a_new_process(folder, "rows")

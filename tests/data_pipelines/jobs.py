@@ -8,28 +8,31 @@ from pathlib import Path
 from model.errors import UserError
 
 
-def square(number):
+def square(number: int) -> int:
+    """The square of a number."""
     return number * number
 
 
-def note_process(path):
+def note_process(path: Path) -> Path:
     """Writes who worked on it: process, threads allowed, working folder."""
     time.sleep(0.05)
-    Path(path).write_text(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}")
+    path.write_text(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}")
     return path
 
 
-def refuse_three(number):
+def refuse_three(number: int) -> int:
+    """Raises UserError for 3."""
     if number == 3:
-        raise UserError("three is no good: leave it out")
+        raise UserError("three is no good: leave it out", code="bad-record")
     return number
 
 
-def fill_disk(number):
+def fill_disk(number: int) -> int:
+    """Finds the disk full."""
     raise OSError(28, "No space left on device", f"/data/{number}")
 
 
-def kill_once(job):
+def kill_once(job: tuple[int, Path]) -> int:
     """Kills its process the first time that job 5 is done."""
     number, folder = job
     if number == 5 and not (folder / "killed").exists():
@@ -38,29 +41,30 @@ def kill_once(job):
     return number
 
 
-def kill_always(name):
+def kill_always(name: str) -> str:
+    """Kills its process each time that the job is `bad`."""
     if name == "bad":
         os.kill(os.getpid(), signal.SIGKILL)
     return name
 
 
-def wait_long(path):
+def wait_long(path: Path) -> Path:
     """Says that it began, and ends after two seconds."""
-    Path(path).with_suffix(".begun").write_text(str(os.getpid()))
+    path.with_suffix(".begun").write_text(str(os.getpid()))
     time.sleep(2)
-    Path(path).write_text("done")
+    path.write_text("done")
     return path
 
 
-def wait_for_ever(path):
+def wait_for_ever(path: Path) -> None:
     """Says that it began; writes its file only if nobody ends it."""
-    Path(path).with_suffix(".begun").write_text(str(os.getpid()))
+    path.with_suffix(".begun").write_text(str(os.getpid()))
     time.sleep(60)
-    Path(path).write_text("done")
+    path.write_text("done")
 
 
-def note_times(path):
+def note_times(path: Path) -> None:
     """Writes from when to when it ran."""
     begin = time.time()
     time.sleep(0.2)
-    Path(path).write_text(f"{begin} {time.time()}")
+    path.write_text(f"{begin} {time.time()}")

@@ -15,7 +15,9 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.paths import ROOT
 
@@ -24,7 +26,7 @@ CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 GROWS = ("os.rename", "os.mkdir")  # what a full disk refuses, beside opening a file to write
 
 
-def tree(folder):
+def tree(folder: Path) -> dict[str, str]:
     """Every file and folder below `folder`, files with their hash."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "dir"
@@ -32,11 +34,12 @@ def tree(folder):
     }
 
 
-def differences(left, right):
+def differences(left: dict[str, str], right: dict[str, str]) -> list[str]:
+    """The names of what is not the same in two trees."""
     return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def kill_everywhere(tmp_path, argv, *, most=6, setup=""):
+def kill_everywhere(tmp_path: Path, argv: list[str], *, most: int = 6, setup: str = "") -> int:
     """Runs the verb `argv` (paths relative to TMP_PATH/before) and stops it at up to `most` of its changes, spread over
     all of them, the first and the last included, by SIGKILL, and at half as many by "no space left on the disk".
     `setup` ("module:name") is called before.
@@ -55,12 +58,12 @@ def kill_everywhere(tmp_path, argv, *, most=6, setup=""):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["faults"] == {}, answer
-    return answer["changes"]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["faults"] == {}, result
+    return int(result["changes"])
 
 
-def _main(spec):
+def _main(spec: dict[str, Any]) -> None:
     from data_pipelines import verbs
 
     if spec["setup"]:
@@ -71,7 +74,7 @@ def _main(spec):
     os.chdir(scratch / "here")
     verbs.main(list(spec["argv"]))  # what it imports and opens is there in all forks
 
-    def attempt(name, count_to=None, how="kill"):
+    def attempt(name: str, count_to: int | None = None, how: str = "kill") -> tuple[int, int]:
         """One run in the copy `name`; returns its status and how many changes it made."""
         folder = scratch / name
         if not folder.exists():
@@ -126,13 +129,13 @@ def _main(spec):
     print(json.dumps({"changes": changes, "faults": faults}))
 
 
-def _arm(folder, count_to, how):
+def _arm(folder: Path, count_to: int | None, how: str) -> Callable[[], int]:
     """Counts this process' changes of the folder, and stops it before number `count_to`."""
     num = 0
     inside = (f"{folder}{os.sep}", str(folder))
     writes, changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT, CHANGES if how == "kill" else GROWS
 
-    def watch(event, args):
+    def watch(event: str, args: tuple[Any, ...]) -> None:
         nonlocal num
         if count_to is None or not (event in changes or event == "open" and args[2] & writes):
             return

@@ -4,36 +4,40 @@ import os
 import time
 from pathlib import Path
 
+from torch import Tensor
+
 from tests.data_pipelines.tiny_dialogues import TinyCodec
 
 
-def note_node(path):
+def note_node(path: Path) -> str:
     """Leaves a file that names the node and process it began on, and ends when the file `go` is there."""
     mark_node(path)
-    wait_for_go(Path(path).parent)
-    return Path(path).name
+    wait_for_go(path.parent)
+    return path.name
 
 
 class PatientCodec(TinyCodec):
     """Names each node it works on, likewise, and waits for the file `go` once four dialogues are encoded."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def encode(self, wav_B1S):
+    def encode(self, wav_B1S: Tensor) -> Tensor:
         mark_node(self.folder / "codec")
         if len(list(self.folder.glob("*/.work/*.npz"))) >= 4:
             wait_for_go(self.folder)
         return super().encode(wav_B1S)
 
 
-def mark_node(path):
+def mark_node(path: Path) -> None:
+    """Leaves a file beside `path` that names the node and the process."""
     import ray
 
     Path(f"{path}.{ray.get_runtime_context().get_node_id()}.{os.getpid()}").touch()
 
 
-def wait_for_go(folder):
+def wait_for_go(folder: Path) -> None:
+    """Returns when the file `go` is there."""
     end = time.monotonic() + 200
     while not (folder / "go").exists():
         assert time.monotonic() < end, "nobody says go"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,13 +29,15 @@ cp -r disk/out out
 RUN = "from ppx_train.cli.commands import data\nif __name__ == '__main__':\n    data()\n"
 
 
-def may_mount():
+def may_mount() -> bool:
     done = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
     return done.returncode == 0
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or not may_mount(), reason="needs a kernel that lets us mount")
-def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(tmp_path, monkeypatch):
+def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n in range(8):
         write_dialogue(tmp_path / "dialogues", f"call-{n}", seconds=2, split="heldout" if n < 2 else "train")
     make_codec(tmp_path / "codec.safetensors")

@@ -1,133 +1,123 @@
-"""Charts as inline SVG and HTML. Colours are classes of the page's style sheet; all text is escaped."""
+"""Charts as inline SVG and HTML. Colours are those of the page's style sheet, light or dark; all text is escaped."""
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 420, 216
-LEFT, RIGHT, TOP, BOTTOM = 38, 10, 10, 34
+COLOURS = ("c0", "c1", "c2", "c3", "c4", "agent", "user", "warn", "ref", "soft", "line")
+"""The variables of the style sheet that charts may use."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One distribution: its label, colour class (c0 to c5, agent, user, or ref) and numbers."""
+class Series:
+    """One distribution: its label, its colour (one of COLOURS), and its numbers."""
 
     label: str
     colour: str
     numbers: Sequence[float]
 
 
-def histogram(lines: Sequence[Line], low: float, high: float, label: str, bins: int = 40, zero: bool = False) -> Markup:
-    """Shares of the numbers by bins from `low` to `high`, as one stepped line each; the ends hold what lies beyond.
+def histogram(
+    series: Sequence[Series], low: float, high: float, label: str, bins: int = 40, zero: bool = False
+) -> Markup:
+    """The shares of the numbers in bins from `low` to `high`, as one stepped line each.
 
-    The distribution of class "ref" is a filled area. `zero` marks 0 on the horizontal axis.
+    The first and the last bin also hold what lies beyond. A series of colour "ref" is a filled area. `zero` marks 0 on
+    the horizontal axis.
     """
-    drawn = [line for line in lines if len(line.numbers)]
+    drawn = sorted((one for one in series if len(one.numbers)), key=lambda one: one.colour != "ref")
     if not drawn or high <= low:
         return Markup('<p class="none">nothing to show</p>')
+    axes = _axes(420, 216)
     edges = np.linspace(low, high, bins + 1)
-    shares = [np.histogram(np.clip(line.numbers, low, high), edges)[0] / len(line.numbers) for line in drawn]
-    top = max(float(share.max()) for share in shares) * 1.08
-    ticks = nice_ticks(low, high)
-    parts = [_grid(top), *(_x_tick(tick, low, high) for tick in ticks)]
+    for one in drawn:
+        percent = 100 * np.histogram(np.clip(one.numbers, low, high), edges)[0] / len(one.numbers)
+        opacity, width = (0.3, 1.0) if one.colour == "ref" else (0.1, 1.8)
+        axes.stairs(percent, edges, color=_colour(one.colour), fill=True, alpha=opacity)
+        axes.stairs(percent, edges, color=_colour(one.colour), linewidth=width)
     if zero:
-        parts.append(f'<line class="zero" x1="{_x(0, low, high)}" x2="{_x(0, low, high)}" y1="{TOP}" y2="{_y(0, 1)}"/>')
-    order = sorted(zip(drawn, shares, strict=True), key=lambda pair: pair[0].colour != "ref")
-    for line, share in order:
-        path = _steps(share, edges, top, low, high)
-        area = f"{path}V{_y(0, 1)}H{_x(low, low, high)}Z"
-        parts.append(f'<path class="area {line.colour}" d="{area}"/><path class="line {line.colour}" d="{path}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(label)}</text>')
-    medians = "; ".join(f"{line.label}: median {np.median(line.numbers):.3g}" for line in drawn)
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}. {escape(medians)}">'
-        f"<title>{escape(medians)}</title>{''.join(parts)}</svg>"
-    )
+        axes.axvline(0, color=_colour("soft"), linestyle=":", linewidth=1)
+    axes.set(xlim=(low, high), ylim=(0, 1.08 * axes.dataLim.y1), xlabel=label)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}%")
+    axes.locator_params(axis="y", nbins=4)
+    axes.grid(axis="y", color=_colour("line"))
+    axes.tick_params(length=0, pad=6)
+    medians = "; ".join(f"{one.label}: median {np.median(one.numbers):.3g}" for one in drawn)
+    return _svg(axes, Markup('role="img" aria-label="{}. {}"').format(label, medians), medians)
 
 
-def _x(value: float, low: float, high: float) -> str:
-    return f"{LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT):.1f}"
+def _axes(width: int, height: int) -> Axes:
+    """The axes of a new figure of this size in pixels, without a frame."""
+    axes = Figure(figsize=(width / 72, height / 72), frameon=False, layout="constrained").subplots()
+    axes.set(frame_on=False, axisbelow=True)
+    return axes
 
 
-def _y(value: float, top: float) -> str:
-    return f"{HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM):.1f}"
+def _colour(name: str) -> str:
+    """A colour that stands for a variable of the style sheet until `_svg` puts the variable in its place."""
+    return f"#c0ffe{COLOURS.index(name):x}"
 
 
-def _steps(share: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], top: float, low: float, high: float) -> str:
-    points = [f"M{_x(low, low, high)} {_y(0, 1)}"]
-    points += [f"V{_y(value, top)}H{_x(edge, low, high)}" for value, edge in zip(share, edges[1:], strict=True)]
-    return "".join(points)
+def _svg(axes: Axes, attributes: Markup, title: str = "") -> Markup:
+    """The drawing as an element of the page, whose style sheet sets colours, fonts and size."""
+    figure, out = cast(Figure, axes.get_figure()), io.StringIO()
+    for artist in figure.findobj():
+        artist.set_clip_on(False)  # clipping needs names, which would stand several times on the page
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawing = re.sub(r' id="[^"]*"|font[\w-]*: [^;"]*;? ?|(?<=>)\s+', "", out.getvalue())
+    drawing = re.sub(r"#c0ffe([0-9a-f])", lambda found: f"var(--{COLOURS[int(found[1], 16)]})", drawing)
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    head = Markup('<svg viewBox="0 0 {} {}" {}><title>{}</title>').format(width, height, attributes, title)
+    return head + Markup(drawing[drawing.index("<g>") :])
 
 
-def _grid(top: float) -> str:
-    """Horizontal lines with the share in percent."""
-    lines = []
-    for tick in nice_ticks(0, 100 * top, 4):
-        y = _y(tick / 100, top)
-        lines.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-            f'<text class="tick" x="{LEFT - 5}" y="{y}" dy="3.5" text-anchor="end">{tick:g}%</text>'
-        )
-    return "".join(lines)
-
-
-def _x_tick(tick: float, low: float, high: float) -> str:
-    y = HEIGHT - BOTTOM + 14
-    return f'<text class="tick" x="{_x(tick, low, high)}" y="{y}" text-anchor="middle">{tick:g}</text>'
-
-
-def nice_ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers between low and high, about so many."""
-    raw = (high - low) / about
-    power = 10 ** np.floor(np.log10(raw))
-    step = float(power * min(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999))
-    first = int(np.ceil(low / step - 1e-9))
-    return [round(step * n, 10) for n in range(first, int(np.floor(high / step + 1e-9)) + 1)]
-
-
-def legend(lines: Sequence[Line]) -> Markup:
-    """Names of the colours."""
-    items = (f'<span class="key"><i class="{line.colour}"></i>{escape(line.label)}</span>' for line in lines)
+def legend(series: Sequence[Series]) -> Markup:
+    """The names of the colours."""
+    items = (f'<span class="key"><i class="{one.colour}"></i>{escape(one.label)}</span>' for one in series)
     return Markup(f'<p class="legend">{"".join(items)}</p>')
 
 
 def spark(numbers: Sequence[float], limit: float | None) -> Markup:
-    """A small histogram, with its limit if that lies in reach; nothing if all numbers are the same."""
+    """A small histogram, with the limit if it is near; nothing if all numbers are the same."""
     low, high = float(np.min(numbers)), float(np.max(numbers))
     if high - low < 1e-9:
         return Markup("")
-    if limit is not None:
-        span = max(high - low, abs(limit) * 0.2, 1e-6)
-        if low - 1.5 * span <= limit <= high + 1.5 * span:
-            low, high = min(low, limit), max(high, limit)
+    span = max(high - low, abs(limit or 0) * 0.2)
+    if limit is not None and low - 1.5 * span <= limit <= high + 1.5 * span:
+        low, high = min(low, limit), max(high, limit)
     pad = 0.04 * (high - low)
     low, high = low - pad, high + pad
-    counts, edges = np.histogram(numbers, np.linspace(low, high, 31))
-    bars = "".join(
-        f"M{4 * n + 2} 26v-{max(1.5, 24 * count / counts.max()):.1f}" for n, count in enumerate(counts) if count
-    )
-    mark = ""
+    axes = _axes(120, 28)
+    axes.hist(numbers, bins=30, range=(low, high), rwidth=0.75, color=_colour("agent"))
     if limit is not None and low <= limit <= high:
-        x = 120 * (limit - low) / (high - low)
-        mark = f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="28"/>'
-    return Markup(f'<svg class="spark" viewBox="0 0 120 28" aria-hidden="true"><path d="{bars}"/>{mark}</svg>')
+        axes.axvline(limit, color=_colour("warn"), linewidth=2)
+    axes.set(xlim=(low, high))
+    axes.set_axis_off()
+    return _svg(axes, Markup('class="spark" aria-hidden="true"'))
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a bar chart: widths in percent of the longest, by colour class."""
+    """One row of a bar chart."""
 
     label: str
     value: str
     parts: tuple[tuple[str, float], ...]
+    """Colour and width, in percent of the longest row, of each part."""
 
 
 def bars(rows: Mapping[str, Mapping[str, float]], unit: str, most: int = 14) -> list[Bar]:
-    """Rows of {name: {colour: value}}, the largest first; what is beyond `most` rows is summed up."""
+    """The rows {name: {colour: value}}, the largest first; what is beyond `most` rows is summed up."""
     ordered = sorted(rows.items(), key=lambda row: (-sum(row[1].values()), row[0]))
     if len(ordered) > most:
         rest: dict[str, float] = {}
@@ -143,7 +133,7 @@ def bars(rows: Mapping[str, Mapping[str, float]], unit: str, most: int = 14) -> 
 
 
 def amount(value: float, unit: str) -> str:
-    """A value for the eye: hours below one as minutes."""
+    """A value for people; hours below one are shown as minutes."""
     if unit == "h":
         return f"{value:,.1f} h" if value >= 1 else f"{60 * value:.1f} min"
     return f"{value:,.0f}{unit}"

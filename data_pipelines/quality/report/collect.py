@@ -1,6 +1,6 @@
-"""What a report tells, gathered in one pass over dialogues, without their audio.
+"""The content of a report, gathered in one pass over dialogues, without their audio.
 
-Of a few dialogues it is remembered where the audio is. Numbers are kept in arrays of 4 bytes each.
+Only for a few dialogues the place of the audio is kept. Numbers are kept in arrays of 4 bytes each.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections
+from data_pipelines.records.provenance import engines_of, gate_limits_of
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Script, Turn
 from data_pipelines.records.turn_taking import TurnTaking, turn_taking
 from data_pipelines.records.turns import group_turns
 from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import NAME as MANIFEST
-from data_pipelines.shards.pack import engines_of
 from data_pipelines.shards.rows import NAME as INDEX
 from data_pipelines.shards.scan import split_folders
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, require_stereo_24k
@@ -32,21 +32,23 @@ from data_pipelines.writer.stats import ScriptStats
 from model.errors import UserError
 
 LOUDNESS_SAMPLES = 60
-"""Dialogues whose loudness is measured where no gate has measured it."""
+"""How many dialogues the loudness is measured of where no gate has measured it."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A dialogue and how to hear it: float32 [2, samples] and the rate in Hz."""
+class LazyDialogue:
+    """A dialogue whose audio is read only when it is needed."""
 
     dialogue: Dialogue
     audio: Callable[[], tuple[Audio, int]]
+    """Returns float32 [2, samples] and the rate in Hz."""
 
 
 class Numbers(defaultdict[str, "array[float]"]):
     """Lists of numbers by name."""
 
     def __init__(self) -> None:
+        """A name that is not there has an empty list."""
         super().__init__(lambda: array("f"))
 
 
@@ -59,61 +61,66 @@ class Group:
     seconds: float = 0.0
     agent_words: int = 0
     agent_seconds: float = 0.0
-    """Seconds of the samples, a call between equals counted twice."""
+    """Seconds of the samples; a call between equals counts twice."""
     voices: set[str] = field(default_factory=set)
     turns: TurnTaking = field(default_factory=TurnTaking)
     without_words: int = 0
-    """Dialogues left out of the turn taking: one side has no word times."""
+    """Dialogues left out of the turn taking, because one side has no word times."""
     lists: Numbers = field(default_factory=Numbers)
-    """seconds, prompt (words), offset, overlap, turn."""
+    """Lists of numbers: seconds, prompt (words), offset, overlap, turn."""
 
     @property
     def words_per_minute(self) -> float:
+        """Words of the agents in a minute of their samples."""
         return 60 * self.agent_words / self.agent_seconds if self.agent_seconds else 0.0
 
 
 @dataclass
 class Content:
-    """Everything about some shards or folders."""
+    """Everything that a report shows about some shards or folders."""
 
     names: list[str]
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
     hours: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
-    """By what ("voice", "domain", "licence", "level"), then by its name."""
+    """Hours by kind ("voice", "domain", "licence", "level"), then by name."""
     engines: Counter[str] = field(default_factory=Counter)
     gates: Numbers = field(default_factory=Numbers)
     limits: dict[str, set[float | None]] = field(default_factory=lambda: defaultdict(set))
-    """Of the gates, as stored with the dialogues: several where sources were judged by different ones."""
+    """Limits of the gates, as stored with the dialogues: several where sources were judged by different ones."""
     rejected: Counter[str] = field(default_factory=Counter)
     wording: dict[str, ScriptStats] = field(default_factory=dict)
-    """Variety of the words, by source."""
-    examples: list[Entry] = field(default_factory=list)
+    """The variety of the words, by source."""
+    examples: list[LazyDialogue] = field(default_factory=list)
     lufs: Numbers = field(default_factory=Numbers)
-    """left, right."""
+    """Loudness in LUFS: left, right."""
     lufs_of: str = ""
-    """How many dialogues the loudness is of."""
+    """Which dialogues the loudness is measured of."""
     unreadable: int = 0
+    """Dialogues that cannot be read."""
 
     def sources(self) -> list[str]:
+        """The names of all sources, sorted."""
         return sorted({source for _, source in self.groups})
 
     def merged(self, source: str, name: str) -> "array[float]":
-        """One list of numbers of a source, both splits."""
+        """One list of numbers of a source, over both splits."""
         return sum((g.lists[name] for (_, src), g in self.groups.items() if src == source), array("f"))
 
 
 def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Content:
     """Reads every dialogue of shards and of dialogue folders once; those that a gate rejects are only counted.
 
-    The examples depend on the seed and the ids alone. Raises: UserError if a path is neither, both kinds are
-    given, or nothing can be read.
+    The examples depend on the seed and the ids alone.
+    Raises: UserError if a path is neither, if both kinds are given, or if nothing can be read.
     """
     content = Content(names=[str(path) for path in paths])
     shards, folders = [p for p in paths if is_shards(p)], [p for p in paths if not is_shards(p)]
-    if shards and folders:  # what lies in both would count twice
-        raise UserError(f"{shards[0]} holds shards and {folders[0]} does not: report on one kind at a time")
+    if shards and folders:  # a dialogue that lies in both would count twice
+        raise UserError(
+            f"{shards[0]} holds shards and {folders[0]} does not: report on one kind at a time", code="bad-combination"
+        )
     kept = max(num_examples, LOUDNESS_SAMPLES)
-    heap: list[tuple[int, int, Entry]] = []  # those whose hash is smallest
+    heap: list[tuple[int, int, LazyDialogue]] = []  # the dialogues with the smallest hashes
     count = 0
     for path in paths:
         _count_rejected(content, path)
@@ -124,7 +131,9 @@ def collect(paths: Sequence[Path], num_examples: int = 0, seed: int = 0) -> Cont
     if not content.groups:
         reasons = [f"rejected for {why} {count}" for why, count in content.rejected.most_common(3)]
         reasons += [f"unreadable {content.unreadable}: see `ppx-data gate`"] if content.unreadable else []
-        raise UserError(f"{', '.join(content.names)}: no dialogue is left to report on ({', '.join(reasons)})")
+        raise UserError(
+            f"{', '.join(content.names)}: no dialogue is left to report on ({', '.join(reasons)})", code="no-data"
+        )
     chosen = [entry for _, _, entry in sorted(heap, key=lambda item: (-item[0], item[1]))]
     content.examples = chosen[:num_examples]
     _loudness(content, chosen)
@@ -136,8 +145,8 @@ def is_shards(path: Path) -> bool:
     return any((path / name).is_file() for name in (MANIFEST, INDEX, *(f"{split}/{INDEX}" for split in SPLITS)))
 
 
-def entries(path: Path, content: Content) -> Iterator[Entry]:
-    """The dialogues of SHARDS or of a folder of dialogues; what cannot be read is counted in `content`."""
+def entries(path: Path, content: Content) -> Iterator[LazyDialogue]:
+    """Yields the dialogues of SHARDS or of a folder of dialogues; counts in `content` what cannot be read."""
     if is_shards(path):
         for folder in split_folders(path):
             yield from _shard_entries(ShardReader(folder), content)
@@ -147,7 +156,7 @@ def entries(path: Path, content: Content) -> Iterator[Entry]:
             if reasons := rejections(folder):
                 content.rejected.update({f"gate: {reason.split(':')[0]}" for reason in reasons})
                 continue
-            yield Entry(load_dialogue(folder), partial(_folder_audio, folder))
+            yield LazyDialogue(load_dialogue(folder), partial(_folder_audio, folder))
         except UserError:
             content.unreadable += 1
 
@@ -156,7 +165,7 @@ def _folder_audio(folder: Path) -> tuple[Audio, int]:
     return require_stereo_24k(folder / "audio.flac"), RATE_HZ
 
 
-def _shard_entries(reader: ShardReader, content: Content) -> Iterator[Entry]:
+def _shard_entries(reader: ShardReader, content: Content) -> Iterator[LazyDialogue]:
     seen: set[str] = set()
     for i in range(len(reader)):
         id = reader.rows[i].id
@@ -164,7 +173,7 @@ def _shard_entries(reader: ShardReader, content: Content) -> Iterator[Entry]:
             continue
         seen.add(id)
         try:
-            yield Entry(reader.dialogue(i), partial(reader.audio, i))
+            yield LazyDialogue(reader.dialogue(i), partial(reader.audio, i))
         except BadSample:
             content.unreadable += 1
 
@@ -190,8 +199,7 @@ def _count(content: Content, dialogue: Dialogue) -> None:
     for name, value in dialogue.gates.items():
         if math.isfinite(value):
             content.gates[name].append(value)
-    limits = dialogue.provenance.get("gate_limits")
-    for name, limit in limits.items() if isinstance(limits, dict) else ():
+    for name, limit in gate_limits_of(dialogue.provenance).items():
         if limit is None or isinstance(limit, (int, float)):
             content.limits[name].add(limit)
     if dialogue.left.words and dialogue.right.words:
@@ -205,13 +213,13 @@ def _count(content: Content, dialogue: Dialogue) -> None:
 
 
 def domain(dialogue: Dialogue) -> str:
-    """ "service/restaurant" of the scenario "service/restaurant/pizza/pickup"; the source where there is no more."""
+    """The first part of the scenario, e.g. "service/restaurant" of "service/restaurant/pizza", else the source."""
     parts = [part for part in dialogue.scenario.split("/") if part and part != dialogue.source]
     return f"{dialogue.source}/{parts[0]}" if parts else dialogue.source
 
 
 def as_script(dialogue: Dialogue) -> Script:
-    """What was said, as a script; the left side counts as the agent where both are."""
+    """What is said, as a script; the left side counts as the agent where both sides are."""
     agent = dialogue.agent_sides[0]
     turns = [
         (turn[0].start, side, " ".join(word.text for word in turn))
@@ -230,17 +238,19 @@ def as_script(dialogue: Dialogue) -> Script:
 
 
 def _count_rejected(content: Content, path: Path) -> None:
-    """Counts what a stage left out, by its OUT/report.json."""
+    """Counts what a stage left out, as its OUT/report.json lists it."""
     report = path / "report.json"
     try:
         for item in json.loads(report.read_text("utf-8"))["rejected"] if report.is_file() else ():
             content.rejected.update(reason_kinds(str(item["reason"])))
     except (ValueError, KeyError, TypeError) as why:
-        raise UserError(f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again") from why
+        raise UserError(
+            f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
+        ) from why
 
 
 def reason_kinds(reason: str) -> set[str]:
-    """What a rejection counts as: every gate that failed, or its reason without paths, numbers and names."""
+    """The kinds that a rejection counts as: every gate that failed, or its reason without paths, numbers and names."""
     if reason.startswith("gate "):
         return {f"gate: {part.split(':')[0]}" for part in reason.removeprefix("gate ").split("; ")}
     reason = re.sub(r"^\S*/\S*:\s+", "", reason)
@@ -248,8 +258,8 @@ def reason_kinds(reason: str) -> set[str]:
     return {re.sub(r"-?\d+(\.\d+)?", "N", reason)}
 
 
-def _loudness(content: Content, chosen: Sequence[Entry]) -> None:
-    """By the gates if they have measured it, else of some dialogues."""
+def _loudness(content: Content, chosen: Sequence[LazyDialogue]) -> None:
+    """Takes the loudness from the gates if they have measured it, else measures it of some dialogues."""
     if content.gates.get("lufs_left"):
         for side in SIDES:
             content.lufs[side] = content.gates[f"lufs_{side}"]
@@ -267,7 +277,7 @@ def _loudness(content: Content, chosen: Sequence[Entry]) -> None:
 
 
 def total_turns(content: Content, sources: Sequence[str]) -> TurnTaking:
-    """Turn taking of some sources added up."""
+    """The turn taking of some sources added up."""
     total = TurnTaking()
     for (_, source), group in content.groups.items():
         if source in sources:

@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file, nothing fetched. Its layout and script are in templates/report.html.j2."""
+"""The HTML page of a report: one file that fetches nothing. Its layout and script are in templates/report.html.j2."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from data_pipelines.quality.gates import GATES
-from data_pipelines.quality.report.charts import Line, amount, bars, histogram, legend, spark
+from data_pipelines.quality.report.charts import Series, amount, bars, histogram, legend, spark
 from data_pipelines.quality.report.collect import Content, total_turns
 from data_pipelines.quality.report.player import LANE, WORD_ROWS, Player, player_of
 from data_pipelines.records.turn_taking import TurnTaking
@@ -40,14 +40,16 @@ class GateRow:
     reason: str
     median: str
     low: str
+    """The 5th percentile."""
     high: str
+    """The 95th percentile."""
     limit: str
     count: int
     picture: Markup
 
 
 def render(content: Content, reference: Content | None = None) -> str:
-    """The page. `reference`: recorded calls whose turn taking is drawn beside."""
+    """The page. The turn taking of `reference`, which is of recorded calls, is drawn beside."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -59,7 +61,7 @@ def render(content: Content, reference: Content | None = None) -> str:
         names=content.names,
         tiles=tiles(content),
         hours=hour_bars(content, colours),
-        sources_legend=legend([Line(source, colours[source], []) for source in sources]),
+        sources_legend=legend([Series(source, colours[source], []) for source in sources]),
         turn_table=turn_table(content, reference),
         turn_charts=turn_charts(content, colours, reference),
         wording=wording(content),
@@ -92,7 +94,7 @@ def tiles(content: Content) -> list[tuple[str, str]]:
 
 
 def hour_bars(content: Content, colours: dict[str, str]) -> list[tuple[str, str, Any]]:
-    """Hours by source (train and held out), by domain, and by the agent's voice."""
+    """Hours by source (training and held out), by domain, and by the agent's voice: title, note and rows of each."""
     by_source: dict[str, dict[str, float]] = {}
     for (split, source), group in sorted(content.groups.items(), key=lambda item: item[0][0] != "train"):
         by_source.setdefault(source, {})["train" if split == "train" else "heldout"] = group.seconds / 3600
@@ -106,7 +108,7 @@ def hour_bars(content: Content, colours: dict[str, str]) -> list[tuple[str, str,
 
 
 def turn_table(content: Content, reference: Content | None) -> list[tuple[str, list[str], str]]:
-    """Seconds in a minute of speech, pause, gap and overlap: each source, then what it is compared with."""
+    """Seconds in a minute of speech, pause, gap and overlap, for each source and then for recorded calls."""
     rows = [(s, _minute(total_turns(content, [s])), "measured") for s in content.sources()]
     if reference:
         rows.append(("recorded calls", _minute(total_turns(reference, reference.sources())), "measured"))
@@ -119,13 +121,13 @@ def _minute(turns: TurnTaking) -> list[str]:
 
 
 def turn_charts(content: Content, colours: dict[str, str], reference: Content | None) -> list[Chart]:
-    """Gaps, overlaps and lengths of turns, each source a line, recorded calls an area."""
+    """Charts of gaps, overlaps and lengths of turns: each source is a line, and recorded calls are an area."""
 
     def chart(title: str, note: str, name: str, low: float, high: float, label: str, zero: bool = False) -> Chart:
-        lines = [Line(source, colours[source], content.merged(source, name)) for source in content.sources()]
+        lines = [Series(source, colours[source], content.merged(source, name)) for source in content.sources()]
         if reference:
             numbers = [x for source in reference.sources() for x in reference.merged(source, name)]
-            lines.append(Line("recorded calls", "ref", numbers))
+            lines.append(Series("recorded calls", "ref", numbers))
         return Chart(title, note, legend(lines) + histogram(lines, low, high, label, zero=zero))
 
     gap_note = "time from the end of one speaker to the start of the other; below 0 they overlap"
@@ -137,16 +139,16 @@ def turn_charts(content: Content, colours: dict[str, str], reference: Content | 
 
 
 def other_charts(content: Content, colours: dict[str, str]) -> list[Chart]:
-    """Lengths, loudness, prompts, and what speech recognition makes of the words."""
+    """Charts of lengths, prompts, loudness, and word error rates."""
 
-    def by_source(name: str) -> list[Line]:
-        return [Line(source, colours[source], content.merged(source, name)) for source in content.sources()]
+    def by_source(name: str) -> list[Series]:
+        return [Series(source, colours[source], content.merged(source, name)) for source in content.sources()]
 
-    def top(lines: list[Line]) -> float:
+    def top(lines: list[Series]) -> float:
         return max((float(np.max(line.numbers)) for line in lines if len(line.numbers)), default=1.0) or 1.0
 
     lengths, prompts = by_source("seconds"), by_source("prompt")
-    channels = [Line("left: agent", "agent", content.lufs["left"]), Line("right", "user", content.lufs["right"])]
+    channels = [Series("left: agent", "agent", content.lufs["left"]), Series("right", "user", content.lufs["right"])]
     charts = [
         Chart("Length of a dialogue", "", legend(lengths) + histogram(lengths, 0, top(lengths) * 1.02, "seconds")),
         Chart("Role prompts", "", legend(prompts) + histogram(prompts, 0, top(prompts) * 1.02, "words")),
@@ -155,7 +157,7 @@ def other_charts(content: Content, colours: dict[str, str]) -> list[Chart]:
         ),
     ]
     rates = [
-        Line(f"{side}: mean {np.mean(found):.1%}", colour, found)
+        Series(f"{side}: mean {np.mean(found):.1%}", colour, found)
         for side, colour in (("left", "agent"), ("right", "user"))
         if (found := content.gates.get(f"word_error_rate_{side}"))
     ]
@@ -166,7 +168,7 @@ def other_charts(content: Content, colours: dict[str, str]) -> list[Chart]:
 
 
 def wording(content: Content) -> list[tuple[str, str, list[str], str]]:
-    """For each source: words, distinct-1, -2 and -3, and how many of the facts to be said are said."""
+    """For each source its words, distinct-1, -2 and -3, and the share of the facts to be said that are said."""
     rows = []
     for source, stats in sorted(content.wording.items()):
         result = stats.result()
@@ -183,7 +185,7 @@ def wording(content: Content) -> list[tuple[str, str, list[str], str]]:
 
 
 def gate_rows(content: Content) -> list[GateRow]:
-    """Every value that gates have stored: its spread, and its limit if it has one."""
+    """A row for every value that gates have stored: its spread, and its limit if it has one."""
     order = {name: n for n, name in enumerate(GATES)}
     rows = []
     for name, found in sorted(content.gates.items(), key=lambda item: (order.get(item[0], 99), item[0])):
@@ -206,7 +208,7 @@ def _limit(name: str, limits: Collection[float | None]) -> str:
 
 
 def players(content: Content) -> list[Player]:
-    """The examples; one whose audio cannot be read is counted as unreadable."""
+    """The examples; one whose audio cannot be read counts as unreadable."""
     found: list[Player] = []
     for entry in tqdm(content.examples, desc="draw", unit="dialogue", disable=None):
         try:

@@ -1,4 +1,4 @@
-"""One dialogue for the page: its audio, both waveforms, words and events on one ruler of pixels."""
+"""One dialogue for the page: its audio, both waveforms, words and events, on one ruler in pixels."""
 
 import base64
 import io
@@ -11,20 +11,23 @@ import numpy as np
 import soundfile
 from markupsafe import Markup
 
-from data_pipelines.quality.report.collect import Entry
+from data_pipelines.quality.report.collect import LazyDialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Word
-from data_pipelines.sound.audio import Audio, to_rate
+from data_pipelines.sound.audio import RATE_HZ, Audio, to_rate
 from model.errors import UserError
 
 LONGEST_SECONDS = 45.0
+"""The longest excerpt."""
 PIXELS = 96
-"""Of a second."""
+"""The width of a second."""
 BAR = 3
-"""Pixels of one bar of a waveform."""
+"""The width of one bar of a waveform, in pixels."""
 LANE = 72
+"""The height of a waveform, in pixels."""
 WORD_ROWS = 3
+"""Rows of words below a waveform."""
 LETTER = 6.9
-RATE_HZ = 24_000
+"""About the width of a letter, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class Lane:
     side: str
     role: str
     colour: str
-    """agent or user; where both are agents the right one has the user's."""
+    """agent or user; where both sides are agents, the right one has the user's."""
     speaker: str
     prompt: str
     wave: str
-    """Path of the bars."""
+    """The SVG path of its bars."""
     words: tuple[Label, ...]
     events: tuple[Label, ...]
 
@@ -64,14 +67,19 @@ class Player:
     seconds: float
     width: int
     audio: Markup
+    """MP3 in Base64."""
     lanes: tuple[Lane, ...]
     overlaps: tuple[tuple[float, float], ...]
-    """Left and width in pixels."""
+    """Where both sides speak: left edge and width, in pixels."""
     ticks: tuple[tuple[float, str], ...]
+    """The place in pixels and the text of each tick of the ruler."""
 
 
-def player_of(entry: Entry) -> Player:
-    """Reads the audio of a dialogue and lays out its liveliest 45 s, or all of it. Raises UserError as reading does."""
+def player_of(entry: LazyDialogue) -> Player:
+    """Reads the audio of a dialogue and lays out its liveliest 45 s, or all of it.
+
+    Raises: UserError if the audio cannot be read, or ends before the excerpt.
+    """
     dialogue = entry.dialogue
     audio_CS, rate = entry.audio()
     audio_CS = to_rate(audio_CS, rate, RATE_HZ)
@@ -79,7 +87,7 @@ def player_of(entry: Entry) -> Player:
     audio_CS = audio_CS[:, round(start * RATE_HZ) : round((start + seconds) * RATE_HZ)]
     seconds = audio_CS.shape[1] / RATE_HZ
     if not seconds:
-        raise UserError(f"dialogue {dialogue.id}: its audio ends before {start:.0f} s: make it again")
+        raise UserError(f"dialogue {dialogue.id}: its audio ends before {start:.0f} s: make it again", code="bad-audio")
     loudest = max(float(np.abs(audio_CS).max(initial=0)), 0.05)
     part = "" if seconds >= dialogue.seconds - 0.1 else f"; shown: {start:.0f} to {start + seconds:.0f} s"
     about = f"{dialogue.source}, {dialogue.split}, {dialogue.scenario}, {dialogue.seconds:.0f} s{part}"
@@ -101,7 +109,7 @@ def player_of(entry: Entry) -> Player:
 
 
 def mp3(audio_CS: Audio) -> bytes:
-    """Stereo MP3, which every browser plays; about 9 kB a second."""
+    """Stereo MP3, which every browser plays, of about 9 kB a second. Shapes: float32 [2, samples] at 24 kHz."""
     out = io.BytesIO()
     options: dict[str, Any] = {"bitrate_mode": "VARIABLE", "compression_level": 0.6}
     soundfile.write(out, audio_CS.T, RATE_HZ, format="MP3", **options)
@@ -138,7 +146,7 @@ def _label(text: str, start: float, end: float, row: int) -> Label:
 
 
 def _rows(words: Sequence[Word], start: float) -> list[Label]:
-    """Each word at its time, in the first row where the word before it has ended; in the freest if all are full."""
+    """Puts each word at its time, in the first row with room for it, or in the row that is free first."""
     free = [0.0] * WORD_ROWS
     labels = []
     for word in words:
@@ -150,7 +158,7 @@ def _rows(words: Sequence[Word], start: float) -> list[Label]:
 
 
 def _wave(channel: Audio, width: int) -> str:
-    """Vertical bars, one every 3 pixels, as high as the loudest sample under them."""
+    """The SVG path of vertical bars, one every BAR pixels, as high as the loudest sample under them."""
     count = max(width // BAR, 1)
     edges = np.linspace(0, len(channel), count + 1).astype(int)[:-1]
     if not len(channel):
@@ -161,7 +169,7 @@ def _wave(channel: Audio, width: int) -> str:
 
 
 def excerpt(dialogue: Dialogue, longest: float) -> tuple[float, float]:
-    """(start, length) in seconds of the stretch with most changes of speaker, at most `longest`."""
+    """Start and length, in seconds, of the stretch with most changes of speaker, at most `longest`."""
     if dialogue.seconds <= longest:
         return 0.0, dialogue.seconds
     words = sorted((w.start, side) for side in SIDES for w in dialogue.side(side).words)
@@ -171,7 +179,7 @@ def excerpt(dialogue: Dialogue, longest: float) -> tuple[float, float]:
 
 
 def overlaps(dialogue: Dialogue) -> list[tuple[float, float]]:
-    """Times at which words of both sides sound, in order."""
+    """Start and end, in seconds, of each time that words of both sides sound, in order."""
     left, right = dialogue.left.words, dialogue.right.words
     pairs = ((max(a.start, b.start), min(a.end, b.end)) for a in left for b in right)
     return sorted((start, end) for start, end in pairs if start < end)

@@ -1,4 +1,4 @@
-"""`ppx-data report`: what is in these shards or dialogue folders, as a table and as one HTML page."""
+"""`ppx-data report`: describes shards or dialogue folders, as a table and as one HTML page."""
 
 import argparse
 from pathlib import Path
@@ -11,24 +11,29 @@ from model.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `ppx-data report`."""
+    """Adds the options of `ppx-data report`."""
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="shards, or folders of dialogues")
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="page to write")
     parser.add_argument(
-        "--reference", type=Path, nargs="+", default=[], metavar="PATH", help="recorded calls to compare turns with"
+        "--reference",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="recorded calls to compare the turn taking with",
     )
-    parser.add_argument("--samples", type=int, default=6, help="dialogues to hear and see (default: 6)")
+    parser.add_argument("--samples", type=int, default=6, help="number of dialogues to hear and see")
     parser.add_argument("--seed", type=int, default=0, help="another seed chooses other dialogues")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table and writes the page. Raises UserError if other content is in the way, or there is none."""
+    """Prints the table and writes the page. Raises UserError if another page is in the way, or nothing can be read."""
     from data_pipelines.quality.report.page import render
 
     if args.out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {args.out}: the report is a page: end its name in .html")
+        raise UserError(f"--out {args.out}: the report is a page, end its name in .html", code="bad-value")
     if args.samples < 0:
-        raise UserError(f"--samples {args.samples}: give 0 or more")
+        raise UserError(f"--samples {args.samples}: give 0 or more", code="bad-value")
     content = collect(args.paths, args.samples, args.seed)
     reference = collect(args.reference) if args.reference else None
     is_new = save_once(args.out, render(content, reference).encode())
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(content: Content) -> str:
-    """The report as text: one row for each source of each split, then prompts, licences, gates and rejections."""
+    """The report as text: a row for each source of each split, then prompts, licences, gates and rejections."""
     head = f"{'':<22}{'dialogues':>10}{'samples':>9}{'hours':>8}{'mean s':>8}{'words/min':>11}"
     head += "".join(f"{name:>9}" for name in ("speech", "pause", "gap", "overlap"))
     lines = [", ".join(content.names), "", head + "   (seconds in a minute)"]
@@ -60,5 +65,5 @@ def table(content: Content) -> str:
     if missing := sum(group.without_words for group in content.groups.values()):
         lines.append(f"{missing} dialogues without words on one side are left out of the turn taking")
     if content.unreadable:
-        lines.append(f"{content.unreadable} dialogues cannot be read: look with `ppx-data check` or `ppx-data gate`")
+        lines.append(f"{content.unreadable} dialogues cannot be read, look with `ppx-data check` or `ppx-data gate`")
     return "\n".join(lines + [f"rejected {count}: {why}" for why, count in content.rejected.most_common()])

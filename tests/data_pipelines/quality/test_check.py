@@ -1,30 +1,38 @@
+"""`ppx-data check`: every fault of shards is found and named, and good shards have none."""
+
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from data_pipelines import verbs
 from data_pipelines.quality import check
 from data_pipelines.quality.check import check_shards
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.scan import build_index
-from model.errors import UserError
+from data_pipelines.sound.audio import Audio
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
+from tests.refusals import refused
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path: Path) -> Path:
+    """Shards of the tiny corpus."""
     build_shards(write_corpus(tmp_path / "dialogues"), TinyCodec(), tmp_path / "out")
     return tmp_path / "out"
 
 
-def edit_manifest(shards, change):
+def edit_manifest(shards: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((shards / "manifest.json").read_text())
     change(manifest)
     (shards / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_good_shards_have_no_problem(shards, capsys):
+def test_good_shards_have_no_problem(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_shards(shards, TinyCodec()) == []
     verbs.main(["check", str(shards)])
     out = capsys.readouterr().out
@@ -32,13 +40,13 @@ def test_good_shards_have_no_problem(shards, capsys):
     assert "note: 1 agent voices are in both splits: tiny/left" in out
 
 
-def test_a_changed_tar_is_found_by_its_hash(shards):
+def test_a_changed_tar_is_found_by_its_hash(shards: Path) -> None:
     overwrite(shards / "train", "call-0", "audio.flac", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     problems = check_shards(shards)
     assert "train/fisher-00000.tar: its sha256 is not the manifest's: the content has changed" in problems
 
 
-def test_every_fault_of_the_files_is_listed_not_only_the_first(shards):
+def test_every_fault_of_the_files_is_listed_not_only_the_first(shards: Path) -> None:
     os.truncate(shards / "train" / "fisher-00000.tar", 5000)
     (shards / "heldout" / "service-00000.tar").unlink()
     (shards / "heldout" / "more-00000.tar").write_bytes(b"")
@@ -51,14 +59,14 @@ def test_every_fault_of_the_files_is_listed_not_only_the_first(shards):
         assert [problem for problem in problems if part in problem]
 
 
-def test_samples_that_cannot_be_read_are_named(shards, capsys):
+def test_samples_that_cannot_be_read_are_named(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overwrite(shards / "train", "service-1", "codes.npy", lambda data: b"\0" * len(data))
-    with pytest.raises(UserError, match=r"out: \d problems, listed above"):
+    with refused("bad-shards", shards, "problems"):
         verbs.main(["check", str(shards)])
     assert "sample service-1: not a .npy array" in capsys.readouterr().out
 
 
-def test_counts_that_are_not_those_of_the_manifest_are_named(shards):
+def test_counts_that_are_not_those_of_the_manifest_are_named(shards: Path) -> None:
     edit_manifest(shards, lambda manifest: manifest["content"]["train"]["service"].update(samples=7))
     edit_manifest(shards, lambda manifest: manifest["content"]["heldout"].pop("service"))
     assert check_shards(shards) == [
@@ -67,17 +75,17 @@ def test_counts_that_are_not_those_of_the_manifest_are_named(shards):
     ]
 
 
-def test_codes_beyond_the_codec_are_named(shards):
+def test_codes_beyond_the_codec_are_named(shards: Path) -> None:
     edit_manifest(shards, lambda manifest: manifest["codec"].update(card=20))
     assert [p for p in check_shards(shards) if "service-0/left: codes up to" in p and "the codec has 0 to 19" in p]
 
 
-def test_an_unlisted_licence_is_named(shards):
+def test_an_unlisted_licence_is_named(shards: Path) -> None:
     edit_manifest(shards, lambda manifest: manifest["licences"].pop("MIT"))
     assert "train: qa-0/left: licence 'MIT' is not in the manifest" in check_shards(shards)
 
 
-def test_words_after_the_audio_are_named(shards):
+def test_words_after_the_audio_are_named(shards: Path) -> None:
     """The reader trusts meta.json's own length; the check compares with the codes."""
     overwrite(
         shards / "train", "qa-0", "meta.json", lambda data: data.replace(b'"seconds": 4.0', b'"seconds": 9.0').replace(
@@ -86,7 +94,7 @@ def test_words_after_the_audio_are_named(shards):
     assert [p for p in check_shards(shards) if "qa-0/left: left words end after the audio of 4.00 s" in p]
 
 
-def test_an_index_of_other_tars_is_named(shards):
+def test_an_index_of_other_tars_is_named(shards: Path) -> None:
     before = (shards / "train" / "index.safetensors").read_bytes()
     (shards / "train" / "assistant-00000.tar").unlink()
     build_index(shards / "train")
@@ -95,9 +103,9 @@ def test_an_index_of_other_tars_is_named(shards):
     assert [p for p in check_shards(shards) if "not the index of these tars" in p]
 
 
-def test_codes_that_are_not_those_of_the_audio_are_found(shards):
+def test_codes_that_are_not_those_of_the_audio_are_found(shards: Path) -> None:
     class Other(TinyCodec):
-        def encode(self, wav_B1S):
+        def encode(self, wav_B1S: Tensor) -> Tensor:
             return super().encode(wav_B1S).flip(1)
 
     problems = check_shards(shards, Other(), again=100)
@@ -105,7 +113,7 @@ def test_codes_that_are_not_those_of_the_audio_are_found(shards):
     assert "train: qa-0/left: 100.0% of its codes change on encoding" in problems
 
     class Newer(TinyCodec):
-        def fingerprint(self):
+        def fingerprint(self) -> str:
             return "cd" * 32
 
     assert check_shards(shards, Newer()) == [
@@ -113,29 +121,37 @@ def test_codes_that_are_not_those_of_the_audio_are_found(shards):
     ]
 
 
-def test_a_split_instead_of_the_shards_is_told(shards):
-    with pytest.raises(UserError, match=f"train: is one split of shards: give {shards}$"):
+def test_a_split_instead_of_the_shards_is_refused(shards: Path) -> None:
+    with refused("bad-shards", shards / "train", f"give {shards}"):
         check_shards(shards / "train")
 
 
-def test_an_option_that_does_nothing_is_refused(shards):
-    with pytest.raises(UserError, match="--again 3: give 1 or more, together with --codec"):
-        verbs.main(["check", str(shards), "--again", "3"])
-    for option, value in (("--asr-model", "large-v3"), ("--device", "cuda")):
-        with pytest.raises(UserError, match=f"{option} {value}: has an effect with --asr only"):
+def test_an_option_that_does_nothing_is_refused(shards: Path) -> None:
+    for option, value in (("--again", "3"), ("--max-wer", "0.4"), ("--asr-model", "large-v3"), ("--device", "cuda")):
+        with refused("bad-combination", f"{option} {value}", "--codec" if option == "--again" else "--asr"):
             verbs.main(["check", str(shards), option, value])
+    for option, value in (("--again", "0"), ("--max-wer", "0"), ("--asr", "0")):
+        with refused("bad-value", f"{option} {value}"):
+            verbs.main(["check", str(shards), "--codec", "small", "--asr", "1", option, value])
 
 
-def test_any_recogniser_may_listen(shards, monkeypatch, capsys):
+def test_any_recogniser_may_listen(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Deaf:
-        def transcribe(self, audio, rate):
+        def transcribe(self, audio: Audio, rate: int) -> str:
             return ""
 
-        def identity(self):
+        def identity(self) -> dict[str, Any]:
             return {"name": "deaf"}
 
-    opened = []
-    monkeypatch.setattr(check, "open_asr", lambda *asked: opened.append(asked) or Deaf())
+    opened: list[tuple[str, ...]] = []
+
+    def open_deaf(*words: str) -> Deaf:
+        opened.append(words)
+        return Deaf()
+
+    monkeypatch.setattr(check, "open_asr", open_deaf)
     words = ["check", str(shards), "--asr", "2", "--max-wer", "1"]
     verbs.main([*words, "--asr-model", "parakeet:folder", "--device", "cuda"])
     verbs.main(words)

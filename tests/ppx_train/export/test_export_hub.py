@@ -146,10 +146,10 @@ def test_public_must_be_asked_for_and_is_never_changed(hub: Hub, run: tuple[Path
 @pytest.mark.parametrize(
     ("token", "name", "message"),
     [
-        (None, "org/talker", "not logged in: run `hf auth login`, or set HF_TOKEN"),
+        (None, "org/talker", "not logged in; run `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "org/talker", "does not know the token .*hf auth login"),
         ("hf_reader", "bob/talker", "the token may only read"),
-        ("hf_writer", "nvidia/talker", "you may write to ann, org: choose one of these"),
+        ("hf_writer", "nvidia/talker", "you may write to ann, org; choose one of these"),
         ("hf_writer", "talker", "give ORG/NAME"),
         ("hf_writer", "org/my talker", "not a repository name"),
         ("hf_writer", "org/a/b", "not a repository name"),

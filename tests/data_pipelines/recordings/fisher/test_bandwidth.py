@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.recordings.fisher.bandwidth import check_command, extend
-from model.errors import UserError
+from model.errors import Code
+from tests.refusals import refused
 
 GOOD = "x24 = np.repeat(x, 3, axis=0)\nrate = 24000\n"
 
@@ -39,24 +40,24 @@ def test_a_program_that_works_gives_the_call_at_24_khz(tmp_path: Path, call: np.
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "code", "names"),
     [
-        ("x24 = np.repeat(x, 2, axis=0)\nrate = 16000\n", "answered 16000 Hz, not 24000"),
-        (GOOD + "x24 = x24[:, :1]\n", r"answered 1 channel\(s\), not 2"),
-        (GOOD + "x24 = x24[:-400]\n", "answered 1.983 s, not 2.000 s"),
-        (GOOD + "x24[:, 1] = 0\n", "answered silence on channel 2"),
-        (GOOD + "x24 = x24 * 0.1\n", "changed the level of channel 1 by -20 dB"),
-        (GOOD + "x24 = x24[:, ::-1]\n", "other sound on channel 1"),
-        (GOOD + "x24 = np.roll(x24, 2400, axis=0)\n", "other sound on channel 1"),
-        ("sys.exit('no GPU here')\n", "failed with code 1: no GPU here"),
-        ("sys.exit(0)\n", "wrote no file"),
-        ("import time\ntime.sleep(30)\n", "took more than 1 s"),
+        ("x24 = np.repeat(x, 2, axis=0)\nrate = 16000\n", "bad-audio", ["16000 Hz"]),
+        (GOOD + "x24 = x24[:, :1]\n", "bad-audio", ["1 channel"]),
+        (GOOD + "x24 = x24[:-400]\n", "bad-audio", ["1.983 s, not 2.000 s"]),
+        (GOOD + "x24[:, 1] = 0\n", "bad-audio", ["silence on channel 2"]),
+        (GOOD + "x24 = x24 * 0.1\n", "bad-audio", ["level of channel 1 by -20 dB"]),
+        (GOOD + "x24 = x24[:, ::-1]\n", "bad-audio", ["other sound on channel 1"]),
+        (GOOD + "x24 = np.roll(x24, 2400, axis=0)\n", "bad-audio", ["other sound on channel 1"]),
+        ("sys.exit('no GPU here')\n", "program-failed", ["code 1", "no GPU here"]),
+        ("sys.exit(0)\n", "program-failed", ["wrote no file"]),
+        ("import time\ntime.sleep(30)\n", "program-failed", ["1 s", "--bandwidth-timeout"]),
     ],
 )
 def test_a_wrong_result_is_an_error_that_says_what_is_wrong(
-    tmp_path: Path, call: np.ndarray, body: str, message: str
+    tmp_path: Path, call: np.ndarray, body: str, code: Code, names: list[str]
 ) -> None:
-    with pytest.raises(UserError, match=message):
+    with refused(code, *names):
         extend(call, 8000, program(tmp_path, body), 1 if "sleep" in body else 60)
 
 
@@ -66,14 +67,14 @@ def test_a_silent_side_may_stay_silent(tmp_path: Path, call: np.ndarray) -> None
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "code", "names"),
     [
-        ("cp {input} out.wav", "say where the files go"),
-        ("no-such-program-here {input} {output}", "no-such-program-here is no program here"),
-        ("cp '{input} {output}", "No closing quotation"),
-        ("  ", "give a command"),
+        ("cp {input} out.wav", "bad-value", ["cp {input} out.wav", "'extend {input} {output}'"]),
+        ("no-such-program-here {input} {output}", "not-found", ["no-such-program-here"]),
+        ("cp '{input} {output}", "bad-value", ["No closing quotation"]),
+        ("  ", "bad-value", ["--bandwidth-extension"]),
     ],
 )
-def test_wrong_commands_are_refused_before_any_work(command: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_wrong_commands_are_refused_before_any_work(command: str, code: Code, names: list[str]) -> None:
+    with refused(code, *names):
         check_command(command)
