@@ -8,15 +8,27 @@ from pathlib import Path
 from model.errors import UserError
 
 
+def wait_for(condition, seconds=200):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
 def square(number):
     return number * number
 
 
 def note_process(path):
     """Writes who worked on it: process, threads allowed, working folder."""
-    time.sleep(0.05)
     Path(path).write_text(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}")
     return path
+
+
+def meet(path):
+    """Writes who works on it, and ends when another process has done so in the same folder."""
+    note_process(path)
+    wait_for(lambda: len({other.read_text().partition(" ")[0] for other in Path(path).parent.iterdir()} - {""}) > 1)
 
 
 def refuse_three(number):
@@ -44,10 +56,10 @@ def kill_always(name):
     return name
 
 
-def wait_long(path):
-    """Says that it began, and ends after two seconds."""
+def wait_for_go(path):
+    """Says that it began, and ends when the file `go` is there."""
     Path(path).with_suffix(".begun").write_text(str(os.getpid()))
-    time.sleep(2)
+    wait_for((Path(path).parent / "go").exists)
     Path(path).write_text("done")
     return path
 
@@ -55,7 +67,7 @@ def wait_long(path):
 def wait_for_ever(path):
     """Says that it began; writes its file only if nobody ends it."""
     Path(path).with_suffix(".begun").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(3600)
     Path(path).write_text("done")
 
 

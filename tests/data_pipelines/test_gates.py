@@ -283,10 +283,9 @@ def test_a_company_of_another_role_is_a_leak_of_its_context():
     assert kinds(findings) == {"b": ["role context leak"]} and "blue moon bakery" in findings["b"].reasons[0]
 
 
-def test_thousands_of_records_take_seconds():
-    import time
-
+def test_only_texts_that_share_something_are_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr(across, "_jaccard", lambda a, b, jaccard=across._jaccard: compared.append(a) or jaccard(a, b))
     records = [record(f"r{n:05d}", sentence(n, 110)) for n in range(1500)] + [record("z", sentence(7, 110))]
-    started = time.process_time()
     assert kinds(across.compare(records, Limits())) == {"z": ["duplicate"]}
-    assert time.process_time() - started < 10
+    assert len(compared) == across.BANDS  # the pair meets in every band; no other of a million pairs is compared

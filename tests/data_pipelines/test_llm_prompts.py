@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -393,12 +392,13 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
     with LLMServer(listener) as server:
         annotate_all(roots[0], server)
         calm = len(server.bodies)
-    held, answered = threading.Event(), []
+    held, over, answered = threading.Event(), threading.Event(), []
 
     def reply(body):
         if len(answered) == 5 and not held.is_set():
             held.set()
-            time.sleep(20)
+            over.wait()
+            return listener(body)
         answered.append(json.dumps(body))
         return listener(body)
 
@@ -407,12 +407,13 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
         words += ["--llm-model", "m", "--llm-url", server.url, "--llm-concurrency", "1", "--llm-retries", "0"]
         code = f"from ppx_train.cli import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        assert held.wait(60)
+        assert held.wait(200)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         first = list(answered)
         assert len(first) == 5 and len(sidecars(roots[1])) == 2
         verbs.main(words)
+    over.set()
     assert len(first) == len(set(first))
     assert not set(first) & set(answered[len(first) :])
     assert len(set(answered)) == calm

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from random import Random
 
@@ -452,12 +451,13 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
     with LLMServer(author) as server:
         synth(tmp_path / "calm.jsonl", server, num=4)
         calm = len(server.bodies)
-    held, answered = threading.Event(), []
+    held, over, answered = threading.Event(), threading.Event(), []
 
     def reply(body):
         if len(answered) == calm * 2 // 3 and not held.is_set():
             held.set()
-            time.sleep(20)
+            over.wait()
+            return author(body)
         answered.append(json.dumps(body))
         return author(body)
 
@@ -467,12 +467,13 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
         words += ["--llm-concurrency", "1"]
         code = f"from ppx_train.cli import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        assert held.wait(60)
+        assert held.wait(200)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         first = set(answered)
         assert not (tmp_path / "killed.jsonl").exists()
         verbs.main(words)
+    over.set()
     assert len(answered) == len(set(answered)) == calm and len(first) == calm * 2 // 3
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
 

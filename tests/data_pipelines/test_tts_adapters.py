@@ -31,6 +31,7 @@ from data_pipelines.speech.tts.timed import timed_speech  # noqa: E402
 from data_pipelines.speech.voices import Clip, Pool, load_pool  # noqa: E402
 from model.errors import UserError  # noqa: E402
 from tests.data_pipelines import speech_servers  # noqa: E402
+from tests.data_pipelines.jobs import wait_for  # noqa: E402
 from tests.data_pipelines.speech_servers import SPEAKERS, Server, choice_of  # noqa: E402
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
@@ -296,16 +297,19 @@ def test_other_paths_are_404(chatterbox_server):
     assert ask(f"{chatterbox_server.url}/other", b"{}")[0] == 404
 
 
-def test_the_identity_answers_while_the_engine_works(chatterbox_server, manifest):
+def test_the_identity_answers_while_the_engine_works(chatterbox_server, manifest, tmp_path):
     clip = server.float_wav(*load_pool(manifest).audio("anna/anna"))
-    body = json.dumps({"text": "Slowly.", "seed": 0, "reference": base64.b64encode(clip).decode()}).encode()
+    go = tmp_path / "go"
+    body = json.dumps({"text": f"Waiting for {go}", "seed": 0, "reference": base64.b64encode(clip).decode()}).encode()
     thread = threading.Thread(target=lambda: urllib.request.urlopen(f"{chatterbox_server.url}/speak", body).read())
     thread.start()
-    time.sleep(0.3)
-    started = time.perf_counter()
-    assert ask(f"{chatterbox_server.url}/identity")[0] == 200
-    assert time.perf_counter() - started < 2 and thread.is_alive()
-    thread.join()
+    try:
+        wait_for(go.with_suffix(".begun").exists)
+        assert ask(f"{chatterbox_server.url}/identity")[0] == 200
+        assert thread.is_alive()
+    finally:
+        go.touch()
+        thread.join()
 
 
 def test_a_key_is_asked_for_and_never_shown(fakes, monkeypatch, tmp_path):
@@ -354,7 +358,7 @@ class Faulty:
     """A server that answers as told: a list of codes, or exceptions by name; then 200."""
 
     def __init__(self, *plan: int | str) -> None:
-        self.plan, self.asked = list(plan), 0
+        self.plan, self.asked, self.stopped = list(plan), 0, threading.Event()
         outer = self
         identity = {"name": "dia", "version": "1", "licence": "MIT", "output_licence": "MIT", "deterministic": True}
         stamp = http_backend.fingerprint(identity)
@@ -369,7 +373,7 @@ class Faulty:
                 outer.asked += 1
                 step = outer.plan.pop(0) if outer.plan else 200
                 if step == "hang":
-                    time.sleep(1.5)
+                    outer.stopped.wait()
                     return
                 if step == "cut":
                     self.send_response(200)
@@ -399,10 +403,12 @@ class Faulty:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    def client(self, **given):
-        return http_backend.HttpBackend(self.url, "dia", **({"timeout": 0.5, "tries": 3, "wait": 0.01} | given))
+    def client(self):
+        timeout = 1.0 if "hang" in self.plan else 60.0
+        return http_backend.HttpBackend(self.url, "dia", timeout=timeout, tries=3, wait=0.01)
 
     def stop(self):
+        self.stopped.set()
         self.server.shutdown()
         self.server.server_close()
 

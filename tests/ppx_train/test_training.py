@@ -134,7 +134,7 @@ def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: p
 
 def test_shards_by_url_give_the_same_weights(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
     with serve(prepared / "shards") as served:
-        served.delay = 0.02
+        served.together, served.gather = 4, "/train/*.tar"
         assert train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{served.url}]"))) == 0
         assert len({path for path, _ in served.requests if path.endswith(".tar")}) >= 2
         assert served.most_at_once >= 4  # the samples of a step are asked for side by side
