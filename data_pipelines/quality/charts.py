@@ -108,7 +108,7 @@ def spark(numbers: Sequence[float], limit: float | None) -> Markup:
     low, high = low - pad, high + pad
     counts, edges = np.histogram(numbers, np.linspace(low, high, 31))
     bars = "".join(
-        f"M{4 * n + 2} 26v-{max(1.5, 24 * count / counts.max()):.1f}" for n, count in enumerate(counts) if count
+        f"M{4 * n + 2} 26v-{max(1.5, 24 * count / np.max(counts)):.1f}" for n, count in enumerate(counts) if count
     )
     mark = ""
     if limit is not None and low <= limit <= high:
