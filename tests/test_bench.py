@@ -32,7 +32,7 @@ def run(script: str, *arguments: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         subprocess.run(
-            [sys.executable, str(BENCH / script), *arguments, "--json", str(figures)], check=True, timeout=120
+            [sys.executable, str(BENCH / script), *arguments, "--json", str(figures)], check=True, timeout=1200
         )
         return json.loads(figures.read_text())
 

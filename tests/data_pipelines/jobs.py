@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import UserError
 
 
-def wait_for(condition, seconds=200):
+def wait_for(condition, seconds=1200):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -23,7 +23,7 @@ class Served:
     most_at_once: int = 0
     together: int = 1
     gather: str = ""
-    """Requests for paths of this pattern wait until `together` were under way at once, for a minute at most."""
+    """Requests for paths of this pattern wait until `together` were under way at once, for ten minutes at most."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def serve(folder: Path) -> Iterator[Served]:
                 served.most_at_once = max(served.most_at_once, waiting[0])
                 arrived.notify_all()
                 if fnmatch(self.path, served.gather):
-                    arrived.wait_for(lambda: served.most_at_once >= served.together, 60)
+                    arrived.wait_for(lambda: served.most_at_once >= served.together, 600)
                 waiting[0] -= 1
             wanted = self.headers.get("Range", "")
             served.requests.append((self.path, wanted))

@@ -107,7 +107,7 @@ def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path):
     os.killpg(run.pid, signal.SIGINT)
     assert any(b"stopping after what is in progress" in line for line in run.stderr)
     (tmp_path / "go").touch()
-    run.communicate(timeout=200)
+    run.communicate(timeout=1200)
     assert run.returncode != 0
     begun = {path.stem for path in tmp_path.glob("*.begun")}
     assert {path.stem for path in tmp_path.glob("*.txt")} == begun and 2 <= len(begun) < 6

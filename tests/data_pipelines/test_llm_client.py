@@ -113,8 +113,8 @@ def test_faults_of_the_line_are_waited_out(tmp_path, replies, waits):
 
 
 def test_a_slow_server_times_out_and_is_asked_again(tmp_path):
-    asked = Asked(tmp_path, [hang(60), say(GOOD)], timeout=3)
-    assert (asked.value, asked.requests) == (GOOD, 2)
+    asked = Asked(tmp_path, [hang(60), say(GOOD)], timeout=1.5)
+    assert asked.value == GOOD and asked.requests >= 2  # more where the good answer takes as long
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_many_questions_keep_their_order_and_the_width_is_bounded(tmp_path):
         with lock:
             busy[0] += 1
             most[0] = max(most[0], busy[0])
-        gate.wait(60)  # three at a time or the test fails
+        gate.wait(600)  # three at a time or the test fails
         with lock:
             busy[0] -= 1
         return {"city": body["messages"][1]["content"]}
@@ -341,7 +341,7 @@ def test_when_one_item_ends_the_run_nobody_keeps_waiting_for_the_server(tmp_path
     waiting, woken = threading.Barrier(8), []
 
     def reply(body):
-        waiting.wait(60)
+        waiting.wait(600)
         return status(401) if body["seed"] == 7 else status(503, Retry_After="300")
 
     with LLMServer(reply) as server:

@@ -467,9 +467,9 @@ def test_a_run_killed_in_the_middle_goes_on_for_free_and_ends_the_same(tmp_path)
         words += ["--llm-concurrency", "1"]
         code = f"from ppx_train.cli import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        assert held.wait(200)
+        assert held.wait(1200)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(60)
+        process.wait(600)
         first = set(answered)
         assert not (tmp_path / "killed.jsonl").exists()
         verbs.main(words)

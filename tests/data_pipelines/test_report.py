@@ -315,7 +315,7 @@ def test_a_browser_plays_every_sample_and_goes_where_one_presses(shards, tmp_pat
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
     page = (tmp_path / "pressed.html").as_uri()
     profile = f"--user-data-dir={tmp_path / 'profile'}"
-    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=120).stdout
+    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=1200).stdout
     root = re.search(r"<html[^>]*>", dom)[0]
     assert 'data-players="4"' in root and "data-error" not in root
     assert 'data-sought="2.70"' in root

@@ -99,7 +99,7 @@ def test_loading_copies_neither_the_model_nor_its_largest_parameter(tmp_path: Pa
         for name, dep_q, dtype in cases
     ]
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "config.json"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     for case, line in zip(cases, lines, strict=True):
