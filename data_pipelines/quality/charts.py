@@ -57,7 +57,7 @@ def _y(value: float, top: float) -> str:
     return f"{HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM):.1f}"
 
 
-def _steps(share: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], top: float, low: float, high: float) -> str:
+def _steps(share: npt.NDArray[np.float64], edges: npt.NDArray[np.floating], top: float, low: float, high: float) -> str:
     points = [f"M{_x(low, low, high)} {_y(0, 1)}"]
     points += [f"V{_y(value, top)}H{_x(edge, low, high)}" for value, edge in zip(share, edges[1:], strict=True)]
     return "".join(points)

@@ -82,6 +82,7 @@ def npy_array(data: bytes) -> npt.NDArray[Any]:
 
 def parse_codes(data: bytes, what: str, codebooks: int, frames: int | None = None) -> npt.NDArray[np.int16]:
     """Codes int16 [codebooks, frames], any number of frames for None. Raises ValueError if they are anything else."""
+    array: npt.NDArray[Any]
     head = _npy_head(codebooks, frames) if frames else b"no"
     if data.startswith(head) and frames and len(data) == len(head) + 2 * codebooks * frames:
         array = np.frombuffer(data, np.dtype("<i2"), offset=len(head)).reshape(codebooks, frames)
