@@ -130,6 +130,7 @@ def _copy(targets: Iterable[tuple[Tensor | StoredTensor, Tensor]]) -> None:
     for part, target in targets:
         for rows, piece in pieces(part):
             target[rows].copy_(piece)
+            del piece  # otherwise it lives on while the next one is read
 
 
 def _create(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device | str | None) -> nn.Parameter:

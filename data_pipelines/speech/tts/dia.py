@@ -167,7 +167,7 @@ def _longest_silence(audio: Audio, rate: int, start: float, stop: float) -> tupl
     loud = frames >= 0.03 * float(frames.max(initial=0.0))
     first, last = max(0, round(start * 100)), min(len(loud), round(stop * 100))
     edges = np.concatenate(([-1], np.flatnonzero(loud[first:last]), [last - first]))
-    widest = int(np.diff(edges).argmax())
+    widest = int(np.argmax(np.diff(edges)))
     return (first + int(edges[widest]) + 1) / 100, (first + int(edges[widest + 1])) / 100
 
 
