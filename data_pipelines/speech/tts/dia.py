@@ -2,7 +2,7 @@
 
 The published work does not say how it split the mixture. Here: the script is aligned to the sound, cut in the silence
 between two turns, and each piece goes to its speaker's channel. Where there is no silence the turns touch or lie on
-each other and cannot be told apart: the dialogue is refused. Barge-ins and backchannels get their place afterwards,
+each other and cannot be separated, so the dialogue is refused. Barge-ins and backchannels get their place afterwards,
 like with every other engine.
 """
 
