@@ -26,7 +26,7 @@ mount -o remount,size=64m disk
 "$@"
 cp -r disk/out out
 """
-RUN = "from ppx_train.cli.commands import data\nif __name__ == '__main__':\n    data()\n"
+RUN = "from ppx_train.cli.data import main\nif __name__ == '__main__':\n    main()\n"
 
 
 def may_mount() -> bool:
