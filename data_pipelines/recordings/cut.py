@@ -1,5 +1,7 @@
 """Cuts windows out of a recording of any format and writes them as dialogue folders."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

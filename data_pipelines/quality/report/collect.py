@@ -3,6 +3,8 @@
 Only for a few dialogues the place of the audio is kept. Numbers are kept in arrays of 4 bytes each.
 """
 
+# Shapes: C channels, S samples
+
 import hashlib
 import json
 import math

@@ -23,7 +23,7 @@ DATA = DataFacts(
     missing=("gone",),
 )
 VOICE = VoicePrompt(
-    name="anna", label="Anna", licence="CC-BY-4.0", consent="she agreed", sha256="", codes_CP=torch.zeros(8, 3)
+    name="anna", label="Anna", licence="CC-BY-4.0", consent="she agreed", sha256="", codes_QP=torch.zeros(8, 3)
 )
 
 
