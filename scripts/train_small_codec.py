@@ -8,9 +8,9 @@ The learning rate ends with the given minutes (or --steps), so plan them once.
 
 The shipped file was trained on 43 minutes of Kokoro speech (Apache-2.0, 28 English voices) for 50 minutes on one shared
 CPU core, the first third with AdamW alone and less telephone sound, the rest as it is here.
-
-Shapes: B batch, S samples at 24 kHz, D codec width, T frames of 80 ms.
 """
+
+# Shapes: B batch, D width, S samples, T frames, V vocabulary, Z quantiser width
 
 import argparse
 import hashlib
@@ -280,7 +280,7 @@ def export(model: Mimi, path: Path) -> None:
     rounded = Mimi(replace(model.config, silence_codes=None, sine_codes=None)).eval()
     rounded.load_state_dict(model.state_dict())
     for codebook in rounded.codebooks():  # centroids over counts of one round better than sums over counts
-        codebook.embedding_sum.copy_(codebook.centroids_VQ)
+        codebook.embedding_sum.copy_(codebook.centroids_VZ)
         codebook.cluster_usage.fill_(1)
     rounded.load_state_dict({name: tensor.half().float() for name, tensor in rounded.state_dict().items()})
     write_mimi(rounded, path, torch.float16)

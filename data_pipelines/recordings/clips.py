@@ -1,5 +1,7 @@
 """Voice clips out of a call: which one, and its sound."""
 
+# Shapes: S samples
+
 import random
 from collections.abc import Sequence
 

@@ -1,5 +1,7 @@
 """One recording of any origin: fill in what its transcript lacks, cut it, write dialogue folders."""
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -5,6 +5,8 @@ the left; beside each a .json of {"alignments": [[word, [start, end], "SPEAKER_M
 skipped by moshi-finetune: often there are none, and the right side is then unknown.
 """
 
+# Shapes: C channels, S samples
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The codec of a stage whose work is spread over processes: passed on by name, opened once in each of them."""
 
+# Shapes: B batch, S samples
+
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager

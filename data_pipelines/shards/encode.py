@@ -4,6 +4,8 @@ Two passes. The first encodes every dialogue into SHARDS/.work, so that a killed
 second packs the tars, whose cuts depend on sizes alone. A run that was killed and repeated gives the same bytes.
 """
 
+# Shapes: B batch, C channels, Q codebooks, S samples, T frames
+
 import argparse
 import io
 import shutil
@@ -171,10 +173,10 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
     wav_B1S = torch.from_numpy(wav_CS).unsqueeze(1)
     batches = wav_B1S.split(1) if str(codec.device) == "cpu" else [wav_B1S]
     with one_thread():
-        codes_BCT = torch.cat([codec.encode(batch) for batch in batches]).numpy()
-    if codes_BCT.min() < 0 or codes_BCT.max() >= codec.card:
+        codes_BQT = torch.cat([codec.encode(batch) for batch in batches]).numpy()
+    if codes_BQT.min() < 0 or codes_BQT.max() >= codec.card:
         raise RuntimeError(f"the codec gave codes outside 0..{codec.card - 1}")
-    return codes_BCT.astype(np.int16)
+    return codes_BQT.astype(np.int16)
 
 
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:

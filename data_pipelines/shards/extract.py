@@ -1,5 +1,7 @@
 """`ppx-data extract`: one stored dialogue as files to listen to, and to chat with."""
 
+# Shapes: C channels, S samples
+
 import argparse
 from pathlib import Path
 

@@ -4,6 +4,8 @@ A sample is (dialogue, agent side). It is read by its number with one read of it
 thread, on disk or by URL.
 """
 
+# Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
+
 import argparse
 import io
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ class Sample:
     id: str
     side: str
     source: str
-    codes_KT: Tensor
+    codes_QT: Tensor
     """int64 [16, T]: the agent's eight codebooks, then the user's."""
-    voice_codes_CP: Tensor
+    voice_codes_QP: Tensor
     """int64 [8, P]"""
     role_prompt: str
     words: list[SpokenWord]
@@ -95,7 +97,7 @@ class ShardReader:
     def read(self, i: int) -> Sample:
         """Sample i. Raises BadSample if its bytes are not what the index promises, StorageError if there are none."""
         row = self.rows[i]
-        codes_KT, voice_CP, text = self._codes(i, "text")
+        codes_QT, voice_QP, text = self._codes(i, "text")
         try:
             role_prompt, words = parse_text(text)
         except ValueError as why:
@@ -104,16 +106,16 @@ class ShardReader:
             id=row.id,
             side=row.side,
             source=row.source,
-            codes_KT=codes_KT,
-            voice_codes_CP=voice_CP,
+            codes_QT=codes_QT,
+            voice_codes_QP=voice_QP,
             role_prompt=role_prompt,
             words=words,
         )
 
     def codes(self, i: int) -> tuple[Tensor, Tensor]:
         """Codes alone: of sample i, int64 [16, T], agent first, and of its voice prompt, [8, P]. Raises as read."""
-        codes_KT, voice_CP, *_ = self._codes(i)
-        return codes_KT, voice_CP
+        codes_QT, voice_QP, *_ = self._codes(i)
+        return codes_QT, voice_QP
 
     def dialogue(self, i: int) -> Dialogue:
         """The record of row i. Raises BadSample."""
@@ -142,17 +144,17 @@ class ShardReader:
         return self._bytes(i, part)[0]
 
     def _codes(self, i: int, *more: str) -> tuple[Any, ...]:
-        """(codes_KT, voice_CP, bytes of further parts), by one read."""
+        """(codes_QT, voice_QP, bytes of further parts), by one read."""
         columns = self.index.columns
         codes, voice, *others = self._bytes(i, "codes", "voice", *more)
         try:
-            codes_KT = parse_codes(codes, "codes", 16, int(columns["num_frames"][i])).astype(np.int64)
-            voice_CP = parse_codes(voice, "voice codes", 8, int(columns["voice_frames"][i])).astype(np.int64)
+            codes_QT = parse_codes(codes, "codes", 16, int(columns["num_frames"][i])).astype(np.int64)
+            voice_QP = parse_codes(voice, "voice codes", 8, int(columns["voice_frames"][i])).astype(np.int64)
         except ValueError as why:
             raise BadSample(self.index.id(i), str(why)) from why
         if SIDES[columns["side"][i]] == "right":
-            codes_KT = np.concatenate([codes_KT[8:], codes_KT[:8]])
-        return torch.from_numpy(codes_KT), torch.from_numpy(voice_CP), *others
+            codes_QT = np.concatenate([codes_QT[8:], codes_QT[:8]])
+        return torch.from_numpy(codes_QT), torch.from_numpy(voice_QP), *others
 
     def _bytes(self, i: int, *parts: str) -> list[bytes]:
         """The bytes of some members, by one read of the stretch from the first to the last."""

@@ -13,6 +13,8 @@
 A speaker is held out by a hash of the name, decided once and stored: such voices never speak in training.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import csv
 import hashlib

@@ -6,6 +6,8 @@ it is for: trying the import of telephone calls, and tests. Material of the read
 calls of one reader have the same sentences in another order.
 """
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

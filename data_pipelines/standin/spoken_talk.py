@@ -1,5 +1,7 @@
 """Small talk spoken by an engine and laid out in time: who says which word when."""
 
+# Shapes: S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """`ppx-export voice`: pickled voices of PersonaPlex -> voices that `ppx-chat` takes, by the tables of their model."""
 
+# Shapes: P prompt frames, Q codebooks
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,9 +60,9 @@ def convert(source: Path, model: str, out: Path, revision: str | None, terms: di
         recovered = recover(voice, weights, config)
         name = voice.path.stem
         metadata = {"name": name, "label": name, **terms, "sha256": sha256_file(voice.path)}
-        write_weights(to, {"codes": recovered.codes_CP.to(torch.int32)}, metadata)
+        write_weights(to, {"codes": recovered.codes_QP.to(torch.int32)}, metadata)
         how = "bit by bit" if recovered.exact else "up to rounding"
-        print(f"{to}: {recovered.codes_CP.shape[1]} frames, which give the embeddings of {voice.path.name} {how}")
+        print(f"{to}: {recovered.codes_QP.shape[1]} frames, which give the embeddings of {voice.path.name} {how}")
 
 
 def _jobs(source: Path, out: Path) -> list[tuple[Path, Path]]:

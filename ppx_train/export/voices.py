@@ -1,5 +1,7 @@
 """Voices of an exported model: codes of short clips with their terms of use, one safetensors file each."""
 
+# Shapes: P prompt frames, Q codebooks
+
 import hashlib
 import json
 import re
@@ -25,14 +27,14 @@ RECORDED_SOURCES = ("fisher",)
 
 @dataclass(kw_only=True)
 class Voice:
-    """codes_CP: [8, P]. `consent` says why the speaker may be imitated; `sha256` is that of the clip or its codes."""
+    """codes_QP: [8, P]. `consent` says why the speaker may be imitated; `sha256` is that of the clip or its codes."""
 
     name: str
     label: str
     licence: str
     consent: str
     sha256: str
-    codes_CP: Tensor
+    codes_QP: Tensor
 
 
 def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
@@ -64,8 +66,8 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
                 label=speaker,
                 licence=dialogue.licence,
                 consent="synthetic voice of a text-to-speech engine, no natural speaker",
-                sha256=hashlib.sha256(sample.voice_codes_CP.numpy().tobytes()).hexdigest(),
-                codes_CP=sample.voice_codes_CP,
+                sha256=hashlib.sha256(sample.voice_codes_QP.numpy().tobytes()).hexdigest(),
+                codes_QP=sample.voice_codes_QP,
             )
     return [voices[name] for name in sorted(voices)][:limit]
 
@@ -90,7 +92,7 @@ def voices_of_folder(folder: Path, codec: Mimi) -> list[Voice]:
                 licence=terms["licence"],
                 consent=terms["consent"],
                 sha256=sha256_file(clip),
-                codes_CP=encode_voice(clip, codec).cpu(),
+                codes_QP=encode_voice(clip, codec).cpu(),
             )
         )
     names = [voice.name for voice in voices]
@@ -106,11 +108,11 @@ def write_voices(folder: Path, voices: list[Voice]) -> None:
     folder.mkdir()
     facts = []
     for voice in voices:
-        values = {key: value for key, value in asdict(voice).items() if key != "codes_CP"}
-        codes_CP = voice.codes_CP.to(torch.int32).contiguous()
-        data = _sorted_header(save({"codes": codes_CP}, metadata=values))
+        values = {key: value for key, value in asdict(voice).items() if key != "codes_QP"}
+        codes_QP = voice.codes_QP.to(torch.int32).contiguous()
+        data = _sorted_header(save({"codes": codes_QP}, metadata=values))
         (folder / f"{voice.name}.safetensors").write_bytes(data)
-        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_CP.shape[1]})
+        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_QP.shape[1]})
     (folder / "voices.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

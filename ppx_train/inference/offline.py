@@ -3,6 +3,8 @@
 Flags and outputs follow the published PersonaPlex tool, with a picture of the conversation on top.
 """
 
+# Shapes: A agent streams (9), B batch, K streams (17), P prompt frames, Q codebooks, S samples, T frames
+
 import argparse
 import json
 import os
@@ -103,8 +105,8 @@ def chat(
     encoder, decoder = release.codec.init_encoder_state(1), release.codec.init_decoder_state(1)
     tokens, waves = [], []
     for frame_S in tqdm(frames_TS, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True):
-        user_BC = release.codec.encode_frame(encoder, frame_S[None, None])[:, :, 0]
-        agent_BA = stream.step(state, user_BC)
+        user_BQ = release.codec.encode_frame(encoder, frame_S[None, None])[:, :, 0]
+        agent_BA = stream.step(state, user_BQ)
         tokens.append(agent_BA[0].cpu())
         if tokens[-1][0] == UNGENERATED_ID:
             waves.append(torch.zeros(FRAME_SAMPLES))  # no code to decode; silence keeps both sides in step
@@ -159,8 +161,8 @@ def run(args: argparse.Namespace) -> None:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     release = load_release(args.model, device=device, revision=args.revision)
     voice = voice_name(release, args.voice_prompt, args.voice_prompt_dir)
-    voice_codes_CP = None if voice == NO_VOICE else find_voice(release, voice, args.voice_prompt_dir)
-    prompt_KP = release.prompt(voice_codes_CP, args.text_prompt)
+    voice_codes_QP = None if voice == NO_VOICE else find_voice(release, voice, args.voice_prompt_dir)
+    prompt_KP = release.prompt(voice_codes_QP, args.text_prompt)
     prompt_seconds = 0.0 if prompt_KP is None else prompt_KP.shape[1] / FRAME_RATE
     print(f"{release.name} on {device}: voice {voice}, prompt of {prompt_seconds:.1f} s")
 

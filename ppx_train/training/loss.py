@@ -1,7 +1,6 @@
-"""Which target counts how much, and how the summed losses become one number.
+"""Which target counts how much, and how the summed losses become one number."""
 
-Shapes: B batch, K streams (17), T frames.
-"""
+# Shapes: B batch, G groups, K streams (17), T frames
 
 from typing import NamedTuple
 

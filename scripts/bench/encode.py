@@ -6,6 +6,8 @@ The pass reads and judges FLAC files, normalises voice prompts, encodes, checks 
 the same arrays, one channel at a time. `full` is Mimi at full size with random weights.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import tempfile
 from collections.abc import Callable

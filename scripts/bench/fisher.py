@@ -7,6 +7,8 @@ whole call; `align`, `plan` and `write` (FLAC) are what the import adds. Shares 
 are wall time of `--workers` processes, started before the clock.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import tempfile
 import time

@@ -6,6 +6,8 @@ Writes shards of random codes (no audio) with words as dense as those of calls, 
 and opens an index of rows alone as large as asked for with --rows.
 """
 
+# Shapes: P prompt frames, Q codebooks, T frames
+
 from tests.paths import ROOT
 import argparse
 import json
@@ -147,8 +149,8 @@ def child(what: str, split: Path, reads: int) -> Any:
 
 def small_codes(sample: Any, builder: SequenceBuilder) -> Any:
     """Codes of the full codec folded into the range of the small one, whose weights are here."""
-    sample.codes_KT.remainder_(builder.lm.card)
-    sample.voice_codes_CP.remainder_(builder.lm.card)
+    sample.codes_QT.remainder_(builder.lm.card)
+    sample.voice_codes_QP.remainder_(builder.lm.card)
     return sample
 
 

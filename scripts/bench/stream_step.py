@@ -9,6 +9,8 @@ All choose the likeliest token, so the tokens of ours and theirs must be equal. 
 sentencepiece, tqdm), NVIDIA's package sphn too. Ours alone is filled by one pass, beside another frame by frame.
 """
 
+# Shapes: B batch, Q codebooks
+
 import argparse
 import importlib
 import importlib.util
@@ -92,8 +94,8 @@ class Run:
         self.tokens: list[Tensor | None] = []
 
     def frame(self) -> None:
-        row_C = torch.randint(self.card, (1, 8), generator=self.user)  # the same for every row and runtime
-        self.tokens.append(self.step(row_C.expand(self.batch, -1).to(self.device)))
+        row_1Q = torch.randint(self.card, (1, 8), generator=self.user)  # the same for every row and runtime
+        self.tokens.append(self.step(row_1Q.expand(self.batch, -1).to(self.device)))
 
 
 def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> Run:
@@ -101,7 +103,7 @@ def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> Run:
     state = stream.init_state(batch)
     if not args.against and args.filled:
         stream.prefill(state, random_prompt(model.config, batch, args.filled))
-    return Run(batch, args, lambda user_BC: stream.step(state, user_BC))
+    return Run(batch, args, lambda user_BQ: stream.step(state, user_BQ))
 
 
 def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitStack) -> Run:
@@ -120,8 +122,8 @@ def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitSta
     stack.enter_context(torch.no_grad())
     stack.enter_context(generator.streaming(batch))
 
-    def step(user_BC: Tensor) -> Tensor | None:
-        tokens = generator.step(user_BC[:, :, None])
+    def step(user_BQ: Tensor) -> Tensor | None:
+        tokens = generator.step(user_BQ[:, :, None])
         return None if tokens is None else tokens[:, :9, 0]
 
     return Run(batch, args, step)

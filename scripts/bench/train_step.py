@@ -8,6 +8,8 @@ On a GPU the 7B with LoRA:  python scripts/bench/train_step.py --gpu7b
 same weights, and the losses must agree. Its package has no loss: it is the weighted cross-entropy of all its logits.
 """
 
+# Shapes: B batch, K streams (17), T frames
+
 import argparse
 import multiprocessing
 import os

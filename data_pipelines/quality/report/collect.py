@@ -3,6 +3,8 @@
 Of a few dialogues it is remembered where the audio is. Numbers are kept in arrays of 4 bytes each.
 """
 
+# Shapes: C channels, S samples
+
 import hashlib
 import json
 import math

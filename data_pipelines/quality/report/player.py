@@ -1,5 +1,7 @@
 """One dialogue for the page: its audio, both waveforms, words and events on one ruler of pixels."""
 
+# Shapes: C channels, S samples
+
 import base64
 import io
 import math

@@ -4,6 +4,8 @@ Such models live in environments of their own, so the seam is a command line and
 back is trusted: the programs are made for single sentences, and a wrong file would put words off their sound.
 """
 
+# Shapes: C channels, S samples
+
 import io
 import shlex
 import shutil

@@ -1,5 +1,7 @@
 """One Fisher call: read, align, cut into dialogue folders. What a worker process does."""
 
+# Shapes: C channels, S samples
+
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace

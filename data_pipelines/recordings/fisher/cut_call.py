@@ -1,5 +1,7 @@
 """One window of a call as a dialogue folder: audio of both sides, a voice clip for each agent, and the record."""
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What is heard in a call: every utterance with the times of its words, laughter and signs of listening."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal

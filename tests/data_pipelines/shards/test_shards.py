@@ -82,9 +82,9 @@ def test_stored_codes_are_those_of_the_files(corpus, tmp_path):
     wav_SC, _ = soundfile.read(corpus[0] / "service-1" / "audio.flac", dtype="float32")
     wav_SC = np.pad(wav_SC, ((0, -len(wav_SC) % 1920), (0, 0)))
     levels = np.abs(wav_SC).reshape(-1, 1920, 2).mean(axis=1) * 200
-    assert np.array_equal(sample.codes_KT[0], np.floor(levels[:, 0]))
-    assert np.array_equal(sample.codes_KT[15], np.floor(levels[:, 1]) + 7)
-    assert sample.codes_KT.shape == (16, 38) and sample.codes_KT.dtype == torch.int64
+    assert np.array_equal(sample.codes_QT[0], np.floor(levels[:, 0]))
+    assert np.array_equal(sample.codes_QT[15], np.floor(levels[:, 1]) + 7)
+    assert sample.codes_QT.shape == (16, 38) and sample.codes_QT.dtype == torch.int64
 
 
 def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path):
@@ -101,7 +101,7 @@ def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path):
         soundfile.write(folder / "left.voice.flac", noise(3.5, level, 1), RATE, subtype="PCM_16")
     build_shards([tmp_path / "d"], Listening(), tmp_path / "out")
     reader = ShardReader(tmp_path / "out" / "train")
-    assert torch.equal(reader.read(0).voice_codes_CP, reader.read(1).voice_codes_CP)
+    assert torch.equal(reader.read(0).voice_codes_QP, reader.read(1).voice_codes_QP)
     voices = [wav for wav in seen if wav.shape[2] == round(3.5 * RATE)]
     assert [loudness(wav[0].numpy(), RATE) for wav in voices] == pytest.approx([-24, -24], abs=0.01)
 
@@ -362,8 +362,8 @@ def test_the_shard_verb_stores_what_mimi_gives_for_each_channel(corpus, tmp_path
     wav_CS = torch.from_numpy(reader.audio(4)[0])
     left, right = (mimi.encode(wav_CS[None, n : n + 1])[0] for n in (0, 1))
     assert not torch.equal(left, right)
-    assert torch.equal(reader.read(4).codes_KT, torch.cat([left, right]))
-    assert torch.equal(reader.read(5).codes_KT, torch.cat([right, left]))
+    assert torch.equal(reader.read(4).codes_QT, torch.cat([left, right]))
+    assert torch.equal(reader.read(5).codes_QT, torch.cat([right, left]))
     assert read_manifest(tmp_path / "out")["codec"]["fingerprint"] == mimi.fingerprint()
     verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--again", "2"])
     assert "train: good" in capsys.readouterr().out
@@ -380,10 +380,10 @@ def test_stored_codes_are_those_that_the_streaming_runtime_makes_frame_by_frame(
     reader = ShardReader(tmp_path / "out" / "train")
     for i in (reader.sources()["service"][3], reader.sources()["fisher"][1]):
         row, (wav_CS, _) = reader.rows[i], reader.audio(i)
-        codes_KT, voice_CP = reader.codes(i)
+        codes_QT, voice_QP = reader.codes(i)
         agent, user = wav_CS if row.side == "left" else wav_CS[::-1]
         voice = loudness_normalise(*reader.voice_clip(i))[0]
-        for wav_S, stored in ((agent, codes_KT[:8]), (user, codes_KT[8:]), (voice, voice_CP)):
+        for wav_S, stored in ((agent, codes_QT[:8]), (user, codes_QT[8:]), (voice, voice_QP)):
             wav_S = torch.from_numpy(np.pad(wav_S, (0, -len(wav_S) % 1920)))
             state = mimi.init_encoder_state(1)
             frames = [mimi.encode_frame(state, frame[None, None]) for frame in wav_S.split(1920)]

@@ -72,7 +72,7 @@ def test_a_conversation_is_codec_and_stream_frame_by_frame(release: Release) -> 
     state = stream.init_state(1)
     stream.prefill(state, prompt[None])
     user_codes = release.codec.encode(torch.from_numpy(user)[None, None])
-    agent = torch.stack([stream.step(state, user_BC) for user_BC in user_codes.unbind(2)], dim=2)
+    agent = torch.stack([stream.step(state, user_BQ) for user_BQ in user_codes.unbind(2)], dim=2)
     assert torch.equal(conversation.codes_AT, agent[0])
     wave = release.codec.decode(agent[:, 1:])[0, 0, : len(user)]
     np.testing.assert_allclose(conversation.agent_S, wave.numpy(), rtol=1e-4, atol=1e-3)
@@ -139,11 +139,11 @@ def test_the_command_writes_wav_text_and_picture(
 def test_a_voice_is_found_by_its_file_and_a_pickled_one_points_to_its_conversion(
     release: Release, tmp_path: Path
 ) -> None:
-    codes_CP = torch.randint(64, (8, 20), dtype=torch.int32)
-    save_file({"codes": codes_CP}, tmp_path / "anna.safetensors")
+    codes_QP = torch.randint(64, (8, 20), dtype=torch.int32)
+    save_file({"codes": codes_QP}, tmp_path / "anna.safetensors")
     (tmp_path / "NATF0.pt").write_bytes(b"pickle")
-    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_CP.long())
-    assert torch.equal(find_voice(release, "anna", tmp_path), codes_CP.long())
+    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_QP.long())
+    assert torch.equal(find_voice(release, "anna", tmp_path), codes_QP.long())
     for name, folder in ((str(tmp_path / "NATF0.pt"), None), ("NATF0.pt", tmp_path), ("NATF0", tmp_path)):
         with pytest.raises(UserError, match="`ppx-export voice in=.*NATF0.pt model=MODEL out=.*NATF0.safetensors`"):
             find_voice(release, name, folder)
