@@ -100,6 +100,7 @@ def channel_ratio(utterances: Sequence[Utterance], audio_S: Audio, rate: int) ->
 def _with_words(side: Side, utterances: Sequence[Utterance], window: Window) -> Side:
     """Adds the words that lie in the window, timed from its start."""
     words = sorted((word for u in utterances for word in u.words), key=lambda word: (word.start, word.end))
+    # The tolerance is that of times, which are rounded to a millisecond.
     inside = [w for w in words if w.start >= window.start - 1e-3 and w.end <= window.end + 1e-3]
     return replace(
         side,
