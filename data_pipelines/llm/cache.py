@@ -1,6 +1,6 @@
 """Answers of a language model on disk, one readable JSON file for each request.
 
-Answers are kept as they came, valid or not, so that a run which was stopped, or is done again, sends no request
+Every answer is kept as it came, valid or not, so that a run which was stopped, or is done again, sends no request
 twice and gives the same results.
 """
 
