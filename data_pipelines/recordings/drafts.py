@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from data_pipelines.files import write_json
 from data_pipelines.records.schema import Dialogue
-from data_pipelines.records.typed import record
+from data_pipelines.records.typed import record, values_of
 from model.errors import UserError
 
 AnyDraft = TypeVar("AnyDraft")
@@ -45,7 +45,7 @@ class RecordingDraft:
 def write_draft(path: Path, draft: Any) -> None:
     """Writes a draft as JSON, with `rejected` only if it is."""
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {name: value for name, value in asdict(draft).items() if name != "rejected" or value})
+    write_json(path, {name: value for name, value in values_of(draft).items() if name != "rejected" or value})
 
 
 def read_draft(path: Path, kind: type[AnyDraft]) -> AnyDraft:

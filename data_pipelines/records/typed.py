@@ -41,6 +41,12 @@ def keys_of(item: Any) -> dict[str, Any]:
     return keys | keys.pop("other_keys", {})
 
 
+def values_of(item: Any) -> dict[str, Any]:
+    """A record as the JSON object that it is written as, with all records within it."""
+    values: dict[str, Any] = json.loads(json.dumps(keys_of(item), default=keys_of))
+    return values
+
+
 @dataclass(kw_only=True, frozen=True)
 class OpenRecord:
     """A record whose JSON object may hold keys that no field names; other records refuse them."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from data_pipelines.records.provenance import topic_of
 from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.records.turns import group_turns
 from data_pipelines.roles.topics import BARE, spoken_topic
@@ -108,8 +109,7 @@ def turns_of(dialogue: Dialogue) -> list[tuple[str, str]]:
 
 def title_of(dialogue: Dialogue) -> str:
     """The topic that a corpus states for a call; "" if it states none."""
-    topic = dialogue.provenance.get("topic")
-    return spoken_topic(topic) if isinstance(topic, str) else ""
+    return spoken_topic(topic_of(dialogue.provenance))
 
 
 def said_by(dialogue: Dialogue, side: str) -> list[str]:

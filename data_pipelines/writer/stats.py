@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipelines.records.provenance import behaviours_of
 from data_pipelines.records.schema import Fact, Script
 from data_pipelines.text.claims import claims
 from data_pipelines.writer.duplicates import Duplicates
@@ -50,7 +51,7 @@ class ScriptStats:
         counts = self.counts
         counts["splits"][script.split] += 1
         counts["domains"]["/".join(script.scenario.split("/")[:2])] += 1
-        counts["behaviours"].update(script.provenance.get("behaviours", ()))
+        counts["behaviours"].update(behaviours_of(script.provenance))
         counts["probes"].update(probe.kind for probe in script.probes)
         counts["facts"].update(fact.type for fact in script.facts)
         for turn in script.turns:

@@ -19,7 +19,7 @@ from data_pipelines.records.folder import (
 )
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
-from model.errors import Code, UserError
+from model.errors import Code
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.refusals import refused
 
@@ -146,12 +146,12 @@ def test_shards_made_before_a_gate_changed_its_mind_are_not_complete(tmp_path: P
     folder = write_dialogue(tmp_path / "in", "a")
     build_shards([tmp_path / "in"], TinyCodec(), tmp_path / "out")
     put(folder, "gates.json", GATES)
-    with pytest.raises(UserError, match="made from other dialogues"):
+    with refused("other-settings", tmp_path / "out"):
         build_shards([tmp_path / "in"], TinyCodec(), tmp_path / "out")
 
 
 def test_settings_of_a_run_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")
     (tmp_path / "out" / "gate.json").write_text("{")
-    with pytest.raises(UserError, match="gate.json: not the settings of a run .*: give another --out"):
+    with refused("unreadable", tmp_path / "out" / "gate.json"):
         claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")

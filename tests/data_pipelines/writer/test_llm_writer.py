@@ -16,7 +16,6 @@ from data_pipelines.records.schema import Script, read_scripts
 from data_pipelines.records.split import bucket
 from data_pipelines.writer import llm_assistant, llm_service
 from data_pipelines.writer.problems import problems
-from model.errors import UserError
 from tests.data_pipelines.kill import kill_everywhere
 from tests.data_pipelines.llm_author import author, field
 from tests.data_pipelines.llm_kill import killed_and_resumed
@@ -136,7 +135,7 @@ def test_the_next_run_is_free_and_gives_the_same_bytes(
         assert "already there, unchanged" in capsys.readouterr().out
         synth(tmp_path / "again.jsonl", down, num=60, heldout=0.3, llm_cache=folder / "s.llm" / "cache")
         fewer = synth(tmp_path / "fewer.jsonl", down, num=20, heldout=0.3, llm_cache=folder / "s.llm" / "cache")
-        with pytest.raises(UserError, match=r"was made with llm.model 'm', not 'n'"):
+        with refused("other-settings", folder / "s.jsonl", "llm.model 'm', not 'n'"):
             synth(folder / "s.jsonl", down, num=60, heldout=0.3, llm_model="n")
     assert down.bodies == []
     assert (tmp_path / "again.jsonl").read_bytes() == (folder / "s.jsonl").read_bytes()
@@ -285,7 +284,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path) -> None:
         verbs.main([*words[:4], *words[6:], "--llm-model", "m"])
     (tmp_path / "s.llm").mkdir()
     (tmp_path / "s.llm" / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match="s.llm exists and was not made by"):
+    with refused("other-settings", tmp_path / "s.llm", "`ppx-data synth`"):
         verbs.main([*words, "--llm-model", "m", "--llm-url", "http://127.0.0.1:9/v1"])
 
 

@@ -73,7 +73,7 @@ def test_the_verb_writes_once_and_never_overwrites(
     assert "400 pieces, written" in capsys.readouterr().out
     main(words)
     assert "already there, unchanged" in capsys.readouterr().out
-    with pytest.raises(UserError, match="exists with other content"):
+    with refused("exists", out):
         main([*words[:4], "450", *words[5:]])
 
 

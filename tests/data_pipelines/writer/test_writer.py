@@ -13,7 +13,7 @@ from data_pipelines.verbs import main
 from data_pipelines.writer.service import request_of, scenarios
 from data_pipelines.writer.synth import write_scripts
 from data_pipelines.writer.wording import estimated_seconds
-from model.errors import Code, UserError
+from model.errors import Code
 from tests.data_pipelines.writer.figures import figures_of
 from tests.refusals import refused
 
@@ -114,7 +114,7 @@ def test_the_verb_writes_once_and_never_overwrites(tmp_path: Path, capsys: pytes
     }
     main(words)
     assert "unchanged" in capsys.readouterr().out and out.read_bytes() == first
-    with pytest.raises(UserError, match="was made with num 6, not 7: give another --out"):
+    with refused("other-settings", out, "was made with num 6, not 7", "give another --out"):
         main([*words[:3], "7", *words[4:]])
     assert out.read_bytes() == first
     out.write_bytes(first[:-1])
@@ -152,5 +152,5 @@ def test_options_of_another_writer_are_refused(words: list[str], tmp_path: Path)
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with refused("cannot-write", tmp_path / "file"):
         main(["synth", "assistant", "--num", "2", "--out", str(tmp_path / "file" / "scripts.jsonl")])
