@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.arguments import add_old_flag, refuse_old_flag
 from data_pipelines.files import sha256_file
 from data_pipelines.listening.asr import Recogniser, open_asr
 from data_pipelines.quality.transcription import hear_split
@@ -37,49 +38,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec", help="encode some samples again and compare: small (shipped), a folder, a file or a hub repository"
     )
-    parser.add_argument("--again", type=int, help=f"with --codec: how many samples of each split (default: {AGAIN})")
     parser.add_argument(
-        "--asr", type=int, metavar="N", help="transcribe N dialogues of each split and compare with their words"
+        "--codec-samples", type=int, metavar="N", help=f"with --codec: samples of each split (default: {AGAIN})"
     )
     parser.add_argument(
-        "--asr-model", metavar="MODEL", help="with --asr: tiny.en (default), a faster-whisper model, or parakeet:MODEL"
+        "--asr-samples", type=int, metavar="N", help="transcribe N dialogues of each split (default: none)"
     )
-    parser.add_argument("--device", help="with --asr: where it runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
-        "--max-wer", type=float, help=f"with --asr: the highest word error rate that passes (default: {MAX_WER})"
+        "--asr", help="with --asr-samples: recogniser: tiny.en (default), a faster-whisper model, or parakeet:MODEL"
     )
+    parser.add_argument("--device", help="with --asr-samples: where it runs: cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "--max-wer",
+        type=float,
+        help=f"with --asr-samples: the highest word error rate that passes (default: {MAX_WER})",
+    )
+    add_old_flag(parser, "--again", "--codec-samples")
+    add_old_flag(parser, "--asr-model", "--asr")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
     codec = recogniser = None
-    if args.again is not None and (args.codec is None or args.again < 1):
+    if args.asr is not None and args.asr.isdigit():
+        refuse_old_flag(f"--asr {args.asr}", f"--asr-samples {args.asr}")
+    if args.codec_samples is not None and (args.codec is None or args.codec_samples < 1):
         raise UserError(
-            f"--again {args.again}: give 1 or more, together with --codec",
+            f"--codec-samples {args.codec_samples}: give 1 or more, together with --codec",
             code="bad-combination" if args.codec is None else "bad-value",
         )
-    if args.asr is not None and args.asr < 1:
-        raise UserError(f"--asr {args.asr}: give 1 or more", code="bad-value")
-    if args.max_wer is not None and (args.asr is None or not args.max_wer > 0):
+    if args.asr_samples is not None and args.asr_samples < 1:
+        raise UserError(f"--asr-samples {args.asr_samples}: give 1 or more", code="bad-value")
+    if args.max_wer is not None and (args.asr_samples is None or not args.max_wer > 0):
         raise UserError(
-            f"--max-wer {args.max_wer:g}: give more than 0, together with --asr",
-            code="bad-combination" if args.asr is None else "bad-value",
+            f"--max-wer {args.max_wer:g}: give more than 0, together with --asr-samples",
+            code="bad-combination" if args.asr_samples is None else "bad-value",
         )
-    for option, value in (("--asr-model", args.asr_model), ("--device", args.device)):
-        if value is not None and args.asr is None:
+    for option, value in (("--asr", args.asr), ("--device", args.device)):
+        if value is not None and args.asr_samples is None:
             raise UserError(
-                f"{option} {value} has an effect with --asr only: add --asr N, the number of dialogues",
-                code="bad-combination",
+                f"{option} {value} has an effect with --asr-samples only: add --asr-samples N", code="bad-combination"
             )
     if args.codec is not None:
         from model.mimi.files import load_mimi
 
         codec = load_mimi(codec_path(args.codec)).eval()
-    if args.asr is not None:
-        recogniser = open_asr(args.asr_model or "tiny.en", args.device or "cpu")
-    problems = check_shards(args.shards, codec, args.again or AGAIN)
+    if args.asr_samples is not None:
+        recogniser = open_asr(args.asr or "tiny.en", args.device or "cpu")
+    problems = check_shards(args.shards, codec, args.codec_samples or AGAIN)
     if recogniser is not None and not problems:  # samples that cannot be read cannot be heard
-        problems = _check_words(args.shards, recogniser, args.asr, args.max_wer or MAX_WER)
+        problems = _check_words(args.shards, recogniser, args.asr_samples, args.max_wer or MAX_WER)
     for problem in problems:
         print(problem)
     if problems:

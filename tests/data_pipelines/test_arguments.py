@@ -1,7 +1,10 @@
 """The parser of all commands: mistakes are one line with a code."""
 
+import argparse
+
 import pytest
 
+from data_pipelines import verbs
 from data_pipelines.arguments import Parser, add_old_flag, option_flags
 from tests.refusals import refused
 
@@ -69,3 +72,29 @@ def test_options_of_a_subcommand_are_suggested() -> None:
 def test_old_options_are_not_in_the_help(parser: Parser) -> None:
     assert "--seconds SECONDS" not in parser.format_help().replace("--max-seconds", "")
     assert "--seconds" not in option_flags(parser.options.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("check shards --asr 4", "--asr-samples 4"),
+        ("check shards --asr-samples 4 --asr-model large-v3", "--asr large-v3"),
+        ("check shards --codec small --again 2", "--codec-samples 2"),
+        ("plan --speech espeak", "--engine espeak"),
+        ("plan --codec small", "--codec-size small"),
+        ("plan --cores 8", "--cores-per-machine 8"),
+        ("plan --gpus 1", "--gpus-per-machine 1"),
+    ],
+)
+def test_options_that_have_another_name_now_are_refused_with_it(old: str, new: str) -> None:
+    with refused("old-form", old.partition(" --")[2].split()[-1], f"is written {new} now"):
+        verbs.main(old.split())
+
+
+def test_an_option_that_takes_a_value_takes_one_in_every_verb() -> None:
+    takes_value: dict[str, dict[bool, str]] = {}
+    for verb in verbs.VERBS:
+        for name, action in verbs.verb_parser(verb).options.items():
+            if action.option_strings and action.help != argparse.SUPPRESS:
+                takes_value.setdefault(name, {})[action.nargs != 0] = verb
+    assert not {name: of_verb for name, of_verb in takes_value.items() if len(of_verb) > 1}

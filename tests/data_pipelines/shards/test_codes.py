@@ -54,7 +54,7 @@ def test_the_shard_verb_stores_what_mimi_gives_for_each_channel(
     assert torch.equal(reader.read(4).codes_QT, torch.cat([left, right]))
     assert torch.equal(reader.read(5).codes_QT, torch.cat([right, left]))
     assert read_manifest(tmp_path / "out").codec.fingerprint == mimi.fingerprint()
-    verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--again", "2"])
+    verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--codec-samples", "2"])
     assert "train: good" in capsys.readouterr().out
     with refused("bad-combination", "--device cuda", "--gpus 0", "add --gpus"):
         verbs.main(["shard", *argv, "--device", "cuda", "--executor", "ray"])
