@@ -1,10 +1,10 @@
 """The depth transformer: within one frame, predicts agent codebooks 0..7, then (16 steps) user codebooks 0..7.
 
-Step k has its own weights. It sees the temporal output through its own input matrix, plus the previous token of the
-frame (step 0: the text token). No positions, no final norm.
+Step k has its own weights. It sees the temporal output through its own input matrix, and the previous token of the
+frame (step 0 sees the text token). The stack has no positions and no final norm.
 """
 
-# Shapes: K depth steps, N rows (frames with loss), D temporal width, d depth width, H heads
+# Shapes: Q codebooks (depth steps), N rows (frames with loss), D width, I input width (the temporal one)
 
 from typing import Any
 
@@ -27,12 +27,13 @@ class DepthAttention(nn.Module):
         self.in_proj = StepLinear(config.dep_q, dim, 3 * dim, device=device, dtype=dtype)
         self.out_proj = StepLinear(config.dep_q, dim, dim, device=device, dtype=dtype)
 
-    def forward(self, x_KNd: Tensor) -> Tensor:
-        return self.out_proj(step_attention(self.in_proj(x_KNd), self.num_heads))
+    def forward(self, x_QND: Tensor) -> Tensor:
+        """[Q, N, D] -> [Q, N, D]."""
+        return self.out_proj(step_attention(self.in_proj(x_QND), self.num_heads))
 
 
 class DepthBlock(Block):
-    """x + attention(norm1(x)), then x + gating(norm2(x)); the norms are shared by all steps."""
+    """x + attention(norm1(x)), then x + gating(norm2(x)); all steps share the norms."""
 
     def __init__(self, config: LMConfig, *, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -45,11 +46,12 @@ class DepthBlock(Block):
             StepLinear(steps, hidden, dim, device=device, dtype=dtype),
         )
 
-    def forward(self, x_KNd: Tensor) -> Tensor:
-        with self.recomputed(self.norm1, x_KNd) as normed_KNd:
-            x_KNd = x_KNd + self.attention(normed_KNd)
-        with self.recomputed(self.norm2, x_KNd) as normed_KNd:
-            return x_KNd + self.gating(normed_KNd)
+    def forward(self, x_QND: Tensor) -> Tensor:
+        """[Q, N, D] -> [Q, N, D]."""
+        with self.recomputed(self.norm1, x_QND) as normed_QND:
+            x_QND = x_QND + self.attention(normed_QND)
+        with self.recomputed(self.norm2, x_QND) as normed_QND:
+            return x_QND + self.gating(normed_QND)
 
 
 class DepthTransformer(nn.Module):
@@ -63,20 +65,21 @@ class DepthTransformer(nn.Module):
         self.config = config
         self.inputs = StepLinear(steps, config.dim, dim, device=device, dtype=dtype)
         self.text_emb = Embedding(config.text_card + 1, dim, device=device, dtype=dtype)
-        # the last codebook is never an input
+        # The last codebook is never an input.
         self.audio_emb = StackedEmbedding(steps - 1, config.card + 1, dim, device=device, dtype=dtype)
         self.layers: Any = nn.ModuleList(
             DepthBlock(config, device=device, dtype=dtype) for _ in range(config.depformer_num_layers)
         )
         self.heads = StepLinear(steps, dim, config.card, device=device, dtype=dtype)
 
-    def forward(self, hidden_ND: Tensor, tokens_KN: Tensor) -> Tensor:
-        """Teacher-forced pass over the first K steps, up to the heads -> [K, N, d].
+    def forward(self, hidden_NI: Tensor, tokens_QN: Tensor) -> Tensor:
+        """Teacher-forced pass over the first Q steps, up to the heads -> [Q, N, D].
 
-        tokens_KN: the token each step sees: row 0 the frame's text id, row k the frame's audio codebook k - 1.
+        Shapes: hidden_NI: the temporal output; tokens_QN: the token that each step sees, which is the frame's text id
+        in row 0 and its audio codebook k - 1 in row k.
         """
-        embedded_KNd = torch.cat((self.text_emb(tokens_KN[:1]), self.audio_emb(tokens_KN[1:])))
-        x_KNd = (self.inputs.shared(hidden_ND, len(tokens_KN)) + embedded_KNd).contiguous()
+        embedded_QND = torch.cat((self.text_emb(tokens_QN[:1]), self.audio_emb(tokens_QN[1:])))
+        x_QND = (self.inputs.shared(hidden_NI, len(tokens_QN)) + embedded_QND).contiguous()
         for block in self.layers:
-            x_KNd = block.run(x_KNd)
-        return x_KNd
+            x_QND = block.run(x_QND)
+        return x_QND

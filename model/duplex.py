@@ -1,11 +1,12 @@
 """The full-duplex language model: 17 token streams in, text and audio tokens of the next frame out.
 
-Codes are handed over undelayed: codes[b, k, t] is the token of frame t. The model applies the delays itself, once.
-Position p of its input is the delayed frame p - 1 (position 0: all initial ids), and it predicts the delayed frame p:
-text and codebook 0 of frame p, codebooks 1..7 of frame p - 1.
+Callers hand codes over undelayed: codes[b, k, t] is the token of frame t. The model applies the delays itself, once.
+Position p of its input is the delayed frame p - 1 (position 0 holds initial ids alone), and it predicts the delayed
+frame p: text and codebook 0 of frame p, codebooks 1..7 of frame p - 1.
 """
 
-# Shapes: B batch, K streams (17), C audio streams predicted (dep_q), T frames, D width, V vocabulary, N rows with loss
+# Shapes: B batch, K streams (17), Q codebooks (those predicted, dep_q), T frames, D width, V vocabulary
+# Shapes: N rows (positions that are not padding), M some rows (those with loss)
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,11 +21,12 @@ from model.kernels.recompute import set_mode
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import TemporalTransformer
 
-HEAD_GAIN = 0.1  # of the output heads' initial weights
+HEAD_GAIN = 0.1
+"""Factor of the output heads' initial weights."""
 
 
 class Logits(NamedTuple):
-    """Undelayed logits: position t predicts frame t. Where a mask is false the logits mean nothing (they are 0)."""
+    """Undelayed logits: position t predicts frame t. Where a mask is false, the logits are 0 and mean nothing."""
 
     audio_BCTV: Tensor
     audio_mask_BCT: Tensor
@@ -35,7 +37,7 @@ class Logits(NamedTuple):
 class StreamSums(NamedTuple):
     """What a batch adds to the loss and to the statistics, per stream, fp32 [17]. Streams beyond dep_q stay 0.
 
-    A tuple, not a plain class, so that FSDP2 finds the tensors in it. Sums of several batches add up.
+    It is a tuple, not a plain class, so that FSDP2 finds the tensors in it. Sums of several batches add up.
     """
 
     loss_K: Tensor
@@ -43,15 +45,15 @@ class StreamSums(NamedTuple):
     weight_K: Tensor
     """Sum of the weights."""
     correct_K: Tensor
-    """Targets of weight > 0 where the most likely token is the right one."""
+    """Number of targets of weight > 0 where the most likely token is the right one."""
     count_K: Tensor
-    """Targets of weight > 0."""
+    """Number of targets of weight > 0."""
 
 
 class DuplexLM(nn.Module):
     """Moshi's and PersonaPlex's language model.
 
-    `device="meta"` builds the shapes alone: fill them with `checkpoint.load_native`, or `to_empty` and
+    `device="meta"` builds the shapes alone: fill them with `checkpoint.load_native`, or with `to_empty` and
     `reset_parameters`. Fresh weights are normal with standard deviation 1 / sqrt(input width), heads a tenth of it.
     """
 
@@ -69,7 +71,7 @@ class DuplexLM(nn.Module):
         self._soften_heads()
 
     def reset_parameters(self) -> None:
-        """Draws all weights anew (deterministic under torch.manual_seed); the only initialisation after `to_empty`."""
+        """Draws all weights anew, deterministically under torch.manual_seed. `to_empty` makes this necessary."""
         for module in self.modules():
             if isinstance(module, (RMSNorm, Linear, StepLinear, Embedding, StackedEmbedding)):
                 module.reset_parameters()
@@ -77,12 +79,15 @@ class DuplexLM(nn.Module):
 
     @torch.no_grad()
     def _soften_heads(self) -> None:
-        """Fresh heads predict nearly uniformly: the depth stack has no final norm, so full-size ones start far off."""
+        """Makes fresh heads predict nearly uniformly.
+
+        The depth stack has no final norm, so that heads of full size would start far off.
+        """
         for head in (self.text_head, self.depth.heads):
             head.weight.mul_(HEAD_GAIN)
 
     def set_activation_checkpointing(self, mode: str) -> None:
-        """What the backward pass computes again: `none`, `selective` or `full` (see recompute.py)."""
+        """Sets what the backward pass computes again: `none`, `selective` or `full` (see recompute.py)."""
         set_mode(self, mode)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -91,14 +96,14 @@ class DuplexLM(nn.Module):
             block.compile(dynamic=True, backend=backend)
 
     def num_parameters(self) -> int:
-        """Parameters, embeddings included."""
+        """Number of parameters, embeddings included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_frame(self, num_frames: int) -> float:
         """FLOPs of one forward pass per frame, in a sequence of `num_frames` frames.
 
-        Counts 2 per weight multiplied (embeddings are look-ups) and the causal temporal attention, 4 D per layer and
-        visible frame; attention within a frame is left out (under 0.1 % at full size).
+        It counts 2 for each weight that is multiplied (embeddings are look-ups) and 4 D per layer and visible frame for
+        the causal temporal attention. It leaves out the attention within a frame, under 0.1 % at full size.
         """
         config = self.config
         dim, depth_dim = config.dim, config.depformer_dim
@@ -110,7 +115,7 @@ class DuplexLM(nn.Module):
         return 2.0 * (temporal + depth) + 4.0 * dim * config.num_layers * visible
 
     def embed(self, delayed_BKT: Tensor) -> Tensor:
-        """Sum of the 17 embeddings of each position; ZERO_ID adds nothing. -> [B, T, D]"""
+        """Sum of the 17 embeddings of each position, [B, T, D]; ZERO_ID adds nothing."""
         batch, _, num_frames = delayed_BKT.shape
         return self._embed(_packed(delayed_BKT)).view(batch, num_frames, -1)
 
@@ -120,7 +125,7 @@ class DuplexLM(nn.Module):
     def delayed_inputs(self, codes_BKT: Tensor) -> tuple[Tensor, Tensor]:
         """(inputs_BKT, targets_BKT): what the temporal transformer sees at position p, and the delayed frame p.
 
-        Inputs start with the initial ids, also where a stream's delay leaves a gap; targets hold ZERO_ID there.
+        Inputs begin with the initial ids, which also fill the gap of a stream's delay; targets hold ZERO_ID there.
         """
         delayed_BKT = self._delayed_frames(codes_BKT)
         start_K = self._start_ids(codes_BKT.device)
@@ -128,7 +133,7 @@ class DuplexLM(nn.Module):
         return inputs_BKT, self._delay(codes_BKT, ZERO_ID)
 
     def hidden(self, inputs_BKT: Tensor) -> Tensor:
-        """Temporal transformer and final norm -> [B, T, D]."""
+        """Output of the temporal transformer and the final norm, [B, T, D]."""
         batch, _, num_frames = inputs_BKT.shape
         return self._hidden(_packed(inputs_BKT), [num_frames] * batch).view(batch, num_frames, -1)
 
@@ -136,30 +141,32 @@ class DuplexLM(nn.Module):
         return self.out_norm(self.temporal(self._embed(inputs_KN), lengths))
 
     def logits(self, codes_BKT: Tensor) -> Logits:
-        """All logits, for parity and evaluation: memory grows with B x T x vocabulary. Training uses `forward`."""
+        """All logits, for parity and evaluation: memory grows with B x T x V, so that training uses `forward`."""
         num_steps = self.config.dep_q
         batch, _, num_frames = codes_BKT.shape
         inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
         hidden_BTD = self.hidden(inputs_BKT)
-        tokens_KN = _packed(self._delayed_frames(codes_BKT)[:, :num_steps])
-        delayed_CNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_KN))
-        delayed_BCTV = delayed_CNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
-        audio_BCTV = torch.zeros_like(delayed_BCTV)
+        tokens_QN = _packed(self._delayed_frames(codes_BKT)[:, :num_steps])
+        delayed_QNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_QN))
+        delayed_BQTV = delayed_QNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
+        audio_BCTV = torch.zeros_like(delayed_BQTV)
         mask_BKT = torch.zeros_like(targets_BKT, dtype=torch.bool)
         for stream, delay in enumerate(self.config.delays):
             last = max(0, num_frames - delay)
             mask_BKT[:, stream, :last] = codes_BKT[:, stream, :last] != ZERO_ID
             if 1 <= stream <= num_steps:
-                audio_BCTV[:, stream - 1, :last] = delayed_BCTV[:, stream - 1, delay:]
+                audio_BCTV[:, stream - 1, :last] = delayed_BQTV[:, stream - 1, delay:]
         return Logits(audio_BCTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
 
     def forward(self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None) -> StreamSums:
-        """Summed losses of a batch of undelayed codes, int64 [B, 17, T].
+        """Summed losses of a batch of undelayed codes.
 
-        weights_BKT: fp32 >= 0, the loss weight of each undelayed target; 0 = no loss. Targets that are ZERO_ID or that
-        the delays make undefined get weight 0. If no weight is left the losses are 0 and still reach every parameter.
-        lengths: frames of each row that are not padding; what lies behind them is not computed and has no loss.
-        (Under FSDP2 set cast_forward_inputs=False: in bf16 a weight of 0.3 becomes 0.3008.)
+        Targets that are ZERO_ID, or that the delays leave undefined, get weight 0. If no weight is left, the losses are
+        0 and still reach every parameter. Under FSDP2 set cast_forward_inputs=False: in bf16 a weight of 0.3 becomes
+        0.3008.
+        Shapes: codes_BKT int64; weights_BKT fp32 >= 0, the loss weight of each undelayed target, where 0 means no loss;
+        lengths: frames of each row that are not padding (None: all), since nothing is computed behind them.
+        Raises: ValueError if the shapes or lengths contradict each other.
         """
         if codes_BKT.shape != weights_BKT.shape or codes_BKT.shape[1] != self.config.num_streams:
             raise ValueError(f"codes {tuple(codes_BKT.shape)}, weights {tuple(weights_BKT.shape)}: both are [B, 17, T]")
@@ -169,34 +176,34 @@ class DuplexLM(nn.Module):
             raise ValueError(f"lengths {lengths} of {batch} rows of {num_frames} frames: give 1 to {num_frames} each")
         inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
         weights_BKT = self._delay(weights_BKT.float(), 0) * (targets_BKT != ZERO_ID)
-        hidden_XD = self._hidden(_packed(inputs_BKT, lengths), lengths)  # X: all positions that are not padding
-        weights_KX, targets_KX = _packed(weights_BKT, lengths), _packed(targets_BKT, lengths)
-        delayed_KX = _packed(self._delayed_frames(codes_BKT), lengths)
+        hidden_ND = self._hidden(_packed(inputs_BKT, lengths), lengths)
+        weights_KN, targets_KN = _packed(weights_BKT, lengths), _packed(targets_BKT, lengths)
+        delayed_KN = _packed(self._delayed_frames(codes_BKT), lengths)
 
-        rows_N = _rows_with_loss(weights_KX[:1])
-        text_terms = self.text_head.terms(hidden_XD.index_select(0, rows_N))
-        text_loss_1, text_correct_1 = head_loss(text_terms, targets_KX[:1, rows_N], weights_KX[:1, rows_N])
+        rows_M = _rows_with_loss(weights_KN[:1])
+        text_terms = self.text_head.terms(hidden_ND.index_select(0, rows_M))
+        text_loss_1, text_correct_1 = head_loss(text_terms, targets_KN[:1, rows_M], weights_KN[:1, rows_M])
 
-        num_steps = self._steps_with_loss(weights_KX)
+        num_steps = self._steps_with_loss(weights_KN)
         audio = slice(1, 1 + num_steps)
-        rows_N = _rows_with_loss(weights_KX[audio])
-        tokens_KN = delayed_KX[:num_steps, rows_N]
-        audio_terms = self.depth.heads.terms(self.depth(hidden_XD.index_select(0, rows_N), tokens_KN))
-        audio_loss_C, audio_correct_C = head_loss(audio_terms, targets_KX[audio, rows_N], weights_KX[audio, rows_N])
+        rows_M = _rows_with_loss(weights_KN[audio])
+        tokens_QM = delayed_KN[:num_steps, rows_M]
+        audio_terms = self.depth.heads.terms(self.depth(hidden_ND.index_select(0, rows_M), tokens_QM))
+        audio_loss_Q, audio_correct_Q = head_loss(audio_terms, targets_KN[audio, rows_M], weights_KN[audio, rows_M])
 
-        rest = hidden_XD.new_zeros(self.config.n_q - num_steps, dtype=torch.float32)
-        weights_KX[1 + self.config.dep_q :] = 0
+        rest = hidden_ND.new_zeros(self.config.n_q - num_steps, dtype=torch.float32)
+        weights_KN[1 + self.config.dep_q :] = 0
         return StreamSums(
-            loss_K=torch.cat((text_loss_1, audio_loss_C, rest)),
-            weight_K=weights_KX.sum(1),
-            correct_K=torch.cat((text_correct_1, audio_correct_C, rest)),
-            count_K=(weights_KX > 0).sum(1).float(),
+            loss_K=torch.cat((text_loss_1, audio_loss_Q, rest)),
+            weight_K=weights_KN.sum(1),
+            correct_K=torch.cat((text_correct_1, audio_correct_Q, rest)),
+            count_K=(weights_KN > 0).sum(1).float(),
         )
 
-    def _steps_with_loss(self, weights_KX: Tensor) -> int:
-        """Depth steps that must run: without a loss on the user's stream the last 8 need not."""
-        has_loss_C = (weights_KX[1 : 1 + self.config.dep_q] > 0).any(1)
-        return int((has_loss_C * torch.arange(1, len(has_loss_C) + 1, device=has_loss_C.device)).max().clamp(min=1))
+    def _steps_with_loss(self, weights_KN: Tensor) -> int:
+        """Number of depth steps that must run: without a loss on the user's streams, the last 8 need not."""
+        has_loss_Q = (weights_KN[1 : 1 + self.config.dep_q] > 0).any(1)
+        return int((has_loss_Q * torch.arange(1, len(has_loss_Q) + 1, device=has_loss_Q.device)).max().clamp(min=1))
 
     def _start_ids(self, device: torch.device) -> Tensor:
         ids_K = torch.full((self.config.num_streams,), self.config.audio_start_id, device=device)
@@ -204,7 +211,7 @@ class DuplexLM(nn.Module):
         return ids_K
 
     def _delayed_frames(self, codes_BKT: Tensor) -> Tensor:
-        """Delayed codes with initial ids in the gaps, as the depth transformer and the next position see them."""
+        """The delayed codes with initial ids in the gaps, as the depth transformer and the next position see them."""
         return self._delay(codes_BKT, self._start_ids(codes_BKT.device))
 
     def _delay(self, values_BKT: Tensor, fill: Tensor | int) -> Tensor:
@@ -217,17 +224,17 @@ class DuplexLM(nn.Module):
 
 
 def _packed(values_BKT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-    """The rows of a batch one after another, without what lies behind their lengths: [B, K, T] -> [K, N]."""
+    """The sequences of a batch one after another, without what lies behind their lengths, [B, K, T] -> [K, N]."""
     batch, _, num_frames = values_BKT.shape
     if lengths is None or min(lengths) == num_frames:
         return values_BKT.transpose(0, 1).flatten(1)
     return torch.cat([row_KT[:, :length] for row_KT, length in zip(values_BKT, lengths, strict=True)], dim=1)
 
 
-def _rows_with_loss(weights_CX: Tensor) -> Tensor:
-    """Indices of the positions where any stream has weight; position 0 if there is none.
+def _rows_with_loss(weights_QN: Tensor) -> Tensor:
+    """Indices of the positions where any stream has weight, or of position 0 alone if no stream has any.
 
     That one row, at weight 0, keeps every parameter in the graph, and every rank in the same collectives.
     """
-    rows_N = (weights_CX > 0).any(0).nonzero().flatten()
-    return rows_N if len(rows_N) else rows_N.new_zeros(1)
+    rows_M = (weights_QN > 0).any(0).nonzero().flatten()
+    return rows_M if len(rows_M) else rows_M.new_zeros(1)

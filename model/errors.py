@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can fix, and the codes that tell its kinds apart."""
+"""The one exception for mistakes that the user can fix, and the codes of its kinds."""
 
 from typing import Literal, get_args
 
@@ -59,9 +59,9 @@ missing-engine   a speech engine, recogniser or its weights are not there
 no-device        a GPU or device is not usable
 no-data          nothing is left to work on
 too-long         a prompt, text or recording exceeds what fits
-unreachable      a server, hub or cluster does not answer, or fails
+unreachable      a server, hub or cluster cannot be reached, or fails
 no-access        a server or hub refuses, or a repository is gated
-bad-answer       what a server or language model answers cannot be used
+bad-answer       the reply of a server or language model cannot be used
 program-failed   another program that was called ends with an error
 lost-work        jobs kill their workers each time
 """

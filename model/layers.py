@@ -4,7 +4,8 @@ Weights that differ per depth step (or per codebook) are stacked in one paramete
 batched matmul instead of sixteen small ones.
 """
 
-# Shapes: K steps or codebooks, N rows, B batch, T frames, H heads, I input width, O output width, R rank
+# Shapes: Q codebooks (depth steps), N rows, B batch, V vocabulary, D width, I input width, O output width
+# Shapes: X joined axes (Q x O)
 
 from typing import Any
 
@@ -21,6 +22,7 @@ from model.kernels.recompute import Block
 class RMSNorm(nn.Module):
     """Root-mean-square norm computed in fp32; the result has the type of its input, or autocast's.
 
+    Shapes: [.., D] -> [.., D].
     Source: the public checkpoints' `rms_norm_f32`: parameter `alpha` [1, 1, D], eps 1e-8 inside the root.
     """
 
@@ -29,15 +31,17 @@ class RMSNorm(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, 1, dim, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
+        """Sets the scale to one."""
         nn.init.ones_(self.alpha)
 
     def forward(self, x: Tensor) -> Tensor:
-        # only linear maps follow a norm: inside autocast it gives them their type at once
+        """The normed values, [.., D]."""
+        # Only linear maps follow a norm, so that inside autocast its result has their type at once.
         return rms_norm(x, self.alpha, compute_dtype(x))
 
 
 class Linear(nn.Module):
-    """y = W x, without bias."""
+    """y = W x, without bias: [.., I] -> [.., O]."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Linear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draws the weight from a normal distribution of standard deviation 1 / sqrt(I)."""
         nn.init.normal_(self.weight, std=self.in_features**-0.5)
 
     def terms(self, x_NI: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -61,11 +66,12 @@ class Linear(nn.Module):
         return [(x_NI[None], self.weight[None])]
 
     def forward(self, x: Tensor) -> Tensor:
+        """The output, [.., O]."""
         return linear(x, self.weight)
 
 
 class StepLinear(nn.Module):
-    """One linear map per step, stacked: weight [K, O, I]. Inputs may hold the first few steps only."""
+    """One linear map per depth step, stacked: weight [Q, O, I]. Inputs may hold the first few steps only."""
 
     def __init__(
         self,
@@ -84,32 +90,34 @@ class StepLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draws the weight from a normal distribution of standard deviation 1 / sqrt(I)."""
         nn.init.normal_(self.weight, std=self.in_features**-0.5)
 
-    def terms(self, x_KNI: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of (input [K, N, I], weight [K, O, I]) whose products add up to the output, for `head_loss`."""
-        return [(x_KNI, self.weight[: x_KNI.shape[0]])]
+    def terms(self, x_QNI: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of (input [Q, N, I], weight [Q, O, I]) whose products add up to the output, for `head_loss`."""
+        return [(x_QNI, self.weight[: x_QNI.shape[0]])]
 
     def step(self, k: int, x_BI: Tensor) -> Tensor:
-        """Step k alone: [B, I] -> [B, O]."""
+        """The map of step k alone, [B, I] -> [B, O]."""
         return F.linear(x_BI, self.weight[k])
 
     def shared(self, x_NI: Tensor, steps: int) -> Tensor:
-        """The first `steps` maps of one input: [N, I] -> [steps, N, O], as a single matmul."""
+        """The first `steps` maps of one input, [N, I] -> [steps, N, O], as a single matmul."""
         return shared_matmul(x_NI, self.weight[:steps])
 
-    def forward(self, x_KNI: Tensor) -> Tensor:
-        return step_linear(x_KNI, self.weight)
+    def forward(self, x_QNI: Tensor) -> Tensor:
+        """The maps of the first steps, each of its own input: [Q, N, I] -> [Q, N, O]."""
+        return step_linear(x_QNI, self.weight)
 
 
-def shared_matmul(x_NI: Tensor, weight_KOI: Tensor) -> Tensor:
-    """x W_k^T for every k -> [K, N, O]. One wide matmul: its gradient never holds a [K, N, I] copy of x."""
-    y_NX = linear(x_NI, weight_KOI.flatten(0, 1))
-    return y_NX.unflatten(1, weight_KOI.shape[:2]).transpose(0, 1)
+def shared_matmul(x_NI: Tensor, weight_QOI: Tensor) -> Tensor:
+    """x W_k^T for every k -> [Q, N, O]. One wide matmul, whose gradient never holds a [Q, N, I] copy of x."""
+    y_NX = linear(x_NI, weight_QOI.flatten(0, 1))
+    return y_NX.unflatten(1, weight_QOI.shape[:2]).transpose(0, 1)
 
 
 class Gating(Block):
-    """linear_out(silu(a) * b) with [a, b] = linear_in(x); the two maps are Linear or StepLinear."""
+    """linear_out(silu(a) * b) with [a, b] = linear_in(x), where both maps are Linear or StepLinear."""
 
     def __init__(self, linear_in: nn.Module, linear_out: nn.Module) -> None:
         super().__init__()
@@ -117,12 +125,13 @@ class Gating(Block):
         self.linear_out: Any = linear_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """[.., N, I] -> [.., N, O]."""
         with self.recomputed(gated, self.linear_in(x)) as y:
             return self.linear_out(y)
 
 
 class Embedding(nn.Module):
-    """A table [V, D] where ZERO_ID gives a zero vector."""
+    """A table [V, D] where ZERO_ID gives a zero vector: ids [..] -> [.., D]."""
 
     def __init__(
         self, card: int, dim: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -132,14 +141,16 @@ class Embedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draws the table from a normal distribution of standard deviation 1 / sqrt(D)."""
         nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Rows of the table, [.., D]."""
         return embed_or_zero(ids, self.weight)
 
 
 class StackedEmbedding(nn.Module):
-    """One table per codebook, stacked: weight [K, V, D]; ZERO_ID gives a zero vector.
+    """One table per codebook, stacked: weight [Q, V, D]; ZERO_ID gives a zero vector.
 
     Raises: IndexError (a device-side assertion on a GPU) if an id is outside its own codebook's table.
     """
@@ -158,31 +169,32 @@ class StackedEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draws the tables from a normal distribution of standard deviation 1 / sqrt(D)."""
         nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
 
-    def rows(self, ids_KN: Tensor) -> Tensor:
-        """Rows of the flattened table: [K, N] ids, of the first K codebooks, as one index. ZERO_ID stays."""
+    def rows(self, ids_QN: Tensor) -> Tensor:
+        """Ids [Q, N] of the first Q codebooks as rows of the flattened table; ZERO_ID stays ZERO_ID."""
         codebooks, card, _ = self.weight.shape
-        first_K1 = torch.arange(ids_KN.shape[0], device=ids_KN.device)[:, None] * card
-        # an id beyond its table must fail, not read the next codebook's table
-        rows_KN = torch.where((ids_KN >= 0) & (ids_KN < card), ids_KN + first_K1, codebooks * card)
-        return torch.where(ids_KN == ZERO_ID, ZERO_ID, rows_KN)
+        first_Q1 = torch.arange(ids_QN.shape[0], device=ids_QN.device)[:, None] * card
+        # An id beyond its own table must fail, not read the next codebook's table.
+        rows_QN = torch.where((ids_QN >= 0) & (ids_QN < card), ids_QN + first_Q1, codebooks * card)
+        return torch.where(ids_QN == ZERO_ID, ZERO_ID, rows_QN)
 
-    def forward(self, ids_KN: Tensor) -> Tensor:
-        """[K, N] ids of the first K codebooks -> [K, N, D]."""
-        return embed_or_zero(self.rows(ids_KN), self.weight.flatten(0, 1))
+    def forward(self, ids_QN: Tensor) -> Tensor:
+        """Ids [Q, N] of the first Q codebooks -> [Q, N, D]."""
+        return embed_or_zero(self.rows(ids_QN), self.weight.flatten(0, 1))
 
-    def summed(self, ids_KN: Tensor) -> Tensor:
-        """Sum over the codebooks: [K, N] -> [N, D], without a [K, N, D] copy."""
-        rows_NK = self.rows(ids_KN).T.contiguous()
-        has_row_NK = rows_NK != ZERO_ID
+    def summed(self, ids_QN: Tensor) -> Tensor:
+        """Sum over the codebooks, ids [Q, N] -> [N, D], without a [Q, N, D] copy."""
+        rows_NQ = self.rows(ids_QN).T.contiguous()
+        has_row_NQ = rows_NQ != ZERO_ID
         table = self.weight.flatten(0, 1)
         return F.embedding_bag(
-            torch.where(has_row_NK, rows_NK, 0), table, mode="sum", per_sample_weights=has_row_NK.to(table.dtype)
+            torch.where(has_row_NQ, rows_NQ, 0), table, mode="sum", per_sample_weights=has_row_NQ.to(table.dtype)
         )
 
 
 def embed_or_zero(ids: Tensor, table_VD: Tensor) -> Tensor:
-    """Looks ids up in a table; ZERO_ID gives a zero vector. Other negative ids fail."""
+    """Rows of a table, [..] -> [.., D]; ZERO_ID gives a zero vector, other negative ids fail."""
     is_zero = ids == ZERO_ID
     return F.embedding(torch.where(is_zero, 0, ids), table_VD) * (~is_zero)[..., None].to(table_VD.dtype)

@@ -1,9 +1,10 @@
 """The hybrid system prompt: voice clip -> pause -> role text -> pause, and its place before a training dialogue.
 
-Shapes: K streams (17), C codebooks (8), P prompt frames, T frames. A frame is 80 ms. The same functions build the
-prompt for training and for a live call, so that the two cannot differ.
-Source: the published PersonaPlex runtime; its pause is int(0.5 s * 12.5 Hz) = 6 frames.
+The same functions build the prompt for training and for a live call, so that the two cannot differ. A frame is 80 ms.
+Source: the published PersonaPlex runtime, whose pause is int(0.5 s * 12.5 Hz) = 6 frames.
 """
+
+# Shapes: K streams (17), Q codebooks (8), P prompt frames, T frames
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,13 +16,16 @@ from model.config import LMConfig
 from model.errors import UserError
 
 PAUSE_FRAMES = 6
-SYSTEM_TAG = "<system>"  # the closing tag repeats the opening one: the released model was trained that way
+"""Length of each of the two pauses of a prompt."""
+SYSTEM_TAG = "<system>"
+"""The tag on both sides of a role text: the released model was trained with a closing tag that repeats the opening."""
 
 
 class Encoder(Protocol):
     """Anything that turns text into ids."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`."""
 
 
 def wrap_role(text: str) -> str:
@@ -32,7 +36,7 @@ def wrap_role(text: str) -> str:
 
 
 def role_ids(text: str, tokenizer: Encoder) -> list[int]:
-    """Ids of the wrapped role text, one a frame; empty if there is no role text."""
+    """Ids of the wrapped role text, one a frame; an empty list if there is no role text."""
     return tokenizer.encode(wrap_role(text)) if text.strip() else []
 
 
@@ -46,45 +50,50 @@ def hybrid_prompt(
 ) -> Tensor:
     """Builds the frames the model is prompted with, frame 0 included.
 
-    voice_codes_CP [8, frames of the clip] or None; text_ids are already wrapped (see `role_ids`). Without text the text
-    segment and the pause after it are left out; without a voice clip the pause before the text stays, because
-    streaming and training both discard frame 0 and would lose the first text id.
-    Returns [17, P] int64 on the device of the voice codes.
-    Raises: UserError if there is nothing to prompt with, or an id is outside its vocabulary.
+    Without text, the text segment and the pause after it are left out. Without a voice clip, the pause before the text
+    stays, because streaming and training both discard frame 0 and would lose the first text id.
+    Shapes: voice_codes_CP [8, frames of the clip], or None; text_ids as `role_ids` returns them, one a frame;
+    silence_codes and sine_codes [8], one constant frame each. The result is [17, P], int64, on the device of the voice.
+    Raises: UserError if there is no voice and no text, or an id is outside its vocabulary.
     """
     if voice_codes_CP is None and not text_ids:
-        raise UserError("the prompt is empty: give a voice clip, a role text or both")
+        raise UserError("the prompt is empty: give a voice clip, a role text or both", code="missing-option")
     device = voice_codes_CP.device if voice_codes_CP is not None else torch.device("cpu")
-    silence_C1 = _constant_frame(config, "silence_codes", silence_codes, device)
-    sine_C1 = _constant_frame(config, "sine_codes", sine_codes, device)
+    silence_Q1 = _constant_frame(config, "silence_codes", silence_codes, device)
+    sine_Q1 = _constant_frame(config, "sine_codes", sine_codes, device)
     pad, pause = [config.text_padding_id], pause_frames
 
     segments = []
     if voice_codes_CP is not None:
         _check_voice(config, voice_codes_CP)
         segments.append((pad * voice_codes_CP.shape[1], voice_codes_CP.long()))
-    segments.append((pad * pause, silence_C1.expand(-1, pause)))
+    segments.append((pad * pause, silence_Q1.expand(-1, pause)))
     if text_ids:
         if min(text_ids) < 0 or max(text_ids) >= config.text_card:
-            raise UserError(f"role text has ids outside 0..{config.text_card - 1}: the tokenizer is another model's")
-        segments.append((list(text_ids), silence_C1.expand(-1, len(text_ids))))
-        segments.append((pad * pause, silence_C1.expand(-1, pause)))
+            raise UserError(
+                f"role text has ids outside 0..{config.text_card - 1}: the tokenizer is another model's",
+                code="bad-combination",
+            )
+        segments.append((list(text_ids), silence_Q1.expand(-1, len(text_ids))))
+        segments.append((pad * pause, silence_Q1.expand(-1, pause)))
 
     text_P = torch.tensor([i for ids, _ in segments for i in ids], dtype=torch.int64, device=device)
-    agent_CP = torch.cat([codes for _, codes in segments], dim=1)
-    return torch.cat([text_P[None], agent_CP, sine_C1.expand(-1, len(text_P))])
+    agent_QP = torch.cat([codes for _, codes in segments], dim=1)
+    return torch.cat([text_P[None], agent_QP, sine_Q1.expand(-1, len(text_P))])
 
 
 def training_sequence(config: LMConfig, prompt_KP: Tensor, dialogue_KT: Tensor) -> tuple[Tensor, Tensor]:
     """Joins prompt and dialogue as the model is trained on them: (codes [17, P - 1 + T], has_loss [P - 1 + T] bool).
 
-    It starts at prompt frame 1: the streaming runtime discards frame 0, and a model that trained on it would be one
-    frame off. No loss on the prompt. Codes stay undelayed: the model applies the delays.
+    The sequence starts at prompt frame 1, because the streaming runtime discards frame 0: a model that trained on it
+    would be one frame off. The prompt carries no loss. The codes stay undelayed, since the model applies the delays.
     Raises: UserError if a part has not 17 streams.
     """
     for name, codes in (("prompt", prompt_KP), ("dialogue", dialogue_KT)):
         if codes.ndim != 2 or codes.shape[0] != config.num_streams:
-            raise UserError(f"{name} codes have shape {tuple(codes.shape)}: give [{config.num_streams}, frames]")
+            raise UserError(
+                f"{name} codes have shape {tuple(codes.shape)}: give [{config.num_streams}, frames]", code="bad-value"
+            )
     prompt_KP = prompt_KP[:, 1:]
     has_loss_T = torch.ones(prompt_KP.shape[1] + dialogue_KT.shape[1], dtype=torch.bool, device=dialogue_KT.device)
     has_loss_T[: prompt_KP.shape[1]] = False
@@ -92,14 +101,21 @@ def training_sequence(config: LMConfig, prompt_KP: Tensor, dialogue_KT: Tensor) 
 
 
 def _constant_frame(config: LMConfig, name: str, codes: Sequence[int], device: torch.device) -> Tensor:
-    """[8, 1] from the eight codes of a constant frame."""
+    """One frame of eight codes as [Q, 1]."""
     if len(codes) != config.num_codebooks or min(codes) < 0 or max(codes) >= config.card:
-        raise UserError(f"{name}={list(codes)}: give {config.num_codebooks} codes in 0..{config.card - 1}")
+        raise UserError(
+            f"{name}={list(codes)}: give {config.num_codebooks} codes in 0..{config.card - 1}", code="bad-value"
+        )
     return torch.tensor([int(c) for c in codes], dtype=torch.int64, device=device)[:, None]
 
 
 def _check_voice(config: LMConfig, codes_CP: Tensor) -> None:
     if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or codes_CP.shape[1] == 0:
-        raise UserError(f"voice codes have shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]")
+        raise UserError(
+            f"voice codes have shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]", code="bad-value"
+        )
     if int(codes_CP.min()) < 0 or int(codes_CP.max()) >= config.card:
-        raise UserError(f"voice codes lie outside 0..{config.card - 1}: the clip was encoded with another codec")
+        raise UserError(
+            f"voice codes lie outside 0..{config.card - 1}: the clip was encoded with another codec",
+            code="bad-combination",
+        )

@@ -1,9 +1,9 @@
 """The temporal transformer: one position per 80 ms frame, causal attention over the last `context` frames.
 
-Sequences of different lengths lie one after another on one axis ("packed"): no position of it is padding.
+Sequences of different lengths lie one after another on one axis ("packed"), so that no position of it is padding.
 """
 
-# Shapes: N positions of all sequences, D width, H heads, d head width
+# Shapes: N rows (positions of all sequences), D width, H heads, E head width
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ from model.kernels.recompute import Block
 from model.layers import Gating, Linear, RMSNorm
 
 
-class Attention(nn.Module):
-    """Multi-head attention with rotary positions and a sliding window."""
+class TemporalAttention(nn.Module):
+    """Multi-head attention over packed sequences, with rotary positions and a sliding window."""
 
     def __init__(self, config: LMConfig, *, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -29,10 +29,11 @@ class Attention(nn.Module):
         self.out_proj = Linear(config.dim, config.dim, device=device, dtype=dtype)
 
     def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
-        qkv_3HNd = self.in_proj(x_ND).unflatten(-1, (3, self.num_heads, -1)).permute(1, 2, 0, 3)
-        query, key = rotate(qkv_3HNd[:2], *rotation).unbind(0)
-        y_HNd = packed_attention(query, key, qkv_3HNd[2], lengths, self.context)
-        return self.out_proj(y_HNd.transpose(0, 1).flatten(1))
+        """[N, D] -> [N, D]; rotation: cosine and sine of every position; `lengths` add up to N."""
+        qkv_3HNE = self.in_proj(x_ND).unflatten(-1, (3, self.num_heads, -1)).permute(1, 2, 0, 3)
+        query, key = rotate(qkv_3HNE[:2], *rotation).unbind(0)
+        y_HNE = packed_attention(query, key, qkv_3HNE[2], lengths, self.context)
+        return self.out_proj(y_HNE.transpose(0, 1).flatten(1))
 
 
 class TemporalBlock(Block):
@@ -42,13 +43,14 @@ class TemporalBlock(Block):
         super().__init__()
         dim, hidden = config.dim, config.feedforward_hidden
         self.norm1 = RMSNorm(dim, device=device, dtype=dtype)
-        self.attention = Attention(config, device=device, dtype=dtype)
+        self.attention = TemporalAttention(config, device=device, dtype=dtype)
         self.norm2 = RMSNorm(dim, device=device, dtype=dtype)
         self.gating = Gating(
             Linear(dim, 2 * hidden, device=device, dtype=dtype), Linear(hidden, dim, device=device, dtype=dtype)
         )
 
     def forward(self, x_ND: Tensor, rotation: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
+        """[N, D] -> [N, D], as the attention."""
         with self.recomputed(self.norm1, x_ND) as normed_ND:
             x_ND = x_ND + self.attention(normed_ND, rotation, lengths)
         with self.recomputed(self.norm2, x_ND) as normed_ND:
@@ -68,7 +70,7 @@ class TemporalTransformer(nn.Module):
         )
 
     def forward(self, x_ND: Tensor, lengths: Sequence[int]) -> Tensor:
-        """All positions of packed sequences, whose lengths add up to N."""
+        """All positions of packed sequences at once, [N, D] -> [N, D]; `lengths` add up to N."""
         positions_N = torch.cat([torch.arange(length, device=x_ND.device) for length in lengths])
         rotation = rotary_angles(positions_N, self.config.dim // self.config.num_heads, self.config.max_period)
         for block in self.layers:

@@ -1,8 +1,9 @@
 """Text of the agent: the SentencePiece tokenizer and the frame-aligned text stream (inner monologue)."""
 
+# Shapes: T frames
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
 from pathlib import Path
 from typing import Protocol
 
@@ -10,59 +11,74 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from model.config import FRAME_RATE, LMConfig
+from model.config import LMConfig, frame_at
 from model.errors import UserError
 from model.prompt import Encoder
 
-SPECIAL_NAMES = ("EPAD", "BOS", "EOS", "PAD")  # ids 0..3
-WORD_MARK = "\u2581"  # SentencePiece's sign for a space
+SPECIAL_NAMES = ("EPAD", "BOS", "EOS", "PAD")
+"""Names of ids 0..3."""
+WORD_MARK = "\u2581"
+"""SentencePiece's sign for a space."""
 
 
 class TextTokenizer:
     """SentencePiece model whose ids 0..3 are free to serve as EPAD, BOS, EOS and PAD.
 
-    Raises: UserError if the file is missing, no SentencePiece model, or if ordinary text could produce ids 0..3.
+    Raises: UserError if the file is missing ("not-found"), is no SentencePiece model ("unreadable"), or if ordinary
+    text could produce ids 0..3 ("bad-value").
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"{path}: no such tokenizer: give a SentencePiece .model file")
+            raise UserError(f"{path}: no such tokenizer; give a SentencePiece .model file", code="not-found")
         try:
             self._pieces = SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as why:
-            raise UserError(f"{path}: not a SentencePiece model: give a .model file") from why
+            raise UserError(f"{path}: not a SentencePiece model; give a .model file", code="unreadable") from why
         self.card: int = self._pieces.get_piece_size()
         for i, name in enumerate(SPECIAL_NAMES):
             if i >= self.card or not self._is_reserved(i):
                 piece = self._pieces.id_to_piece(i) if i < self.card else "nothing"
                 raise UserError(
-                    f"{path}: id {i} is {piece!r} but must be free for {name}: "
-                    "train the tokenizer with unk_id=0, bos_id=1, eos_id=2, pad_id=3"
+                    f"{path}: id {i} is {piece!r} but must be free for {name}; "
+                    "train the tokenizer with unk_id=0, bos_id=1, eos_id=2, pad_id=3",
+                    code="bad-value",
                 )
 
     def _is_reserved(self, i: int) -> bool:
-        """Ids that ordinary text does not encode to; the first byte piece stands for the NUL character."""
+        """Whether ordinary text never encodes to this id; the first byte piece stands for the NUL character."""
         pieces = self._pieces
         nul_byte = pieces.is_byte(i) and pieces.id_to_piece(i) == "<0x00>"
         return pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_unused(i) or nul_byte
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`. Raises UserError on a character the tokenizer cannot spell: its id would read as EPAD."""
+        """Ids of `text`.
+
+        Raises: UserError for a character that the tokenizer cannot spell: its id, 0, would read as EPAD.
+        """
         ids = self._pieces.encode(text)
         if ids and min(ids) < len(SPECIAL_NAMES):
             unknown = sorted({c for c in text if not c.isspace() and min(self._pieces.encode(c), default=4) < 4})
-            raise UserError(f"{text!r}: {self.path.name} has no piece for {''.join(unknown)!r}: respell or remove it")
+            raise UserError(
+                f"{text!r}: {self.path.name} has no piece for {''.join(unknown)!r}: respell or remove it",
+                code="bad-value",
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Plain text of a text stream: EPAD, BOS, EOS and PAD are left out."""
+        """Plain text of a text stream, without EPAD, BOS, EOS and PAD."""
         return self._pieces.decode([int(i) for i in ids if i >= len(SPECIAL_NAMES)])
 
     def piece(self, i: int) -> str:
-        """One id for the eye: the piece with a space for the word mark, or EPAD, BOS, EOS, PAD."""
+        """One id as a person reads it: the piece with a space for the word mark, or EPAD, BOS, EOS, PAD.
+
+        Raises: UserError if the vocabulary has no such id.
+        """
         if not 0 <= i < self.card:
-            raise UserError(f"text id {i} is outside 0..{self.card - 1}: the tokenizer is another model's")
+            raise UserError(
+                f"text id {i} is outside 0..{self.card - 1}: the tokenizer is another model's", code="bad-value"
+            )
         return SPECIAL_NAMES[i] if i < len(SPECIAL_NAMES) else self._pieces.id_to_piece(i).replace(WORD_MARK, " ")
 
 
@@ -70,51 +86,55 @@ class TimedWord(Protocol):
     """A word with its start in seconds."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """The word as it is written."""
+
     @property
-    def start(self) -> float: ...
+    def start(self) -> float:
+        """Seconds from the start of the dialogue."""
 
 
 @dataclass(kw_only=True)
 class TextStream:
-    """The agent's text channel and what did not fit.
-
-    ids_T: one id a frame. overflow_pieces: pieces that fell past the last frame and are missing from ids_T.
-    late_words: words that began later than spoken because the word before still had pieces left;
-    max_lag_frames: the longest such delay.
-    """
+    """The agent's text stream and what did not fit into it."""
 
     ids_T: Tensor
+    """One id a frame, int64."""
     overflow_pieces: int
+    """Pieces that fell past the last frame and are missing from ids_T."""
     late_words: int
+    """Words that begin later than spoken, because the word before still had pieces left."""
     max_lag_frames: int
+    """Frames by which the latest of them is late."""
 
 
 def text_stream(
-    words: Sequence[tuple[str, float, float]] | Sequence[TimedWord],
+    words: Sequence[TimedWord],
     num_frames: int,
     tokenizer: Encoder,
     config: LMConfig,
 ) -> TextStream:
-    """Places words on frames: pieces from floor(start * 12.5) on, EPAD in the frame before when that would be PAD.
+    """Places words on frames: one piece a frame from `frame_at(start)` on, and EPAD before a word in place of PAD.
 
-    words in order of time, as (text, start seconds, end seconds) or objects with text and start. Where a frame is
-    still taken the pieces follow on, so no piece is lost before the last frame.
-    Raises: UserError if a word starts before 0 or before the word in front of it.
-    Source: Moshi's open fine-tuning code for EPAD; unlike it, no pieces are dropped when words come fast.
+    words: in the order of their starts. Where a frame is still taken by the word before, the pieces follow on, so
+    that no piece is lost before the last frame.
+    Raises: UserError ("bad-transcript") if a word starts before 0 s or before the word in front of it.
+    Source: Moshi's open fine-tuning code for EPAD. Unlike it, this drops no pieces when words come fast.
     """
     ids = [config.text_padding_id] * num_frames
     free = overflow = late = max_lag = 0
     last_start = 0.0
     for word in words:
-        text, start = (word[0], word[1]) if isinstance(word, tuple) else (word.text, word.start)
-        if start < last_start:
-            raise UserError(f"word {text!r} starts at {start} s, before {last_start} s: sort the words by time")
-        last_start = start
-        spoken = floor(start * FRAME_RATE + 1e-6)  # 1e-6: decimal times such as 0.56 s must not fall a frame short
+        if word.start < last_start:
+            raise UserError(
+                f"word {word.text!r} starts at {word.start} s, before {last_start} s: sort the words by time",
+                code="bad-transcript",
+            )
+        last_start = word.start
+        spoken = frame_at(word.start)
         frame = max(spoken, free)
         late, max_lag = late + (frame > spoken), max(max_lag, frame - spoken)
-        pieces = tokenizer.encode(text)
+        pieces = tokenizer.encode(word.text)
         fitting = pieces[: max(0, num_frames - frame)]
         overflow += len(pieces) - len(fitting)
         if fitting and frame > 0 and ids[frame - 1] == config.text_padding_id:

@@ -1,8 +1,11 @@
-"""Draws docs/architecture.png (from raw speech to a live stream) and docs/sequence.png (what the model sees).
+"""Draws, in docs/images, architecture.png (the way of the data), rooms.png (which room may import which) and
+sequence.png (what the model sees).
 
 python scripts/draw_architecture.py
 """
 
+import ast
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,7 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # (fill, edge) of each package; what lies on disk is white
 DATA = ("#e3edf7", "#4a7fb0")
@@ -103,6 +111,52 @@ def draw_flow() -> Figure:
     return figure
 
 
+def draw_rooms() -> Figure:
+    """The rooms of the three packages as pyproject.toml's layers state them: a room may import those below it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = {contract["containers"][0]: contract["layers"] for contract in contracts if "containers" in contract}
+    columns = (("ppx_train", TRAIN, 3.0), ("data_pipelines", DATA, 46.0), ("model", MODEL, 89.0))
+    height = 6.4
+    tall = 13 + height * max(map(len, layers.values()))
+    figure, axes = new_axes(13.2, tall / 10)
+    axes.text(3, tall - 3.5, "Rooms and their layers", fontsize=15, weight="bold", color=INK, va="center")
+    below = "a room may import rooms below it and the packages to its right; rooms on one line do not know each other"
+    axes.text(3, tall - 6.6, below, fontsize=9, color=FAINT, va="center")
+    for package, (fill, edge), x in columns:
+        axes.text(x, tall - 10.2, package, fontsize=11.5, weight="bold", color=INK, va="center")
+        y = tall - 12 - height
+        for layer in layers[package]:
+            rooms = [room.strip() for room in layer.split("|") if "(" not in room]
+            width = (40 - 0.8 * (len(rooms) - 1)) / len(rooms)
+            for n, room in enumerate(rooms):
+                at = x + n * (width + 0.8)
+                style = "round,pad=0,rounding_size=0.7"
+                axes.add_patch(FancyBboxPatch((at, y), width, 5.4, boxstyle=style, facecolor=fill, edgecolor=edge))
+                axes.text(
+                    at + width / 2, y + 3.5, room, ha="center", va="center", fontsize=8.6, weight="bold", color=INK
+                )
+                axes.text(
+                    at + width / 2,
+                    y + 1.6,
+                    _about(package, room, width),
+                    ha="center",
+                    va="center",
+                    fontsize=6.2,
+                    color=FAINT,
+                )
+            y -= height
+    return figure
+
+
+def _about(package: str, room: str, width: float) -> str:
+    """The beginning of the room's docstring in at most two lines of `width` tenths of an inch."""
+    path = ROOT / package / room
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+    phrase = text.split("\n")[0].split(":")[0].split(". ")[0].rstrip(".").replace("`", "")
+    return "\n".join(textwrap.wrap(phrase, int(width * 2), max_lines=2, placeholder=" ..."))
+
+
 def draw_sequence() -> Figure:
     """The three channels of a training sequence: prompt segments, then the dialogue."""
     figure, axes = new_axes(13.2, 4.0)
@@ -143,10 +197,10 @@ def draw_sequence() -> Figure:
 
 
 def main() -> None:
-    for name, figure in (("architecture", draw_flow()), ("sequence", draw_sequence())):
-        path = DOCS / f"{name}.png"
+    for name, figure in (("architecture", draw_flow()), ("rooms", draw_rooms()), ("sequence", draw_sequence())):
+        path = ROOT / "docs/images" / f"{name}.png"
         figure.savefig(path, dpi=140)
-        print(path.relative_to(DOCS.parent))
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv (or $PPX_VENV) and installs the project with the extras given:
 #   bash scripts/setup.sh tts,align,fisher
+#   bash scripts/setup.sh                     all that the checks need
 # Safe to run again and to interrupt: nothing is done when pyproject.toml and the extras are unchanged.
 # PYTHON chooses the interpreter, PPX_TORCH the torch to install first (default torch==2.13.0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras=$1
+checked=tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,subtitles,ray,docs,dev
+extras=${1:-$checked}
 venv=${PPX_VENV:-.venv}
 torch=${PPX_TORCH:-torch==2.13.0}
 stamp="$venv/ppx-$(echo "$extras" | tr ',' '-').stamp"

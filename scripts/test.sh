@@ -1,22 +1,7 @@
 #!/usr/bin/env bash
-# Sets up an environment from nothing and runs everything: formatter, linter, types, import layers, wheel, tests.
+# Sets up an environment from nothing and runs every check of scripts/check.sh: formatter, linters, types, import layers,
+# documentation, wheel, tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,subtitles,ray,dev
-venv=${PPX_VENV:-.venv}
-export PATH="$PWD/$venv/bin:$PATH"
-export OMP_NUM_THREADS=1 # two test processes on two cores: more threads make both slower
-export HF_HUB_OFFLINE=1
-
-step() { echo; echo "== $*"; "$@"; }
-# material that tests use if it can be had: without it they are skipped, and pytest names them
-material=$(mktemp -d)
-trap 'rm -rf "$material"' EXIT
-step ppx-data fetch kokoro || echo "no Kokoro weights: its tests are skipped"
-step ppx-data standin --calls 1 --out "$material/corpus" || echo "no real recordings: their tests are skipped"
-step ruff format --check .
-step ruff check .
-step mypy
-step lint-imports
-step bash scripts/check_wheel.sh
-step pytest -n 2 --dist worksteal -q "$@"
+bash scripts/setup.sh
+exec bash scripts/check.sh all "$@"

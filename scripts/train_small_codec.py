@@ -35,7 +35,7 @@ from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.conv import CausalConv1d
-from model.mimi.files import NAME, write
+from model.mimi.files import CODEC_NAME, write_mimi
 from model.mimi.train_optimizer import Muon, split_parameters
 from model.mimi.train_quantizer import init_codebooks, pass_unquantized, quantize_with_gradient
 
@@ -231,7 +231,7 @@ def init_weights(model: Mimi) -> None:
 
 
 @dataclass
-class Run:
+class CodecRun:
     """Everything that a checkpoint brings back."""
 
     model: Mimi
@@ -254,7 +254,7 @@ class Run:
         os.replace(partial, path)
 
     @classmethod
-    def start(cls, path: Path, config: MimiConfig, rate: float) -> "Run":
+    def start(cls, path: Path, config: MimiConfig, rate: float) -> "CodecRun":
         """Resumes from path if it exists. Raises: UserError if it was trained with another config."""
         model = Mimi(config)
         init_weights(model)
@@ -283,7 +283,7 @@ def export(model: Mimi, path: Path) -> None:
         codebook.embedding_sum.copy_(codebook.centroids_VQ)
         codebook.cluster_usage.fill_(1)
     rounded.load_state_dict({name: tensor.half().float() for name, tensor in rounded.state_dict().items()})
-    write(rounded, path, torch.float16)
+    write_mimi(rounded, path, torch.float16)
 
 
 @torch.no_grad()
@@ -293,7 +293,7 @@ def fill_codebooks(model: Mimi, crops: Crops) -> None:
     init_codebooks(model.quantizer, torch.cat(batches))
 
 
-def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf16: bool) -> dict[str, Tensor]:
+def losses(run: CodecRun, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf16: bool) -> dict[str, Tensor]:
     """The terms of the objective; `total` is their weighted sum."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         latent_BDT = run.model.latent(wav_B1S)
@@ -318,7 +318,7 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
     return peak * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-def train_step(run: Run, spectral: SpectralLoss, crops: Crops, peak: float, progress: float) -> dict[str, float]:
+def train_step(run: CodecRun, spectral: SpectralLoss, crops: Crops, peak: float, progress: float) -> dict[str, float]:
     """One update on the next batch; returns the terms of the loss and the norm of the gradient."""
     if run.step == UNQUANTIZED_STEPS:
         fill_codebooks(run.model, crops)
@@ -351,7 +351,7 @@ def train(args: argparse.Namespace) -> None:
     crops = Crops(clips, CROP_FRAMES * config.frame_samples, args.batch, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    run = Run.start(args.out / "last.pt", config, args.rate)
+    run = CodecRun.start(args.out / "last.pt", config, args.rate)
     spectral = SpectralLoss()
     means: dict[str, float] = {}  # moving averages over some 50 steps
     bar = tqdm(total=args.steps or round(args.minutes), unit="step" if args.steps else "min")
@@ -373,13 +373,13 @@ def train(args: argparse.Namespace) -> None:
             saved = now
     save(run, args.out)
     bar.close()
-    print(f"{args.out / NAME}: {hashlib.sha256((args.out / NAME).read_bytes()).hexdigest()}")
+    print(f"{args.out / CODEC_NAME}: {hashlib.sha256((args.out / CODEC_NAME).read_bytes()).hexdigest()}")
 
 
-def save(run: Run, folder: Path) -> None:
+def save(run: CodecRun, folder: Path) -> None:
     """Writes the training state and the codec so far."""
     run.save(folder / "last.pt")
-    export(run.model, folder / NAME)
+    export(run.model, folder / CODEC_NAME)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from data_pipelines.quality.measure import (
     shared_speaker,
 )
 from data_pipelines.records.folder import GATES as SIDECAR
-from data_pipelines.records.folder import GatesRecord, find_dialogues
+from data_pipelines.records.folder import Gates, find_dialogues
 from model.errors import UserError
 from model.files import write_bytes
 from model.weights.sources import tokenizer_path
@@ -167,7 +167,7 @@ def judge_all(found: Sequence[Path], out: Path, limits: Limits) -> GateReport:
         one = measured[folder.name] = replace(one, values=one.values | finding.values)
         reasons[folder.name] += finding.reasons
         engines |= one.engines
-        verdict = GatesRecord(
+        verdict = Gates(
             values=one.values, rejected=tuple(reasons[folder.name]), limits=asdict(limits), engines=one.engines
         )
         if (folder / "meta.json").is_file():  # without it the dialogue is unfinished, and may be good when it is done

@@ -14,8 +14,8 @@ Members of one dialogue in this order, for each side that may be the agent (`lef
     ID.audio.flac         the two channels, 24 kHz
     ID.left.voice.flac    the voice prompt as recorded
 
-The same dialogues give the same bytes: members have a fixed order, no times and no owners. docs/shards.md shows how
-other programs read them.
+The same dialogues give the same bytes: members have a fixed order, no times and no owners. docs/reference/shards.md
+shows how other programs read them.
 """
 
 import hashlib

@@ -159,7 +159,7 @@ def build_index(split_dir: Path) -> list[str]:
 
 
 def split_folders(shards: Path) -> list[Path]:
-    """The splits below SHARDS, or SHARDS itself if it holds tars. Raises UserError if there is none."""
+    """The splits below SHARDS, or SHARDS itself if it holds tars. Raises: UserError without either."""
     if not shards.is_dir():
         raise UserError(f"{shards} is no folder of shards: make it with `ppx-data shard`", code="not-found")
     if any(shards.glob("*.tar")):

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what is computed again in the backward pass instead of being kept.
+"""Activation checkpointing: what the backward pass computes again instead of the forward pass keeping it.
 
 none       nothing: fastest on a GPU with memory to spare
 selective  the outputs of norms and gates, which cost one pass over their inputs: no matrix product is repeated
@@ -25,16 +25,16 @@ class Block(nn.Module):
     mode = "none"
 
     def run(self, *inputs: Any) -> Any:
-        """The block's output."""
+        """The block's output; in mode `full` its inside is computed again in the backward pass."""
         if self.mode == "full" and torch.is_grad_enabled():
             return checkpoint(self, *inputs, use_reentrant=False)
         return self(*inputs)
 
     @contextmanager
     def recomputed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[Tensor]:
-        """Gives function(x); in mode `selective` the block keeps x in its place wherever autograd would save it."""
+        """Yields y = function(x); in mode `selective`, autograd saves x in place of y inside the `with` block."""
         y = function(x)
-        # a compiled block decides by itself what is cheaper to compute again
+        # A compiled block is left alone: the compiler decides what is cheaper to compute again.
         if self.mode != "selective" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             yield y
             return
@@ -44,8 +44,11 @@ class Block(nn.Module):
 
 @contextmanager
 def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]:
-    """Inside, autograd saves x instead of y = function(x), in whatever shape it is seen, and computes y when needed."""
-    # autograd holds on to both functions below: they must not hold y
+    """Inside the `with` block autograd saves x instead of y = function(x), and computes y again when it is needed.
+
+    Any view of all of y is recognised, in whatever shape it is saved.
+    """
+    # Autograd holds on to both functions below, so that they must not hold y.
     storage, size, x = y.untyped_storage().data_ptr(), y.numel(), x.detach()
 
     def pack(saved: Tensor) -> Any:
@@ -64,9 +67,12 @@ def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterat
 
 
 def set_mode(model: nn.Module, mode: str) -> None:
-    """Sets what all blocks of a model recompute. Raises: UserError for an unknown mode."""
+    """Sets what all blocks of a model recompute.
+
+    Raises: UserError for a mode that is not one of MODES.
+    """
     if mode not in MODES:
-        raise UserError(f"activation checkpointing {mode!r}: choose one of {', '.join(MODES)}")
+        raise UserError(f"activation checkpointing {mode!r}: choose one of {', '.join(MODES)}", code="unknown-name")
     for module in model.modules():
         if isinstance(module, Block):
             module.mode = mode

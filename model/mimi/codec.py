@@ -1,8 +1,9 @@
 """Mimi: waveform to codes and back, in one pass or frame by frame with the same result.
 
-Shapes: B batch, S samples at 24 kHz, C codebooks, T frames of 80 ms, D width.
 Source: Moshi paper (arXiv 2410.00037); tensor names are those of the public weights.
 """
+
+# Shapes: B batch, S samples (at 24 kHz), Q codebooks, T frames (of 80 ms), D width
 
 import hashlib
 import math
@@ -21,14 +22,17 @@ from model.mimi.quantizer import Codebook, SplitQuantizer
 from model.mimi.seanet import SeanetDecoder, SeanetEncoder
 from model.mimi.transformer import MimiTransformer, TransformerState
 
-NUM_CODEBOOKS = 8  # of the language model's streams; the public weights hold 32, the rest is unused
-PIECE_FRAMES = 50  # one pass runs in pieces of 4 s: bounded memory for hours of audio, and better use of the cache
-STEADY_SECONDS = 24.0  # longer than the 10 s window of the transformers
+NUM_CODEBOOKS = 8
+"""Codebooks that are streams of the language model; the public weights hold 32, of which the rest is unused."""
+PIECE_FRAMES = 50
+"""Frames of one pass, 4 s: this bounds the memory for hours of audio, and makes better use of the cache."""
+STEADY_SECONDS = 24.0
+"""Length of the audio that the constant frames are taken from; the window of the transformers is 10 s."""
 
 
 @dataclass
 class CodecState:
-    """Streaming state of the encoder or of the decoder: left contexts of the convolutions, keys and values."""
+    """Streaming state of the encoder or of the decoder: left contexts of the convolutions, and keys and values."""
 
     batch: int
     convs: ConvState
@@ -36,7 +40,7 @@ class CodecState:
 
 
 class Downsample(nn.Module):
-    """25 Hz -> 12.5 Hz, learnt."""
+    """The learnt step from 25 Hz to 12.5 Hz."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,7 +48,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """12.5 Hz -> 25 Hz, learnt, one filter a channel."""
+    """The learnt step from 12.5 Hz to 25 Hz, one filter a channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -52,9 +56,9 @@ class Upsample(nn.Module):
 
 
 class Mimi(nn.Module):
-    """The codec; parameters in fp32.
+    """The codec, with parameters in fp32.
 
-    `encode` and `decode` take whole recordings; `encode_frame` and `decode_frame` continue a state, and give the same
+    `encode` and `decode` take whole recordings. `encode_frame` and `decode_frame` continue a state, and return the same
     numbers. Training uses the differentiable `latent` and `synthesize`.
     """
 
@@ -72,24 +76,24 @@ class Mimi(nn.Module):
 
     @property
     def card(self) -> int:
-        """Entries of a codebook."""
+        """Number of entries of a codebook."""
         return self.config.quantizer.bins
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks that `encode` returns: 8, or all of a smaller codec."""
+        """Number of codebooks that `encode` returns: 8, or all of a smaller codec."""
         return min(NUM_CODEBOOKS, self.config.quantizer.n_q)
 
     # Differentiable halves
 
     def latent(self, wav_B1S: Tensor, state: CodecState | None = None) -> Tensor:
-        """Unquantised latent [B, D, T] of S = T * 1920 samples."""
+        """The unquantised latent [B, D, T] of S = T * 1920 samples."""
         convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
         x_BDT = self.encoder_transformer(self.encoder(wav_B1S, convs), transformer)
         return self.downsample.conv(x_BDT, convs)
 
     def synthesize(self, latent_BDT: Tensor, state: CodecState | None = None) -> Tensor:
-        """Waveform [B, 1, T * 1920] of a quantised latent."""
+        """The waveform [B, 1, T * 1920] of a quantised latent."""
         convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
         x_BDT = self.decoder_transformer(self.upsample.convtr(latent_BDT, convs), transformer)
         return self.decoder(x_BDT, convs)
@@ -98,7 +102,7 @@ class Mimi(nn.Module):
 
     @torch.no_grad()
     def encode(self, wav_B1S: Tensor) -> Tensor:
-        """Codes [B, C, T] int64 of 24 kHz audio; a last partial frame is filled with zeros.
+        """Codes [B, Q, T], int64, of 24 kHz audio; a last partial frame is filled with zeros.
 
         Raises: UserError for empty or misshapen audio.
         """
@@ -111,7 +115,7 @@ class Mimi(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes_BCT: Tensor) -> Tensor:
-        """Waveform [B, 1, T * 1920] of codes of 1 to n_q codebooks.
+        """The waveform [B, 1, T * 1920] of codes of 1 to n_q codebooks.
 
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
@@ -121,16 +125,16 @@ class Mimi(nn.Module):
     # Streams
 
     def init_encoder_state(self, batch: int) -> CodecState:
-        """State before the first frame of `batch` streams that run in step."""
+        """The state before the first frame of `batch` streams that advance together."""
         return CodecState(batch, {}, self.encoder_transformer.init_state(batch))
 
     def init_decoder_state(self, batch: int) -> CodecState:
-        """State before the first frame of `batch` streams that run in step."""
+        """The state before the first frame of `batch` streams that advance together."""
         return CodecState(batch, {}, self.decoder_transformer.init_state(batch))
 
     @torch.no_grad()
     def encode_frame(self, state: CodecState, wav_B1S: Tensor) -> Tensor:
-        """Codes [B, C, n] of the next n * 1920 samples; updates the state.
+        """Codes [B, Q, n] of the next n * 1920 samples; it updates the state.
 
         Raises: UserError if S is not a positive multiple of a frame, or the batch is not the state's.
         """
@@ -138,27 +142,33 @@ class Mimi(nn.Module):
         frame = self.config.frame_samples
         if wav_B1S.shape[2] % frame or wav_B1S.shape[0] != state.batch:
             raise UserError(
-                f"audio {tuple(wav_B1S.shape)} for {state.batch} streams: give [{state.batch}, 1, n * {frame}] samples"
+                f"audio {tuple(wav_B1S.shape)} for {state.batch} streams: give [{state.batch}, 1, n * {frame}] samples",
+                code="bad-audio",
             )
         return self.quantizer.encode(self.latent(wav_B1S, state), self.num_codebooks)
 
     @torch.no_grad()
     def decode_frame(self, state: CodecState, codes_BCT: Tensor) -> Tensor:
-        """Waveform [B, 1, n * 1920] of the next n frames; updates the state.
+        """The waveform [B, 1, n * 1920] of the next n frames; it updates the state.
 
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
         count = self.config.quantizer.n_q
         if codes_BCT.dim() != 3 or not 1 <= codes_BCT.shape[1] <= count or codes_BCT.shape[2] == 0:
             raise UserError(
-                f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]"
+                f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]",
+                code="bad-value",
             )
         if codes_BCT.shape[0] != state.batch:
-            raise UserError(f"codes of {codes_BCT.shape[0]} streams for a state of {state.batch}")
+            raise UserError(
+                f"codes of {codes_BCT.shape[0]} streams for a state of {state.batch}: give as many",
+                code="bad-combination",
+            )
         low, high = (int(value) for value in codes_BCT.aminmax())
         if low < 0 or high >= self.card:
             raise UserError(
-                f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first"
+                f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first",
+                code="bad-value",
             )
         return self.synthesize(self.quantizer.decode(codes_BCT), state)
 
@@ -167,7 +177,8 @@ class Mimi(nn.Module):
     def constants(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Codes [8] of a frame of silence and of a frame of the 440 Hz sine of amplitude 0.5, as the prompts use them.
 
-        From the config (public weights: the published values), else computed once in steady state and kept there.
+        They come from the config (the published values for the public weights). Where it has none, they are computed
+        once in steady state and kept there.
         """
         if self.config.silence_codes is None or self.config.sine_codes is None:
             times = (
@@ -181,13 +192,13 @@ class Mimi(nn.Module):
         return self.config.silence_codes, self.config.sine_codes
 
     def _steady_codes(self, wav_B1S: Tensor) -> list[tuple[int, ...]]:
-        """The commonest frame of the last half of each recording: a sine meets a frame in several phases."""
-        frames_BTC = self.encode(wav_B1S).transpose(1, 2).tolist()
-        return [Counter(map(tuple, frames[len(frames) // 2 :])).most_common(1)[0][0] for frames in frames_BTC]
+        """The commonest frame of the last half of each recording, because a sine meets the frames in several phases."""
+        frames_BTQ = self.encode(wav_B1S).transpose(1, 2).tolist()
+        return [Counter(map(tuple, frames[len(frames) // 2 :])).most_common(1)[0][0] for frames in frames_BTQ]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.upsample.convtr.convtr.convtr.weight.device
 
     def codebooks(self) -> Iterator[Codebook]:
@@ -196,7 +207,7 @@ class Mimi(nn.Module):
         yield from self.quantizer.rvq_rest.codebooks
 
     def fingerprint(self) -> str:
-        """sha256 in hex over all tensor names, shapes and fp32 values: two codecs with one fingerprint agree."""
+        """The sha256, in hex, of all tensor names, shapes and fp32 values: codecs of one fingerprint are equal."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
@@ -206,4 +217,7 @@ class Mimi(nn.Module):
 
 def _check_wav(wav_B1S: Tensor) -> None:
     if wav_B1S.dim() != 3 or wav_B1S.shape[1] != 1 or wav_B1S.shape[2] == 0 or not wav_B1S.is_floating_point():
-        raise UserError(f"audio {tuple(wav_B1S.shape)} {wav_B1S.dtype}: give floating-point [B, 1, at least 1 sample]")
+        raise UserError(
+            f"audio {tuple(wav_B1S.shape)} {wav_B1S.dtype}: give floating-point [B, 1, at least 1 sample]",
+            code="bad-audio",
+        )

@@ -1,15 +1,16 @@
-"""Sizes of the Mimi codec, in the key names of Kyutai's loader, as JSON in and out."""
+"""Sizes of the Mimi codec under the keys of Kyutai's loader, from and to JSON."""
 
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
 
-STRIDE = 2  # of the learnt down-sampling after the encoder's transformer
+STRIDE = 2
+"""Stride of the learnt down-sampling behind the encoder's transformer."""
 
-# The published architecture has these, and this code knows no other. They stay in the JSON so that it reads everywhere.
 FIXED_SEANET: dict[str, Any] = {
     "channels": 1,
     "causal": True,
@@ -19,6 +20,7 @@ FIXED_SEANET: dict[str, Any] = {
     "pad_mode": "constant",
     "true_skip": True,
 }
+"""Values of the published architecture, the only one that this code knows; other runtimes need them in the JSON."""
 FIXED_TRANSFORMER: dict[str, Any] = {
     "causal": True,
     "conv_layout": True,
@@ -26,13 +28,14 @@ FIXED_TRANSFORMER: dict[str, Any] = {
     "norm": "layer_norm",
     "positional_embedding": "rope",
 }
+"""The same for the transformers."""
 
 Section = TypeVar("Section", "SeanetConfig", "QuantizerConfig", "TransformerConfig")
 
 
 @dataclass(kw_only=True, frozen=True)
 class SeanetConfig:
-    """Convolutional encoder and decoder; `ratios` are the decoder's strides in order."""
+    """Sizes of the convolutional encoder and decoder; `ratios` are the decoder's strides in order."""
 
     dimension: int = 512
     n_filters: int = 64
@@ -47,7 +50,7 @@ class SeanetConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class QuantizerConfig:
-    """Split residual quantiser: 1 semantic and n_q - 1 acoustic codebooks of `bins` entries."""
+    """Sizes of the split residual quantiser: 1 semantic and n_q - 1 acoustic codebooks of `bins` entries."""
 
     dimension: int = 256
     n_q: int = 32
@@ -56,7 +59,7 @@ class QuantizerConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class TransformerConfig:
-    """The two transformers at 25 Hz; `context` counts the current step."""
+    """Sizes of the two transformers at 25 Hz; `context` counts the current step."""
 
     d_model: int = 512
     num_heads: int = 8
@@ -75,15 +78,15 @@ class MimiConfig:
     Source: `mimi_config` keys of Kyutai's loader; the constants are the published ones of the public weights.
     """
 
-    sample_rate: int = 24000
-    frame_rate: float = 12.5
+    sample_rate: int = SAMPLE_RATE
+    frame_rate: float = FRAME_RATE
     seanet: SeanetConfig = field(default_factory=SeanetConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     silence_codes: tuple[int, ...] | None = None
-    """Codes of a frame of digital silence; None: not computed yet."""
+    """Codes of a frame of digital silence, or None if they are not computed yet."""
     sine_codes: tuple[int, ...] | None = None
-    """Codes of a frame of a 440 Hz sine of amplitude 0.5; None: not computed yet."""
+    """Codes of a frame of a 440 Hz sine of amplitude 0.5, or None if they are not computed yet."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self.seanet, "ratios", tuple(self.seanet.ratios))
@@ -92,19 +95,29 @@ class MimiConfig:
             object.__setattr__(self, name, None if codes is None else tuple(codes))
         heads, width = self.transformer.num_heads, self.transformer.d_model
         if width % heads or (width // heads) % 2:
-            raise UserError(f"d_model {width} with {heads} heads: the head size must be whole and even")
+            raise UserError(
+                f"d_model {width} with {heads} heads: the head width must be whole and even", code="bad-combination"
+            )
         if width != self.seanet.dimension:
-            raise UserError(f"d_model {width} and seanet dimension {self.seanet.dimension}: they must be equal")
+            raise UserError(
+                f"d_model {width} and seanet dimension {self.seanet.dimension}: they must be equal",
+                code="bad-combination",
+            )
         if self.frame_samples * self.frame_rate != self.sample_rate:
             raise UserError(
-                f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz"
+                f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz: "
+                "choose ratios that do",
+                code="bad-combination",
             )
         if self.quantizer.n_q < 2:
-            raise UserError(f"n_q={self.quantizer.n_q}: one semantic and at least one acoustic codebook are needed")
+            raise UserError(
+                f"n_q={self.quantizer.n_q}: one semantic and at least one acoustic codebook are needed",
+                code="bad-value",
+            )
 
     @classmethod
     def full(cls) -> "MimiConfig":
-        """The public weights: 79.3 M parameters, with their published constant frames."""
+        """The sizes of the public weights, 79.3 M parameters, with their published constant frames."""
         return cls(
             silence_codes=(948, 243, 1178, 546, 1736, 1030, 1978, 2008),
             sine_codes=(430, 1268, 381, 1611, 1095, 1495, 56, 472),
@@ -116,7 +129,7 @@ class MimiConfig:
         return STRIDE * math.prod(self.seanet.ratios)
 
     def to_json(self) -> str:
-        """JSON with Kyutai's keys, the fixed ones included, and the two constants."""
+        """JSON with Kyutai's keys, the fixed ones included, and the two constant frames."""
         width = self.seanet.dimension
         return json.dumps(
             {
@@ -137,14 +150,15 @@ class MimiConfig:
     def from_json(cls, text: str) -> "MimiConfig":
         """Reads what `to_json` writes, or Kyutai's config without the constants.
 
-        Raises: UserError for broken JSON, an unknown key, or a fixed key with another value.
+        Raises: UserError for broken JSON ("unreadable"), an unknown key, or a fixed key with another value
+        ("bad-weights").
         """
         try:
             values = dict(json.loads(text))
             seanet, quantizer, transformer = (dict(values.pop(key)) for key in ("seanet", "quantizer", "transformer"))
         except (ValueError, KeyError, TypeError) as why:
             raise UserError(
-                f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer"
+                f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer", code="unreadable"
             ) from why
         width = seanet["dimension"] if "dimension" in seanet else None
         widths = {"input_dimension": width, "output_dimension": width}
@@ -157,7 +171,7 @@ class MimiConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UserError(f"Mimi config has unknown keys {unknown}: known are {sorted(known)}")
+            raise UserError(f"Mimi config has unknown keys {unknown}: known are {sorted(known)}", code="bad-weights")
         return cls(
             seanet=_section(SeanetConfig, seanet),
             quantizer=_section(QuantizerConfig, quantizer),
@@ -169,13 +183,16 @@ class MimiConfig:
 def _take_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
     for key, wanted in fixed.items():
         if key in values and values.pop(key) != wanted:
-            raise UserError(f"Mimi config {section}.{key} must be {wanted!r}: other variants are not supported")
+            raise UserError(
+                f"Mimi config {section}.{key} must be {wanted!r}: other variants are not supported", code="bad-weights"
+            )
 
 
 def _section(kind: type[Section], values: dict[str, Any]) -> Section:
     known = {f.name for f in fields(kind)}
     if set(values) != known:
         raise UserError(
-            f"Mimi config keys {sorted(set(values) ^ known)} of {kind.__name__}: give exactly {sorted(known)}"
+            f"Mimi config keys {sorted(set(values) ^ known)} of {kind.__name__}: give exactly {sorted(known)}",
+            code="bad-weights",
         )
     return kind(**values)

@@ -1,7 +1,6 @@
-"""Split residual vector quantiser: one semantic codebook beside a residual stack of acoustic ones.
+"""Split residual vector quantiser: one semantic codebook beside a residual stack of acoustic ones."""
 
-Shapes: B batch, T frames, D codec width, Q quantiser width, C codebooks, V entries of a codebook.
-"""
+# Shapes: B batch, T frames, D width (of the codec), Z quantiser width, Q codebooks, V vocabulary (of a codebook)
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +12,12 @@ from torch.nn import functional as F
 from model.kernels.matmul import linear
 from model.mimi.config import QuantizerConfig
 
-USAGE_FLOOR = 1e-5  # below it an entry was never used: its centroid is not divided up
+USAGE_FLOOR = 1e-5
+"""The least count that a centroid's sum is divided by: an entry that was never used has less."""
 
 
 class Codebook(nn.Module):
-    """V centroids, stored as moving sums and counts (embedding_sum / cluster_usage)."""
+    """V centroids [V, Z], stored as moving sums and counts (embedding_sum / cluster_usage)."""
 
     _initialized: Tensor
     cluster_usage: Tensor
@@ -40,14 +40,14 @@ class Codebook(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.refresh()
 
-    def nearest(self, x_BTQ: Tensor) -> Tensor:
+    def nearest(self, x_BTZ: Tensor) -> Tensor:
         """Index [B, T] of the nearest centroid."""
-        # |x - c|^2 without |x|^2, which is the same for every centroid.
-        scores_BTV = x_BTQ @ self.centroids_VQ.t() - self.centroids_VQ.square().sum(dim=1) / 2
+        # The scores are -|x - c|^2 / 2 without |x|^2, which is the same for every centroid.
+        scores_BTV = x_BTZ @ self.centroids_VQ.t() - self.centroids_VQ.square().sum(dim=1) / 2
         return scores_BTV.argmax(dim=-1)
 
     def lookup(self, codes_BT: Tensor) -> Tensor:
-        """Centroids [B, T, Q]."""
+        """The centroids [B, T, Z] of some codes."""
         return F.embedding(codes_BT, self.centroids_VQ)
 
 
@@ -68,7 +68,7 @@ class Stack(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Each codebook quantises what the ones before it left over."""
+    """A stack of codebooks, each of which quantises what the ones before it left over."""
 
     def __init__(self, count: int, config: QuantizerConfig, width: int) -> None:
         super().__init__()
@@ -78,26 +78,27 @@ class ResidualQuantizer(nn.Module):
 
     @property
     def codebooks(self) -> list[Codebook]:
+        """The codebooks in order."""
         return [layer._codebook for layer in self.vq.layers if isinstance(layer, Layer)]
 
     def project_in(self, latent_BDT: Tensor) -> Tensor:
-        """[B, D, T] -> [B, T, Q]."""
+        """Latents at the quantiser's width, [B, D, T] -> [B, T, Z]."""
         return linear(latent_BDT.transpose(1, 2), self.input_proj.weight[..., 0])
 
-    def project_out(self, quantized_BTQ: Tensor) -> Tensor:
-        """[B, T, Q] -> [B, D, T]."""
-        return linear(quantized_BTQ, self.output_proj.weight[..., 0]).transpose(1, 2)
+    def project_out(self, quantized_BTZ: Tensor) -> Tensor:
+        """Quantised vectors at the codec's width, [B, T, Z] -> [B, D, T]."""
+        return linear(quantized_BTZ, self.output_proj.weight[..., 0]).transpose(1, 2)
 
     def encode(self, latent_BDT: Tensor, count: int) -> list[Tensor]:
-        """Codes [B, T] of the first `count` codebooks."""
-        residual_BTQ, codes = self.project_in(latent_BDT), []
+        """Codes of the first `count` codebooks, [B, T] each."""
+        residual_BTZ, codes = self.project_in(latent_BDT), []
         for codebook in self.codebooks[:count]:
-            codes.append(codebook.nearest(residual_BTQ))
-            residual_BTQ = residual_BTQ - codebook.lookup(codes[-1])
+            codes.append(codebook.nearest(residual_BTZ))
+            residual_BTZ = residual_BTZ - codebook.lookup(codes[-1])
         return codes
 
     def decode(self, codes_BCT: Tensor) -> Tensor:
-        """Sum of the centroids, projected: [B, D, T]."""
+        """The sum of the centroids at the codec's width, [B, Q, T] -> [B, D, T]."""
         columns = zip(self.codebooks, codes_BCT.unbind(1), strict=False)
         return self.project_out(torch.stack([codebook.lookup(codes) for codebook, codes in columns]).sum(0))
 
@@ -111,12 +112,12 @@ class SplitQuantizer(nn.Module):
         self.rvq_rest = ResidualQuantizer(config.n_q - 1, config, width)
 
     def encode(self, latent_BDT: Tensor, count: int) -> Tensor:
-        """Codes [B, count, T] int64."""
+        """Codes of the first `count` codebooks, [B, count, T], int64."""
         codes = self.rvq_first.encode(latent_BDT, 1) + self.rvq_rest.encode(latent_BDT, count - 1)
         return torch.stack(codes, dim=1)
 
     def decode(self, codes_BCT: Tensor) -> Tensor:
-        """Latent [B, D, T] of 1 to n_q codebooks."""
+        """The latent [B, D, T] of codes of 1 to n_q codebooks."""
         latent_BDT = self.rvq_first.decode(codes_BCT[:, :1])
         if codes_BCT.shape[1] > 1:
             latent_BDT = latent_BDT + self.rvq_rest.decode(codes_BCT[:, 1:])

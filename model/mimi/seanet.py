@@ -1,7 +1,6 @@
-"""SEANet: the convolutional encoder and decoder of Mimi.
+"""SEANet: the convolutional encoder and decoder of Mimi."""
 
-Shapes: B batch, C channels, T steps of the current rate, S samples, D width.
-"""
+# Shapes: B batch, C channels, T frames (steps of a layer's own rate), S samples, D width
 
 from torch import Tensor, nn
 
@@ -25,18 +24,19 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x_BCT: Tensor, state: ConvState | None = None) -> Tensor:
+        """[B, C, T] -> [B, C, T]."""
         return x_BCT + run_layers(self.block, x_BCT, state)
 
 
 def run_layers(layers: nn.ModuleList, x_BCT: Tensor, state: ConvState | None) -> Tensor:
-    """Applies layers in order, handing the streaming state to those that have one."""
+    """Applies layers in order, and hands the streaming state to those that have one."""
     for layer in layers:
         x_BCT = layer(x_BCT) if isinstance(layer, nn.ELU) else layer(x_BCT, state)
     return x_BCT
 
 
 class SeanetEncoder(nn.Module):
-    """[B, 1, S] -> [B, D, T], T = S / 960 at the public ratios."""
+    """The convolutional encoder, [B, 1, S] -> [B, D, T], T = S / 960 at the public ratios."""
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -50,11 +50,12 @@ class SeanetEncoder(nn.Module):
         self.model = nn.ModuleList(layers)
 
     def forward(self, wav_B1S: Tensor, state: ConvState | None = None) -> Tensor:
+        """The encoded audio, [B, D, T]."""
         return run_layers(self.model, wav_B1S, state)
 
 
 class SeanetDecoder(nn.Module):
-    """[B, D, T] -> [B, 1, S], the mirror of the encoder."""
+    """The mirror of the encoder, [B, D, T] -> [B, 1, S]."""
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -68,6 +69,7 @@ class SeanetDecoder(nn.Module):
         self.model = nn.ModuleList(layers)
 
     def forward(self, latent_BDT: Tensor, state: ConvState | None = None) -> Tensor:
+        """The decoded audio, [B, 1, S]."""
         return run_layers(self.model, latent_BDT, state)
 
 

@@ -1,7 +1,8 @@
 """Optimiser of the small codec: orthogonalised momentum for matrices, AdamW for the rest.
 
-Source: Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon), written anew; kernels count as matrices
-[out, in * taps]. From one checkpoint, 225 steps with it gained what some 600 of AdamW did, at 1.6 x the time a step.
+From one checkpoint, 225 steps with it gained what some 600 of AdamW did, at 1.6 x the time a step. Kernels of
+convolutions count as matrices [out, in * taps].
+Source: Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon), written anew.
 """
 
 import math
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # pushes all singular values to about 1 in five rounds
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Coefficients of a polynomial that pushes all singular values to about 1 in five rounds."""
 ROUNDS = 5
 MOMENTUM = 0.95
-MATRIX_SIDE = 8  # thinner ones have no directions worth balancing
+MATRIX_SIDE = 8
+"""The shorter side from which a matrix is orthogonalised: thinner ones have no directions worth balancing."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -25,7 +28,10 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; a closure is not supported."""
+        """Updates the parameters once.
+
+        Raises: NotImplementedError if a closure is given.
+        """
         if closure is not None:
             raise NotImplementedError("Muon takes no closure")
         for group in self.param_groups:
@@ -55,7 +61,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 def split_parameters(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices for Muon, everything else for AdamW)."""
+    """The matrices, for Muon, and everything else, for AdamW."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in parameters:

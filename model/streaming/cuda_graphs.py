@@ -1,11 +1,14 @@
 """A streaming step captured as CUDA graphs: one launch instead of a thousand."""
 
+# Shapes: B batch
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 WARM_UP_STEPS = 3
+"""Steps before a capture, in which libraries allocate what they need."""
 
 
 class StepGraphs:
@@ -21,7 +24,7 @@ class StepGraphs:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def replay(self, live: int) -> Tensor:
-        """One step -> its result, which the next step overwrites."""
+        """Runs one step and returns its result, which the next step overwrites."""
         if live not in self._graphs:
             self._graphs[live] = self._capture(live)
         graph, result = self._graphs[live]
@@ -35,12 +38,12 @@ class StepGraphs:
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
         with torch.cuda.device(device):
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries allocate their workspaces outside of the capture
+            with torch.cuda.stream(side):  # Libraries allocate their workspaces here, outside of the capture.
                 for _ in range(WARM_UP_STEPS):
                     self._advance(live)
             torch.cuda.current_stream().wait_stream(side)
-            # one pool for all: a graph starts from the state's buffers alone, never from what another left behind
-            with torch.cuda.graph(graph, pool=pool):  # nothing runs while it is captured
+            # All graphs share one pool: each starts from the state's buffers alone, not from what another left behind.
+            with torch.cuda.graph(graph, pool=pool):  # Nothing runs while it is captured.
                 result = self._advance(live)
         self._active_B.copy_(active_B)
         return graph, result

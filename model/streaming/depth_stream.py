@@ -1,6 +1,7 @@
 """The depth transformer one step at a time: the tokens of one frame."""
 
-# Shapes: K depth steps, L layers, B batch, D temporal width, d depth width, H heads, w head width, V vocabulary
+# Shapes: Q codebooks (depth steps), L layers, B batch, D width, I input width (the temporal one), V vocabulary
+# Shapes: H heads, E head width, J rows x heads
 
 from collections.abc import Callable
 from typing import Any
@@ -15,19 +16,19 @@ from model.streaming.step_maps import BlockMaps, norm_map, shared_map, step_maps
 
 
 class DepthCache:
-    """Queries, keys and values of the steps taken in the current frame, qkv: [L, K, 3, B, H, w].
+    """Queries, keys and values of the steps taken in the current frame, qkv: [L, Q, 3, B, H, E].
 
-    It may be reused for the next frame: step 0 starts over, no clearing needed. The views that the steps write to and
-    read from are made once, N = B * H.
+    The next frame may reuse it without clearing, because step 0 starts over. The views that the steps write to and
+    read from are made once: lists over the steps, then over the layers.
     """
 
     def __init__(self, qkv: Tensor) -> None:
         layers, steps, _, batch, heads, width = qkv.shape
-        self.written_B3d = [[qkv[i, k].flatten(2).transpose(0, 1) for i in range(layers)] for k in range(steps)]
+        self.written_B3D = [[qkv[i, k].flatten(2).transpose(0, 1) for i in range(layers)] for k in range(steps)]
         flat = qkv.view(layers, steps, 3, batch * heads, width)
-        self.query_N1w = [[flat[i, k, 0, :, None] for i in range(layers)] for k in range(steps)]
-        self.keys_NwK = [[flat[i, : k + 1, 1].permute(1, 2, 0) for i in range(layers)] for k in range(steps)]
-        self.values_NKw = [[flat[i, : k + 1, 2].transpose(0, 1) for i in range(layers)] for k in range(steps)]
+        self.query_J1E = [[flat[i, k, 0, :, None] for i in range(layers)] for k in range(steps)]
+        self.keys_JEQ = [[flat[i, : k + 1, 1].permute(1, 2, 0) for i in range(layers)] for k in range(steps)]
+        self.values_JQE = [[flat[i, : k + 1, 2].transpose(0, 1) for i in range(layers)] for k in range(steps)]
 
 
 class DepthStream:
@@ -53,44 +54,45 @@ class DepthStream:
         return [BlockMaps(norm1, a, b, norm2, c, d) for a, b, c, d in zip(*maps, strict=True)]
 
     def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> DepthCache:
-        """Working space of one frame."""
+        """Empty working space of one frame of `batch` rows."""
         shape = (self.num_layers, self.num_steps, 3, batch, self.num_heads, self.head_dim)
         return DepthCache(torch.zeros(shape, device=device, dtype=dtype))
 
     @torch.no_grad()
     def generate(
         self,
-        hidden_BD: Tensor,
+        hidden_BI: Tensor,
         text_B: Tensor,
         choose: Callable[[int, Tensor], Tensor],
         cache: DepthCache,
         num_steps: int | None = None,
     ) -> list[Tensor]:
-        """Runs the first steps of one frame -> the chosen tokens, [B] each.
+        """Runs the first steps of one frame and returns the tokens chosen, [B] each.
 
-        text_B: the frame's text ids. choose(k, logits_BV) returns the token of codebook k for every row: sampled,
-        greedy, or forced.
+        Shapes: hidden_BI: the temporal output; text_B: the frame's text ids.
+        choose(k, logits_BV) returns the token of codebook k for every row: sampled, greedy, or forced.
+        num_steps: None runs all steps of the stream.
         """
         num_steps = self.num_steps if num_steps is None else num_steps
-        inputs_KBd = self.inputs(hidden_BD)
+        inputs_QBD = self.inputs(hidden_BI)
         tokens, token_B = [], text_B
         for k in range(num_steps):
-            x_Bd = inputs_KBd[k] + F.embedding(token_B, self.tables[k])
+            x_BD = inputs_QBD[k] + F.embedding(token_B, self.tables[k])
             for i, block in enumerate(self.blocks[k]):
-                x_Bd = self._block(k, i, block, x_Bd, cache)
-            token_B = choose(k, self.heads[k](x_Bd))
+                x_BD = self._block(k, i, block, x_BD, cache)
+            token_B = choose(k, self.heads[k](x_BD))
             tokens.append(token_B)
         return tokens
 
-    def _block(self, k: int, i: int, block: BlockMaps, x_Bd: Tensor, cache: DepthCache) -> Tensor:
-        qkv_B3d = block.in_proj(block.norm1(x_Bd)).view(len(x_Bd), 3, -1)
-        cache.written_B3d[k][i].copy_(qkv_B3d)
-        if k == 0:  # one key: its value is the answer
-            y_Bd = qkv_B3d[:, 2]
+    def _block(self, k: int, i: int, block: BlockMaps, x_BD: Tensor, cache: DepthCache) -> Tensor:
+        qkv_B3D = block.in_proj(block.norm1(x_BD)).view(len(x_BD), 3, -1)
+        cache.written_B3D[k][i].copy_(qkv_B3D)
+        if k == 0:  # With one key, attention returns the value of that key.
+            y_BD = qkv_B3D[:, 2]
         else:
-            # plain matmuls: on a handful of keys they are faster than the fused attention kernels
-            query_N1w, keys_NwK = cache.query_N1w[k][i], cache.keys_NwK[k][i]
-            scores_N1K = torch.baddbmm(self.no_bias, query_N1w, keys_NwK, beta=0, alpha=self.scale)
-            y_Bd = torch.bmm(scores_N1K.softmax(-1), cache.values_NKw[k][i]).view(x_Bd.shape)
-        x_Bd = x_Bd + block.out_proj(y_Bd)
-        return x_Bd + block.linear_out(gated(block.linear_in(block.norm2(x_Bd))))
+            # On a handful of keys plain matmuls are faster than the fused attention kernels.
+            query_J1E, keys_JEQ = cache.query_J1E[k][i], cache.keys_JEQ[k][i]
+            scores_J1Q = torch.baddbmm(self.no_bias, query_J1E, keys_JEQ, beta=0, alpha=self.scale)
+            y_BD = torch.bmm(scores_J1Q.softmax(-1), cache.values_JQE[k][i]).view(x_BD.shape)
+        x_BD = x_BD + block.out_proj(y_BD)
+        return x_BD + block.linear_out(gated(block.linear_in(block.norm2(x_BD))))

@@ -1,6 +1,7 @@
-"""The ring of keys and values that a conversation keeps: a frame then costs one position, not its whole history."""
+"""The ring of keys and values that a conversation keeps, so that a frame costs one position, not its whole history."""
 
-# Shapes: L layers, B batch, R some rows of the batch, T frames, S slots, H heads, C context (ring size), d head width
+# Shapes: L layers, B batch, M some rows (of the batch), T frames, H heads, E head width, J rows x heads
+# Shapes: W window (slots of the ring), X joined axes (keys and values of all rows and heads; old keys and new ones)
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,25 +10,25 @@ import torch
 from torch import Tensor
 
 
-class Window(NamedTuple):
-    """What one new frame of every row writes to and reads from the ring, the same in all layers.
+class RingWindow(NamedTuple):
+    """What one new frame of every row writes to and reads from the ring, the same in all layers."""
 
-    slots_N: where its keys and values go, N = 2 * B * H. keys, values: per layer [B * H, S, d].
-    mask: which slots a row may see, [B, 1, 1, S], 0 or -inf; None: all of them.
-    """
-
-    slots_N: Tensor
+    slots_X: Tensor
+    """Where its keys and values go: a slot of the flat ring for each key or value, row and head."""
     keys: Sequence[Tensor]
+    """Keys to read, a [J, W, E] for each layer."""
     values: Sequence[Tensor]
-    mask: Tensor | None
+    """Values to read, a [J, W, E] for each layer."""
+    mask_B11W: Tensor | None
+    """0 for slots that a row may see, else -inf; None if it may see all of them."""
 
 
 class KVCache:
     """Keys and values of the last `context` frames of every row, preallocated.
 
-    kv: [L, 2, B, H, C, d]; the frame at position p of a row lies in slot p % C. A ring of exactly `context` slots is
-    enough: one frame at a time it holds context + 1 - 1 keys, and `append` hands out the old keys beside the new ones.
-    offset_B: frames seen by each row (int64, on the device). positions: the same numbers, known to the host.
+    kv: [L, 2, B, H, context, E]; the frame at position p of a row lies in slot p % context. A ring of exactly `context`
+    slots is enough: with one frame at a time it holds context + 1 - 1 keys, and `append` returns the old keys beside
+    the new ones. offset_B: frames seen by each row, int64, on the device. positions: the same numbers on the host.
     """
 
     def __init__(
@@ -47,64 +48,64 @@ class KVCache:
         self.positions = [0] * batch
         self._flat = self.kv.view(layers, -1, head_dim).unbind(0)
         self._ring_starts_2BH = torch.arange(2 * batch * heads, device=device).view(2, batch, heads) * context
-        self._slots_C = torch.arange(context, device=device)
+        self._slots = torch.arange(context, device=device)
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
-        """Forgets everything, or only some rows: they start again at position 0."""
+        """Lets all rows, or only some, start again at position 0."""
         for row in range(len(self.positions)) if rows is None else rows:
             self.positions[row] = 0
             self.offset_B[row] = 0
 
     def live(self, rows: Sequence[int]) -> int:
-        """Slots that the rows have filled once each has written one more frame."""
+        """Number of slots that the rows have filled once each has written one more frame."""
         return min(max((self.positions[row] for row in rows), default=0) + 1, self.context)
 
     def all_visible(self, rows: Sequence[int]) -> bool:
         """Whether each of the rows may see all of its `live(rows)` slots, so that no mask is needed."""
         return min((self.positions[row] for row in rows), default=0) + 1 >= self.live(rows)
 
-    def window(self, live: int, *, masked: bool) -> Window:
-        """The first `live` slots, for the frame at position offset_B of each row.
+    def window(self, live: int, *, masked: bool) -> RingWindow:
+        """The first `live` slots, for the frame at position offset_B of each row; `masked` says whether to mask some.
 
-        A row that does not advance may write too: its slot holds a key too old for its next frame to see.
+        A row that does not advance may write too, because its slot holds a key too old for its next frame to see.
         """
-        slots_N = (self._ring_starts_2BH + (self.offset_B % self.context)[:, None]).flatten()
+        slots_X = (self._ring_starts_2BH + (self.offset_B % self.context)[:, None]).flatten()
         keys, values = self.kv.flatten(2, 3)[..., :live, :].unbind(1)
-        mask = None
+        mask_B11W = None
         if masked:
-            hidden_BS = self._slots_C[:live] > self.offset_B[:, None]  # a full ring has no slot beyond its offset
-            mask = torch.zeros(hidden_BS.shape, device=self.kv.device, dtype=self.kv.dtype)
-            mask = mask.masked_fill_(hidden_BS, float("-inf"))[:, None, None]
-        return Window(slots_N, keys.unbind(0), values.unbind(0), mask)
+            hidden_BW = self._slots[:live] > self.offset_B[:, None]  # A full ring has no slot beyond its offset.
+            mask_BW = torch.zeros(hidden_BW.shape, device=self.kv.device, dtype=self.kv.dtype)
+            mask_B11W = mask_BW.masked_fill_(hidden_BW, float("-inf"))[:, None, None]
+        return RingWindow(slots_X, keys.unbind(0), values.unbind(0), mask_B11W)
 
-    def write(self, layer: int, window: Window, kv_B2Hd: Tensor) -> None:
-        """Puts one frame of every row into the ring."""
-        rows_Nd = kv_B2Hd.transpose(0, 1).reshape(-1, kv_B2Hd.shape[-1])
-        self._flat[layer].index_copy_(0, window.slots_N, rows_Nd)
+    def write(self, layer: int, window: RingWindow, kv_B2HE: Tensor) -> None:
+        """Puts the keys and values of one frame of every row into the ring."""
+        rows_XE = kv_B2HE.transpose(0, 1).reshape(-1, kv_B2HE.shape[-1])
+        self._flat[layer].index_copy_(0, window.slots_X, rows_XE)
 
-    def append(self, layer: int, kv_2RHTd: Tensor, rows_R: Tensor, live: int) -> Tensor:
-        """Adds T frames to some rows and returns what they may attend to, [2, R, H, live + T, d].
+    def append(self, layer: int, kv_2MHTE: Tensor, rows_M: Tensor, live: int) -> Tensor:
+        """Adds T frames to some rows and returns what these may attend to, [2, M, H, live + T, E].
 
-        That is the ring as it was, then the new frames, because the first of them still needs keys that the last ones
-        push out.
+        That is the ring as it was, and then the new frames: the first of them still needs keys that the last ones push
+        out of the ring.
         """
         ring = self.kv[layer]
-        visible = torch.cat((ring[:, rows_R, :, :live], kv_2RHTd), 3) if live else kv_2RHTd
-        num_frames = kv_2RHTd.shape[3]
+        visible = torch.cat((ring[:, rows_M, :, :live], kv_2MHTE), 3) if live else kv_2MHTE
+        num_frames = kv_2MHTE.shape[3]
         kept = min(num_frames, self.context)
-        steps_T = torch.arange(num_frames - kept, num_frames, device=rows_R.device)
-        slots_RT = (self.offset_B[rows_R][:, None] + steps_T) % self.context
-        ring[:, rows_R[:, None], :, slots_RT] = kv_2RHTd[:, :, :, num_frames - kept :].permute(1, 3, 0, 2, 4)
+        steps_T = torch.arange(num_frames - kept, num_frames, device=rows_M.device)
+        slots_MT = (self.offset_B[rows_M][:, None] + steps_T) % self.context
+        ring[:, rows_M[:, None], :, slots_MT] = kv_2MHTE[:, :, :, num_frames - kept :].permute(1, 3, 0, 2, 4)
         return visible
 
-    def append_mask(self, num_frames: int, rows_R: Tensor, live: int) -> Tensor | None:
-        """Which of the keys returned by `append` each new frame may see, [R, 1, T, live + T] bool; None: causal."""
+    def append_mask(self, num_frames: int, rows_M: Tensor, live: int) -> Tensor | None:
+        """Which keys of `append` each new frame may see, bool [M, 1, T, live + T]; None: those up to its own."""
         if not live and num_frames <= self.context:
             return None
-        last_R1 = self.offset_B[rows_R][:, None] - 1  # newest position that the ring holds
-        ring_RS = last_R1 - (last_R1 - self._slots_C[:live]) % self.context
-        query_RT = last_R1 + 1 + torch.arange(num_frames, device=rows_R.device)
-        position_RS = torch.cat((ring_RS, query_RT), dim=1)
-        age_RTS = query_RT[:, :, None] - position_RS[:, None, :]
-        # a negative position marks a slot that this row has not filled since its start
-        return ((age_RTS >= 0) & (age_RTS < self.context) & (position_RS >= 0)[:, None])[:, None]
+        last_M1 = self.offset_B[rows_M][:, None] - 1  # The newest position that the ring holds.
+        ring_MW = last_M1 - (last_M1 - self._slots[:live]) % self.context
+        query_MT = last_M1 + 1 + torch.arange(num_frames, device=rows_M.device)
+        position_MX = torch.cat((ring_MW, query_MT), dim=1)
+        age_MTX = query_MT[:, :, None] - position_MX[:, None, :]
+        # A negative position marks a slot that this row has not filled since its start.
+        return ((age_MTX >= 0) & (age_MTX < self.context) & (position_MX >= 0)[:, None])[:, None]

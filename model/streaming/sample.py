@@ -1,8 +1,10 @@
 """Choosing tokens: greedy or top-k sampling, with one random stream per batch row.
 
-A row draws the same numbers alone and in a batch, and on every device: the noise comes from a CPU generator of its
-own, one number for each token of a frame. Shapes: B batch, V vocabulary, N tokens of a frame or of the top k.
+A row draws the same numbers alone and in a batch, and on every device, because its noise comes from a CPU generator of
+its own: one number for each token of a frame.
 """
+
+# Shapes: B batch, A agent streams (9: the tokens of a frame), V vocabulary, M some tokens (the top k)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,27 +17,38 @@ from model.errors import UserError
 
 @dataclass(kw_only=True, frozen=True)
 class Sampling:
-    """How tokens are chosen; the defaults are those of the published runtimes. top_k 0 means the whole vocabulary."""
+    """How tokens are chosen. The defaults are those of the published runtimes.
+
+    Raises: UserError if a temperature is not positive, or a top_k negative.
+    """
 
     greedy: bool = False
+    """Take the most likely token always; the other fields then have no effect."""
     text_temperature: float = 0.7
     text_top_k: int = 25
+    """Likeliest text tokens among which one is drawn; 0 means the whole vocabulary."""
     audio_temperature: float = 0.8
     audio_top_k: int = 250
+    """Likeliest entries of a codebook among which one is drawn; 0 means all."""
 
     def __post_init__(self) -> None:
         for name in ("text_temperature", "audio_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name}={getattr(self, name)}: must be positive; for no randomness choose greedy")
+                raise UserError(
+                    f"{name}={getattr(self, name)}: must be positive; for no randomness choose greedy", code="bad-value"
+                )
         for name in ("text_top_k", "audio_top_k"):
             if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)}: must be 0 (whole vocabulary) or more")
+                raise UserError(f"{name}={getattr(self, name)}: must be 0 (whole vocabulary) or more", code="bad-value")
 
 
 def row_generators(batch: int, seeds: Sequence[int] | None) -> list[Generator]:
-    """One CPU generator per row; without seeds each gets a fresh random one. Raises UserError on a wrong count."""
+    """One CPU generator a row; without seeds each gets a fresh random one.
+
+    Raises: UserError if there is not one seed a row.
+    """
     if seeds is not None and len(seeds) != batch:
-        raise UserError(f"{len(seeds)} seeds for a batch of {batch}: give one per row")
+        raise UserError(f"{len(seeds)} seeds for a batch of {batch}: give one per row", code="bad-combination")
     generators = [Generator() for _ in range(batch)]
     for row, generator in enumerate(generators):
         if seeds is None:
@@ -45,30 +58,30 @@ def row_generators(batch: int, seeds: Sequence[int] | None) -> list[Generator]:
     return generators
 
 
-def draw_uniform(generators: Sequence[Generator], uniform_BN: Tensor, rows: Sequence[int]) -> None:
-    """Fills some rows of a CPU buffer with fp32 values of [0, 1), row b from generator b."""
+def draw_uniform(generators: Sequence[Generator], uniform_BA: Tensor, rows: Sequence[int]) -> None:
+    """Fills some rows of a CPU buffer with fp32 values in [0, 1), row b from generator b."""
     for row in rows:
-        torch.rand(uniform_BN.shape[1], generator=generators[row], out=uniform_BN[row])
+        torch.rand(uniform_BA.shape[1], generator=generators[row], out=uniform_BA[row])
 
 
 def choose_greedy(logits_BV: Tensor) -> Tensor:
-    """Most likely token of each row, [B]."""
+    """The most likely token of each row, [B]."""
     return logits_BV.float().argmax(dim=-1)
 
 
 def choose_top_k(logits_BV: Tensor, temperature: float, top_k: int, uniform_B1: Tensor) -> Tensor:
-    """Samples one token [B] among the top_k most likely ones, with one uniform number in [0, 1) a row.
+    """Samples one token a row, [B], among the top_k most likely ones, with one uniform number in [0, 1).
 
     The number picks a place on the cumulative probabilities in the order of the ids. Logits that differ by rounding,
-    as in batches of other sizes, then give the same token, where noise that goes by rank would change hands.
+    as in batches of other sizes, then give the same token; noise given out in the order of probability would not.
     """
-    logits_BN, ids_BN = logits_BV.float(), None
+    logits_BM, ids_BM = logits_BV.float(), None
     if top_k < logits_BV.shape[-1]:
-        logits_BN, ids_BN = logits_BN.topk(top_k, dim=-1, sorted=False)
-        ids_BN, order_BN = ids_BN.sort(dim=-1)
-        logits_BN = logits_BN.gather(-1, order_BN)
-    sum_BN = torch.softmax(logits_BN / temperature, dim=-1).cumsum(-1)
-    # kept below the whole sum, which rounding could reach: no token lies beyond it
-    place_B1 = uniform_B1 * (sum_BN[:, -1:] * (1 - 2**-20))
-    index_B1 = torch.searchsorted(sum_BN, place_B1, right=True)
-    return (index_B1 if ids_BN is None else ids_BN.gather(-1, index_B1))[:, 0]
+        logits_BM, ids_BM = logits_BM.topk(top_k, dim=-1, sorted=False)
+        ids_BM, order_BM = ids_BM.sort(dim=-1)
+        logits_BM = logits_BM.gather(-1, order_BM)
+    sum_BM = torch.softmax(logits_BM / temperature, dim=-1).cumsum(-1)
+    # The place stays below the whole sum, which rounding could reach, because no token lies beyond it.
+    place_B1 = uniform_B1 * (sum_BM[:, -1:] * (1 - 2**-20))
+    index_B1 = torch.searchsorted(sum_BM, place_B1, right=True)
+    return (index_B1 if ids_BM is None else ids_BM.gather(-1, index_B1))[:, 0]

@@ -1,4 +1,4 @@
-"""The layers of a model as plain functions of one frame: no module call, no indexing of stacked weights per frame.
+"""The layers of a model as plain functions of one frame, without module calls or indexing of stacked weights.
 
 The functions hold the weights as they are now: build them anew after loading or moving a model.
 """
@@ -18,13 +18,15 @@ from model.kernels.pointwise import NORM_EPS
 from model.layers import Linear, RMSNorm, StepLinear
 
 Map = Callable[[Tensor], Tensor]
-"""[.., I] -> [.., O]"""
-SMALL = 2**24  # below so many weights a matrix is kept a second time, transposed
-ONEDNN = 2**16  # weights from which oneDNN is worth the 10 microseconds that its call costs
+"""A function [.., I] -> [.., O]."""
+SMALL = 2**24
+"""A matrix with fewer weights is kept a second time, transposed."""
+ONEDNN = 2**16
+"""Weights from which oneDNN is worth the 10 microseconds that its call costs."""
 
 
 class BlockMaps(NamedTuple):
-    """The maps of one block; of a depth block at one step."""
+    """The maps of one block of the temporal transformer, or of a depth block at one step."""
 
     norm1: Map
     in_proj: Map
@@ -35,19 +37,19 @@ class BlockMaps(NamedTuple):
 
 
 def linear_map(module: Any) -> Map:
-    """y = W x of a Linear or of a module that stands for one (an adapter, a quantised layer)."""
+    """The map of a Linear, or of a module that stands for one (an adapter, a quantised layer)."""
     return weight_map(module.weight.detach()) if type(module) is Linear else module
 
 
 def step_maps(module: Any, steps: int) -> list[Map]:
-    """The first `steps` maps of a StepLinear or of a module that stands for one."""
+    """The first `steps` maps of a StepLinear, or of a module that stands for one."""
     if type(module) is StepLinear:
         return [weight_map(weight_OI) for weight_OI in module.weight.detach()[:steps].unbind(0)]
     return [partial(module.step, k) for k in range(steps)]
 
 
 def shared_map(module: Any, steps: int) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The first `steps` maps of a StepLinear, or of what stands for one, on the same input: [B, I] -> [B, O] each."""
+    """The first `steps` maps of a StepLinear, or of a stand-in, on one input: [B, I] -> `steps` times [B, O]."""
     if type(module) is StepLinear:
         wide = weight_map(module.weight.detach()[:steps].flatten(0, 1))
         return lambda x_BI: wide(x_BI).unflatten(1, (steps, -1)).unbind(1)
@@ -55,10 +57,10 @@ def shared_map(module: Any, steps: int) -> Callable[[Tensor], Sequence[Tensor]]:
 
 
 def weight_map(weight_OI: Tensor) -> Map:
-    """x W^T. On a CPU in fp32 by the fastest kernel for the size: reading the weights is most of a step's time there.
+    """The map x W^T; on a CPU in fp32 by the fastest kernel for the size, since reading the weights takes most time.
 
-    For one row MKL reads a transposed copy at up to twice the speed (20 to 28 GB/s on an EPYC, from memory). All but
-    the largest matrices get one: of a model with 7B parameters a tenth. The others, and several rows, go to oneDNN.
+    For one row MKL reads a transposed copy at up to twice the speed (20 to 28 GB/s on an EPYC, from memory). Only the
+    smaller matrices get such a copy, a tenth of a model with 7B parameters. The others, and several rows, go to oneDNN.
     """
     if not uses_onednn(weight_OI):
         return partial(F.linear, weight=weight_OI)
@@ -74,7 +76,7 @@ def weight_map(weight_OI: Tensor) -> Map:
 
 
 def norm_map(module: RMSNorm) -> Map:
-    """An RMSNorm. On a CPU in fp32 with half the operators of PyTorch's, which has no fused kernel there."""
+    """The map of an RMSNorm; on a CPU in fp32 with half the operators of PyTorch's, which has no fused kernel there."""
     alpha_D = module.alpha.detach().flatten()
     if not alpha_D.is_cpu:
         return partial(F.rms_norm, normalized_shape=alpha_D.shape, weight=alpha_D, eps=NORM_EPS)

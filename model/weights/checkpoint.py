@@ -1,35 +1,41 @@
-"""Language-model weights in the public native layout: read, check, load, write. The names are in native.py."""
+"""Language-model weights in the public native layout: read, check, load, write. native.py holds the names."""
 
 import json
 import logging
-import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
-from model.files import whole_file, write_bytes
+from model.files import write_bytes
 from model.weights.native import Weight, depth_steps, fit_depth, fuse_split, native_path, split_fused
 from model.weights.sources import hub_model
-from model.weights.tensor_files import WEIGHTS_NAME, Rows, dtype_of, pieces, read_header, weights_path
+from model.weights.tensor_files import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    StoredTensor,
+    dtype_of,
+    name_problems,
+    pieces,
+    read_header,
+    weights_path,
+    write_safetensors,
+)
 
 log = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
-HUB_FILES = (CONFIG_NAME, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
-"""What is fetched of a repository: the weights whole or in parts."""
+HUB_FILES = (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, "model-*.safetensors")
+"""Files that are fetched of a repository: the configuration, and the weights whole or in parts."""
 
 FILE_KEYS = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "model_id"}
 FILE_KEYS |= {"version", "lm_gen_config", "tts_config", "stt_config", "lora", "lora_rank", "lora_scaling"}
-"""Keys of a config.json that say nothing about the shape of the language model."""
+"""Keys of a config.json that do not describe the sizes of the language model."""
 FIXED_FACTS: dict[str, Any] = {
     "causal": True,
     "layer_scale": None,
@@ -42,19 +48,25 @@ FIXED_FACTS: dict[str, Any] = {
     "depformer_pos_emb": "none",
     "depformer_weights_per_step": True,
 }
+"""Values of the one architecture that is supported."""
 UNUSED_FACTS = {"depformer_context": 8, "depformer_max_period": 10000}
 """Keys that Kyutai's constructor takes and never uses: the depth stack sees all steps and has no positions."""
 
 
 def split_layout(model: nn.Module) -> dict[str, tuple[str, int | None]]:
-    """Split native name -> (our parameter name, its index in the stack or None), for every base parameter."""
+    """For the split native name of every base parameter: our parameter's name, and its index in a stack or None.
+
+    Raises: UserError if the model is quantized.
+    """
     layout: dict[str, tuple[str, int | None]] = {}
     for name, parameter in model.named_parameters():
-        path, _, leaf = name.replace(".base.", ".").rpartition(".")  # `base`: the frozen weight inside an adapter
+        path, _, leaf = name.replace(".base.", ".").rpartition(".")  # `base` is the frozen weight inside an adapter.
         if leaf == "codes":
-            raise UserError(f"{path} is quantized: only full weights have native names, start from those")
+            raise UserError(
+                f"{path} is quantized: only full weights have native names, start from those", code="bad-combination"
+            )
         if leaf not in ("weight", "alpha"):
-            continue  # an adapter's own A or B
+            continue  # It is the A or B of an adapter.
         template = f"{native_path(path)}.{leaf}"
         if "{k}" in template:
             layout |= {template.format(k=k): (name, k) for k in range(parameter.shape[0])}
@@ -64,7 +76,7 @@ def split_layout(model: nn.Module) -> dict[str, tuple[str, int | None]]:
 
 
 def split_state_dict(model: DuplexLM) -> dict[str, Tensor]:
-    """The base weights under their split native names: detached views. Adapters are left out."""
+    """The base weights under their split native names, as detached views; adapters are left out."""
     own = dict(model.named_parameters())
     return {
         native: (own[name] if k is None else own[name][k]).detach() for native, (name, k) in split_layout(model).items()
@@ -79,8 +91,8 @@ def native_state_dict(model: DuplexLM) -> dict[str, Tensor]:
 def load_native(model: DuplexLM, tensors: Mapping[str, Tensor], *, strict: bool = True) -> None:
     """Copies native weights into the model; parameters on the meta device are created in the tensors' type.
 
-    strict=False leaves parameters alone for which the weights hold nothing; on the meta device all must be given.
-    Raises: UserError listing missing, extra and misshapen names.
+    strict=False leaves parameters alone that the weights do not hold; a model on the meta device needs all of them.
+    Raises: UserError ("bad-weights") that lists missing, extra and misshapen names.
     """
     strict = strict or any(parameter.is_meta for parameter in model.parameters())
     _copy(_targets(model, split_fused(tensors, model.config.dep_q), strict=strict))
@@ -88,15 +100,16 @@ def load_native(model: DuplexLM, tensors: Mapping[str, Tensor], *, strict: bool 
 
 def _targets(
     model: DuplexLM,
-    split: Mapping[str, Tensor | Rows],
+    split: Mapping[str, Tensor | StoredTensor],
     *,
     strict: bool = True,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-) -> list[tuple[Tensor | Rows, Tensor]]:
-    """(weight, where its values go in the model) of split weights, all of whose names and shapes are known to fit.
+) -> list[tuple[Tensor | StoredTensor, Tensor]]:
+    """Pairs each of the split weights with the place of its values in the model, after checking names and shapes.
 
-    dtype, device: of parameters that are created; None: that of the weights (of the widest, in a stack), and the CPU.
+    dtype, device: type and device of parameters that are created. None: the type of the weights (in a stack, of the
+    widest), and the CPU.
     """
     layout = split_layout(model)
     own = dict(model.named_parameters())
@@ -113,10 +126,11 @@ def _targets(
     return [(part, own[name].detach() if k is None else own[name].detach()[k]) for part, (name, k) in places]
 
 
-def _copy(targets: Iterable[tuple[Tensor | Rows, Tensor]]) -> None:
+def _copy(targets: Iterable[tuple[Tensor | StoredTensor, Tensor]]) -> None:
     for part, target in targets:
         for rows, piece in pieces(part):
             target[rows].copy_(piece)
+            del piece  # otherwise it lives on while the next one is read
 
 
 def _create(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device | str | None) -> nn.Parameter:
@@ -130,41 +144,37 @@ def _create(model: nn.Module, name: str, dtype: torch.dtype, device: torch.devic
 
 
 def check_names(found: Mapping[str, Weight], expected: Mapping[str, torch.Size], *, strict: bool = True) -> None:
-    """Raises UserError naming missing (if strict), extra and misshapen tensors."""
-    problems = []
-    missing = sorted(expected.keys() - found.keys()) if strict else []
-    extra = sorted(found.keys() - expected.keys())
-    misshapen = [
-        f"{name} {list(found[name].shape)} instead of {list(shape)}"
-        for name, shape in sorted(expected.items())
-        if name in found and found[name].shape != shape
-    ]
-    for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen)):
-        if names:
-            rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            problems.append(f"{len(names)} {kind}: {', '.join(names[:5])}{rest}")
-    if problems:
-        raise UserError(f"the weights do not fit this model ({'; '.join(problems)}): check dep_q and the other sizes")
+    """Checks names and shapes of weights.
+
+    Raises: UserError ("bad-weights") that lists missing (if strict), extra and misshapen tensors.
+    """
+    if problems := name_problems(found, expected, strict=strict):
+        raise UserError(
+            f"the weights do not fit this model ({'; '.join(problems)}); check dep_q and the other sizes",
+            code="bad-weights",
+        )
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str) -> LMConfig:
-    """LMConfig from the keys of a public config.json, all of which must be there.
+    """An LMConfig from the keys of a public config.json, all of which must be there.
 
-    Raises: UserError naming `where` and keys that are missing, unknown, or describe another architecture.
+    Raises: UserError that names `where` and the keys that are missing, unknown, or describe another architecture.
     """
     own = {field.name for field in fields(LMConfig)}
     missing = sorted(own - raw.keys())
     unknown = sorted(raw.keys() - own - FILE_KEYS - FIXED_FACTS.keys() - UNUSED_FACTS.keys())
     if missing or unknown:
         listed = [f"{kind} {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise UserError(f"{where}: {'; '.join(listed)}: not the configuration of a Moshi language model")
+        raise UserError(
+            f"{where}: not the configuration of a Moshi language model ({'; '.join(listed)})", code="bad-record"
+        )
     for key, value in FIXED_FACTS.items():
         if key in raw and raw[key] != value:
-            raise UserError(f"{where}: {key}={raw[key]!r}: only {value!r} is supported")
+            raise UserError(f"{where}: {key}={raw[key]!r}, but only {value!r} is supported", code="bad-weights")
     for key, example in LMConfig().to_dict().items():
         kinds = (int, float) if isinstance(example, float) else type(example)
         if not isinstance(raw[key], kinds) or isinstance(raw[key], bool):
-            raise UserError(f"{where}: {key}={raw[key]!r}: must be of the kind of {example!r}")
+            raise UserError(f"{where}: {key}={raw[key]!r} must be of the kind of {example!r}", code="bad-record")
     return LMConfig(**{key: raw[key] for key in own})
 
 
@@ -174,15 +184,18 @@ def config_to_dict(config: LMConfig) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> LMConfig | None:
-    """Configuration in a config.json; None if the file does not exist or only names the model (as NVIDIA's does)."""
+    """The configuration in a config.json; None if the file does not exist or only names the model (as NVIDIA's does).
+
+    Raises: UserError if the file is not JSON ("unreadable"), or as `config_from_dict`.
+    """
     if not path.is_file():
         return None
     try:
         raw = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as why:
-        raise UserError(f"{path}: not JSON ({why}): fetch or export the model again") from why
+        raise UserError(f"{path}: not JSON ({why}); fetch or export the model again", code="unreadable") from why
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: not a JSON object: fetch or export the model again")
+        raise UserError(f"{path}: not a JSON object; fetch or export the model again", code="bad-record")
     return config_from_dict(raw, str(path)) if raw.keys() - FILE_KEYS else None
 
 
@@ -196,30 +209,37 @@ def from_pretrained(
 ) -> DuplexLM:
     """A model from a folder, a .safetensors file, or a Hugging Face repository ("nvidia/personaplex-7b-v1").
 
-    config: None reads config.json beside the weights; without one, the public 7B shape is taken. If its dep_q differs
-    from the file's, the depth stack is expanded or cut, and the log says how. dtype: None keeps the file's type.
     All names and shapes are checked before a value is read. The values go from the file into place, at most 16 MiB at
     a time, on a GPU without a copy on the CPU.
+    config: None reads config.json beside the weights, or takes the public 7B sizes without it. If its dep_q
+    differs from the file's, the depth stack is expanded or cut, and the log says how.
+    dtype: None keeps the file's type.
     Raises: UserError if the weights are missing, broken, hold NaN or do not fit.
     """
     path = Path(path_or_repo)
     if not path.exists():
         path = hub_model(str(path_or_repo), HUB_FILES, revision)
     elif revision is not None:
-        raise UserError(f"revision={revision!r} with the local path {path}: a revision needs a repository name")
+        raise UserError(
+            f"revision={revision!r} with the local path {path}: a revision needs a repository name",
+            code="bad-combination",
+        )
     file = weights_path(path)
     stored = read_header(file)
     beside = read_config(file.parent / CONFIG_NAME) if config is None else None
     try:
         found = depth_steps(stored)
         if beside is not None and beside.dep_q != found:
-            raise UserError(f"{found} depth steps, but dep_q={beside.dep_q} in {CONFIG_NAME}: they are not one model's")
+            raise UserError(
+                f"{found} depth steps, but dep_q={beside.dep_q} in {CONFIG_NAME}, which are not one model's",
+                code="bad-weights",
+            )
         config = config or beside or LMConfig(dep_q=found)
         split, report = fit_depth(stored, config.dep_q)
         model = DuplexLM(config, device="meta")
         targets = _targets(model, split, dtype=dtype, device=device)
     except UserError as why:
-        raise UserError(f"{file}: {why}") from why
+        raise UserError(f"{file}: {why}", code=why.code) from why
     _copy(targets)
     for line in report:
         log.warning("%s: %s", path_or_repo, line)
@@ -227,18 +247,17 @@ def from_pretrained(
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all. Raises: UserError if the file exists."""
+    """Writes a safetensors file of weights, whole or not at all.
+
+    Raises: UserError ("exists") if the file exists.
+    """
     if path.exists():
-        raise UserError(f"{path}: exists already: choose another place or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with whole_file(path) as temporary:
-            save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
-    except SafetensorError as why:
-        if found := re.search(r"os error (\d+)", str(why)):  # as any other writer says it
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from why
-        raise
+        raise _exists(path)
+    write_safetensors(path, tensors, {"format": "pt", **(metadata or {})})
+
+
+def _exists(path: Path) -> UserError:
+    return UserError(f"{path}: exists already; choose another place or remove it", code="exists")
 
 
 def save_native(
@@ -249,10 +268,10 @@ def save_native(
     dep_q: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the base weights (merge adapters first) in the public layout: a folder gets config.json too.
+    """Writes the base weights in the public layout; a folder gets config.json too. Merge adapters first.
 
     dtype: None keeps the parameters' types. dep_q=8 leaves out the user's depth steps.
-    Raises: UserError if the weights file exists.
+    Raises: UserError ("exists") if the weights file exists.
     """
     path = Path(path)
     config = model.config if dep_q is None else replace(model.config, dep_q=dep_q)
@@ -264,12 +283,12 @@ def save_native(
         write_weights(path, tensors, metadata)
         return
     if (path / WEIGHTS_NAME).exists():
-        raise UserError(f"{path / WEIGHTS_NAME}: exists already: choose another place or remove it")
+        raise _exists(path / WEIGHTS_NAME)
     write_json(path / CONFIG_NAME, config_to_dict(config))
     write_weights(path / WEIGHTS_NAME, tensors, metadata)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all, replacing an older one."""
+    """Writes a JSON file, whole or not at all, and replaces an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(dict(content), indent=2) + "\n").encode())

@@ -1,7 +1,7 @@
 """Names of the public native layout, and the operations on weights that need nothing but names.
 
-Our parameters stack what the public files keep per step or per codebook. In between stands the "split" form: native
-names with one tensor per step, `...self_attn.in_projs.{k}.weight` included, which is also how LoRA files name modules.
+Our parameters stack what the public files keep per step or per codebook. In between stands the "split" form, with
+native names and one tensor per step, `...self_attn.in_projs.{k}.weight` included; LoRA files name modules like this.
 """
 
 import re
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from model.errors import UserError
 
-# our module path -> native path; {k} counts the steps of a stacked weight
 PATHS = (
     (r"text_emb", "text_emb"),
     (r"audio_emb", "emb.{k}"),
@@ -29,6 +28,7 @@ PATHS = (
     (r"depth\.layers\.(\d+)\.gating\.(linear_in|linear_out)", r"depformer.layers.\1.gating.{k}.\2"),
     (r"depth\.layers\.(\d+)\.attention\.(in|out)_proj", r"depformer.layers.\1.self_attn.\2_projs.{k}"),
 )
+"""Pairs of our module path and the native path, where {k} counts the steps of a stacked weight."""
 FUSED = re.compile(r"(?P<attention>.*\.self_attn)\.(?:in_proj_weight|(?P<out>out_proj)\.weight)")
 DEPTH_STEP = re.compile(
     r"(?P<before>depformer_in\.|linears\.|depformer\.layers\.\d+\.(?:gating|self_attn\.(?:in|out)_projs)\.)"
@@ -42,16 +42,21 @@ class Weight(Protocol):
     """A Tensor, or anything with a shape that can be cut into equal parts along its rows."""
 
     @property
-    def shape(self) -> torch.Size: ...
+    def shape(self) -> torch.Size:
+        """The shape, rows first."""
 
-    def chunk(self, chunks: int) -> Sequence[Any]: ...
+    def chunk(self, chunks: int) -> Sequence[Any]:
+        """The weight in that many equal parts along its rows."""
 
 
 W = TypeVar("W", bound=Weight)
 
 
 def native_path(path: str) -> str:
-    """Native path of one of our modules, `{k}` standing for the step if its weight is stacked. KeyError if unknown."""
+    """Native path of one of our modules; `{k}` stands for the step if its weight is stacked.
+
+    Raises: KeyError for a path that no model has.
+    """
     for pattern, template in PATHS:
         match = re.fullmatch(pattern, path)
         if match:
@@ -60,9 +65,9 @@ def native_path(path: str) -> str:
 
 
 def split_fused(tensors: Mapping[str, W], steps: int) -> dict[str, W]:
-    """Splits fused attention weights into one per step; split names pass through.
+    """Splits fused attention weights into one per step, and passes on split ones.
 
-    Raises: UserError if a fused weight cannot be cut into `steps` equal parts, or a file has both forms of one.
+    Raises: UserError if a fused weight cannot be cut into `steps` equal parts, or a weight is there in both forms.
     """
     result: dict[str, W] = {}
     for name, tensor in tensors.items():
@@ -72,19 +77,24 @@ def split_fused(tensors: Mapping[str, W], steps: int) -> dict[str, W]:
         else:
             count = steps if name.startswith("depformer.") else 1
             if len(tensor.shape) != 2 or tensor.shape[0] % count:
-                raise UserError(f"{name}: shape {list(tensor.shape)} does not hold {count} steps: wrong architecture")
+                raise UserError(
+                    f"{name}: shape {list(tensor.shape)} does not hold {count} steps, as this architecture needs",
+                    code="bad-weights",
+                )
             side = "out" if match["out"] else "in"
             chunks = tensor.chunk(count)
             parts = {f"{match['attention']}.{side}_projs.{k}.weight": chunk for k, chunk in enumerate(chunks)}
         twice = sorted(parts.keys() & result.keys())
         if twice:
-            raise UserError(f"{name}: the weights hold it both fused and split ({twice[0]}): keep one")
+            raise UserError(
+                f"{name}: the weights hold it both fused and split ({twice[0]}); keep one", code="bad-weights"
+            )
         result |= parts
     return result
 
 
 def fuse_split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The opposite of `split_fused`: attention weights of all steps in one tensor, under the native fused name."""
+    """Joins the attention weights of all steps under the native fused name, the opposite of `split_fused`."""
     result: dict[str, Tensor] = {}
     groups: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -100,10 +110,16 @@ def fuse_split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def depth_steps(names: Iterable[str]) -> int:
-    """Depth steps that native weights hold: 8 (Moshi) or 16 (PersonaPlex). Raises: UserError for any other number."""
+    """Number of depth steps that native weights hold: 8 (Moshi) or 16 (PersonaPlex).
+
+    Raises: UserError for any other number.
+    """
     steps = sum(bool(re.fullmatch(r"linears\.\d+\.weight", name)) for name in names)
     if steps not in (8, 16):
-        raise UserError(f"the weights hold {steps} heads linears.*: a Moshi language model has 8 or 16 depth steps")
+        raise UserError(
+            f"the weights hold {steps} heads linears.*, but a Moshi language model has 8 or 16 depth steps",
+            code="bad-weights",
+        )
     return steps
 
 
@@ -111,12 +127,12 @@ def expand_depth(tensors: Mapping[str, W]) -> tuple[dict[str, W], list[str]]:
     """Makes 16 depth steps of 8: native weights in, (split weights, report lines) out. Copies share their values.
 
     Steps 8..15 start as copies of steps 0..7 and embedding tables 8..14 as copies of 0..6. Table 7 (agent codebook 7,
-    seen by step 8) has no source: it copies table 0, and the report says so.
+    seen by step 8) has no source, so that it copies table 0; the report says this.
     Raises: UserError if the weights have not 8 steps.
     """
     found = depth_steps(tensors)
     if found != 8:
-        raise UserError(f"expanding {found} depth steps to 16: only 8 to 16 is defined")
+        raise UserError(f"expanding {found} depth steps to 16: only 8 to 16 is defined", code="bad-combination")
     split = split_fused(tensors, found)
     result = dict(split)
     for name, tensor in split.items():
@@ -125,7 +141,7 @@ def expand_depth(tensors: Mapping[str, W]) -> tuple[dict[str, W], list[str]]:
         elif match := DEPTH_TABLE.fullmatch(name):
             result[f"depformer_emb.{int(match['table']) + 8}.weight"] = tensor
     if "depformer_emb.0.weight" not in split:
-        raise UserError("depformer_emb.0.weight is missing: the weights are incomplete")
+        raise UserError("depformer_emb.0.weight is missing: the weights are incomplete", code="bad-weights")
     result["depformer_emb.7.weight"] = split["depformer_emb.0.weight"]
     report = [
         "depth steps 8..15 start as copies of steps 0..7, embedding tables 8..14 as copies of tables 0..6",
@@ -135,13 +151,13 @@ def expand_depth(tensors: Mapping[str, W]) -> tuple[dict[str, W], list[str]]:
 
 
 def cut_depth(tensors: Mapping[str, W]) -> dict[str, W]:
-    """Keeps depth steps 0..7 of 16, those that predict the agent: native weights in, split weights out.
+    """Keeps depth steps 0..7 of 16, which predict the agent: native weights in, split weights out.
 
     Raises: UserError if the weights have not 16 steps.
     """
     found = depth_steps(tensors)
     if found != 16:
-        raise UserError(f"cutting {found} depth steps to 8: only 16 to 8 is defined")
+        raise UserError(f"cutting {found} depth steps to 8: only 16 to 8 is defined", code="bad-combination")
     result = {}
     for name, tensor in split_fused(tensors, found).items():
         step, table = DEPTH_STEP.fullmatch(name), DEPTH_TABLE.fullmatch(name)
@@ -151,7 +167,7 @@ def cut_depth(tensors: Mapping[str, W]) -> dict[str, W]:
 
 
 def fit_depth(tensors: Mapping[str, W], steps: int) -> tuple[dict[str, W], list[str]]:
-    """Split weights with that many depth steps, expanded or cut, and a report of what was done (empty: nothing)."""
+    """Split weights with that many depth steps, expanded or cut where necessary, and a report of what was changed."""
     found = depth_steps(tensors)
     if found == steps:
         return split_fused(tensors, found), []

@@ -1,14 +1,15 @@
-"""Pickled voices of PersonaPlex -> Mimi codes, recovered exactly.
+"""Mimi codes of PersonaPlex's pickled voices, recovered exactly from sums of embeddings.
 
 A voice `.pt` of the published runtime holds what the model was fed while a clip of P frames was prompted:
 `embeddings`, the sums of 17 table rows at positions 0 .. P - 2, and `cache`, the ring of tokens after the last frame
-(position p in slot p modulo its length). In these frames the text is PAD and the user's codes are constant, so what
-is left after taking away their rows is a sum of one row of each of the agent's 8 tables, and the rows are found from
-their sum. Frame 0 never reaches the model (start ids stand in its place) and is in neither: it is given the codes of
+(position p in slot p modulo its length). In these frames the text is PAD and the user's codes are constant. What is
+left after taking away their rows is a sum of one row of each of the agent's 8 tables, and the rows are found from their
+sum. Frame 0 never reaches the model (start ids stand in its place), so that it is in neither: it gets the codes of
 frame 1, and makes no difference to a prompt.
 """
 
-# Shapes: P frames or positions, K streams (17), C codebooks (8), N sums, V rows of a table, D width, S slots
+# Shapes: P prompt frames (or positions), K streams (17), Q codebooks (8), V vocabulary (rows of a table), D width
+# Shapes: N rows (sums), M some rows (frames of the same unknown streams), W window (slots of the ring)
 
 import pickle
 from collections.abc import Mapping, Sequence
@@ -21,17 +22,17 @@ from torch import Tensor
 from model.config import ZERO_ID, LMConfig
 from model.errors import UserError
 from model.layers import embed_or_zero
-from model.weights.tensor_files import Rows
+from model.weights.tensor_files import StoredTensor
 
 SWEEPS, TRIES = 30, 16
 ROUNDING = 2**-8
-"""Of a sum in bf16, relative; what separates signal from noise when the sums are whitened."""
+"""Relative rounding error of a sum in bf16, which separates signal from noise when the sums are whitened."""
 TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
 class PickledVoice:
-    """Sums of embeddings [P - 1, D] and the ring of tokens [17, S] of a voice of P frames."""
+    """Sums of embeddings [P - 1, D], and the ring of tokens [17, W], of a voice of P frames."""
 
     path: Path
     embeddings_PD: Tensor
@@ -40,73 +41,89 @@ class PickledVoice:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveredVoice:
-    """Codes [8, P]. exact: whether they give the file's sums bit by bit, not only up to rounding."""
+    """Codes [8, P] of a voice; exact: whether they give the file's sums bit by bit, not only up to rounding."""
 
     codes_CP: Tensor
     exact: bool
 
 
 def read_pickle(path: Path) -> PickledVoice:
-    """Reads a voice `.pt` as tensors alone: no code in it is run.
+    """Reads a voice `.pt` as tensors alone; no code in it is run.
 
-    Raises: UserError if it is no such file, is cut short, wants to run code, or does not hold a voice.
+    Raises: UserError if there is no such file ("not-found"), it holds code or is cut short ("unreadable"), or it does
+    not hold a voice ("bad-weights").
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file: give a .pt voice, or a folder of them")
+        raise UserError(f"{path}: no such file; give a .pt voice, or a folder of them", code="not-found")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as why:  # torch's own message advises to run what the file wants
+    except pickle.UnpicklingError as why:  # The message of torch is left out: it advises to run the code in the file.
         raise UserError(
-            f"{path}: not a voice of tensors alone (no pickle, or one with code in it): take it from its repository "
-            "again"
+            f"{path}: not a voice of tensors alone (no pickle, or one with code in it); take it from its repository "
+            "again",
+            code="unreadable",
         ) from why
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as why:
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
-        raise UserError(f"{path}: not a voice of tensors alone ({reason}): take it from its repository again") from why
+        raise UserError(
+            f"{path}: not a voice of tensors alone ({reason}); take it from its repository again", code="unreadable"
+        ) from why
     if not isinstance(state, dict) or not all(isinstance(state.get(key), Tensor) for key in ("embeddings", "cache")):
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"{path}: holds {found or 'nothing'}, not the embeddings and cache of a voice")
+        raise UserError(
+            f"{path}: holds {found or 'nothing'}, not the embeddings and cache of a voice", code="bad-weights"
+        )
     embeddings, cache = state["embeddings"], state["cache"]
     is_one = embeddings.ndim >= 2 and embeddings.shape[1:-1].numel() == 1 and len(cache) == 1 == cache.ndim - 2
     if not is_one or not embeddings.is_floating_point() or cache.is_floating_point() or not embeddings.numel():
         shapes = f"embeddings {list(embeddings.shape)} and cache {list(cache.shape)}"
-        raise UserError(f"{path}: {shapes}, instead of [frames, 1, 1, width] and [1, 17, slots]: not a voice")
+        raise UserError(
+            f"{path}: not a voice, with {shapes} instead of [frames, 1, 1, width] and [1, 17, slots]",
+            code="bad-weights",
+        )
     return PickledVoice(path=path, embeddings_PD=embeddings.flatten(0, -2), cache_KS=cache[0].long())
 
 
-def recover(voice: PickledVoice, weights: Mapping[str, Rows], config: LMConfig) -> RecoveredVoice:
-    """The codes of a voice, from the embedding tables of the model it was made with.
+def recover(voice: PickledVoice, weights: Mapping[str, StoredTensor], config: LMConfig) -> RecoveredVoice:
+    """Recovers the codes of a voice with the embedding tables of the model it was made for.
 
-    weights: as `read_header` gives them; only the tables of the temporal transformer are read.
-    Raises: UserError if the voice is another model's, or its sums cannot be taken apart.
+    weights: as `read_header` returns them; only the tables of the temporal transformer are read.
+    Raises: UserError ("bad-combination") if the voice is another model's, or its sums cannot be taken apart
+    ("bad-weights").
     """
     width, dtype = voice.embeddings_PD.shape[1], voice.embeddings_PD.dtype
     if width != config.dim:
-        raise UserError(f"{voice.path}: made for a model of width {width}, not {config.dim}: name its model")
+        raise UserError(
+            f"{voice.path}: made for a model of width {width}, not {config.dim}; name its model",
+            code="bad-combination",
+        )
     inputs_KP = _known_inputs(voice, config)
     cards = {"text_emb.weight": config.text_card} | {f"emb.{k}.weight": config.card for k in range(config.n_q)}
     for name, card in cards.items():
         if name not in weights or weights[name].shape != (card + 1, width):
             raise UserError(
-                f"the weights hold no {name} of shape {[card + 1, width]}: not a model that fits its config"
+                f"the weights hold no {name} of shape {[card + 1, width]}: they do not fit their config.json",
+                code="bad-weights",
             )
     tables = [weights[name].read().to(dtype) for name in cards]
-    sums_PD, fed_KP = voice.embeddings_PD, inputs_KP[:, : len(voice.embeddings_PD)]  # a view: filled in below
+    # A view of the inputs: the codes that are found below fill it.
+    sums_PD, fed_KP = voice.embeddings_PD, inputs_KP[:, : len(voice.embeddings_PD)]
     if _wrong(fed_KP[:, :1], sums_PD[:1], tables).any():
-        raise UserError(f"{voice.path}: does not begin as prompts of this model do: name the model it was made with")
+        raise UserError(
+            f"{voice.path}: does not begin as prompts of this model do; name the model it was made for",
+            code="bad-combination",
+        )
     unknown_KP = fed_KP == ZERO_ID
     wrong_P = unknown_KP.any(0)
     for decode in (nearest_rows, nearest_rows_whitened):
-        # position 1 has start ids in the delayed codebooks, so fewer unknown streams
+        # Position 1 has start ids in the delayed codebooks, and so fewer unknown streams.
         for unknown in {tuple(column) for column in unknown_KP[:, wrong_P].T.tolist()}:
             unknown_K = torch.tensor(unknown)
-            columns_N = (wrong_P & (unknown_KP == unknown_K[:, None]).all(0)).nonzero().flatten()
-            known_KN = fed_KP[:, columns_N].masked_fill(unknown_K[:, None], ZERO_ID)
-            rest_ND = sums_PD[columns_N].float() - _embed(known_KN, tables, torch.float32)[0]
-            streams_C = unknown_K.nonzero().flatten()
-            fed_KP[streams_C[:, None], columns_N] = decode(
-                rest_ND, [tables[k][: config.card].float() for k in streams_C]
-            ).T
+            columns_M = (wrong_P & (unknown_KP == unknown_K[:, None]).all(0)).nonzero().flatten()
+            known_KM = fed_KP[:, columns_M].masked_fill(unknown_K[:, None], ZERO_ID)
+            rest_MD = sums_PD[columns_M].float() - _embed(known_KM, tables, torch.float32)[0]
+            streams = unknown_K.nonzero().flatten()
+            fed_KP[streams[:, None], columns_M] = decode(rest_MD, [tables[k][: config.card].float() for k in streams]).T
         wrong_P = _wrong(fed_KP, sums_PD, tables)
         if not wrong_P.any():
             break
@@ -114,7 +131,8 @@ def recover(voice: PickledVoice, weights: Mapping[str, Rows], config: LMConfig) 
         frames = ", ".join(map(str, wrong_P.nonzero().flatten().tolist()[:5]))
         raise UserError(
             f"{voice.path}: {int(wrong_P.sum())} of {len(sums_PD)} frames ({frames} ...) are no sums of this model's "
-            "embeddings: it is damaged, or another model's"
+            "embeddings; it is damaged, or another model's",
+            code="bad-weights",
         )
     _check_ring(voice, inputs_KP)
     exact = torch.equal(_embed(fed_KP, tables, dtype)[0], sums_PD)
@@ -122,10 +140,10 @@ def recover(voice: PickledVoice, weights: Mapping[str, Rows], config: LMConfig) 
 
 
 def nearest_rows(sums_ND: Tensor, tables: Sequence[Tensor], tries: int = 1) -> Tensor:
-    """Ids [N, C]: one row of each of C tables [V, D], whose sum is as near as can be found to each of N sums.
+    """Finds one row of each of Q tables [V, D] whose sum is near each of N sums, and returns their ids [N, Q].
 
-    Coordinate descent: the best row of one table at a time, given those of the others, until nothing changes. It starts
-    from the tables' means; further tries start from random rows, and the nearest end counts.
+    It is a coordinate descent, which takes the best row of one table at a time, given those of the others, until
+    nothing changes. It starts from the tables' means; further tries start from random rows, and the nearest end counts.
     """
     draw = torch.Generator().manual_seed(0)
     count = len(sums_ND)
@@ -151,10 +169,10 @@ def nearest_rows(sums_ND: Tensor, tables: Sequence[Tensor], tries: int = 1) -> T
 
 
 def nearest_rows_whitened(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """`nearest_rows` where all directions count the same, measured by how much the sums vary in them.
+    """`nearest_rows` with all directions counted the same, by how much the sums vary in them.
 
-    Trained tables share a few strong directions in which their rows cannot be told apart from each other's; the many
-    weak ones tell them apart, down to the rounding of the sums. Costs a D x D factorisation.
+    Trained tables share a few strong directions, in which the rows of one look like those of another. The many weak
+    ones separate them, down to the rounding of the sums. This costs a D x D factorisation.
     """
     means = [table_VD.mean(0) for table_VD in tables]
     centred = [table_VD - mean_D for table_VD, mean_D in zip(tables, means, strict=True)]
@@ -170,33 +188,42 @@ def nearest_rows_whitened(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
 
 
 def _known_inputs(voice: PickledVoice, config: LMConfig) -> Tensor:
-    """Tokens [17, P + 1] of positions 0 .. P as far as the ring gives them; the agent's others are ZERO_ID."""
+    """Tokens [17, P + 1] of positions 0 .. P, as far as the ring holds them; the agent's others are ZERO_ID."""
     num_frames, num_slots = len(voice.embeddings_PD) + 1, voice.cache_KS.shape[1]
     if voice.cache_KS.shape[0] != config.num_streams or num_slots < max(config.delays) + 2:
-        raise UserError(f"{voice.path}: a cache of shape {list(voice.cache_KS.shape)}: not a voice of this model")
+        raise UserError(
+            f"{voice.path}: not a voice of this model, with a cache of shape {list(voice.cache_KS.shape)}",
+            code="bad-combination",
+        )
     inputs_KP = torch.full((config.num_streams, num_frames + 1), ZERO_ID)
     for k, delay in enumerate(config.delays):
-        last = num_frames - 1 + delay  # where the last frame's token of this stream is
+        last = num_frames - 1 + delay  # The position of the last frame's token of this stream.
         inputs_KP[k, num_frames - 1 : last + 1] = voice.cache_KS[k, torch.arange(num_frames - 1, last + 1) % num_slots]
         if k == 0 or k > config.num_codebooks:
             inputs_KP[k, : num_frames - 1] = config.text_padding_id if k == 0 else inputs_KP[k, last]
         inputs_KP[k, : delay + 1] = config.text_start_id if k == 0 else config.audio_start_id
     codes_KP = inputs_KP[1:, max(config.delays) + 1 :]
     if int(codes_KP.min()) < ZERO_ID or int(codes_KP.max()) >= config.card:
-        raise UserError(f"{voice.path}: its cache holds ids outside 0..{config.card - 1}: not a voice of this model")
+        raise UserError(
+            f"{voice.path}: not a voice of this model, since its cache holds ids outside 0..{config.card - 1}",
+            code="bad-combination",
+        )
     return inputs_KP
 
 
 def _check_ring(voice: PickledVoice, inputs_KP: Tensor) -> None:
-    """Raises UserError if the ring holds other tokens than those found for the positions that it remembers."""
+    """Raises UserError if the ring holds other tokens than those found for the positions that it holds."""
     num_positions, num_slots = inputs_KP.shape[1] - 1, voice.cache_KS.shape[1]
     for p in range(max(0, num_positions + 1 - num_slots), num_positions):
         if not torch.equal(inputs_KP[:, p], voice.cache_KS[:, p % num_slots]):
-            raise UserError(f"{voice.path}: its embeddings and its cache differ at frame {p}: damaged, or no voice")
+            raise UserError(
+                f"{voice.path}: its embeddings and its cache differ at frame {p}; it is damaged, or no voice",
+                code="bad-weights",
+            )
 
 
 def _embed(inputs_KN: Tensor, tables: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(sums [N, D], bound on their rounding error [N, D]), added in the order of the published runtime: text last."""
+    """Sums [N, D], added in the order of the published runtime (text last), and a bound on their rounding errors."""
     rows = [embed_or_zero(inputs_KN[k], tables[k]).to(dtype) for k in (*range(1, len(tables)), 0)]
     total_ND, error_ND = rows[0], torch.zeros(rows[0].shape)
     for row_ND in rows[1:]:
@@ -206,14 +233,14 @@ def _embed(inputs_KN: Tensor, tables: Sequence[Tensor], dtype: torch.dtype) -> t
 
 
 def _wrong(inputs_KN: Tensor, sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """[N] bool: whether inputs do not give their sums, up to rounding in whatever order they were added."""
+    """Whether inputs do not give their sums, [N] bool, up to rounding in whatever order they were added."""
     ours_ND, error_ND = _embed(inputs_KN, tables, sums_ND.dtype)
     return ((ours_ND.float() - sums_ND.float()).abs() > error_ND).any(1)
 
 
 def _undelayed(inputs_KP: Tensor, config: LMConfig) -> Tensor:
-    """The agent's codes [8, P] of frames 0 .. P - 1; those of frame 0 are frame 1's."""
+    """The agent's codes [8, P] of frames 0 .. P - 1, where frame 0 gets the codes of frame 1."""
     num_frames = inputs_KP.shape[1] - 1
-    delays_C = config.delays[config.agent_audio]
-    codes_CP = torch.stack([inputs_KP[1 + c, 1 + delay : num_frames + delay] for c, delay in enumerate(delays_C)])
+    delays_Q = config.delays[config.agent_audio]
+    codes_CP = torch.stack([inputs_KP[1 + c, 1 + delay : num_frames + delay] for c, delay in enumerate(delays_Q)])
     return torch.cat((codes_CP[:, :1], codes_CP), dim=1)

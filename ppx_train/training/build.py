@@ -16,32 +16,41 @@ from ppx_train.training.optim import DEPTH
 
 
 def empty_lm(run: Run) -> DuplexLM:
-    """The model of `run` without values (meta device), with its adapters: what trains in it is in its checkpoints."""
+    """Returns the model of `run` without values (meta device), with its adapters.
+
+    Its trainable parameters are those that the checkpoints of the run hold.
+    """
     return _with_adapters(run, DuplexLM(run.model.lm, device="meta"))
 
 
 def base_lm(run: Run) -> DuplexLM:
-    """The start weights of `run` as a plain model on the CPU; deterministic in run.seed, as adapters drawn next are.
+    """Returns the start weights of `run` as a plain model on the CPU.
 
-    fp32, but bf16 if they stay frozen under adapters and the run computes in bf16.
+    The weights are fp32, or bf16 if they stay frozen under adapters and the run computes in bf16. Weights from scratch,
+    and adapters that are drawn after this call, depend on run.seed alone.
     Raises: UserError for weights that are missing, broken or of another architecture.
     """
     settings = run.model
     if run.model.lm.dep_q != 16:
-        raise UserError(f"model.lm.dep_q={settings.lm.dep_q}: training needs 16 depth steps (the user's stream too)")
-    # a frozen base needs no fp32 master
+        raise UserError(
+            f"model.lm.dep_q={settings.lm.dep_q}: training needs 16, to predict the user's codes too",
+            code="bad-value",
+        )
+    # Frozen weights get no update, so they need no fp32 master copy.
     frozen_bf16 = bool(settings.lora.rank) and run.trainer.precision == "bf16-mixed"
     base_dtype = torch.bfloat16 if frozen_bf16 else torch.float32
-    torch.manual_seed(run.seed)  # of weights from scratch, and of adapters
+    torch.manual_seed(run.seed)  # Weights from scratch are drawn from this seed, and adapters after them.
     if settings.init == "scratch":
         if settings.revision is not None:
-            raise UserError("model.revision has no effect with model.init=scratch: leave it out")
+            raise UserError(
+                "model.revision has no effect with model.init=scratch: leave it out", code="bad-combination"
+            )
         return DuplexLM(settings.lm).to(base_dtype)
     return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
 
 
 def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
-    """What `run` trains, made of its start weights in place: adapters, quantized base, how blocks are computed."""
+    """Turns the start weights, in place, into what `run` trains: adapters, quantized base, how blocks are computed."""
     model = _with_adapters(run, base)
     if run.model.lora.base != "full":
         has_gpu = run.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -53,9 +62,10 @@ def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
 
 
 def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None) -> DuplexLM:
-    """The model of a checkpoint, with its adapters over the start weights in full precision, on the CPU.
+    """Returns the model of a checkpoint, with its adapters over the start weights in full precision, on the CPU.
 
-    tensors, base_sha256: of the checkpoint (see ppx_train/training/checkpoint.py), checked by `check_weights`.
+    `tensors` and `base_sha256` are those of the checkpoint (ppx_train/training/checkpoint.py), and `check_weights` has
+    checked them.
     Raises: UserError if the start weights cannot be read again or are no longer the same.
     """
     model = empty_lm(run)
@@ -68,7 +78,7 @@ def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None)
 
 
 def fingerprint(model: DuplexLM) -> str:
-    """SHA-256 over names and values of all weights."""
+    """Returns the SHA-256 over names and values of all weights, in hex."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -81,7 +91,8 @@ def check_base(run: Run, found: str | None, saved: str | None) -> None:
     if found != saved:
         raise UserError(
             f"model.init={run.model.init}: these are not the start weights that the checkpoint's adapters were trained "
-            "on: give the same files (model.revision for a repository), or the same torch for scratch"
+            "on: give the same files (model.revision for a repository), or the same torch for scratch",
+            code="bad-weights",
         )
 
 
@@ -93,7 +104,10 @@ def _with_adapters(run: Run, model: DuplexLM) -> DuplexLM:
 
 
 def describe_lm(run: Run) -> str:
-    """How many parameters `run` has and trains, in all and by optimiser group, and its adapters. Loads no weights."""
+    """Describes how many parameters `run` has and trains, in all and by optimiser group, and its adapters.
+
+    It loads no weights.
+    """
     model = empty_lm(run)
     groups: dict[str, list[nn.Parameter]] = {"temporal": [], "depth": []}
     for name, parameter in model.named_parameters():

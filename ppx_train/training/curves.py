@@ -1,4 +1,4 @@
-"""The picture of a run: loss of each stream, training and held out, over the steps."""
+"""The picture of a run: the loss of each stream over the steps, in training and held out."""
 
 import csv
 from collections import defaultdict
@@ -8,7 +8,7 @@ STREAMS = ("text", "semantic", "acoustic", "user_semantic", "user_acoustic")
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every logged metric as (step, value) pairs; where a run was resumed the later start wins."""
+    """Returns every logged metric as (step, value) pairs; where a run was resumed, the later start wins."""
     merged: dict[str, dict[int, float]] = defaultdict(dict)
     for path in sorted(run_dir.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1])):
         with path.open(newline="", encoding="utf-8") as file:

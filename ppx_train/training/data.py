@@ -30,9 +30,12 @@ from model.text import TextTokenizer, text_stream
 from ppx_train.config import Data
 from ppx_train.training.ranks import rank, world_size
 
-CHARS_PER_PIECE = 4  # only to guess lengths for batching, before the role text is tokenised
-REQUESTS = 16  # at a time, to shards that are read by URL
-MIN_DIALOGUE_FRAMES = 25  # 2 s: less than that after the prompt teaches nothing
+CHARS_PER_PIECE = 4
+"""Characters of role text per token, assumed to estimate lengths for batching before the text is tokenised."""
+REQUESTS = 16
+"""Concurrent requests to shards that are read by URL."""
+MIN_DIALOGUE_FRAMES = 25
+"""2 s: a shorter dialogue after the prompt teaches nothing."""
 
 
 @dataclass
@@ -51,15 +54,17 @@ class MicroBatch:
 
     @property
     def lengths_B(self) -> Tensor:
+        """The lengths as a tensor on the device of the codes."""
         return torch.tensor(self.lengths, device=self.codes_BKT.device)
 
     def to(self, device: torch.device, **_: Any) -> "MicroBatch":
+        """Returns a copy on `device`; Lightning calls it with more arguments, which change nothing."""
         codes_BKT, has_loss_BT = (part.to(device, non_blocking=True) for part in (self.codes_BKT, self.has_loss_BT))
         return MicroBatch(codes_BKT, has_loss_BT, self.lengths, self.ids)
 
 
 def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
-    """Pads (id, codes_KT, has_loss_T) to one length; padding adds no embedding and no loss."""
+    """Pads sequences (id, codes_KT, has_loss_T) to one length; padding adds no embedding and no loss."""
     longest = max(codes.shape[1] for _, codes, _ in sequences)
     streams = sequences[0][1].shape[0]
     codes_BKT = torch.full((len(sequences), streams, longest), ZERO_ID, dtype=torch.int64)
@@ -72,7 +77,7 @@ def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
 
 
 class WordPieces:
-    """A tokenizer that remembers the words it has met: half the time of a sequence goes into tokenising them."""
+    """A tokenizer that caches words: without the cache, tokenising them takes half the time of a sequence."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.encode = lru_cache(maxsize=1 << 16)(tokenizer.encode)
@@ -89,15 +94,19 @@ class SequenceBuilder:
         self.tokenizer = TextTokenizer(tokenizer)
         self.words = WordPieces(self.tokenizer)
         if mimi.card != lm.card:
-            raise UserError(f"{codec} has {mimi.card} codes but model.lm.card={lm.card}: set model.lm.card={mimi.card}")
+            raise UserError(
+                f"{codec} has {mimi.card} codes but model.lm.card={lm.card}: set model.lm.card={mimi.card}",
+                code="bad-combination",
+            )
         if self.tokenizer.card != lm.text_card:
             raise UserError(
                 f"{tokenizer} has {self.tokenizer.card} pieces but model.lm.text_card={lm.text_card}: "
-                f"set model.lm.text_card={self.tokenizer.card}"
+                f"set model.lm.text_card={self.tokenizer.card}",
+                code="bad-combination",
             )
 
     def __call__(self, sample: Sample) -> tuple[str, Tensor, Tensor]:
-        """(id, codes_KT, has_loss_T): hybrid prompt from frame 1 on, then the dialogue cut to the frame budget.
+        """Returns (id, codes_KT, has_loss_T): the hybrid prompt from frame 1 on, then the dialogue, cut to the budget.
 
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
         """
@@ -127,18 +136,22 @@ class SamplePool:
         self.bad: dict[str, str] = {}
         self.readers: list[ShardReader] = []
         self.rows: dict[str, npt.NDArray[np.int32]] = {}
-        """Of each source: [N, 2], number of the reader and row in it."""
+        """For each source [samples, 2]: the number of the reader and the row in it."""
         self.lengths: dict[str, npt.NDArray[np.int32]] = {}
-        """Of each source: [N] frames, prompt included, as far as the index tells."""
+        """For each source [samples]: frames, prompt included, as far as the index knows them."""
         for path in paths:
             if paths.count(path) > 1:
-                raise UserError(f"data.paths names {path} more than once: give it once, and weigh sources by data.mix")
+                raise UserError(
+                    f"data.paths names {path} more than once: give it once, and weigh sources by data.mix",
+                    code="bad-value",
+                )
             storage = storage_at(path)
             manifest = read_manifest(storage)
             if manifest.codec.fingerprint != builder.fingerprint:
                 raise UserError(
                     f"{path} was encoded with another codec than {builder.codec}: set model.codec to the one it was "
-                    f"made with, or make it again with `ppx-data shard --codec {builder.codec}`"
+                    f"made with, or make it again with `ppx-data shard --codec {builder.codec}`",
+                    code="bad-combination",
                 )
             if split in manifest.content:
                 self._add(ShardReader(storage.inside(split)))
@@ -160,13 +173,13 @@ class SamplePool:
         self.readers.append(reader)
 
     def sizes(self) -> dict[str, int]:
-        """Samples of each source."""
+        """Returns the number of samples of each source."""
         return {source: len(rows) for source, rows in self.rows.items()}
 
     def sequence(self, source: str, at: int) -> tuple[str, Tensor, Tensor]:
-        """The sequence at a place; a bad sample is recorded and the next good one of its source taken.
+        """Returns the sequence at a place; a bad sample is recorded and the next good one of its source is taken.
 
-        Raises: UserError if a whole source is bad.
+        Raises: UserError if every sample of the source is bad; StorageError if a disk or a server fails.
         """
         rows = self.rows[source]
         for skipped in range(len(rows)):
@@ -175,24 +188,24 @@ class SamplePool:
             try:
                 return self.builder(reader.read(row))
             except StorageError:
-                raise  # no fault of the sample: nothing may be skipped because a disk or a server fails
+                raise  # The sample is not at fault: no sample may be skipped because a disk or a server fails.
             except UserError as why:
                 self.bad[reader.rows[row].id] = why.reason if isinstance(why, BadSample) else str(why)
         first = next(iter(self.bad.items()))
-        raise UserError(f"every sample of source {source!r} is bad; the first: {first[0]}: {first[1]}")
+        raise UserError(f"every sample of source {source!r} is bad; first {first[0]} ({first[1]})", code="no-data")
 
     def batches(self, groups: Sequence[Sequence[Place]]) -> list[MicroBatch]:
-        """The sequences of each group, padded; requests for all of them to a storage far away are made side by side."""
+        """Returns one micro-batch per group; samples in remote storage are fetched concurrently."""
         in_turn = map if self._requests is None else self._requests.map
         found = iter(in_turn(lambda place: self.sequence(*place), [place for group in groups for place in group]))
         return [collate([next(found) for _ in group]) for group in groups]
 
 
 class StepLoader:
-    """Yields, for each optimiser step, this process's micro-batches; its whole state is one number.
+    """Yields the micro-batches of this rank for each optimiser step; its whole state is one number.
 
-    Steps are read ahead by a thread with its own cursor; only handing a step over moves `consumed`.
-    It has a length because Lightning fetches one step ahead from a loader without one and loses it on resume.
+    A thread with a cursor of its own prefetches steps; only handing a step over moves `consumed`. The loader has a
+    length because Lightning prefetches one step from a loader without one, and loses it on resume.
     """
 
     def __init__(self, pool: SamplePool, data: Data, seed: int, read_ahead: int = 4) -> None:
@@ -200,7 +213,9 @@ class StepLoader:
         missing = sorted(set(slots) - set(pool.sizes()))
         if missing:
             there = ", ".join(sorted(pool.sizes())) or "nothing"
-            raise UserError(f"data.mix names {', '.join(missing)} but data.paths hold {there}: set its draws to 0")
+            raise UserError(
+                f"data.mix names {', '.join(missing)} but data.paths hold {there}: set its draws to 0", code="no-data"
+            )
         lengths = {source: pool.lengths[source] for source in slots}
         self.plan = StepPlan(
             lengths, seed=seed, slots=slots, batch=data.batch, micro_batch=data.micro_batch, window=data.bucket_steps
@@ -208,13 +223,15 @@ class StepLoader:
         self.pool, self.read_ahead, self.consumed = pool, read_ahead, 0
 
     def __len__(self) -> int:
+        """Returns more steps than any run takes: the order of samples has no end."""
         return 10**9
 
     def step(self, number: int, first: int, stride: int) -> list[MicroBatch]:
-        """Micro-batches first, first + stride, ... of one step."""
+        """Returns the micro-batches first, first + stride, ... of one step."""
         return self.pool.batches(self.plan.step(number)[first::stride])
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
+        """Yields steps from `consumed` on. Raises: what reading a step raises, in the training thread."""
         ahead: queue.Queue[list[MicroBatch] | BaseException] = queue.Queue(maxsize=self.read_ahead)
         stopped = threading.Event()
 
@@ -230,7 +247,7 @@ class StepLoader:
                 while not stopped.is_set():
                     put(self.step(cursor, rank(), world_size()))
                     cursor += 1
-            except BaseException as why:  # handed to the training thread, which raises it
+            except BaseException as why:  # The training thread raises it.
                 put(why)
 
         thread = threading.Thread(target=read, args=(self.consumed,), daemon=True)
@@ -240,29 +257,35 @@ class StepLoader:
                 item = ahead.get()
                 if isinstance(item, BaseException):
                     raise item
-                self.consumed += 1  # before the yield: a checkpoint is saved while we wait in it
+                self.consumed += (
+                    1  # Counted before the yield, because a checkpoint is saved while the loader waits in it.
+                )
                 yield item
         finally:
             stopped.set()
             thread.join()
 
     def state_dict(self) -> dict[str, int]:
+        """Returns how many steps were handed over."""
         return {"consumed": self.consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues after the steps that `state` counts."""
         self.consumed = state["consumed"]
 
 
 def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
-    """The fixed held-out micro-batches of this process: samples of all sources in turn, sorted by length."""
+    """Returns the fixed held-out micro-batches of this rank: samples of all sources in turn, sorted by length."""
     if not any(data.mix.get(source) for source in pool.sizes()):
-        raise UserError("data.paths hold no held-out sample of any source in data.mix: set data.heldout_samples=0")
+        raise UserError(
+            "data.paths hold no held-out sample of any source in data.mix: set data.heldout_samples=0", code="no-data"
+        )
     turns = [(at, source) for source, size in pool.sizes().items() if data.mix.get(source) for at in range(size)]
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
     groups = [chosen[k : k + data.micro_batch] for k in range(0, len(chosen), data.micro_batch)]
     batches = pool.batches([[(source, at) for at, source in group] for group in groups])
-    # sharded models need the same number of forward passes everywhere: fill up with one that carries no loss
+    # A sharded model needs the same number of forward passes on every rank, so batches without loss fill the gap.
     while len(batches) % world_size():
         last = batches[-1]
         batches.append(replace(last, has_loss_BT=torch.zeros_like(last.has_loss_BT)))

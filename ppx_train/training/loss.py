@@ -1,4 +1,4 @@
-"""Which target counts how much, and how the summed losses become one number.
+"""The weight of every target, and how the summed losses become one number.
 
 Shapes: B batch, K streams (17), T frames.
 """
@@ -20,7 +20,7 @@ class StreamGroup(NamedTuple):
 
 
 def stream_groups(lm: LMConfig) -> tuple[StreamGroup, ...]:
-    """text, semantic and acoustic of the agent, semantic and acoustic of the user."""
+    """Returns the groups: text, semantic and acoustic of the agent, semantic and acoustic of the user."""
     agent, user = range(lm.num_streams)[lm.agent_audio], range(lm.num_streams)[lm.user_audio]
     return (
         StreamGroup("text", (0,)),
@@ -32,7 +32,7 @@ def stream_groups(lm: LMConfig) -> tuple[StreamGroup, ...]:
 
 
 def target_weights(codes_BKT: Tensor, has_loss_BT: Tensor, lengths_B: Tensor, loss: Loss, lm: LMConfig) -> Tensor:
-    """fp32 weight of every undelayed target; 0 means no loss.
+    """Returns the fp32 weight of every undelayed target; 0 means no loss.
 
     Shapes: codes_BKT int64; has_loss_BT bool, False on the prompt and on padding; lengths_B frames of each
     sequence; the result is [B, K, T]. The frames that a stream's delay leaves undefined are cut for each
@@ -45,7 +45,7 @@ def target_weights(codes_BKT: Tensor, has_loss_BT: Tensor, lengths_B: Tensor, lo
     channel_K[0] = 1.0
     channel_K[[lm.agent_audio.start, lm.user_audio.start]] = loss.semantic
     channel_K[lm.user_audio] *= loss.user
-    channel_K[1 + lm.dep_q :] = 0.0  # streams that no depth step predicts
+    channel_K[1 + lm.dep_q :] = 0.0  # No depth step predicts these streams.
     weights_BKT = channel_K[None, :, None].expand(batch, streams, frames).clone()
 
     text_BT = codes_BKT[:, 0]
@@ -62,12 +62,12 @@ def target_weights(codes_BKT: Tensor, has_loss_BT: Tensor, lengths_B: Tensor, lo
 
 
 def group_weights(weights_BKT: Tensor) -> Tensor:
-    """Summed weight of the two loss groups, [text, audio], fp64 so that the sum does not depend on the split."""
+    """Returns the summed weights [text, audio], in fp64 so that the sum does not depend on how a step is split."""
     return torch.stack([weights_BKT[:, 0].double().sum(), weights_BKT[:, 1:].double().sum()])
 
 
 def total_loss(loss_K: Tensor, weights_G: Tensor, loss: Loss) -> Tensor:
-    """Text plus audio loss, each divided by its summed weight over the whole step (all ranks and micro-batches).
+    """Returns text plus audio loss, each divided by its summed weight over all ranks and micro-batches of the step.
 
     Shapes: loss_K summed weighted cross-entropy of each stream, weights_G from `group_weights`, summed.
     """

@@ -1,7 +1,7 @@
 """The LightningModule: one training_step is one optimiser step over several micro-batches.
 
-Manual optimisation, because the losses are divided by the weight of the whole step, summed over every
-process and micro-batch: the result does not depend on how the step was split.
+Optimisation is manual because the losses are divided by the weight of the whole step, summed over all ranks and
+micro-batches: so the result does not depend on how the step was split.
 """
 
 from typing import Any
@@ -20,13 +20,15 @@ from ppx_train.training.optim import lr_scale, make_optimizer
 from ppx_train.training.parallel import shard
 from ppx_train.training.ranks import all_sum, world_size
 
-MAX_SKIPPED = 5  # optimiser steps in a row with a non-finite gradient before the run gives up
+MAX_SKIPPED = 5
+"""A run ends after this many optimiser steps in a row with a non-finite gradient."""
 
 
 class DuplexModule(L.LightningModule):
     """Trains a DuplexLM.
 
-    `sums_SK` holds the last step's [loss, weight, correct, count] of each stream, summed over this process.
+    `sums_SK` holds [loss, weight, correct, count] of each stream, summed over the micro-batches of the last step on
+    this rank.
     """
 
     lm: DuplexLM
@@ -34,11 +36,13 @@ class DuplexModule(L.LightningModule):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = not run.model.lora.rank  # checkpoints of adapters leave out what is frozen
+        self.strict_loading = not run.model.lora.rank  # Checkpoints of adapters do not hold the frozen weights.
         self.base_sha256: str | None = None
         self.run = run
-        self.stop_signal = 0  # number of a signal this process caught
-        self.stop_agreed = False  # whether any process had caught one when the step began; equal on all of them
+        self.stop_signal = 0
+        """The number of the signal that this rank caught, 0 for none."""
+        self.stop_agreed = False
+        """Whether any rank had caught a signal when the step began; equal on all ranks."""
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
         self.sums_SK = torch.zeros(0)
@@ -46,7 +50,8 @@ class DuplexModule(L.LightningModule):
         self.frames = 0
 
     def configure_model(self) -> None:
-        if hasattr(self, "lm"):  # Lightning may call this more than once
+        """Builds the model and shards it if the run asks for that; Lightning may call this more than once."""
+        if hasattr(self, "lm"):
             return
         base = base_lm(self.run)
         self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
@@ -56,16 +61,19 @@ class DuplexModule(L.LightningModule):
             shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Returns AdamW over the trainable parameters."""
         return make_optimizer(self.lm.named_parameters(), self.run.optim)
 
     def forward(self, micro: MicroBatch, weights_BKT: Tensor) -> Tensor:
-        """[loss, weight, correct, count] x streams, summed over the micro-batch."""
+        """Returns [loss, weight, correct, count] x streams, summed over the micro-batch."""
         return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT, micro.lengths)))  # type: ignore[operator]
 
     def weigh(self, micro: MicroBatch) -> Tensor:
+        """Returns weights_BKT of a micro-batch, see `target_weights`."""
         return target_weights(micro.codes_BKT, micro.has_loss_BT, micro.lengths_B, self.run.loss, self.lm.config)
 
     def training_step(self, micro_batches: list[MicroBatch], _: int) -> None:
+        """Takes one optimiser step over the micro-batches of this rank."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         weights = [self.weigh(micro) for micro in micro_batches]
@@ -77,7 +85,7 @@ class DuplexModule(L.LightningModule):
         for number, (micro, weights_BKT) in enumerate(zip(micro_batches, weights, strict=True)):
             self._synchronise_gradients(number == len(micro_batches) - 1)
             micro_sums_SK = self(micro, weights_BKT)
-            # gradients are averaged over processes; the loss is already divided by the weight of all of them
+            # Gradients are averaged over ranks, while the loss is already divided by the weight of all of them.
             self.manual_backward(total_loss(micro_sums_SK[0], shared[:2], self.run.loss) * world_size())
             detached = micro_sums_SK.detach()
             sums_SK = detached if sums_SK is None else sums_SK + detached
@@ -87,7 +95,7 @@ class DuplexModule(L.LightningModule):
         self._update(optimizer)
 
     def _synchronise_gradients(self, last: bool) -> None:
-        """Exchanges gradients between processes once a step, after the last micro-batch."""
+        """Lets ranks exchange gradients once a step, after the last micro-batch."""
         wrapped = self.trainer.model
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             wrapped.require_backward_grad_sync = last
@@ -95,7 +103,7 @@ class DuplexModule(L.LightningModule):
             self.lm.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def _update(self, optimizer: Any) -> None:
-        """Clips, sets the learning rate from the step number and steps; all processes skip a non-finite gradient."""
+        """Clips, sets the learning rate by the step number, and steps; all ranks skip a non-finite gradient."""
         norm = nn.utils.clip_grad_norm_(self.lm.parameters(), self.run.optim.clip_norm)
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if self.gradient_norm.isfinite():
@@ -109,13 +117,14 @@ class DuplexModule(L.LightningModule):
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= MAX_SKIPPED:
                 raise UserError(
-                    f"{MAX_SKIPPED} steps in a row had a non-finite gradient: lower optim.lr or check the data"
+                    f"{MAX_SKIPPED} steps in a row had a non-finite gradient: lower optim.lr or check the data",
+                    code="bad-value",
                 )
         optimizer.zero_grad()
 
     @torch.no_grad()
     def score(self, micro_batches: list[MicroBatch]) -> Tensor:
-        """Summed [loss, weight, correct, count] x streams over micro-batches and all processes, without training."""
+        """Returns [loss, weight, correct, count] x streams, summed over the micro-batches of all ranks; no gradient."""
         self.lm.eval()
         total_SK = torch.zeros(4, self.lm.config.num_streams, device=self.device, dtype=torch.float64)
         for micro in micro_batches:

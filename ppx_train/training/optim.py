@@ -11,14 +11,15 @@ from torch import nn
 from model.errors import UserError
 from ppx_train.config import Optim
 
-# the depth stack with its input matrices, embeddings and audio heads; everything else is temporal
 DEPTH = re.compile(r"^depth\.")
+"""Names of the depth transformer with its input matrices, embeddings and audio heads; all others are temporal."""
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> list[dict[str, Any]]:
-    """Four AdamW groups: temporal and depth, each with and without weight decay (matrices only).
+    """Returns the groups of AdamW: temporal and depth, each with weight decay (matrices) and without (norms).
 
-    Names are those of DuplexLM. Raises UserError if nothing is trainable.
+    Names are those of DuplexLM.
+    Raises: UserError if nothing is trainable.
     """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -26,7 +27,7 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) ->
             part = "depth" if DEPTH.match(name) else "temporal"
             groups.setdefault((part, not name.endswith("alpha")), []).append(parameter)
     if not groups:
-        raise UserError("no parameter is trainable: check model.lora.patterns")
+        raise UserError("no parameter is trainable: check model.lora.patterns", code="bad-value")
     return [
         {
             "params": parameters,
@@ -40,15 +41,15 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) ->
 
 
 def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`."""
+    """Returns AdamW over `parameter_groups`."""
     first, second = optim.betas
     return torch.optim.AdamW(parameter_groups(named, optim), betas=(first, second))
 
 
 def lr_scale(step: int, optim: Optim, steps: int) -> float:
-    """Factor on the peak learning rate at a 0-based step: linear warm-up, then cosine to final_lr_ratio.
+    """Returns the factor on the peak learning rate at a 0-based step: linear warm-up, then cosine to final_lr_ratio.
 
-    Computed from the step alone, so that a resumed run needs no scheduler state.
+    It depends on the step alone, so that a resumed run needs no scheduler state.
     """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps

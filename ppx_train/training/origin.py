@@ -1,4 +1,4 @@
-"""What a checkpoint says about its origin: version and commit of this project, commit of the start weights."""
+"""The origin of a checkpoint: version and commit of this project, commit of the start weights."""
 
 import subprocess
 from pathlib import Path
@@ -12,23 +12,23 @@ from ppx_train.config import Run
 from ppx_train.roots import ROOT
 
 KEY = "ppx_train"
-"""Of the origin in a saved state."""
+"""The key of the origin in a saved state."""
 
 
 def origin(run: Run) -> dict[str, str]:
-    """Version, and where known: `commit` of the project, `start_commit` of the start weights on the hub.
+    """Returns `version` and, where known, `commit` of the project and `start_commit` of the start weights on the hub.
 
-    To be asked when training starts: later both may have moved on.
+    Call it when training starts, because both may change later.
     """
     found = {"version": __version__, "commit": project_commit(), "start_commit": cached_commit(run)}
     return {key: value for key, value in found.items() if value}
 
 
 def project_commit() -> str:
-    """Git commit of the checkout this code runs from, `-dirty` if files were changed; empty if it is installed."""
+    """Returns the git commit of this code's checkout, with `-dirty` if files differ; "" if it is installed."""
     try:
         top = _git("rev-parse", "--show-toplevel")
-        if top != str(ROOT):  # installed in an environment that lies inside another project's checkout
+        if top != str(ROOT):  # The environment may lie inside another project's checkout.
             return ""
         return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
@@ -36,13 +36,13 @@ def project_commit() -> str:
 
 
 def cached_commit(run: Run) -> str:
-    """Commit of the hub repository whose cached weights `run` starts from; empty for local weights."""
+    """Returns the commit of the hub repository whose cached weights `run` starts from; "" for local weights."""
     if not REPOSITORY.match(run.model.init) or Path(run.model.init).exists():
         return ""
     for name in (WEIGHTS_NAME, INDEX_NAME):
         path = try_to_load_from_cache(run.model.init, name, revision=run.model.revision)
         if isinstance(path, str):
-            return Path(path).parent.name  # .../snapshots/COMMIT/model.safetensors
+            return Path(path).parent.name  # The cache names files .../snapshots/COMMIT/model.safetensors.
     return ""
 
 

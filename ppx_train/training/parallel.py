@@ -1,4 +1,7 @@
-"""Fully sharded data parallelism (FSDP2): every block by itself, then the root, even on one process."""
+"""Fully sharded data parallelism (FSDP2): every block is sharded by itself, then the root, even on one rank.
+
+On one rank sharding costs nothing and keeps one type of parameter, so that tests on a CPU see what many GPUs see.
+"""
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -10,8 +13,9 @@ from model.duplex import DuplexLM
 def shard(lm: DuplexLM, mesh: DeviceMesh, precision: str) -> None:
     """Shards weights, gradients and optimiser state over `mesh`, in place.
 
-    Masters, moments and the gradient exchange stay fp32; with bf16-mixed the gathered weights and the
-    compute are bf16 (at lr 2e-6 a pure bf16 update rounds away). Inputs are not cast: loss weights keep fp32.
+    Master weights, moments and the gradient exchange stay fp32, because at a learning rate of 2e-6 a bf16 update
+    rounds away; with bf16-mixed the gathered weights and the computation are bf16. Inputs are not cast,
+    so loss weights stay fp32.
     """
     compute = torch.bfloat16 if precision == "bf16-mixed" else None
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -38,17 +38,20 @@ from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher, leave_together
 
-LOGS = {"logs", "tensorboard", "wandb"}  # all there is of a run that failed before its first step
+LOGS = {"logs", "tensorboard", "wandb"}
+"""A run that failed before its first step holds nothing but these."""
 
 
 def train(run: Run) -> int:
-    """Trains `run` to its last step and returns 0, or until a signal asks it to stop: then 128 + that signal.
+    """Trains `run` to its last step and returns 0, or until a signal stops it and returns 128 plus that signal.
 
     Raises: UserError for settings, data or checkpoints that do not fit.
     """
     quiet_lightning()
     if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver")
+        raise UserError(
+            "trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver", code="no-device"
+        )
     if run.model.lora.base != "full":
         bitsandbytes()
     check_writable(Path(run.run_dir))
@@ -73,7 +76,7 @@ def train(run: Run) -> int:
     trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
-    except SystemExit as why:  # Lightning's answer to Ctrl-C before the first step
+    except SystemExit as why:  # Lightning raises it on Ctrl-C before the first step.
         if isinstance(why.__context__, KeyboardInterrupt):
             raise why.__context__ from None
         raise
@@ -85,21 +88,23 @@ def train(run: Run) -> int:
     if module.stop_agreed and trainer.global_step < run.steps:
         if trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
-        return 128 + (module.stop_signal or signal.SIGTERM)  # only another process may have been told to stop
+        return 128 + (module.stop_signal or signal.SIGTERM)  # Perhaps only another rank caught the signal.
     return 0
 
 
 def newest_checkpoint(run: Run) -> Path | None:
-    """The checkpoint to go on from; None starts at step 0.
+    """Returns the checkpoint to resume from; None starts at step 0.
 
     Raises: UserError if the run directory exists and resume is off, if its newest checkpoint is damaged, or if
     the settings differ in a way that changes the result.
     """
     run_dir = Path(run.run_dir)
     if not run.resume:
-        # only the first process decides: it has made the folder by the time the others look
+        # Only the first process decides, because it has made the folder by the time the others look.
         if is_launcher() and run_dir.is_dir() and any(path.name not in LOGS for path in run_dir.iterdir()):
-            raise UserError(f"run_dir={run_dir} exists: resume=true goes on with it, or choose another run_dir")
+            raise UserError(
+                f"run_dir={run_dir} exists: resume=true goes on with it, or choose another run_dir", code="exists"
+            )
         return None
     found = checkpoints(run_dir)
     if not found:
@@ -111,26 +116,29 @@ def newest_checkpoint(run: Run) -> Path | None:
 
 
 def check_writable(run_dir: Path) -> None:
-    """Raises UserError if `run_dir` is a file, lies below one, or can not be made or written."""
+    """Raises UserError if `run_dir` is a file, lies below one, or cannot be made or written."""
     there = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is a file" if not there.is_dir() else "cannot be written"
-        raise UserError(f"run_dir={run_dir}: {there} {why}: choose another run_dir")
+        raise UserError(f"run_dir={run_dir}: {there} {why}: choose another run_dir", code="cannot-write")
 
 
 def is_complete(run: Run, checkpoint: Path) -> bool:
-    """Whether a checkpoint is at the last step. Raises UserError if it is damaged or not of the run's model."""
+    """Returns whether a checkpoint is at the last step.
+
+    Raises: UserError if it is damaged or not of the run's model.
+    """
     state = read_checkpoint(checkpoint)
     check_weights(checkpoint, language_model(state), empty_lm(run))
     return int(state["global_step"]) >= run.steps
 
 
 def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer with everything off that this project does itself."""
+    """Returns Lightning's Trainer with everything switched off that this project does itself."""
     settings = run.trainer
     precision = settings.precision
     if settings.strategy == "fsdp2":
-        precision = "32-true"  # fp32 masters; computing in bf16 is the sharding policy's business
+        precision = "32-true"  # Master weights are fp32; the sharding policy computes in bf16.
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -150,10 +158,10 @@ def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
 
 
 def make_strategy(run: Run) -> Strategy | str:
-    """DDP or FSDP2; a single process without sharding needs neither."""
+    """Returns DDP or FSDP2; a single rank without sharding needs neither."""
     if run.trainer.strategy == "fsdp2":
         backend = "gloo" if run.trainer.accelerator == "cpu" else None
-        # both sizes: left to itself Lightning would use tensor parallelism inside a node
+        # Both sizes are given, because by default Lightning would use tensor parallelism inside a node.
         return ModelParallelStrategy(
             data_parallel_size=run.processes,
             tensor_parallel_size=1,
@@ -166,7 +174,7 @@ def make_strategy(run: Run) -> Strategy | str:
 
 
 def make_loggers(run: Run) -> list[Logger]:
-    """CSV always (a new version_N for each start, nothing is overwritten); TensorBoard and W&B by setting."""
+    """Returns the loggers: CSV always (each start writes a new version_N), TensorBoard and W&B by setting."""
     loggers: list[Logger] = [CSVLogger(run.run_dir, name="logs", flush_logs_every_n_steps=1)]
     if run.logging.tensorboard:
         loggers.append(TensorBoardLogger(run.run_dir, name="tensorboard", version=""))
@@ -180,7 +188,7 @@ def make_loggers(run: Run) -> list[Logger]:
 
 
 def describe(run: Run, pool: SamplePool) -> str:
-    """What is about to be trained on: samples and hours of each source, and how often each is seen."""
+    """Describes what a run trains on: samples and hours of each source, and how often each sample is seen."""
     total = sum(run.data.mix.values())
     lines = []
     for source, size in pool.sizes().items():
@@ -191,7 +199,7 @@ def describe(run: Run, pool: SamplePool) -> str:
 
 
 def report_bad_samples(run: Run, pool: SamplePool) -> None:
-    """Writes the samples this process skipped, with reasons, and says how many."""
+    """Writes which samples this rank skipped, with reasons, and prints how many."""
     if not pool.bad:
         return
     name = "bad_samples.json" if is_launcher() else f"bad_samples.rank{torch.distributed.get_rank()}.json"
@@ -201,7 +209,7 @@ def report_bad_samples(run: Run, pool: SamplePool) -> None:
 
 
 def quiet_lightning() -> None:
-    """Silences hints that do not apply: we have our own loader, progress bar and checkpoints."""
+    """Silences hints of Lightning that do not apply: loader, progress bar and checkpoints are this project's own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*barrier.*", ".*isinstance.*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=message)

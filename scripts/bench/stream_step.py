@@ -83,7 +83,7 @@ def step_rows(model: DuplexLM, args: argparse.Namespace) -> list[dict[str, Any]]
     return rows
 
 
-class Run:
+class SteppedRun:
     """A runtime that is stepped: every call of `frame` feeds the next random user frame and keeps the agent's."""
 
     def __init__(self, batch: int, args: argparse.Namespace, step: Callable[[Tensor], Tensor | None]) -> None:
@@ -96,15 +96,15 @@ class Run:
         self.tokens.append(self.step(row_C.expand(self.batch, -1).to(self.device)))
 
 
-def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> Run:
+def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> SteppedRun:
     stream = DuplexStream(model, Sampling(greedy=True))
     state = stream.init_state(batch)
     if not args.against and args.filled:
         stream.prefill(state, random_prompt(model.config, batch, args.filled))
-    return Run(batch, args, lambda user_BC: stream.step(state, user_BC))
+    return SteppedRun(batch, args, lambda user_BC: stream.step(state, user_BC))
 
 
-def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitStack) -> Run:
+def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitStack) -> SteppedRun:
     """The generator of the public runtime, on our very weights."""
     models = public_models(args)
     weights, config = native_state_dict(model), model.config
@@ -124,7 +124,7 @@ def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitSta
         tokens = generator.step(user_BC[:, :, None])
         return None if tokens is None else tokens[:, :9, 0]
 
-    return Run(batch, args, step)
+    return SteppedRun(batch, args, step)
 
 
 def public_models(args: argparse.Namespace) -> Any:
@@ -145,7 +145,7 @@ def public_models(args: argparse.Namespace) -> Any:
     return importlib.import_module(f"{spec.name}.models")
 
 
-def check_tokens(ours: Run, theirs: Run, name: str) -> None:
+def check_tokens(ours: SteppedRun, theirs: SteppedRun, name: str) -> None:
     """Ours answer frame j with frame j, NVIDIA's one call later; both begin with nothing."""
     late = 1 if name == "personaplex" else 0
     pairs = [(a, b) for a, b in zip(ours.tokens, theirs.tokens[late:], strict=False) if b is not None]

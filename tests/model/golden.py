@@ -3,10 +3,12 @@
 import json
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import LMConfig
@@ -45,6 +47,22 @@ def language_model(name: str) -> DuplexLM:
     model = DuplexLM(lm_config(name))
     load_native(model, weights(name))
     return model.eval()
+
+
+def write_parts(folder: Path, tensors: dict[str, Tensor], parts: int) -> None:
+    """The weights dealt out over several files, with the index that the hub's tools write."""
+    names = sorted(tensors)
+    where = {name: f"model-{1 + n % parts:05d}-of-{parts:05d}.safetensors" for n, name in enumerate(names)}
+    for file in set(where.values()):
+        save_file({name: tensors[name] for name in names if where[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def assert_same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """The names, types and bits of the tensors are equal."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
 def greedy(_: int, logits_BV: Tensor) -> Tensor:

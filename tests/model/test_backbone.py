@@ -1,8 +1,5 @@
 """The language model against reference vectors, against a plain second implementation, and against itself."""
 
-import dataclasses
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,33 +10,7 @@ from model.duplex import DuplexLM, StreamSums
 from model.kernels import cross_entropy
 from model.kernels.attention import windowed_attention
 from tests.model.golden import language_model, lm_config, tensors
-
-TINY = LMConfig(
-    dim=32, num_heads=2, num_layers=2, context=16, text_card=40, card=32,
-    depformer_dim=16, depformer_num_heads=2, depformer_num_layers=2, depformer_dim_feedforward=66,
-)  # fmt: skip
-
-
-def tiny(seed: int = 0, **changes: Any) -> DuplexLM:
-    torch.manual_seed(seed)
-    return DuplexLM(dataclasses.replace(TINY, **changes))
-
-
-def random_codes(config: LMConfig, batch: int, num_frames: int, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    codes_BKT = torch.randint(0, config.card, (batch, 17, num_frames), generator=generator)
-    codes_BKT[:, 0] = torch.randint(0, config.text_card, (batch, num_frames), generator=generator)
-    codes_BKT[torch.rand(codes_BKT.shape, generator=generator) < 0.05] = -1
-    return codes_BKT
-
-
-def random_weights(codes_BKT: Tensor, seed: int = 2) -> Tensor:
-    """Weights with zero entries, and a prompt (first quarter) without any loss."""
-    generator = torch.Generator().manual_seed(seed)
-    weights_BKT = torch.rand(codes_BKT.shape, generator=generator)
-    weights_BKT[torch.rand(codes_BKT.shape, generator=generator) < 0.2] = 0
-    weights_BKT[:, :, : codes_BKT.shape[2] // 4] = 0
-    return weights_BKT
+from tests.model.tiny import TINY, assert_same_gradients, gradients, random_codes, random_weights, tiny
 
 
 def plain_sums(model: DuplexLM, codes_BKT: Tensor, weights_BKT: Tensor) -> StreamSums:
@@ -60,17 +31,6 @@ def plain_sums(model: DuplexLM, codes_BKT: Tensor, weights_BKT: Tensor) -> Strea
         for row, value in zip(rows, sums, strict=True):
             row[stream] = value
     return StreamSums(*rows)
-
-
-def gradients(model: DuplexLM) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, theirs_grad in theirs.items():
-        scale = theirs_grad.abs().max().clamp(min=1e-3)
-        assert (ours[name] - theirs_grad).abs().max() / scale < tolerance, name
 
 
 # -- reference vectors ------------------------------------------------------------------------------------------------
@@ -223,7 +183,7 @@ def test_codes_and_weights_of_different_shapes_are_refused() -> None:
         tiny()(torch.zeros(1, 17, 5, dtype=torch.long), torch.zeros(1, 17, 4))
 
 
-# -- streaming --------------------------------------------------------------------------------------------------------
+# -- attention --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_frames", [3, 16, 17, 40])

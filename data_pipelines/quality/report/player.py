@@ -121,11 +121,11 @@ def mp3(audio_CS: Audio) -> bytes:
 def _lane(dialogue: Dialogue, name: str, channel: Audio, start: float, seconds: float) -> Lane:
     side = dialogue.side(name)
     inside = [w for w in side.words if start <= w.start and w.end <= start + seconds + 0.05]
-    events = [e for e in dialogue.events if e.get("side") == name and "start" in e and "kind" in e]
     labels = [
-        _label(str(e["kind"]).replace("_", " "), float(e["start"]) - start, float(e.get("end", e["start"])) - start, 0)
-        for e in events
-        if start <= float(e["start"]) < start + seconds
+        _label(event.kind.replace("_", " "), begin - start, end - start, 0)
+        for event in dialogue.events
+        for begin, end in [event.span]
+        if event.side == name and start <= begin < start + seconds
     ]
     return Lane(
         side=name,

@@ -1,4 +1,4 @@
-"""Writes the checkpoints of a run."""
+"""Writes the checkpoints of a run, each whole or not at all."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from ppx_train.training.origin import KEY, origin
 
 
 class Checkpoints(L.Callback):
-    """Saves every `checkpoint_every` steps, at the end, and when a signal asks the run to stop."""
+    """Saves every `checkpoint_every` steps, after the last step, and when a signal asks the run to stop."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -26,7 +26,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
         self.saved = trainer.global_step
         self.origin = origin(self.run)
-        if trainer.is_global_zero:  # only now: a run that fails to start leaves no folder behind
+        if trainer.is_global_zero:  # Only now, so that a run that fails to start leaves no folder behind.
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
 
@@ -44,7 +44,7 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
         step = trainer.global_step
         due = step % self.run.trainer.checkpoint_every == 0 or step == self.run.steps
-        # every process decides the same: stop_signal was shared when the step began, a later one waits for the next
+        # All ranks decide alike: stop_agreed was shared when the step began; a later signal waits for the next step.
         if (due or module.stop_agreed) and step != self.saved:
             self._save(trainer, step)
         if module.stop_agreed:
@@ -55,12 +55,14 @@ class Checkpoints(L.Callback):
         final = self.folder / f"step-{step:07d}"
         partial = final.with_suffix(".partial")
         if trainer.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)  # left by a save that was cut off
+            shutil.rmtree(partial, ignore_errors=True)  # A save that was cut off leaves it behind.
             partial.mkdir(parents=True)
-        trainer.save_checkpoint(partial / FILE, weights_only=False)  # a collective: every process takes part
+        trainer.save_checkpoint(partial / FILE, weights_only=False)  # All ranks take part in this.
         if trainer.is_global_zero:
             (partial / CONFIG).write_text(self.run.to_yaml(), "utf-8")
-            shutil.rmtree(final, ignore_errors=True)  # only an incomplete one can be here: complete ones are resumed
+            shutil.rmtree(
+                final, ignore_errors=True
+            )  # Only an incomplete one can be here, since complete ones are resumed.
             os.replace(partial, final)
             keep = self.run.trainer.keep_checkpoints
             for old in checkpoints(self.folder.parent)[:-keep] if keep else []:

@@ -1,4 +1,4 @@
-"""Scores the held-out samples while a run trains."""
+"""Scores the held-out samples of a run while it trains."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class HeldOut(L.Callback):
         self.scored = -1
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
-        self.batches = heldout_batches(self.pool, self.run.data)  # now that the number of processes is known
+        self.batches = heldout_batches(self.pool, self.run.data)  # The number of ranks is known only now.
         if trainer.global_step == 0:
             self._score(trainer, module)
 
@@ -29,7 +29,7 @@ class HeldOut(L.Callback):
             self._score(trainer, module)
 
     def _score(self, trainer: L.Trainer, module: DuplexModule) -> None:
-        if trainer.global_step == self.scored:  # a skipped update leaves the step where it was
+        if trainer.global_step == self.scored:  # A skipped update does not advance the step.
             return
         self.scored = trainer.global_step
         metrics = stream_metrics(module.score(self.batches), module, "heldout")

@@ -1,4 +1,4 @@
-"""Callbacks that show and log what happens: progress bar, losses of each stream, speed, held-out loss."""
+"""Progress bar and log of a run: losses of each stream, gradient norm, learning rates, speed."""
 
 import time
 from typing import Any
@@ -16,9 +16,9 @@ from ppx_train.training.ranks import all_sum
 
 
 def stream_metrics(sums_SK: Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
-    """Mean weighted loss and accuracy of each stream group, and the total loss.
+    """Returns mean weighted loss and accuracy of each stream group, and the total loss, by metric name.
 
-    Shapes: sums_SK = [loss, weight, correct, count] x streams, summed over whatever is to be reported.
+    Shapes: sums_SK is [loss, weight, correct, count] x streams, summed over whatever is to be reported.
     """
     loss_K, weight_K, correct_K, count_K = sums_SK.double().cpu()
     metrics = {}
@@ -34,12 +34,13 @@ def stream_metrics(sums_SK: Tensor, module: DuplexModule, prefix: str) -> dict[s
 
 
 def log(trainer: L.Trainer, metrics: dict[str, float], step: int) -> None:
+    """Hands `metrics` of `step` to every logger of the run."""
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step)
 
 
 class Meters(L.Callback):
-    """Progress bar and log line of training; figures are summed over all processes since the last line."""
+    """Progress bar and log line of training; figures are summed over all ranks since the last line."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -89,5 +90,5 @@ class Meters(L.Callback):
         self.bar.close()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        if self.bar is not None:  # the message that follows begins a line of its own
+        if self.bar is not None:  # The message that follows then begins a line of its own.
             self.bar.close()

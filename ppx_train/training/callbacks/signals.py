@@ -12,9 +12,9 @@ from ppx_train.training.module import DuplexModule
 
 
 class StopSignals(L.Callback):
-    """Turns SIGINT and SIGTERM into a wish that all processes follow at the end of a step.
+    """On SIGINT or SIGTERM, all ranks stop together after the current step.
 
-    Comes before the other callbacks, so that a signal during the first held-out score is not lost.
+    It comes before the other callbacks, so that a signal during the first held-out score is not lost.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class StopSignals(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
         def ask_to_stop(number: int, _: FrameType | None) -> None:
-            if module.stop_signal:  # a second signal does not wait for the step to end
+            if module.stop_signal:  # A second signal does not wait for the end of the step.
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             module.stop_signal = number

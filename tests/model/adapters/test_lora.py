@@ -9,13 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.adapters.lora import adapter_state_dict, adapters, cut_adapter, inject, load_adapter, merge, merged
 from model.duplex import DuplexLM
-from model.errors import UserError
+from model.errors import Code, UserError
 from model.kernels.recompute import MODES
 from model.layers import Linear, StepLinear
 from model.streaming.depth_stream import DepthStream
 from model.weights.checkpoint import load_native, native_state_dict
 from model.weights.native import cut_depth
 from tests.model.golden import language_model, lm_config, metadata, tensors
+from tests.refusals import refused
 
 
 def file_adapter() -> tuple[dict[str, Tensor], float]:
@@ -87,17 +88,17 @@ def test_saved_adapter_tensors_equal_the_file() -> None:
 def test_depth_steps_one_by_one_equal_the_parallel_pass_with_adapters() -> None:
     model = adapted()
     torch.manual_seed(1)
-    hidden_ND, tokens_KN = torch.randn(5, model.config.dim), torch.randint(0, 30, (8, 5))
+    hidden_NI, tokens_QN = torch.randn(5, model.config.dim), torch.randint(0, 30, (8, 5))
     with torch.no_grad():
-        expected_KNV = model.depth.heads(model.depth(hidden_ND, tokens_KN))
+        expected_QNV = model.depth.heads(model.depth(hidden_NI, tokens_QN))
         stream = DepthStream(model.depth, 8)
         cache = stream.init_cache(5, device="cpu", dtype=torch.float32)
 
         def forced(k: int, logits_BV: Tensor) -> Tensor:
-            assert torch.allclose(logits_BV, expected_KNV[k], atol=1e-5)
-            return tokens_KN[k + 1] if k < 7 else tokens_KN[0]
+            assert torch.allclose(logits_BV, expected_QNV[k], atol=1e-5)
+            return tokens_QN[k + 1] if k < 7 else tokens_QN[0]
 
-        stream.generate(hidden_ND, tokens_KN[0], forced, cache)
+        stream.generate(hidden_NI, tokens_QN[0], forced, cache)
 
 
 def test_fresh_adapters_change_nothing_and_only_they_train() -> None:
@@ -236,42 +237,52 @@ def test_an_adapter_runs_on_a_bf16_base_under_autocast() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
-    with pytest.raises(UserError, match="'nonsense' matches no linear layer"):
+    with refused("unknown-name", "'nonsense'", "transformer.layers.0"):
         inject(language_model("lora_small"), 2, 1.0, [".*", "nonsense"])
 
 
 @pytest.mark.parametrize(
-    ("patterns", "rank", "message"),
+    ("patterns", "rank", "code", "named"),
     [
-        (["("], 2, "not a regular expression"),
-        ([r"linears\.3"], 2, "match linears.3 but not linears.0"),
-        ([".*"], 0, "rank=0"),
+        (["("], 2, "bad-value", "'('"),
+        ([r"linears\.3"], 2, "bad-combination", "match linears.3 but not linears.0"),
+        ([".*"], 0, "bad-value", "rank=0"),
     ],
 )
-def test_bad_adapter_settings_are_refused(patterns: list[str], rank: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_bad_adapter_settings_are_refused(patterns: list[str], rank: int, code: Code, named: str) -> None:
+    with refused(code, named):
         inject(DuplexLM(lm_config("lora_small")), rank, 1.0, patterns)
 
 
-def test_adapter_files_that_do_not_fit_name_the_tensors() -> None:
+CHANGES: list[tuple[dict[str, Tensor], str]] = [
+    ({"linears.8.lora_A.weight": torch.zeros(4, 16)}, "1 extra: linears.8.lora_A.weight"),
+    ({"text_linear.lora_B.weight": torch.zeros(41, 4)}, "text_linear.lora_B.weight [41, 4] instead of [40, 4]"),
+    ({"linears.0.lora_A.weight": torch.tensor(1.0)}, "misshapen: linears.0.lora_A.weight []"),
+    ({"text_emb.weight": torch.zeros(2, 2)}, "text_emb.weight"),
+    ({"text_linear.lora_A.weight": torch.full((4, 32), torch.nan)}, "text_linear.lora_A.weight"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES)
+def test_an_adapter_file_that_does_not_fit_names_the_tensor(change: dict[str, Tensor], named: str) -> None:
     pairs, scaling = file_adapter()
-    with pytest.raises(UserError, match=r"1 missing: linears.0.lora_B.weight"):
-        missing = {name: tensor for name, tensor in pairs.items() if name != "linears.0.lora_B.weight"}
-        load_adapter(language_model("lora_small"), missing, scaling)
-    with pytest.raises(UserError, match=r"1 extra: linears.8.lora_A.weight"):
-        load_adapter(language_model("lora_small"), pairs | {"linears.8.lora_A.weight": torch.zeros(4, 16)}, scaling)
-    with pytest.raises(UserError, match=r"misshapen: text_linear.lora_B.weight \[41, 4\] instead of \[40, 4\]"):
-        load_adapter(language_model("lora_small"), pairs | {"text_linear.lora_B.weight": torch.zeros(41, 4)}, scaling)
-    with pytest.raises(UserError, match="not an adapter file: text_emb.weight"):
-        load_adapter(language_model("lora_small"), {"text_emb.weight": torch.zeros(2, 2)}, scaling)
-    with pytest.raises(UserError, match="linears.0.lora_B.weight holds NaN"):
-        nan = torch.full_like(pairs["linears.0.lora_B.weight"], torch.nan)
-        load_adapter(language_model("lora_small"), pairs | {"linears.0.lora_B.weight": nan}, scaling)
-    with pytest.raises(UserError, match=r"misshapen: linears.0.lora_A.weight \[\]"):
-        load_adapter(language_model("lora_small"), pairs | {"linears.0.lora_A.weight": torch.tensor(1.0)}, scaling)
-    with pytest.raises(UserError, match="have 2.0: use the same"):
-        load_adapter(adapted(), pairs, 1.0)
-    with pytest.raises(UserError, match="already"):
+    with refused("bad-weights", named):
+        load_adapter(language_model("lora_small"), pairs | change, scaling)
+
+
+def test_an_adapter_file_that_lacks_a_tensor_or_all_is_refused() -> None:
+    pairs, scaling = file_adapter()
+    del pairs["linears.0.lora_B.weight"]
+    with refused("bad-weights", "1 missing: linears.0.lora_B.weight"):
+        load_adapter(language_model("lora_small"), pairs, scaling)
+    with refused("bad-weights", "empty"):
+        load_adapter(language_model("lora_small"), {}, scaling)
+
+
+def test_a_model_with_adapters_takes_no_others() -> None:
+    with refused("bad-combination", "scaling=1.0", "2.0"):
+        load_adapter(adapted(), file_adapter()[0], 1.0)
+    with refused("bad-combination", "merge"):
         inject(adapted(), 2, 1.0, [".*"])
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.duplex import DuplexLM
-from model.errors import UserError
 from model.kernels import attention, pointwise
 from model.kernels.attention import packed_attention, step_attention
 from model.kernels.matmul import linear, step_linear
@@ -18,7 +17,8 @@ from model.kernels.pointwise import gated, rotary_angles, rotate
 from model.kernels.recompute import MODES
 from model.layers import RMSNorm
 from tests.model.golden import language_model
-from tests.model.test_backbone import assert_same_gradients, gradients, random_codes, random_weights, tiny
+from tests.model.tiny import assert_same_gradients, gradients, random_codes, random_weights, tiny
+from tests.refusals import refused
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -32,12 +32,12 @@ def check(ours: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Te
     grad = torch.randn(y.shape)
     y.backward(grad.to(y.dtype))
     expected.backward(grad.double())
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if y.dtype == torch.float32 else {"rtol": 0.05, "atol": 0.08}
-    torch.testing.assert_close(y.double(), expected, **tolerance)
+    rtol, atol = (1e-5, 1e-5) if y.dtype == torch.float32 else (0.05, 0.08)
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
     for leaf, x in zip(leaves, exact, strict=True):
         assert leaf.grad is not None and x.grad is not None and leaf.grad.dtype == leaf.dtype
         assert leaf.grad.is_contiguous()
-        torch.testing.assert_close(leaf.grad.double(), x.grad, **tolerance)
+        torch.testing.assert_close(leaf.grad.double(), x.grad, rtol=rtol, atol=atol)
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_checkpointing_modes_keep_less_and_less() -> None:
 
 
 def test_an_unknown_checkpointing_mode_is_refused() -> None:
-    with pytest.raises(UserError, match="'some': choose one of none, selective, full"):
+    with refused("unknown-name", "'some'", "none, selective, full"):
         tiny().set_activation_checkpointing("some")
 
 

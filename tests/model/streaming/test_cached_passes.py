@@ -4,24 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.streaming import temporal_stream
 from model.streaming.depth_stream import DepthStream
 from model.streaming.kv_cache import KVCache
 from model.streaming.temporal_stream import TemporalStream
 from tests.model.golden import greedy, language_model
+from tests.model.tiny import TINY, tiny
 
-WINDOW = 16
 
-
-def tiny(seed: int = 0) -> DuplexLM:
-    torch.manual_seed(seed)
-    config = LMConfig(
-        dim=32, num_heads=2, num_layers=2, context=WINDOW, text_card=40, card=32,
-        depformer_dim=16, depformer_num_heads=2, depformer_num_layers=2, depformer_dim_feedforward=66,
-    )  # fmt: skip
-    return DuplexLM(config).requires_grad_(False)
+@pytest.fixture
+def model() -> DuplexLM:
+    return tiny().requires_grad_(False)
 
 
 def random_inputs(model: DuplexLM, batch: int, num_frames: int, seed: int = 1) -> Tensor:
@@ -40,21 +34,20 @@ def stream_of(model: DuplexLM, batch: int) -> tuple[TemporalStream, KVCache]:
     return stream, stream.init_cache(batch, device="cpu", dtype=model.text_emb.weight.dtype)
 
 
-def feed(stream: TemporalStream, cache: KVCache, x_RTD: Tensor, rows: list[int] | None = None) -> Tensor:
+def feed(stream: TemporalStream, cache: KVCache, x_MTD: Tensor, rows: list[int] | None = None) -> Tensor:
     """The next frames of some rows: one frame of all rows as a step, anything else in one pass."""
     everyone = list(range(len(cache.positions)))
     rows = everyone if rows is None else rows
-    if rows != everyone or x_RTD.shape[1] > 1:
-        return stream.extend(x_RTD, cache, rows)
-    y_BD = stream.step(x_RTD[:, 0], cache, cache.window(cache.live(rows), masked=not cache.all_visible(rows)))
+    if rows != everyone or x_MTD.shape[1] > 1:
+        return stream.extend(x_MTD, cache, rows)
+    y_BD = stream.step(x_MTD[:, 0], cache, cache.window(cache.live(rows), masked=not cache.all_visible(rows)))
     cache.offset_B += 1
     cache.positions = [position + 1 for position in cache.positions]
     return y_BD[:, None]
 
 
 @pytest.mark.parametrize("chunks", [[60], [1] * 60, [5, 1, 1, 20, 3, 17, 13], [1, 16, 1, 42], [40, 20]])
-def test_cached_chunks_equal_the_full_forward_past_the_window(chunks: list[int]) -> None:
-    model = tiny()
+def test_cached_chunks_equal_the_full_forward_past_the_window(model: DuplexLM, chunks: list[int]) -> None:
     x_BTD = random_inputs(model, 2, 60)
     stream, cache = stream_of(model, 2)
     pieces = [feed(stream, cache, chunk) for chunk in x_BTD.split(chunks, dim=1)]
@@ -62,25 +55,23 @@ def test_cached_chunks_equal_the_full_forward_past_the_window(chunks: list[int])
     assert cache.offset_B.tolist() == cache.positions == [60, 60]
 
 
-def test_a_long_prompt_goes_in_pieces_that_bound_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny()
+def test_a_long_prompt_goes_in_pieces_that_bound_the_mask(model: DuplexLM, monkeypatch: pytest.MonkeyPatch) -> None:
     x_BTD = random_inputs(model, 2, 60)
     monkeypatch.setattr(temporal_stream, "PIECE_FRAMES", 7)
     masked, whole = [], KVCache.append_mask
 
-    def append_mask(cache: KVCache, num_frames: int, rows_R: Tensor, live: int) -> Tensor | None:
+    def append_mask(cache: KVCache, num_frames: int, rows_M: Tensor, live: int) -> Tensor | None:
         masked.append((num_frames, live))
-        return whole(cache, num_frames, rows_R, live)
+        return whole(cache, num_frames, rows_M, live)
 
     monkeypatch.setattr(KVCache, "append_mask", append_mask)
     stream, cache = stream_of(model, 2)
     assert torch.allclose(feed(stream, cache, x_BTD), full(model, x_BTD), atol=1e-5)
-    assert max(masked) == (7, WINDOW)
+    assert max(masked) == (7, TINY.context)
 
 
 @pytest.mark.parametrize("sizes", [[1] * 50, [1, 4, 1, 20, 3, 1, 1, 19], [30, 20]])
-def test_rows_at_different_positions_each_equal_their_own_full_forward(sizes: list[int]) -> None:
-    model = tiny()
+def test_rows_at_different_positions_each_equal_their_own_full_forward(model: DuplexLM, sizes: list[int]) -> None:
     first_BTD, second_BTD = random_inputs(model, 3, 13), random_inputs(model, 3, 50, seed=5)
     stream, cache = stream_of(model, 3)
     feed(stream, cache, first_BTD[:, :7])
@@ -96,8 +87,7 @@ def test_rows_at_different_positions_each_equal_their_own_full_forward(sizes: li
     assert torch.allclose(feed(stream, cache, second_BTD), full(model, second_BTD), atol=1e-5)
 
 
-def test_some_rows_extend_while_the_others_stay() -> None:
-    model = tiny()
+def test_some_rows_extend_while_the_others_stay(model: DuplexLM) -> None:
     x_BTD = random_inputs(model, 3, 40)
     stream, cache = stream_of(model, 3)
     feed(stream, cache, x_BTD[:, :9])
@@ -108,8 +98,8 @@ def test_some_rows_extend_while_the_others_stay() -> None:
     assert torch.allclose(rest_BTD, full(model, x_BTD)[:, 31:], atol=1e-5)
 
 
-def test_a_bf16_cache_serves_a_bf16_model() -> None:
-    model = tiny().to(torch.bfloat16)
+def test_a_bf16_cache_serves_a_bf16_model(model: DuplexLM) -> None:
+    model = model.to(torch.bfloat16)
     x_BTD = random_inputs(model, 1, 24)
     stream, cache = stream_of(model, 1)
     pieces = [feed(stream, cache, chunk) for chunk in x_BTD.split([9, 1, 1, 13], dim=1)]
@@ -121,11 +111,11 @@ def test_a_bf16_cache_serves_a_bf16_model() -> None:
 def test_greedy_depth_steps_are_the_argmax_of_the_teacher_forced_logits(num_steps: int) -> None:
     model = language_model("lm_small").requires_grad_(False)
     torch.manual_seed(4)
-    hidden_ND, text_N = torch.randn(6, model.config.dim), torch.tensor([0, 3, 47, 48, 9, 5])
+    hidden_NI, text_N = torch.randn(6, model.config.dim), torch.tensor([0, 3, 47, 48, 9, 5])
     stream = DepthStream(model.depth, num_steps)
     cache = stream.init_cache(6, device="cpu", dtype=torch.float32)
-    tokens_NC = torch.stack(stream.generate(hidden_ND, text_N, greedy, cache), 1)
-    seen_KN = torch.cat((text_N[None], tokens_NC.T[:-1]))
-    forced_KNV = model.depth.heads(model.depth(hidden_ND, seen_KN))
-    assert tokens_NC.shape == (6, num_steps)
-    assert torch.equal(forced_KNV.argmax(-1).T, tokens_NC)
+    tokens_NQ = torch.stack(stream.generate(hidden_NI, text_N, greedy, cache), 1)
+    seen_QN = torch.cat((text_N[None], tokens_NQ.T[:-1]))
+    forced_QNV = model.depth.heads(model.depth(hidden_NI, seen_QN))
+    assert tokens_NQ.shape == (6, num_steps)
+    assert torch.equal(forced_QNV.argmax(-1).T, tokens_NQ)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from model.config import UNGENERATED_ID
 from model.duplex import DuplexLM
-from model.errors import UserError
 from model.streaming.sample import Sampling
 from model.streaming.stream import DuplexStream, StreamState
 from tests.model.golden import language_model
+from tests.refusals import refused
 
 GREEDY = Sampling(greedy=True)
 ROWS = 4
@@ -26,7 +26,7 @@ def model() -> DuplexLM:
 
 @dataclass
 class Conversation:
-    """One call: its seed, its prompt [17, P] or None, what the user says, and what the agent answered in the batch."""
+    """One call: its seed, its prompt [17, P] or None, what the user says, and the agent's tokens in the batch."""
 
     seed: int
     prompt_KP: Tensor | None
@@ -63,14 +63,14 @@ def talk(model: DuplexLM, stream: DuplexStream, luck: random.Random) -> list[Con
                 begin(stream, state, row, call)
             elif luck.random() < 0.02:
                 seated[row] = None
-        user_BC = random_codes(model, 8, ROWS, 1000 + tick).T
+        user_BQ = random_codes(model, 8, ROWS, 1000 + tick).T
         active = [call is not None and luck.random() < 0.8 for call in seated]
-        user_BC[~torch.tensor(active)] = -7  # no code at all: nobody may look at it
-        agent_BA = stream.step(state, user_BC, active)
-        for row, call in enumerate(seated):
-            if call is not None and active[row]:
-                call.user.append(user_BC[row])
-                call.agent.append(agent_BA[row])
+        user_BQ[~torch.tensor(active)] = -7  # no code at all: nobody may look at it
+        agent_BA = stream.step(state, user_BQ, active)
+        for row, present in enumerate(seated):
+            if present is not None and active[row]:
+                present.user.append(user_BQ[row])
+                present.agent.append(agent_BA[row])
             else:
                 assert (agent_BA[row] == UNGENERATED_ID).all()
     return [call for call in calls if call.user]
@@ -80,7 +80,7 @@ def alone(stream: DuplexStream, call: Conversation) -> Tensor:
     state = stream.init_state(1, [call.seed])
     if call.prompt_KP is not None:
         stream.prefill(state, call.prompt_KP[None])
-    return torch.stack([stream.step(state, user_C[None])[0] for user_C in call.user])
+    return torch.stack([stream.step(state, user_Q[None])[0] for user_Q in call.user])
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["filled slots", "static shapes"])
@@ -101,15 +101,15 @@ def test_conversations_that_join_pause_and_leave_get_what_each_gets_alone(
 
 def test_rows_of_equal_length_may_be_prompted_together(model: DuplexLM) -> None:
     stream = DuplexStream(model, GREEDY)
-    prompts_RKP = torch.stack([random_codes(model, 17, 20, seed) for seed in (1, 2)])
-    users_TBC = torch.stack([random_codes(model, 8, 3, seed).T for seed in range(30)])
+    prompts_MKP = torch.stack([random_codes(model, 17, 20, seed) for seed in (1, 2)])
+    users_TBQ = torch.stack([random_codes(model, 8, 3, seed).T for seed in range(30)])
     state = stream.init_state(3)
-    for user_BC in users_TBC[:10]:
-        stream.step(state, user_BC, [False, True, False])
-    stream.prefill(state, prompts_RKP, [2, 0])
-    together = torch.stack([stream.step(state, user_BC) for user_BC in users_TBC[10:]])
-    for row, prompt_KP, first in ((2, prompts_RKP[0], 10), (0, prompts_RKP[1], 10), (1, None, 0)):
-        call = Conversation(seed=0, prompt_KP=prompt_KP, user=list(users_TBC[first:, row]))
+    for user_BQ in users_TBQ[:10]:
+        stream.step(state, user_BQ, [False, True, False])
+    stream.prefill(state, prompts_MKP, [2, 0])
+    together = torch.stack([stream.step(state, user_BQ) for user_BQ in users_TBQ[10:]])
+    for row, prompt_KP, first in ((2, prompts_MKP[0], 10), (0, prompts_MKP[1], 10), (1, None, 0)):
+        call = Conversation(seed=0, prompt_KP=prompt_KP, user=list(users_TBQ[first:, row]))
         assert torch.equal(together[:, row], alone(stream, call)[10 - first :])
 
 
@@ -139,13 +139,13 @@ def test_bad_rows_and_cuda_graphs_without_a_gpu_are_refused(model: DuplexLM) -> 
     stream = DuplexStream(model, GREEDY)
     state = stream.init_state(2)
     for rows in ([], [2], [-1], [1, 1]):
-        with pytest.raises(UserError, match=r"rows=.*: give different rows in 0\.\.1"):
+        with refused("bad-value", f"rows={rows}", "0..1"):
             stream.reset(state, rows)
-    with pytest.raises(UserError, match="1 seeds for a batch of 2"):
+    with refused("bad-combination", "1 seeds", "2"):
         stream.reset(state, [0, 1], [5])
-    with pytest.raises(UserError, match="active for 3 rows: give 2"):
+    with refused("bad-combination", "3 rows", "2"):
         stream.step(state, torch.zeros(2, 8), [True, False, True])
-    with pytest.raises(UserError, match="cuda_graphs=True with the model on cpu"):
+    with refused("bad-combination", "cuda_graphs=True", "cpu"):
         DuplexStream(model, GREEDY, cuda_graphs=True)
 
 

@@ -1,4 +1,4 @@
-"""Weights in the public layout: round trips, expansion and cut, and what a wrong file is told."""
+"""Weights in the public layout: round trips, expansion and cut, and the files that are refused."""
 
 import dataclasses
 import json
@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from model.errors import UserError
+from model.errors import Code
 from model.weights.checkpoint import (
     check_names,
     config_from_dict,
@@ -26,23 +25,18 @@ from model.weights.checkpoint import (
     write_weights,
 )
 from model.weights.native import cut_depth, depth_steps, expand_depth, fuse_split, split_fused
-from tests.model.golden import language_model, lm_config, metadata, tensors, weights
-
-
-def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+from tests.model.golden import assert_same_tensors, language_model, lm_config, metadata, tensors, weights
+from tests.refusals import refused
 
 
 def test_native_weights_survive_load_and_save_bitwise(tmp_path: Path) -> None:
     model = language_model("lm_small")
     save_native(tmp_path / "out", model)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
-    assert_equal(load_file(tmp_path / "out/model.safetensors"), weights("lm_small"))
+    assert_same_tensors(load_file(tmp_path / "out/model.safetensors"), weights("lm_small"))
     again = from_pretrained(tmp_path / "out")
     assert again.config == model.config
-    assert_equal(native_state_dict(again), weights("lm_small"))
+    assert_same_tensors(native_state_dict(again), weights("lm_small"))
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in again.parameters())
 
 
@@ -53,13 +47,13 @@ def test_split_attention_names_load_like_fused_ones() -> None:
     assert not any("in_proj_weight" in name for name in split)
     model = DuplexLM(lm_config("lm_small"))
     load_native(model, split)
-    assert_equal(native_state_dict(model), weights("lm_small"))
-    assert_equal(fuse_split(split), weights("lm_small"))
+    assert_same_tensors(native_state_dict(model), weights("lm_small"))
+    assert_same_tensors(fuse_split(split), weights("lm_small"))
 
 
 def test_a_tensor_present_fused_and_split_is_refused() -> None:
     both = weights("lm_small") | {"transformer.layers.0.self_attn.in_projs.0.weight": torch.zeros(192, 64)}
-    with pytest.raises(UserError, match="both fused and split"):
+    with refused("bad-weights", "transformer.layers.0.self_attn.in_projs.0.weight"):
         load_native(DuplexLM(lm_config("lm_small")), both)
 
 
@@ -80,7 +74,7 @@ def test_a_model_built_and_loaded_on_the_meta_device_shares_nothing_with_the_ten
     load_native(model, source)
     for tensor in source.values():
         tensor.zero_()
-    assert_equal(native_state_dict(model), weights("lm_window"))
+    assert_same_tensors(native_state_dict(model), weights("lm_window"))
 
 
 def test_loading_without_strict_keeps_what_the_file_does_not_hold() -> None:
@@ -120,12 +114,13 @@ def test_expanded_agent_logits_equal_those_of_the_8_step_model() -> None:
     load_native(model, expand_depth(weights("lora_small"))[0])
     with torch.no_grad():
         ours, theirs = (m.logits(golden["forward.codes"]) for m in (model, language_model("lora_small")))
-    assert torch.allclose(ours.audio_BCTV[:, :8], theirs.audio_BCTV, atol=1e-6)
+    # Sums over 16 steps may run in another order than over 8. Logits up to 7 are 5e-7 apart in fp32: 20 roundings.
+    torch.testing.assert_close(ours.audio_BCTV[:, :8], theirs.audio_BCTV, rtol=0, atol=1e-5)
 
 
 def test_cutting_undoes_the_expansion_and_keeps_the_agents_logits() -> None:
     eight = weights("lora_small")
-    assert_equal(fuse_split(cut_depth(expand_depth(eight)[0])), eight)
+    assert_same_tensors(fuse_split(cut_depth(expand_depth(eight)[0])), eight)
     golden, config = tensors("lm_small"), dataclasses.replace(lm_config("lm_small"), dep_q=8)
     model = DuplexLM(config)
     load_native(model, cut_depth(weights("lm_small")))
@@ -137,11 +132,11 @@ def test_cutting_undoes_the_expansion_and_keeps_the_agents_logits() -> None:
 
 
 def test_expanding_or_cutting_the_wrong_number_of_steps_is_refused() -> None:
-    with pytest.raises(UserError, match="expanding 16 depth steps"):
+    with refused("bad-combination", "16 depth steps"):
         expand_depth(weights("lm_small"))
-    with pytest.raises(UserError, match="cutting 8 depth steps"):
+    with refused("bad-combination", "8 depth steps"):
         cut_depth(weights("lora_small"))
-    with pytest.raises(UserError, match="0 heads"):
+    with refused("bad-weights", "0 heads"):
         depth_steps({"text_emb.weight": torch.zeros(1)})
 
 
@@ -167,31 +162,27 @@ def test_missing_extra_and_misshapen_tensors_are_listed_by_name() -> None:
     del broken["linears.4.weight"], broken["out_norm.alpha"]
     broken["extra_heads.0.weight"] = torch.zeros(2, 2)
     broken["text_emb.weight"] = torch.zeros(50, 64)
-    with pytest.raises(UserError) as caught:
+    missing, extra = "2 missing: linears.4.weight, out_norm.alpha", "1 extra: extra_heads.0.weight"
+    with refused("bad-weights", missing, extra, "1 misshapen: text_emb.weight [50, 64] instead of [49, 64]"):
         load_native(DuplexLM(lm_config("lm_small")), broken)
-    message = str(caught.value)
-    assert "2 missing: linears.4.weight, out_norm.alpha" in message
-    assert "1 extra: extra_heads.0.weight" in message
-    assert "1 misshapen: text_emb.weight [50, 64] instead of [49, 64]" in message
-    assert "\n" not in message
 
 
 def test_long_lists_of_names_are_cut() -> None:
-    with pytest.raises(UserError, match="30 missing: .* and 25 more"):
+    with refused("bad-weights", "30 missing: t0, t1, t10, t11, t12 and 25 more"):
         check_names({}, {f"t{i}": torch.Size([1]) for i in range(30)}, strict=True)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     write_weights(tmp_path / "model.safetensors", weights("lm_window"))
-    with pytest.raises(UserError, match="misshapen"):
+    with refused("bad-weights", tmp_path / "model.safetensors", "misshapen"):
         from_pretrained(tmp_path, lm_config("lm_small"))
-    with pytest.raises(UserError, match="missing"):  # no config.json: the public 7B shapes are expected
+    with refused("bad-weights", "missing"):  # Without a config.json the public 7B sizes are expected.
         from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="0 heads"):
-        save_file({"a": torch.zeros(1000)}, tmp_path / "other.safetensors")
+    save_file({"a": torch.zeros(1000)}, tmp_path / "other.safetensors")
+    with refused("bad-weights", tmp_path / "other.safetensors", "0 heads"):
         from_pretrained(tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="does not hold 16 steps"):
-        odd = weights("lm_small") | {"depformer.layers.0.self_attn.in_proj_weight": torch.zeros(1535, 32)}
+    odd = weights("lm_small") | {"depformer.layers.0.self_attn.in_proj_weight": torch.zeros(1535, 32)}
+    with refused("bad-weights", "[1535, 32]", "16 steps"):
         load_native(DuplexLM(lm_config("lm_small")), odd)
 
 
@@ -201,25 +192,25 @@ def test_broken_files_are_user_errors(tmp_path: Path, damage: str) -> None:
     save_file({"a": torch.zeros(1000)}, file)
     content = file.read_bytes()
     file.write_bytes({"cut": content[:-100], "short": content[:5], "noise": b"\xff" * 5000, "empty": b""}[damage])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with refused("unreadable", file):
         from_pretrained(tmp_path)
 
 
 def test_missing_paths_and_misplaced_revisions_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
+    with refused("not-found", tmp_path / "model.safetensors"):
         from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="nor a repository name"):
+    with refused("not-found", "./no/such/folder"):
         from_pretrained("./no/such/folder")
-    with pytest.raises(UserError, match="a revision needs a repository name"):
+    with refused("bad-combination", "'main'", tmp_path):
         from_pretrained(tmp_path, revision="main")
 
 
 def test_writing_never_replaces_a_file_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "model.safetensors"
     write_weights(file, {"a": torch.ones(3)}, {"step": "7"})
-    with pytest.raises(UserError, match="exists already"):
+    with refused("exists", file):
         write_weights(file, {"a": torch.zeros(3)})
-    with pytest.raises(UserError, match="exists already"):
+    with refused("exists", file):
         save_native(tmp_path, language_model("lm_window"))
     assert not (tmp_path / "config.json").exists()
 
@@ -227,7 +218,7 @@ def test_writing_never_replaces_a_file_and_leaves_no_half_file(tmp_path: Path, m
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("model.weights.checkpoint.save_file", fail)
+    monkeypatch.setattr("model.weights.tensor_files.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_weights(tmp_path / "other.safetensors", {"a": torch.ones(3)})
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
@@ -251,27 +242,27 @@ def test_a_configuration_that_only_names_the_model_means_the_public_shapes(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "named"),
     [
-        ({"gating": "gelu"}, "gating='gelu': only 'silu'"),
-        ({"depformer_weights_per_step": False}, "depformer_weights_per_step=False"),
-        ({"conditioners": {}}, "unknown conditioners"),
-        ({"dep_q": 9}, "dep_q=9"),
-        ({"dim": None}, "missing dim"),
-        ({"dim": "wide"}, "dim='wide': must be of the kind of 4096"),
+        ({"gating": "gelu"}, "bad-weights", "gating='gelu'"),
+        ({"depformer_weights_per_step": False}, "bad-weights", "depformer_weights_per_step=False"),
+        ({"conditioners": {}}, "bad-record", "unknown conditioners"),
+        ({"dep_q": 9}, "bad-value", "dep_q=9"),
+        ({"dim": None}, "bad-record", "missing dim"),
+        ({"dim": "wide"}, "bad-record", "dim='wide'"),
     ],
 )
-def test_configurations_of_other_models_are_refused(change: dict[str, Any], message: str) -> None:
+def test_configurations_of_other_models_are_refused(change: dict[str, Any], code: Code, named: str) -> None:
     raw = metadata("lm_small")["config"] | change
     raw = {key: value for key, value in raw.items() if not (key == "dim" and value is None)}
-    with pytest.raises(UserError, match=message):
+    with refused(code, named):
         config_from_dict(raw, "config.json")
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "\udcff"])
-def test_a_broken_configuration_file_is_a_user_error(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(("content", "code"), [("{", "unreadable"), ("[1]", "bad-record"), ("\udcff", "unreadable")])
+def test_a_broken_configuration_file_is_a_user_error(tmp_path: Path, content: str, code: Code) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match="config.json: not"):
+    with refused(code, tmp_path / "config.json"):
         read_config(tmp_path / "config.json")
 
 

@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from model.errors import UserError
 from model.mimi.files import load_mimi
 from model.weights import tensor_files
 from model.weights.checkpoint import (
@@ -27,7 +24,9 @@ from model.weights.checkpoint import (
 )
 from model.weights.native import cut_depth, fuse_split, split_fused
 from model.weights.tensor_files import read_header
-from tests.model.golden import language_model, lm_config, weights
+from tests.model.golden import assert_same_tensors, language_model, lm_config, weights, write_parts
+from tests.model.weights.pickles import Trap
+from tests.refusals import refused
 
 MIB = 2**20
 
@@ -36,18 +35,22 @@ import json, os, sys
 import torch
 from model.weights.checkpoint import from_pretrained
 from model.config import LMConfig
-from model.duplex import DuplexLM
 
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key + ":")) * 1024
 
-def peak(path, dep_q, dtype):
-    before = status("VmRSS")
+def peak(small, path, dep_q, dtype):
+    dtype = dtype and getattr(torch, dtype)
+    from_pretrained(small, dtype=dtype)  # what the process itself needs to load anything depends on the machine
     config = LMConfig(**json.load(open(sys.argv[1])) | {"dep_q": dep_q})
-    model = from_pretrained(path, config, dtype=dtype and getattr(torch, dtype))
+    # Memory counts once it is written. Filled at once, parameters are there before the first value is read, and a copy
+    # adds to all of them wherever its values stand in the file.
+    empty = torch.empty
+    torch.empty = lambda *args, **kwargs: empty(*args, **kwargs).fill_(0)
+    before = status("VmRSS")
+    model = from_pretrained(path, config, dtype=dtype)
     return status("VmHWM") - before, sum(p.nbytes for p in model.parameters()), status("VmRSS") - before
 
-DuplexLM(LMConfig(dim=8, num_heads=2, num_layers=1), device="meta")  # imports packages, 70 MB of them
 for case in json.loads(sys.argv[2]):
     read, write = os.pipe()
     if os.fork() == 0:  # its peak starts at what it has now
@@ -58,50 +61,42 @@ for case in json.loads(sys.argv[2]):
 """
 
 
-def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
-
-
-def write_parts(folder: Path, tensors: dict[str, Tensor], parts: int) -> None:
-    """The weights dealt out over several files, with the index that the hub's tools write."""
-    names = sorted(tensors)
-    where = {name: f"model-{1 + n % parts:05d}-of-{parts:05d}.safetensors" for n, name in enumerate(names)}
-    for file in set(where.values()):
-        save_file({name: tensors[name] for name in names if where[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_loading_takes_at_most_a_tenth_more_memory_than_the_model(tmp_path: Path) -> None:
+def test_loading_copies_neither_the_model_nor_its_largest_parameter(tmp_path: Path) -> None:
     config = LMConfig(
-        dim=512, num_layers=8, num_heads=8, depformer_dim=384, depformer_dim_feedforward=1536, depformer_num_heads=4,
-        depformer_num_layers=2, text_card=8000,
+        dim=512, num_layers=1, num_heads=8, depformer_dim=1024, depformer_dim_feedforward=384, depformer_num_heads=4,
+        depformer_num_layers=1, text_card=8000, card=256,
     )  # fmt: skip
     torch.manual_seed(0)
     fused = native_state_dict(DuplexLM(config))
+    sizes = {name: tensor.nbytes for name, tensor in fused.items()}
+    # A parameter that loading holds twice costs at least twice the fifth that it is allowed beside the model.
+    assert max(sizes.values()) > 0.4 * sum(sizes.values()) > 160 * MIB
     write_weights(tmp_path / "fused.safetensors", fused)
     write_weights(tmp_path / "split.safetensors", {k: v.clone() for k, v in split_fused(fused, 16).items()})
     write_weights(tmp_path / "eight.safetensors", fuse_split(cut_depth(fused)))
     write_weights(tmp_path / "half.safetensors", {name: tensor.bfloat16() for name, tensor in fused.items()})
-    assert sum(tensor.nbytes for tensor in fused.values()) > 400 * MIB
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    save_native(tmp_path / "small", language_model("lm_small"))
+    save_native(tmp_path / "small_half", language_model("lm_small"), dtype=torch.bfloat16)
     del fused
     cases: list[tuple[str, int, str | None]] = [
         ("fused", 16, None), ("split", 16, None), ("eight", 16, None), ("fused", 8, None), ("split", 8, None),
         ("half", 16, None), ("half", 16, "float32"), ("fused", 16, "bfloat16"),
     ]  # fmt: skip
-    asked = [(str(tmp_path / f"{name}.safetensors"), dep_q, dtype) for name, dep_q, dtype in cases]
+    small = {"half": str(tmp_path / "small_half")}
+    asked = [
+        (small.get(name, str(tmp_path / "small")), str(tmp_path / f"{name}.safetensors"), dep_q, dtype)
+        for name, dep_q, dtype in cases
+    ]
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "config.json"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     for case, line in zip(cases, lines, strict=True):
         peak, size, kept = json.loads(line)
-        print(case, round(peak / size, 3), round(size / MIB), round(kept / size, 3))
         assert kept > 0.95 * size, case  # the measure sees the model itself
-        assert peak <= 1.1 * size, (case, peak / size)
+        assert peak <= 1.2 * size, (case, peak / size)
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000])
@@ -110,47 +105,49 @@ def test_weights_read_in_pieces_are_those_of_the_file(
 ) -> None:
     monkeypatch.setattr(tensor_files, "PIECE_BYTES", piece_bytes)
     save_native(tmp_path, language_model("lm_small"))
-    assert_same(native_state_dict(from_pretrained(tmp_path)), weights("lm_small"))
+    assert_same_tensors(native_state_dict(from_pretrained(tmp_path)), weights("lm_small"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_type_asked_for_is_that_of_every_parameter_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
     save_native(tmp_path, language_model("lm_small"))
     model = from_pretrained(tmp_path, dtype=dtype)
-    assert_same(native_state_dict(model), {name: tensor.to(dtype) for name, tensor in weights("lm_small").items()})
+    assert_same_tensors(
+        native_state_dict(model), {name: tensor.to(dtype) for name, tensor in weights("lm_small").items()}
+    )
 
 
 def test_norms_stored_in_fp32_beside_bf16_matrices_keep_their_type(tmp_path: Path) -> None:
     mixed = {name: t if name.endswith("alpha") else t.bfloat16() for name, t in weights("lm_small").items()}
     write_weights(tmp_path / "model.safetensors", mixed)
-    assert_same(native_state_dict(from_pretrained(tmp_path, lm_config("lm_small"))), mixed)
+    assert_same_tensors(native_state_dict(from_pretrained(tmp_path, lm_config("lm_small"))), mixed)
 
 
 def test_weights_in_several_files_load_like_those_in_one(tmp_path: Path) -> None:
     write_parts(tmp_path, weights("lm_small"), 3)
     write_json(tmp_path / "config.json", config_to_dict(lm_config("lm_small")))
-    assert_same(native_state_dict(from_pretrained(tmp_path)), weights("lm_small"))
+    assert_same_tensors(native_state_dict(from_pretrained(tmp_path)), weights("lm_small"))
 
 
 def test_a_file_of_several_that_is_missing_or_another_is_named(tmp_path: Path) -> None:
     write_parts(tmp_path, weights("lm_small"), 3)
     second = tmp_path / "model-00002-of-00003.safetensors"
     second.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match="00002-of-00003.safetensors: not a whole safetensors file"):
+    with refused("not-found", second):
         from_pretrained(tmp_path, lm_config("lm_small"))
     (tmp_path / "model-00001-of-00003.safetensors").rename(second)
     (tmp_path / "moved").rename(tmp_path / "model-00001-of-00003.safetensors")
-    with pytest.raises(UserError, match=r"index.json: depformer.* is not in model-00001-of-00003.safetensors"):
+    index = tmp_path / "model.safetensors.index.json"
+    with refused("bad-weights", index, "depformer", "model-00001-of-00003.safetensors"):
         from_pretrained(tmp_path, lm_config("lm_small"))
     write_parts(tmp_path, weights("lm_small"), 3)
-    index = tmp_path / "model.safetensors.index.json"
     where = json.loads(index.read_text())["weight_map"]
     del where["text_emb.weight"]
     index.write_text(json.dumps({"weight_map": where}))
-    with pytest.raises(UserError, match="index.json: does not place text_emb.weight"):
+    with refused("bad-weights", index, "text_emb.weight"):
         from_pretrained(tmp_path, lm_config("lm_small"))
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(UserError, match="not an index of safetensors files"):
+    index.write_text("[]")
+    with refused("unreadable", index):
         from_pretrained(tmp_path, lm_config("lm_small"))
 
 
@@ -162,7 +159,7 @@ def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: Any) -> None:
         raise AssertionError("a value was read")
 
-    monkeypatch.setattr(tensor_files.Rows, "pieces", read)
+    monkeypatch.setattr(tensor_files.StoredTensor, "pieces", read)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
@@ -171,7 +168,7 @@ def test_weights_of_a_type_that_is_no_weights_type_are_refused(tmp_path: Path, d
     write_weights(
         tmp_path / "model.safetensors", weights("lm_small") | {"linears.3.weight": torch.ones(64, 32).to(dtype)}
     )
-    with pytest.raises(UserError, match=r"another type than F32, BF16, F16: linears.3.weight (F64|I8)$"):
+    with refused("bad-weights", "F32, BF16, F16", "linears.3.weight", "F64" if dtype == torch.float64 else "I8"):
         from_pretrained(tmp_path, lm_config("lm_small"))
 
 
@@ -180,10 +177,8 @@ def test_names_and_shapes_are_checked_before_a_value_is_read(tmp_path: Path) -> 
     tensors = weights("lm_small") | {"linears.3.weight": torch.ones(63, 32), "more": torch.ones(1)}
     del tensors["out_norm.alpha"]
     write_weights(tmp_path / "model.safetensors", tensors)
-    expected = (
-        r"model.safetensors: .*1 missing: out_norm.alpha; 1 extra: more; 1 misshapen: linears.3.weight \[63, 32\]"
-    )
-    with pytest.raises(UserError, match=expected):
+    problems = ["1 missing: out_norm.alpha", "1 extra: more", "1 misshapen: linears.3.weight [63, 32]"]
+    with refused("bad-weights", tmp_path / "model.safetensors", *problems):
         from_pretrained(tmp_path, lm_config("lm_small"))
 
 
@@ -192,23 +187,11 @@ def test_a_configuration_beside_the_weights_must_be_theirs(tmp_path: Path) -> No
     save_native(tmp_path, language_model("lm_small"))
     config = lm_config("lm_small")
     write_json(tmp_path / "config.json", config_to_dict(dataclasses.replace(config, dep_q=8)))
-    with pytest.raises(UserError, match="16 depth steps, but dep_q=8 in config.json"):
+    with refused("bad-weights", "16 depth steps", "dep_q=8", "config.json"):
         from_pretrained(tmp_path)
     write_json(tmp_path / "config.json", config_to_dict(dataclasses.replace(config, card=63)))
-    with pytest.raises(
-        UserError, match=r"model.safetensors: .* misshapen: .*emb.0.weight \[65, \d+\] instead of \[64,"
-    ):
+    with refused("bad-weights", "misshapen", "emb.0.weight [65, ", "instead of [64, "):
         from_pretrained(tmp_path)
-
-
-class Trap:
-    """Unpickled, it leaves a file behind."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.write_text, (self.mark, "unpickled"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pth", "weights.pt"])
@@ -216,15 +199,14 @@ class Trap:
 @pytest.mark.parametrize("folder", [True, False])
 def test_pickles_are_refused_unread_with_the_fix(tmp_path: Path, name: str, zipped: bool, folder: bool) -> None:
     torch.save({"a": Trap(tmp_path / "mark")}, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=f"{name}: a pickle, .*: give safetensors") as caught:
+    with refused("unsafe", tmp_path / name, "safetensors.torch.save_file"):
         from_pretrained(tmp_path if folder else tmp_path / name, lm_config("lm_small"))
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "mark").exists()
 
 
 def test_a_pickled_codec_is_refused_unread_with_the_fix(tmp_path: Path) -> None:
     torch.save({"a": Trap(tmp_path / "mark")}, tmp_path / "mimi.safetensors")
-    with pytest.raises(UserError, match="mimi.safetensors: a pickle, .*: give safetensors"):
+    with refused("unsafe", tmp_path / "mimi.safetensors"):
         load_mimi(tmp_path)
     assert not (tmp_path / "mark").exists()
 
@@ -237,7 +219,7 @@ def test_a_value_that_is_not_finite_is_found_in_the_last_piece_too(
     broken = weights("lm_small")["text_linear.weight"].clone()
     broken[-1, -1] = value
     write_weights(tmp_path / "model.safetensors", weights("lm_small") | {"text_linear.weight": broken})
-    with pytest.raises(UserError, match="text_linear.weight holds NaN or infinite values"):
+    with refused("bad-weights", "text_linear.weight"):
         from_pretrained(tmp_path, lm_config("lm_small"))
 
 
@@ -246,16 +228,16 @@ def test_a_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
     save_native(tmp_path, language_model("lm_small"))
     with (tmp_path / "model.safetensors").open("r+b") as file:
         file.truncate((tmp_path / "model.safetensors").stat().st_size - 1)
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with refused("unreadable", tmp_path / "model.safetensors"):
         from_pretrained(tmp_path)
 
 
 def test_a_header_says_all_but_the_values(tmp_path: Path) -> None:
     save_native(tmp_path, language_model("lm_small"), dtype=torch.bfloat16)
-    rows = read_header(tmp_path / "model.safetensors")["linears.3.weight"]
-    assert (rows.shape, rows.dtype) == (torch.Size((64, 32)), "BF16")
-    assert torch.equal(rows.read(), weights("lm_small")["linears.3.weight"].bfloat16())
-    half = rows.chunk(2)[1]
+    stored = read_header(tmp_path / "model.safetensors")["linears.3.weight"]
+    assert (stored.shape, stored.dtype) == (torch.Size((64, 32)), "BF16")
+    assert torch.equal(stored.read(), weights("lm_small")["linears.3.weight"].bfloat16())
+    half = stored.chunk(2)[1]
     assert torch.equal(half.read(), weights("lm_small")["linears.3.weight"][32:].bfloat16())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.errors import UserError
+from model.errors import Code, UserError
 from ppx_train import __version__
 from ppx_train.config import load
 from ppx_train.training import origin
@@ -21,6 +21,7 @@ from ppx_train.training.run import train
 from tests.data_pipelines.range_server import serve
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
+from tests.refusals import refused
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
@@ -33,12 +34,12 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=1200)
     return process.returncode, output
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 1200
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"{path} did not appear"
@@ -134,10 +135,10 @@ def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: p
 
 def test_shards_by_url_give_the_same_weights(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
     with serve(prepared / "shards") as served:
-        served.delay = 0.02
+        served.together, served.gather = 4, "/train/*.tar"
         assert train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{served.url}]"))) == 0
         assert len({path for path, _ in served.requests if path.endswith(".tar")}) >= 2
-        assert served.most_at_once >= 4  # the samples of a step are asked for side by side
+        assert served.most_at_once >= 4  # the The samples of a step are fetched concurrently.
     assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
 
 
@@ -147,7 +148,7 @@ def test_an_existing_run_is_not_overwritten(prepared: Path, whole_run: Path) -> 
 
 
 def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path) -> None:
-    with pytest.raises(UserError, match="optim.lr.depth=0.5 but .* was started with 0.0015"):
+    with refused("other-settings", "optim.lr.depth=0.5", "0.0015"):
         train(load(run_arguments(prepared, whole_run, "resume=true", "optim.lr.depth=0.5")))
 
 
@@ -155,7 +156,7 @@ def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path
     shutil.copytree(whole_run, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "step-0000008" / FILE
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="step-0000008/checkpoint.ckpt is damaged .*move .* away"):
+    with refused("bad-checkpoint", "step-0000008/checkpoint.ckpt"):
         train(load(run_arguments(prepared, tmp_path / "run", "resume=true")))
 
 
@@ -179,26 +180,24 @@ def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "code", "name"),
     [
-        (["data.paths=[nowhere]"], "nowhere: no such folder"),
-        (["data.paths=[a,b,a]"], "data.paths names a more than once: give it once, and weigh sources by data.mix"),
-        (["data.mix={assistant: 1}"], "assistant"),
-        (["model.lm.card=32"], "set model.lm.card=64"),
-        (["model.lm.text_card=300"], "set model.lm.text_card=320"),
-        (["model.codec=nowhere.safetensors"], "codec=nowhere.safetensors: no such file"),
-        (["model.tokenizer=nowhere.model"], "tokenizer=nowhere.model: no such file"),
-        (["model.codec=small", "model.lm.card=512"], "encoded with another codec"),
-        (["model.revision=main"], "model.revision has no effect"),
-        (["data.max_frames=40"], "is bad; the first"),
-        (["trainer.accelerator=gpu"], "gpu"),
+        (["data.paths=[nowhere]"], "not-found", "nowhere"),
+        (["data.paths=[a,b,a]"], "bad-value", "data.paths names a "),
+        (["data.mix={assistant: 1}"], "no-data", "assistant"),
+        (["model.lm.card=32"], "bad-combination", "set model.lm.card=64"),
+        (["model.lm.text_card=300"], "bad-combination", "set model.lm.text_card=320"),
+        (["model.codec=nowhere.safetensors"], "not-found", "codec=nowhere.safetensors"),
+        (["model.tokenizer=nowhere.model"], "not-found", "tokenizer=nowhere.model"),
+        (["model.codec=small", "model.lm.card=512"], "bad-combination", "mimi_small.safetensors"),
+        (["model.revision=main"], "bad-combination", "model.revision"),
+        (["data.max_frames=40"], "no-data", "frames left after a prompt"),
+        (["trainer.accelerator=gpu"], "no-device", "trainer.accelerator=gpu"),
     ],
 )
-def test_what_does_not_fit_is_one_line(prepared: Path, tmp_path: Path, more: list[str], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_what_does_not_fit_is_refused(prepared: Path, tmp_path: Path, more: list[str], code: Code, name: str) -> None:
+    with refused(code, name):
         train(load(run_arguments(prepared, tmp_path / "run", *more)))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_truncated_tar_is_found_before_training(prepared: Path, tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_a_truncated_tar_is_found_before_training(prepared: Path, tmp_path: Path
     shutil.copytree(prepared / "shards", shards)
     tar = next((shards / "train").glob("*.tar"))
     tar.write_bytes(tar.read_bytes()[:5000])
-    with pytest.raises(UserError, match=f"{tar.name}: has 5000 bytes, its index expects"):
+    with refused("bad-shards", tar.name, 5000):
         train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]")))
     assert not (tmp_path / "run").exists()
 
@@ -235,7 +234,7 @@ def test_tensorboard_and_offline_wandb_are_written_on_request(prepared: Path, tm
 def test_a_run_dir_that_is_a_file_is_one_line(prepared: Path, tmp_path: Path, resume: str) -> None:
     (tmp_path / "file").write_text("mine")
     for run_dir in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="file is a file: choose another run_dir"):
+        with refused("cannot-write", tmp_path / "file"):
             train(load(run_arguments(prepared, run_dir, f"resume={resume}")))
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -245,7 +244,7 @@ def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_
     for saved in (tmp_path / "run").glob("checkpoints/*/config.yaml"):
         saved.write_text(saved.read_text().replace("\n    dim: 32", "\n    dim: 64"))
     other = run_arguments(prepared, tmp_path / "run", "resume=true", "model.lm.dim=64", "trainer.devices=1")
-    with pytest.raises(UserError, match="is not of the model in config.yaml"):
+    with refused("bad-checkpoint", "step-0000008"):
         train(load(other))
 
 
@@ -257,8 +256,6 @@ def test_start_weights_with_a_nan_are_refused_before_training(prepared: Path, tm
     with torch.no_grad():
         lm.text_head.weight[3, 4] = float("nan")
     save_native(tmp_path / "weights", lm)
-    with pytest.raises(UserError, match="(?i)nan|finite") as caught:
+    with refused("bad-weights", "text_linear.weight"):
         train(load(run_arguments(prepared, tmp_path / "run", f"model.init={tmp_path / 'weights'}")))
-    assert "text_linear.weight" in str(caught.value)
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
