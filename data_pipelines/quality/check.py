@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise UserError(
-            f"{args.shards}: {len(problems)} problems, listed above: make these shards again", code="bad-shards"
+            f"{args.shards} has {len(problems)} problems, listed above: make these shards again", code="bad-shards"
         )
     for split, by_source in read_manifest(args.shards).content.items():
         counts = ", ".join(f"{source} {group.samples}" for source, group in by_source.items())

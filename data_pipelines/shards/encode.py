@@ -115,15 +115,15 @@ def build_shards(
     write_json(out / "report.json", {"done": len(dialogues), "rejected": rejected})
     if not dialogues:
         raise UserError(
-            f"none of {len(found)} dialogues can be used: see {out / 'report.json'}; the first: "
-            f"{rejected[0]['reason']}",
+            f"none of {len(found)} dialogues can be used, see {out / 'report.json'}; the first reason is "
+            f"{rejected[0]['reason']!r}",
             code="no-data",
         )
     shards = pack_all(dialogues, out, out / WORK, shard_mb * 1_000_000)
     for split in {dialogue.split for dialogue in dialogues}:
         if problems := build_index(out / split):
             raise UserError(
-                f"{out / split}: a file changed during the run ({problems[0]}): start again", code="bad-shards"
+                f"a file of {out / split} changed during the run ({problems[0]}): start again", code="bad-shards"
             )
     silence, sine = (tuple(int(code) for code in codes) for codes in codec.constants())
     facts = CodecFacts(

@@ -68,9 +68,7 @@ class ShardReader:
         """
         self.storage: Storage = storage_at(path) if isinstance(path, (str, Path)) else path
         if isinstance(self.storage, Folder) and not self.storage.path.is_dir():
-            raise UserError(
-                f"{self.storage}: no such folder of shards: make it with `ppx-data shard`", code="not-found"
-            )
+            raise UserError(f"{self.storage} is no folder of shards: make it with `ppx-data shard`", code="not-found")
         self.index = Index.load(self.storage)
         self.rows = SampleRows(self.index)
         self._check_sizes()
@@ -97,7 +95,7 @@ class ShardReader:
             if actual != expected:
                 found = "is missing" if actual is None else f"has {actual} bytes"
                 raise UserError(
-                    f"{self.storage}/{name}: {found}, its index expects {expected} bytes: copy it again, "
+                    f"{self.storage}/{name} {found}, its index expects {expected} bytes: copy it again, "
                     f"or index what is there with `ppx-data index {self.storage}`",
                     code="bad-shards",
                 )
@@ -188,8 +186,8 @@ class ShardReader:
         data = self.storage.read(shard, int(columns["offset"][i]) + start, end - start)
         if len(data) != end - start:
             raise StorageError(
-                f"{self.storage}/{shard}: {len(data)} of {end - start} bytes at {columns['offset'][i] + start}: "
-                f"not the file that was indexed, copy it again",
+                f"{self.storage}/{shard} has {len(data)} of {end - start} bytes at {columns['offset'][i] + start}, so "
+                "it is not the file that was indexed: copy it again",
                 code="bad-shards",
             )
         return [data[at - start : at - start + size] for at, size in ranges]

@@ -247,7 +247,7 @@ def _count_rejected(content: Content, path: Path) -> None:
             content.rejected.update(reason_kinds(str(item["reason"])))
     except (ValueError, KeyError, TypeError) as why:
         raise UserError(
-            f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
+            f"{report} is not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
         ) from why
 
 
