@@ -79,7 +79,7 @@ def load_folder(folders: list[Path]) -> list[np.ndarray]:
         audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
         clips.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
     if not clips:
-        raise UserError(f"no readable .wav or .flac under {', '.join(map(str, folders))}")
+        raise UserError(f"no readable .wav or .flac under {', '.join(map(str, folders))}", code="no-data")
     return clips
 
 
@@ -265,7 +265,7 @@ class CodecRun:
         if path.exists():
             state = torch.load(path, weights_only=True)
             if state["config"] != config.to_json():
-                raise UserError(f"{path} was trained with another config: choose another --out")
+                raise UserError(f"{path} was trained with another config: choose another --out", code="other-settings")
             model.load_state_dict(state["model"])
             run.readout.load_state_dict(state["readout"])
             for optimizer, values in zip(run.optimizers, state["optimizers"], strict=True):
@@ -344,7 +344,7 @@ def train(args: argparse.Namespace) -> None:
     for name in ("minutes", "steps", "batch", "rate", "save_minutes"):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: give a positive number")
+            raise UserError(f"--{name.replace('_', '-')} {value}: give a positive number", code="bad-value")
     config = small_config()
     clips = load_folder(args.audio)
     print(f"{len(clips)} recordings, {sum(map(len, clips)) / SAMPLE_RATE / 60:.1f} minutes", flush=True)

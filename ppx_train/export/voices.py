@@ -26,7 +26,7 @@ RECORDED_SOURCES = ("fisher",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoicePrompt:
+class ExportedVoice:
     """A voice that the model can be prompted with, and its terms.
 
     Shapes: codes_QP [8, P].
@@ -41,12 +41,12 @@ class VoicePrompt:
     codes_QP: Tensor
 
 
-def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoicePrompt]:
+def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedVoice]:
     """Returns the first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
 
     Raises: UserError if a shard folder is missing or broken.
     """
-    voices: dict[str, VoicePrompt] = {}
+    voices: dict[str, ExportedVoice] = {}
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
@@ -67,7 +67,7 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoiceProm
             if name in voices:
                 continue
             sample = reader.read(i)
-            voices[name] = VoicePrompt(
+            voices[name] = ExportedVoice(
                 name=name,
                 label=speaker,
                 licence=dialogue.licence,
@@ -102,7 +102,7 @@ def read_terms(path: Path) -> Terms:
     return Terms(licence=str(terms["licence"]), consent=str(terms["consent"]), label=label)
 
 
-def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
+def voices_of_folder(folder: Path, codec: Mimi) -> list[ExportedVoice]:
     """Encodes every clip of a folder. NAME.wav needs NAME.json with licence and consent, which may have a label, too.
 
     Raises: UserError if there is no clip, or a clip is unusable or without its terms.
@@ -116,7 +116,7 @@ def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
     for clip in clips:
         terms = read_terms(clip.with_suffix(".json"))
         voices.append(
-            VoicePrompt(
+            ExportedVoice(
                 name=_file_name(clip.stem),
                 label=clip.stem if terms.label is None else terms.label,
                 licence=terms.licence,
@@ -133,7 +133,7 @@ def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
     return voices
 
 
-def write_voices(folder: Path, voices: list[VoicePrompt]) -> None:
+def write_voices(folder: Path, voices: list[ExportedVoice]) -> None:
     """Writes FOLDER/NAME.safetensors (int32 `codes`, the terms as metadata) and FOLDER/voices.json."""
     if not voices:
         return
