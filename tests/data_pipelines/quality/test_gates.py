@@ -13,8 +13,7 @@ import pytest
 
 from data_pipelines.listening import speaker
 from data_pipelines.listening.asr import Hears
-from data_pipelines.quality import across
-from data_pipelines.quality.across import Finding, Record, compare
+from data_pipelines.quality.across import BANDS, Finding, Record, compare
 from data_pipelines.quality.agreement import (
     asr_values,
     name_words,
@@ -321,8 +320,8 @@ def test_only_texts_that_share_something_are_compared(monkeypatch: pytest.Monkey
         compared.append(jaccard(a, b))
         return compared[-1]
 
-    monkeypatch.setattr(across, "jaccard", noted)
+    monkeypatch.setattr("data_pipelines.quality.across.jaccard", noted)
     records = [record(f"r{n:05d}", sentence(n, 110)) for n in range(300)] + [record("z", sentence(7, 110))]
     assert kinds(compare(records, Limits())) == {"z": ["duplicate"]}
     # The pair meets in every band; of the 45,000 other pairs none is compared.
-    assert compared == [1.0] * across.BANDS
+    assert compared == [1.0] * BANDS
