@@ -1,7 +1,7 @@
 """Word times from audio and its text: forced alignment with pocketsphinx, utterance by utterance.
 
 Against exact times of synthetic speech the word starts are off by 15 to 30 ms on average, telephone speech included;
-one model frame is 80 ms. A pause that was taken into the start of a word is given back.
+one model frame is 80 ms. A pause at the start of a word is taken out of it.
 Traps of the library that this file works around: silence and wrong text "align" too (hence the checks of level and
 score), asking for the hypothesis after the second pass kills the process, words must be added before the first pass,
 one decoder serves one thread.
@@ -100,9 +100,9 @@ class Aligner:
     def _two_passes(self, audio: npt.NDArray[np.float32], rate: int, parts: Sequence[str]) -> list[Any] | None:
         """Words first, then their phones: the second pass gives the times. None if the words find no path."""
         if not len(audio):
-            return None  # the decoder would raise, and be of no use to any later utterance
+            return None  # The decoder would raise, and then fail on every later utterance.
         pcm = np.clip(np.round(to_rate(audio, rate, RATE_HZ) * 32767), -32768, 32767).astype("<i2")
-        self._decoder.reinit_feat()  # else the front end remembers the utterance before, and times move by a frame
+        self._decoder.reinit_feat()  # Otherwise the front end remembers the last utterance, and times move by a frame.
         self._decoder.set_align_text(" ".join(parts))
         self._listen(pcm)
         if self._decoder.hyp() is None:
@@ -112,7 +112,7 @@ class Aligner:
         alignment = self._decoder.get_alignment()
         if alignment is None:
             return None
-        return [entry for entry in alignment if entry.name[0] not in "<[("]  # without silences and noises
+        return [entry for entry in alignment if entry.name[0] not in "<[("]  # Silences and noises are left out.
 
     def _listen(self, pcm: npt.NDArray[np.int16]) -> None:
         self._decoder.start_utt()
@@ -125,7 +125,7 @@ class Aligner:
 
 @lru_cache(maxsize=1)
 def shared_aligner() -> Aligner:
-    """The one aligner of this process; loading it takes a tenth of a second."""
+    """Returns the one aligner of this process; loading it takes a tenth of a second."""
     return Aligner()
 
 
@@ -149,7 +149,7 @@ def after_pauses(words: Sequence[Word], audio: npt.NDArray[np.float32], rate: in
 
 
 def level_dbfs(audio: npt.NDArray[np.float32], rate: int, words: Sequence[Word]) -> float:
-    """RMS level inside the words."""
+    """Returns the RMS level inside the words, in dBFS."""
     pieces = [audio[int(word.start * rate) : int(word.end * rate)] for word in words]
     inside = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     power = float(np.mean(np.square(inside, dtype=np.float64))) if len(inside) else 0.0
@@ -163,22 +163,22 @@ def spoken_parts(word: str, knows: Callable[[str], bool]) -> list[str]:
     """
     text = word.lower().replace("\u2019", "'").replace("_", "")
     if re.search(r"\d", text) or not re.search(r"[a-z]", text):
-        raise UserError(f"the word {word!r} cannot be aligned: spell it out as it is said")
+        raise UserError(f"the word {word!r} cannot be aligned: spell it out as it is said", code="bad-transcript")
     if re.fullmatch(r"[\"'(]*([a-z]\.)+('?s)?[,.?!\")]*", text):
         return [f"{letter}." for letter in re.findall(r"([a-z])\.", text)]
     text = re.sub(r"[^a-z'-]", "", text)
     if knows(text.strip("'-")):
         return [text.strip("'-")]
-    if knows(text):  # 'cause, doin'
+    if knows(text):  # The dictionary has 'cause and doin' with their apostrophes.
         return [text]
     return [part for part in (re.sub(r"^'+|'+$", "", piece) for piece in text.split("-")) if part]
 
 
-# Sounds of a filled pause that the dictionary lacks.
+# The dictionary lacks these sounds of a filled pause.
 _HUMS = {"mmhmm": "M HH M", "hmm": "HH M", "mmm": "M", "hmhm": "HH M HH M", "uhuh": "AH AH", "shh": "SH"}
 
-# Letters to ARPAbet, longest first, for names and fragments that no dictionary has. Crude, but a word's times hang
-# on its neighbours and on its consonants, both of which this gets right.
+# Letters to ARPAbet, longest first, for names and fragments that no dictionary has. The result is crude, but the times
+# of a word depend on its neighbours and its consonants, both of which are right.
 _LETTERS = {
     "tion": "SH AH N", "igh": "AY", "tch": "CH", "sch": "SH", "ch": "CH", "sh": "SH", "th": "TH", "ph": "F",
     "gh": "G", "ck": "K", "ng": "NG", "qu": "K W", "wh": "W", "wr": "R", "kn": "N", "ee": "IY", "ea": "IY",

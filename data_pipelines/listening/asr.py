@@ -1,8 +1,7 @@
-"""Speech recognisers behind one interface, and: do the stored words match the audio?
+"""Speech recognisers behind one interface.
 
-A recogniser writes down what it hears; the word error rate tells. Whisper tiny.en, the default, misspells names and is
-unsure of very short turns, so the rate of a whole channel is judged, by a generous limit: what it finds is text
-that is not what is said, such as swapped channels, shifted times or another dialogue's words.
+Whisper tiny.en, the default, misspells names and is unsure of very short turns. Its word error rate over a whole
+channel still shows text that is not what is said, such as swapped channels, shifted times or another dialogue's words.
 """
 
 from collections.abc import Sequence
@@ -14,25 +13,27 @@ from data_pipelines.sound.audio import Audio
 
 
 class Hears(Protocol):
-    """What the comparison needs of a speech recogniser."""
+    """The part of a speech recogniser that comparing it with a text needs."""
 
-    def transcribe(self, audio: Audio, rate: int) -> str: ...
+    def transcribe(self, audio: Audio, rate: int) -> str:
+        """Returns the text of one utterance; "" where nothing is heard. Shape: audio [samples]."""
+        ...
 
 
 class Recogniser(Hears, Protocol):
     """A speech recogniser: hears utterances of up to 30 s, and says what it is."""
 
     def transcribe_all(self, pieces: Sequence[Audio], rate: int) -> list[str]:
-        """The text of each piece, float32 [samples] in [-1, 1]; "" where nothing is heard."""
+        """Returns the text of each piece, float32 [samples] in [-1, 1]; "" where nothing is heard."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, model, licence if known, and whether it is deterministic."""
+        """Returns the provenance: name, version, model, licence if known, and whether it is deterministic."""
         ...
 
 
 def open_asr(name: str = "tiny.en", device: str = "cpu") -> Recogniser:
-    """The recogniser that `name` means.
+    """Opens the recogniser that `name` means.
 
     tiny.en            Whisper tiny.en from a package of the `asr` extra
     FOLDER             a faster-whisper (CTranslate2) model on disk

@@ -1,5 +1,7 @@
-"""Parakeet TDT through transformers: the recogniser of published full-duplex figures; it punctuates, and needs a GPU
-to be quick."""
+"""Parakeet TDT through transformers, the recogniser of published full-duplex figures.
+
+It punctuates, and needs a GPU to be quick.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from model.weights.sources import REPOSITORY, hub_errors
 
 RATE_HZ = 16_000
 BATCH = 16
-MIN_SAMPLES = 1600  # shorter pieces leave the encoder without a frame
+MIN_SAMPLES = 1600
+"""The encoder gets no frame out of a shorter piece."""
 
 
 class Parakeet:
@@ -25,7 +28,10 @@ class Parakeet:
         require("num2words", extra="asr")
         transformers = require("transformers", extra="parakeet")
         if not (name and Path(name).is_dir()) and not REPOSITORY.match(name):
-            raise UserError(f"asr parakeet:{name}: no such folder, nor a repository name: give ORG/NAME or a folder")
+            raise UserError(
+                f"asr parakeet:{name}: no such folder, nor a repository name: give ORG/NAME or a folder",
+                code="unknown-name",
+            )
         try:
             with hub_errors(f"asr parakeet:{name}"):
                 self._processor: Any = transformers.AutoProcessor.from_pretrained(name)
@@ -35,12 +41,14 @@ class Parakeet:
             raise
         except (ValueError, RuntimeError, AssertionError, AttributeError, KeyError) as why:
             reason = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-            raise UserError(f"asr parakeet:{name} on {device}: {reason}: give a Parakeet TDT model") from why
+            raise UserError(
+                f"asr parakeet:{name} on {device}: {reason}: give a Parakeet TDT model", code="missing-engine"
+            ) from why
         self.name, self.device = name, device
         self._version = transformers.__version__
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, model."""
+        """Returns the provenance: name, version, model."""
         return {
             "name": "transformers parakeet-tdt",
             "version": self._version,
@@ -50,12 +58,12 @@ class Parakeet:
         }
 
     def transcribe(self, audio: Audio, rate: int) -> str:
-        """The text of one utterance: float32 [samples] in [-1, 1]; "" if nothing is heard."""
+        """Returns the text of one utterance: float32 [samples] in [-1, 1]; "" if nothing is heard."""
         return self.transcribe_all([audio], rate)[0]
 
     @torch.inference_mode()
     def transcribe_all(self, pieces: Sequence[Audio], rate: int) -> list[str]:
-        """The text of each utterance, some of them at a time."""
+        """Returns the text of each utterance, which are recognised in batches."""
         texts: list[str] = [""] * len(pieces)
         heard = [to_rate(piece, rate, RATE_HZ) for piece in pieces]
         order = sorted((n for n in range(len(heard)) if len(heard[n]) >= MIN_SAMPLES), key=lambda n: len(heard[n]))
@@ -63,7 +71,7 @@ class Parakeet:
             chosen = order[first : first + BATCH]
             inputs = self._processor([heard[n] for n in chosen], sampling_rate=RATE_HZ, return_tensors="pt")
             inputs = inputs.to(self.device, dtype=self._model.dtype)
-            # Without an end token the library fills what was finished first with more words, until all are finished
+            # Without an end token the library adds words to finished texts until all texts are finished.
             end = self._processor.tokenizer.pad_token_id
             found = self._model.generate(**inputs, return_dict_in_generate=True, eos_token_id=end).sequences
             for n, text in zip(chosen, self._processor.batch_decode(found, skip_special_tokens=True), strict=True):

@@ -6,6 +6,8 @@ different embedders cannot be compared: every number must be stored with `identi
 On Kokoro's voices Resemblyzer gives 0.84 and more for one voice, 0.83 and less for two, with 2 s of voice or more.
 """
 
+# Shapes: B batch, D width, L layers, S samples
+
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -40,20 +42,22 @@ Vector = npt.NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """What the speaker gates need of an embedder."""
+    """The part of an embedder that the speaker gates need."""
 
     name: str
-    """What its similarities are filed under, in the limits of the gates."""
+    """The name under which the limits of the gates list its similarities."""
 
     def embed(self, voiced: Audio) -> Vector:
-        """A unit vector for speech at 16 kHz, without its silences."""
+        """Returns a unit vector for speech at 16 kHz without its silences."""
         ...
 
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """Returns the provenance: name, version, weights, and whether it is deterministic."""
+        ...
 
 
 def open_speaker(name: str = "resemblyzer") -> Embedder:
-    """The embedder that `name` means: resemblyzer, or wavlm:MODEL (a folder or a repository of the hub).
+    """Opens the embedder that `name` means: resemblyzer, or wavlm:MODEL (a folder or a repository of the hub).
 
     Raises: UserError naming what is missing.
     """
@@ -61,16 +65,16 @@ def open_speaker(name: str = "resemblyzer") -> Embedder:
         return Resemblyzer()
     if name.startswith("wavlm:"):
         return WavLM(name.partition(":")[2])
-    raise UserError(f"speaker {name!r}: give resemblyzer or wavlm:MODEL, a folder or ORG/NAME")
+    raise UserError(f"speaker {name!r}: give resemblyzer or wavlm:MODEL, a folder or ORG/NAME", code="unknown-name")
 
 
 def similarity(a: Vector, b: Vector) -> float:
-    """Cosine of two embeddings of one embedder."""
+    """Returns the cosine of two embeddings of one embedder."""
     return float(np.dot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-9))
 
 
 def voiced(audio: Audio, rate: int) -> Audio:
-    """The speech in one channel at 16 kHz: raised to -30 dBFS if softer, long silences cut out. Shape: [samples].
+    """Returns the speech of one channel at 16 kHz, raised to -30 dBFS if softer, without long silences: [samples].
 
     Pauses of up to a quarter of a second stay. Raises: UserError if the package webrtcvad is missing.
     """
@@ -103,7 +107,7 @@ class Resemblyzer:
         require("webrtcvad", extra="speaker")
         spec = find_spec("resemblyzer")
         if spec is None or spec.origin is None:
-            raise UserError(f"Resemblyzer is not installed: {INSTALL}")
+            raise UserError(f"Resemblyzer is not installed: {INSTALL}", code="missing-package")
         path = Path(spec.origin).parent / "pretrained.pt"
         check_weights(path)
         state = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
@@ -113,7 +117,7 @@ class Resemblyzer:
             module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, checksum and licence of the weights."""
+        """Returns the provenance: name, version, checksum and licence of the weights."""
         return {
             "name": "resemblyzer",
             "version": version("Resemblyzer"),
@@ -124,11 +128,11 @@ class Resemblyzer:
 
     @torch.inference_mode()
     def embed(self, voiced: Audio) -> Vector:
-        """float32 [256], norm 1. Shape: voiced [samples] at 16 kHz, as `voiced` gives it."""
+        """Returns float32 [256] of norm 1. Shape: voiced [samples] at 16 kHz, as `voiced` gives it."""
         starts = _slice_starts(len(voiced))
         padded = np.pad(voiced, (0, max(0, (starts[-1] + SLICE_FRAMES) * HOP - len(voiced))))
-        mel_FM = mel_spectrogram(torch.from_numpy(padded.astype(np.float32)))
-        _, (hidden_LBD, _) = self._lstm(torch.stack([mel_FM[i : i + SLICE_FRAMES] for i in starts]))
+        mel = mel_spectrogram(torch.from_numpy(padded.astype(np.float32)))
+        _, (hidden_LBD, _) = self._lstm(torch.stack([mel[i : i + SLICE_FRAMES] for i in starts]))
         each_BD = torch.nn.functional.normalize(torch.relu(self._linear(hidden_LBD[-1])), dim=1)
         return torch.nn.functional.normalize(each_BD.mean(0), dim=0).numpy()
 
@@ -138,7 +142,7 @@ def check_weights(path: Path) -> None:
     found = sha256_file(path) if path.is_file() else None
     if found != WEIGHTS_SHA256:
         fault = f"sha256 is {found[:16]}..., pinned is {WEIGHTS_SHA256[:16]}..." if found else "no such file"
-        raise UserError(f"{path}: {fault}: {INSTALL}")
+        raise UserError(f"{path}: {fault}: {INSTALL}", code="checksum" if found else "missing-engine")
 
 
 def _slice_starts(samples: int) -> Sequence[int]:
@@ -160,7 +164,7 @@ def mel_spectrogram(wav_S: Tensor) -> Tensor:
 @cache
 def _mel_filters() -> Tensor:
     """Slaney's triangles, of equal area, up to 8 kHz: [40, 201]. Linear below 1 kHz, logarithmic above."""
-    top = 15 + np.log(8.0) / (np.log(6.4) / 27)  # 8 kHz in mel
+    top = 15 + np.log(8.0) / (np.log(6.4) / 27)  # This is 8 kHz in mel.
     mels = np.linspace(0, top, BANDS + 2)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
     bins = np.linspace(0, RATE_HZ / 2, FFT // 2 + 1)
@@ -181,10 +185,12 @@ class WavLM:
         try:
             self._model: Any = transformers.WavLMForXVector.from_pretrained(model).eval()
         except (OSError, ValueError) as why:
-            raise UserError(f"speaker wavlm:{model}: {str(why).splitlines()[0]}: give a folder or ORG/NAME") from why
+            raise UserError(
+                f"speaker wavlm:{model}: {str(why).splitlines()[0]}: give a folder or ORG/NAME", code="missing-engine"
+            ) from why
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, and the model's own record of what it is."""
+        """Returns the provenance: name, version, and the model's own record of what it is."""
         config = self._model.config
         return {
             "name": self.name,
@@ -196,9 +202,9 @@ class WavLM:
 
     @torch.inference_mode()
     def embed(self, voiced: Audio) -> Vector:
-        """float32 [dimensions of the model], norm 1. Shape: voiced [samples] at 16 kHz."""
+        """Returns float32 [dimensions of the model] of norm 1. Shape: voiced [samples] at 16 kHz."""
         x = torch.from_numpy(voiced.astype(np.float32))[None]
-        x = (x - x.mean()) / torch.sqrt(x.var(unbiased=False) + 1e-7)  # as its feature extractor does
+        x = (x - x.mean()) / torch.sqrt(x.var(unbiased=False) + 1e-7)  # Its feature extractor normalises like this.
         return torch.nn.functional.normalize(self._model(x).embeddings[0], dim=0).numpy()
 
 

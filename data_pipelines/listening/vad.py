@@ -13,14 +13,14 @@ from model.extras import require
 VAD_NAME = "Silero VAD of faster-whisper 1.2.1"
 RATE_HZ = 16_000
 LONGEST_SECONDS = 25.0
-"""Of a stretch of speech: a recogniser hears at most 30 s at once."""
+"""The longest stretch of speech, because a recogniser hears at most 30 s at once."""
 PAUSE_SECONDS = 0.5
 """A longer pause ends a stretch. Shorter stretches would be recognised worse, longer ones aligned worse."""
 PAD_SECONDS = 0.2
 
 
 def speech_spans(audio: Audio, rate: int) -> list[tuple[float, float]]:
-    """Stretches of speech as (start, end) in seconds, increasing and apart. Shape: float32 [samples].
+    """Returns stretches of speech as (start, end) in seconds, increasing and disjoint. Shape: audio float32 [samples].
 
     Raises: UserError if the package is missing.
     """

@@ -1,4 +1,4 @@
-"""Asking a language model for JSON: patience with the line, no patience with bad answers, nothing paid twice."""
+"""Asking a language model for JSON: lost requests are retried, invalid answers asked for again, none paid twice."""
 
 import json
 import random
@@ -6,53 +6,41 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.llm.answers import Check, Verdict, judge, shortened
+from data_pipelines.llm.answers import Answer, Question, T, Verdict, judge, shortened
 from data_pipelines.llm.cache import AnswerCache
 from data_pipelines.llm.settings import LLMSettings
 from data_pipelines.llm.usage import Tokens, Usage
 from model.errors import UserError
 from model.extras import require
 
-LONGEST_BACKOFF, LONGEST_WAIT = 60.0, 600.0  # seconds: our own, and what a server may ask for with Retry-After
+LONGEST_BACKOFF, LONGEST_WAIT = 60.0, 600.0
+"""The longest wait in seconds before a request is sent again: our own, and what a server may ask for (Retry-After)."""
 GIVE_UP_AFTER = 8
-"""Requests in a row without any answer, after which the run ends: the server is gone. The same number of refusals
-ends it before the first answer: then it is not about what was asked."""
+"""After this many failed requests in a row the server is taken to be gone, and the run ends. The same number of
+refusals ends it before the first answer, because then the reason cannot be what a question asks."""
 
 
 class NoAnswer(Exception):
-    """No valid answer came. `fault` is the kind of reason; `lasting`: asking again would not help."""
+    """No valid answer came. `fault` is the kind of reason; `lasting` means that asking again would not help."""
 
-    def __init__(self, fault: str, detail: str, *, lasting: bool = True):
+    def __init__(self, fault: str, detail: str, *, lasting: bool = True) -> None:
         super().__init__(f"{fault}: {detail}")
         self.fault = fault
         self.lasting = lasting
 
 
-@dataclass(kw_only=True, frozen=True)
-class Question:
-    """What a model is asked.
-
-    `name` names the schema; `schema` is a JSON schema of an object; `check` holds the rules beyond it;
-    `seed` makes the answer reproducible where the server honours it, and tells equal questions apart in the cache.
-    """
-
-    name: str
-    system: str
-    user: str
-    schema: dict[str, Any]
-    seed: int
-    check: Check = lambda value: []
-
-
 class Client:
     """One endpoint with its cache and its counts. Threads may share it."""
 
-    def __init__(self, settings: LLMSettings, cache: Path, *, sleep: Callable[[float], Any] | None = None):
+    def __init__(self, settings: LLMSettings, cache: Path, *, sleep: Callable[[float], Any] | None = None) -> None:
+        """`cache` is a folder; `sleep` replaces the waiting between requests.
+
+        Raises: UserError if a package is missing ("missing-package"), or the key cannot be sent ("bad-value").
+        """
         self.settings = settings
         self.usage = Usage(settings)
         self._cache = AnswerCache(cache)
@@ -60,7 +48,7 @@ class Client:
         self._sleep = sleep or self._stopping.wait
         self._openai = require("openai", extra="llm")
         require("jsonschema", extra="llm")
-        # its own retries would also repeat 408 and 409, and could not be counted
+        # The retries of the package are off: they would also repeat 408 and 409, and could not be counted.
         self._api = self._openai.OpenAI(
             base_url=settings.base_url, api_key=settings.key(), timeout=settings.timeout, max_retries=0
         )
@@ -73,35 +61,39 @@ class Client:
         """Ends all waiting: requests in flight end, and none is sent again."""
         self._stopping.set()
 
-    def ask(self, question: Question, tokens: Tokens | None = None) -> dict[str, Any]:
-        """A valid answer to the question: its JSON object. `tokens` counts what all attempts took.
+    def ask(self, question: Question[T], tokens: Tokens | None = None) -> T:
+        """Returns the record of a valid answer to the question. `tokens` counts what all attempts took.
 
-        An invalid one is told to the model with what was wrong, and asked for again with the next seed.
-        Raises: NoAnswer if none comes; UserError if the server refuses the key, the model or the URL, or is gone.
+        After an invalid answer the question is asked again with the next seed, with that answer and its problems.
+        Raises: NoAnswer if no valid answer comes; UserError if the server refuses the key ("no-access"), does not know
+        the model or the URL ("not-found"), refuses all requests ("no-access") or is gone ("unreachable").
         """
-        verdict, told = Verdict(), ""
+        verdict: Verdict[T] = Verdict()
+        last = ""
         for attempt in range(self.settings.tries):
-            answer = self._answer(self._request(question, attempt, told, verdict))
+            answer = self._answer(self._request(question, attempt, last, verdict))
             if tokens is not None:
                 tokens.add(answer)
-            before, told = told, answer["content"] or ""
-            verdict = judge(answer, question.schema, question.check, self.settings.answer_format)
+            before, last = last, answer.content or ""
+            verdict = judge(answer, question, self.settings.answer_format)
             if verdict.value is not None:
                 return verdict.value
-            if told and told == before:
+            if last and last == before:
                 raise NoAnswer("repeats", f"the same answer again, which is wrong: {verdict.problems[0]}")
         raise NoAnswer(verdict.fault, "; ".join(verdict.problems))
 
-    def _request(self, question: Question, attempt: int, told: str, verdict: Verdict) -> dict[str, Any]:
-        """Everything the answer depends on, as it is hashed."""
+    def _request(self, question: Question[T], attempt: int, last: str, verdict: Verdict[T]) -> dict[str, Any]:
+        """Everything the answer depends on, as it is hashed; `verdict` is about the `last` answer."""
         settings, system = self.settings, question.system
         if settings.answer_format != "json_schema":
-            system += f"\n\nAnswer with one JSON object and nothing else, after this JSON schema:\n{_compact(question)}"
+            schema = json.dumps(question.schema, separators=(",", ":"))
+            system += f"\n\nAnswer with one JSON object and nothing else, after this JSON schema:\n{schema}"
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question.user}]
         if attempt:
             wrong = "\n".join(f"- {problem}" for problem in verdict.problems)
-            # some chat templates insist on an answer between two messages of the user; a useless one may be long
-            shown = told if verdict.fault in ("rules", "schema") else shortened(told) or "..."
+            # Some chat templates insist on an answer between two messages of the user. One that is of no use as a
+            # starting point may be long, and is shortened.
+            shown = last if verdict.fault in ("rules", "schema") else shortened(last) or "..."
             messages.append({"role": "assistant", "content": shown})
             messages.append({"role": "user", "content": f"That cannot be used:\n{wrong}\nAnswer again, in full."})
         request: dict[str, Any] = {
@@ -112,19 +104,19 @@ class Client:
             "seed": question.seed + attempt,
         }
         if settings.answer_format == "json_schema":
-            schema = {"name": question.name, "schema": question.schema, "strict": True}
-            request["response_format"] = {"type": "json_schema", "json_schema": schema}
+            enforced = {"name": question.name, "schema": question.schema, "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": enforced}
         elif settings.answer_format == "json_object":
             request["response_format"] = {"type": "json_object"}
         return request
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any]) -> Answer:
         """The stored answer to a request, or a new one, which is stored."""
         key = self._cache.key(request)
         with self._lock:
             asking = self._asking[key]
         try:
-            with asking:  # the same question from two threads is paid once
+            with asking:  # The same question from two threads is paid once.
                 if (stored := self._cache.get(key)) is not None:
                     self._has_answers = True
                     self.usage.answered(stored, from_cache=True)
@@ -135,68 +127,71 @@ class Client:
                 return answer
         finally:
             with self._lock:
-                self._asking.pop(key, None)  # whoever asks now finds the answer in the cache
+                self._asking.pop(key, None)  # A thread that asks from now on finds the answer in the cache.
 
-    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, request: dict[str, Any]) -> Answer:
         """Sends a request until it is answered; waits longer each time, or as long as the server asks."""
         for attempt in range(self.settings.retries + 1):
             if self._stopping.is_set():
                 raise NoAnswer("stopped", "the run is ending", lasting=False)
             self.usage.sent()
+            wait = None
             try:
-                answer = _plain(self._api.chat.completions.create(**self._on_the_line(request)))
+                answer = _kept(self._api.chat.completions.create(**self._on_the_line(request)))
                 self._failures, self._has_answers = 0, True
                 return answer
+            except self._openai.APITimeoutError:
+                failure = ("timeout", f"no answer in {self.settings.timeout:g} s")
             except self._openai.APIStatusError as why:
                 failure, wait = self._status(why)
             except (self._openai.APIConnectionError, self._openai.APIResponseValidationError) as why:
-                timed_out = isinstance(why, self._openai.APITimeoutError)
-                failure = ("timeout", f"no answer in {self.settings.timeout:g} s") if timed_out else _lost(why)
-                wait = None
-            except ValueError as why:  # a body that is no JSON, or JSON of another kind
-                failure, wait = (
-                    ("connection", f"the server's answer is no chat completion ({shortened(str(why))})"),
-                    None,
-                )
+                failure = ("connection", shortened(f"{why} {why.__cause__ or ''}"))
+            except ValueError as why:  # The body is not JSON, or JSON of another kind.
+                failure = ("connection", f"the server's answer is no chat completion ({shortened(str(why))})")
             if attempt == self.settings.retries:
                 break
             if wait is not None and wait > LONGEST_WAIT:
                 failure = (failure[0], f"{failure[1]}; the server asks to wait {wait:.0f} s")
                 break
-            # jitter, so that threads do not come back all at once; it decides about time alone
+            # The jitter keeps threads from coming back all at once; it changes times alone.
             own = min(LONGEST_BACKOFF, 2.0**attempt) * random.uniform(0.5, 1.0)
             self._sleep(own if wait is None else wait)
         self._count_failure(*failure)
         raise NoAnswer(failure[0], f"{failure[1]}, asked {attempt + 1} times", lasting=False)
 
     def _on_the_line(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request in the server's words, which change nothing about the answer."""
+        """The request with the server's name for the limit of tokens, which changes nothing about the answer."""
         sent = dict(request)
         sent[self.settings.max_tokens_name] = sent.pop("max_tokens")
         return sent
 
     def _status(self, why: Any) -> tuple[tuple[str, str], float | None]:
         """What an HTTP error means, and the wait its server asks for. Raises where sending it again is no use."""
-        code, said = why.status_code, shortened(self._without_key(str(why.message)))
-        if code == 429 or code >= 500:
-            return (f"HTTP {code}", said), retry_after(why.response.headers.get("retry-after"))
-        if code in (401, 403, 404):
-            what = "--llm-url and --llm-model" if code == 404 else f"the key in ${self.settings.key_env}"
-            raise UserError(f"{self.settings.base_url} answers {code} ({said}): check {what}") from why
+        status, said = why.status_code, shortened(self._without_key(str(why.message)))
+        if status == 429 or status >= 500:
+            return (f"HTTP {status}", said), retry_after(why.response.headers.get("retry-after"))
+        if status in (401, 403, 404):
+            what = "--llm-url and --llm-model" if status == 404 else f"the key in ${self.settings.key_env}"
+            raise UserError(
+                f"{self.settings.base_url} answers {status} ({said}): check {what}",
+                code="not-found" if status == 404 else "no-access",
+            ) from why
         self._refusals += 1
         if self._refusals >= GIVE_UP_AFTER and not self._has_answers:
             raise UserError(
-                f"{self.settings.base_url} answers {code} to all of the first {GIVE_UP_AFTER} requests ({said}): "
-                "change the --llm options to what it takes"
+                f"{self.settings.base_url} answers {status} to all of the first {GIVE_UP_AFTER} requests ({said}): "
+                "change the --llm options to what it takes",
+                code="no-access",
             ) from why
-        raise NoAnswer(f"HTTP {code}", f"the server refuses the request: {said}") from why
+        raise NoAnswer(f"HTTP {status}", f"the server refuses the request: {said}") from why
 
     def _count_failure(self, fault: str, detail: str) -> None:
         self._failures += 1
         if self._failures >= GIVE_UP_AFTER:
             raise UserError(
                 f"{self.settings.base_url} did not answer {self._failures} requests in a row ({fault}: {detail}): "
-                "start the server and run this again; what was answered is kept"
+                "start the server and run this again; what was answered is kept",
+                code="unreachable",
             )
 
     def _without_key(self, text: str) -> str:
@@ -205,7 +200,7 @@ class Client:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date; None without a readable one."""
+    """Seconds that a Retry-After header asks for, as a number or a date; None for a missing or unreadable header."""
     if not header:
         return None
     try:
@@ -218,25 +213,17 @@ def retry_after(header: str | None) -> float | None:
         return None
 
 
-def _lost(why: Exception) -> tuple[str, str]:
-    return "connection", shortened(f"{why} {why.__cause__ or ''}")
-
-
-def _compact(question: Question) -> str:
-    return json.dumps(question.schema, separators=(",", ":"))
-
-
-def _plain(completion: Any) -> dict[str, Any]:
-    """What is kept of a chat completion. Raises ValueError if it is none."""
+def _kept(completion: Any) -> Answer:
+    """What is kept of a chat completion. Raises ValueError if it is not one."""
     choices = getattr(completion, "choices", None)
     if not choices or choices[0].message is None:
         raise ValueError(str(completion))
     choice, usage = choices[0], completion.usage
-    return {
-        "content": choice.message.content,
-        "refusal": getattr(choice.message, "refusal", None),
-        "finish_reason": choice.finish_reason,
-        "model": completion.model,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "answer_tokens": usage.completion_tokens if usage else None,
-    }
+    return Answer(
+        content=choice.message.content,
+        refusal=getattr(choice.message, "refusal", None),
+        finish_reason=choice.finish_reason,
+        model=completion.model,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        answer_tokens=usage.completion_tokens if usage else None,
+    )

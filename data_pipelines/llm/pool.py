@@ -1,4 +1,4 @@
-"""Many questions at a time: threads that wait for a server, bounded in number, results in order."""
+"""Concurrent questions to a model: threads that wait for a server, bounded in number, results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,27 +7,27 @@ from typing import TypeVar
 
 from data_pipelines.llm.client import Client
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 8
-"""Jobs taken ahead for each thread, so that one slow answer holds up nobody."""
+"""Items that are prefetched for each thread, so that one slow answer does not hold up the other threads."""
 
 
-def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], client: Client) -> Iterator[Result]:
-    """work(job) for all jobs, in the order of the jobs, as many at a time as the client may send requests.
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], client: Client) -> Iterator[Result]:
+    """Yields work(item) in the order of the items; as many run concurrently as the client may send requests.
 
-    When one raises, on Ctrl-C, or when nobody takes more results, requests in flight end and nothing more is sent.
-    Raises: what `work` raised first.
+    When one raises, on Ctrl-C, or when the caller takes no more results, requests in flight end and nothing more is
+    sent. Raises: what `work` raised first.
     """
     failures: list[BaseException] = []
 
-    def guarded(job: Job) -> Result:
+    def guarded(item: Item) -> Result:
         try:
-            return work(job)
+            return work(item)
         except BaseException as why:
             failures.append(why)
-            client.stop()  # the others stop waiting
+            client.stop()  # The other threads stop waiting.
             raise
 
     def result(future: Future[Result]) -> Result:
@@ -40,8 +40,8 @@ def in_threads(work: Callable[[Job], Result], jobs: Iterable[Job], client: Clien
     pool = ThreadPoolExecutor(client.settings.concurrency)
     waiting: deque[Future[Result]] = deque()
     try:
-        for job in jobs:
-            waiting.append(pool.submit(guarded, job))
+        for item in items:
+            waiting.append(pool.submit(guarded, item))
             if len(waiting) >= AHEAD * client.settings.concurrency:
                 yield result(waiting.popleft())
         while waiting:

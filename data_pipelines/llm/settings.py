@@ -1,4 +1,4 @@
-"""How a language model is reached and asked: the options that every verb with a model shares."""
+"""How a language model is reached and asked, and the options for it that every verb with a model shares."""
 
 import argparse
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 class LLMSettings:
     """An OpenAI-compatible endpoint and how to use it.
 
-    What answers depend on is in `identity`; the rest (where the server is, patience, width, prices) may change
-    between a run and its continuation. The key is read from the environment and kept nowhere else.
+    What the answers depend on is in `identity`; the rest (where the server is, timeouts, concurrency, prices) may
+    change when a run is resumed. The key is read from the environment and kept nowhere else.
+    Raises: UserError for a value out of range ("bad-value"), an unknown name ("unknown-name"), a missing model
+    ("missing-option") or an address that holds a key ("unsafe").
     """
 
     model: str
@@ -27,7 +29,7 @@ class LLMSettings:
     temperature: float = 0.8
     max_tokens: int = 2048
     max_tokens_name: str = "max_tokens"
-    """What the server calls that limit."""
+    """What the server calls the limit of tokens."""
     tries: int = 3
     """How often an invalid answer is asked for, each time with the next seed."""
     timeout: float = 120.0
@@ -35,9 +37,11 @@ class LLMSettings:
     retries: int = 6
     """How often a request is sent again after 429, 5xx, a lost connection or a timeout."""
     concurrency: int = 8
+    """Requests that are sent concurrently."""
     price_input: float = 0.0
+    """Price of a million prompt tokens."""
     price_output: float = 0.0
-    """Prices for a million tokens, in any currency."""
+    """Price of a million answer tokens; both prices are in the same currency, whichever it is."""
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {
@@ -47,17 +51,27 @@ class LLMSettings:
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 option = name.replace("_", "-")
-                raise UserError(f"--llm-{option} {getattr(self, name):g}: must be from {low:g} to {high:g}")
+                raise UserError(
+                    f"--llm-{option} {getattr(self, name):g}: must be from {low:g} to {high:g}", code="bad-value"
+                )
         if self.answer_format not in FORMATS:
-            raise UserError(f"--llm-format {self.answer_format!r}: choose one of {', '.join(FORMATS)}")
+            raise UserError(
+                f"--llm-format {self.answer_format!r}: choose one of {', '.join(FORMATS)}", code="unknown-name"
+            )
         if self.max_tokens_name not in LIMIT_NAMES:
-            raise UserError(f"--llm-max-tokens-name {self.max_tokens_name!r}: choose one of {', '.join(LIMIT_NAMES)}")
+            raise UserError(
+                f"--llm-max-tokens-name {self.max_tokens_name!r}: choose one of {', '.join(LIMIT_NAMES)}",
+                code="unknown-name",
+            )
         checked_address(self.base_url, "--llm-url", self.key_env)
         if not self.model:
-            raise UserError("--llm-model is empty: name the model as the server does (GET /v1/models lists them)")
+            raise UserError(
+                "--llm-model is empty: name the model as the server does (GET /v1/models lists them)",
+                code="missing-option",
+            )
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on, for provenance and for telling one run's settings from another's."""
+        """What the answers depend on, for the provenance and to compare the settings of runs."""
         return {
             "model": self.model,
             "temperature": self.temperature,
@@ -67,36 +81,45 @@ class LLMSettings:
         }
 
     def key(self) -> str:
-        """The key from the environment; servers that need none get a word that is none. Raises: as `key_of`."""
+        """The key from the environment, or the placeholder "none" when it is not set.
+
+        Raises: UserError if the key cannot be sent, as `data_pipelines.web.key_of`.
+        """
         return key_of(self.key_env) or "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options for an endpoint, the same for every verb that asks a model."""
+    """Adds the options for an endpoint, the same for every verb that asks a model."""
     d = LLMSettings(model="-")
     add = parser.add_argument_group("language model").add_argument
-    add("--llm-model", help="the model's name, as the server lists it")
-    add("--llm-url", default=d.base_url, help=f"base URL of an OpenAI-compatible server (default {d.base_url})")
-    add("--api-key-env", default=d.key_env, help=f"environment variable that holds the key (default {d.key_env})")
-    help_format = "json_schema: the server enforces the schema; json_object, text: for servers that cannot"
+    add("--llm-model", help="name of the model, as the server lists it (GET /v1/models)")
+    add("--llm-url", default=d.base_url, help="base URL of an OpenAI-compatible server")
+    add("--api-key-env", default=d.key_env, help="environment variable that holds the key")
+    help_format = "json_schema has the server enforce the schema; json_object and text are for servers that cannot"
     add("--llm-format", choices=FORMATS, default=d.answer_format, help=help_format)
-    add("--llm-temperature", type=float, default=d.temperature, help=f"default {d.temperature:g}")
-    add("--llm-max-tokens", type=int, default=d.max_tokens, help=f"longest answer (default {d.max_tokens})")
-    help_name = "what the server calls that limit (default max_tokens)"
+    add("--llm-temperature", type=float, default=d.temperature, help="sampling temperature, from 0 to 2")
+    add("--llm-max-tokens", type=int, default=d.max_tokens, help="longest answer in tokens")
+    help_name = "what the server calls that limit"
     add("--llm-max-tokens-name", choices=LIMIT_NAMES, default=d.max_tokens_name, help=help_name)
-    add("--llm-tries", type=int, default=d.tries, help=f"attempts at a valid answer (default {d.tries})")
-    add("--llm-timeout", type=float, default=d.timeout, help=f"seconds for one request (default {d.timeout:g})")
-    add("--llm-retries", type=int, default=d.retries, help=f"repeats after 429, 5xx, lost lines (default {d.retries})")
-    add("--llm-concurrency", type=int, default=d.concurrency, help=f"requests at a time (default {d.concurrency})")
-    add("--llm-price-input", type=float, default=0.0, help="price of a million prompt tokens, to count the cost")
-    add("--llm-price-output", type=float, default=0.0, help="price of a million answer tokens")
-    add("--llm-cache", type=Path, help="folder of all answers ever got (default: below the output)")
+    add("--llm-tries", type=int, default=d.tries, help="attempts at a valid answer, each with the next seed")
+    help_timeout = "seconds without an answer after which a request counts as failed"
+    add("--llm-timeout", type=float, default=d.timeout, help=help_timeout)
+    help_retries = "how often a request is sent again after 429, 5xx, a lost connection or a timeout"
+    add("--llm-retries", type=int, default=d.retries, help=help_retries)
+    add("--llm-concurrency", type=int, default=d.concurrency, help="requests that are sent concurrently")
+    help_price = "price of a million prompt tokens, in any currency, to count the cost"
+    add("--llm-price-input", type=float, default=d.price_input, help=help_price)
+    add("--llm-price-output", type=float, default=d.price_output, help="price of a million answer tokens")
+    add("--llm-cache", type=Path, help="folder that keeps all answers (default: a folder `cache` beside the results)")
 
 
 def settings_of(args: argparse.Namespace) -> LLMSettings:
-    """The settings that the options ask for. Raises UserError for one out of range, or without a model."""
+    """The settings that the options ask for. Raises UserError as `LLMSettings`."""
     if args.llm_model is None:
-        raise UserError("--llm-model is missing: name the model as the server does (GET /v1/models lists them)")
+        raise UserError(
+            "--llm-model is missing: name the model as the server does (GET /v1/models lists them)",
+            code="missing-option",
+        )
     return LLMSettings(
         model=args.llm_model,
         base_url=args.llm_url,

@@ -3,6 +3,8 @@
 Speeds count CPU seconds, which other programs hardly change. A stage whose package is missing is left out.
 """
 
+# Shapes: C channels, S samples
+
 import os
 import platform
 import tempfile
@@ -118,33 +120,33 @@ def _fisher(rates: Rates, place: Path) -> None:
     from data_pipelines.listening.align import shared_aligner
     from data_pipelines.recordings.fisher.call import import_call
     from data_pipelines.recordings.fisher.call_tables import read_tables
-    from data_pipelines.recordings.fisher.importer import jobs_of
-    from data_pipelines.recordings.fisher.job import Settings
+    from data_pipelines.recordings.fisher.found import calls_of
+    from data_pipelines.recordings.fisher.job import FisherSettings
     from data_pipelines.recordings.fisher.layout import find_corpus
-    from data_pipelines.recordings.fisher.source import read_call, to_24k
-    from data_pipelines.recordings.windows import Limits
+    from data_pipelines.recordings.fisher.read_call import read_call, to_24k
+    from data_pipelines.recordings.windows import WindowLimits
     from data_pipelines.standin.standin import make_truth_corpus
 
     make_truth_corpus(place / "corpus", 1, CALL_SECONDS, 0, "espeak")
     corpus, out = find_corpus([place / "corpus"]), place / "dialogues"
-    (job,) = jobs_of(corpus, read_tables(corpus.tables))
-    settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="none")
+    (files,) = calls_of(corpus, read_tables(corpus.tables))
+    settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=140.0), voice_seconds=5.0, licence="none")
     out.mkdir()
     shared_aligner()
     with _timed() as reading:
         for _ in range(READ_AGAIN):
-            read = read_call(job, settings.filters)
+            read = read_call(files, settings.filters)
             to_24k(read.audio_CS, read.rate, settings)
     with _timed() as whole:
-        draft = import_call(job, settings, out)
-    if "rejected" in draft:
-        raise UserError(f"the call was rejected ({draft['rejected']})", code="no-data")
+        draft = import_call(files, settings, out)
+    if draft.rejected:
+        raise UserError(f"the call was rejected ({draft.rejected})", code="no-data")
     read_once = reading.seconds / READ_AGAIN
     source = f"a call of {read.seconds:.0f} s, espeak-ng in shorten-coded SPHERE"
     rates.measured("fisher_read", read.seconds / read_once, source)
     rates.measured("fisher_align", read.seconds / max(whole.seconds - read_once, 1e-3), source)
     size = sum(path.stat().st_size for path in out.glob("*/audio.flac"))
-    seconds = sum(dialogue["seconds"] for dialogue in draft["dialogues"])
+    seconds = sum(dialogue.seconds for dialogue in draft.dialogues)
     rates.measured("audio_call", size / 1e6 / seconds * 3600, f"{source}; noisier lines take more")
 
 

@@ -1,5 +1,7 @@
 """`ppx-data check`: are these shards whole, and does every sample hold what training relies on?"""
 
+# Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise UserError(
-            f"{args.shards}: {len(problems)} problems, listed above: make these shards again", code="bad-shards"
+            f"{args.shards} has {len(problems)} problems, listed above: make these shards again", code="bad-shards"
         )
     for split, by_source in read_manifest(args.shards).content.items():
         counts = ", ".join(f"{source} {group.samples}" for source, group in by_source.items())
@@ -192,10 +194,10 @@ def _check_samples(reader: ShardReader, manifest: Manifest, split: str) -> list[
 def _faults(sample: Sample, dialogue: Dialogue, manifest: Manifest, split: str) -> list[str]:
     """The faults of one sample that could be read."""
     faults, card, agent = [], manifest.codec.card, dialogue.side(sample.side)
-    for name, codes in (("codes", sample.codes_KT), ("voice codes", sample.voice_codes_CP)):
+    for name, codes in (("codes", sample.codes_QT), ("voice codes", sample.voice_codes_QP)):
         if int(codes.max()) >= card:
             faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
-    seconds, voice_seconds = sample.codes_KT.shape[1] / FRAME_RATE, sample.voice_codes_CP.shape[1] / FRAME_RATE
+    seconds, voice_seconds = sample.codes_QT.shape[1] / FRAME_RATE, sample.voice_codes_QP.shape[1] / FRAME_RATE
     for side in SIDES:
         if any(word.end > seconds + 0.05 for word in dialogue.side(side).words):
             faults.append(f"{side} words end after the audio of {seconds:.2f} s")
@@ -235,14 +237,14 @@ def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
         row = reader.rows[i]
         try:
             sample, (wav_CS, _) = reader.read(i), reader.audio(i)
-            voice_CP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
+            voice_QP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
         except UserError as why:
             problems.append(f"{reader.name}: {row.id}/{row.side}: {why}")
             continue
-        codes_KT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
+        codes_QT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
         for name, ours, stored in (
-            ("codes", codes_KT, sample.codes_KT.numpy()),
-            ("voice codes", voice_CP, sample.voice_codes_CP.numpy()),
+            ("codes", codes_QT, sample.codes_QT.numpy()),
+            ("voice codes", voice_QP, sample.voice_codes_QP.numpy()),
         ):
             share = float((ours != stored).mean()) if ours.shape == stored.shape else 1.0
             if share > 0.01:

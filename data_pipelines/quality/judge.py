@@ -36,7 +36,7 @@ from data_pipelines.quality.measure import (
     shared_speaker,
 )
 from data_pipelines.records.folder import GATES as SIDECAR
-from data_pipelines.records.folder import GatesRecord, find_dialogues
+from data_pipelines.records.folder import Gates, find_dialogues
 from model.errors import UserError
 from model.files import write_bytes
 from model.weights.sources import tokenizer_path
@@ -121,7 +121,7 @@ def gate_dialogues(
         first = report.rejected[0]
         raise UserError(
             f"none of {len(found)} dialogues passes the gates, see {out / REPORT}; "
-            f"the first: {first.id}: {first.reasons[0]}",
+            f"the first is {first.id} ({first.reasons[0]})",
             code="no-data",
         )
     return report, len(todo)
@@ -136,7 +136,7 @@ def _check_engines(listening: Listening, limits: Limits, executor: Executor) -> 
     name = shared_speaker(listening.speaker).name
     if name != limits.speaker_embedder:
         raise UserError(
-            f"--speaker {name}: the limits are for {limits.speaker_embedder}, whose numbers differ: give "
+            f"the limits are for {limits.speaker_embedder}, whose numbers differ from those of --speaker {name}: give "
             f"--set speaker_embedder={name} with speaker_similarity and user_similarity of its own, or null",
             code="bad-combination",
         )
@@ -167,7 +167,7 @@ def judge_all(found: Sequence[Path], out: Path, limits: Limits) -> GateReport:
         one = measured[folder.name] = replace(one, values=one.values | finding.values)
         reasons[folder.name] += finding.reasons
         engines |= one.engines
-        verdict = GatesRecord(
+        verdict = Gates(
             values=one.values, rejected=tuple(reasons[folder.name]), limits=asdict(limits), engines=one.engines
         )
         if (folder / "meta.json").is_file():  # without it the dialogue is unfinished, and may be good when it is done

@@ -1,26 +1,28 @@
-"""`ppx-data annotate`: words and their times for audio that has none, by listening.
+"""`ppx-data annotate`: finds words and their times, by listening, for audio that has none.
 
-Audio files become dialogues as in `ppx-data import`. Of dialogue folders new ones are written in which the sides
+Audio files become dialogues as in `ppx-data import`. Dialogue folders are copied to new ones in which the sides
 without words have them; nothing else in the record changes.
 """
+
+# Shapes: C channels, S samples
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from data_pipelines.execution.executor import executor_of
 from data_pipelines.files import claim_folder, write_bytes, write_json, write_line
-from data_pipelines.recordings import audio_folder as files
-from data_pipelines.recordings.cut import MIN_PLACED_SHARE
+from data_pipelines.recordings.audio_folder import FolderRecording, Patterns, find
+from data_pipelines.recordings.cut import MIN_PLACED_SHARE, voice_file
+from data_pipelines.recordings.drafts import Note
 from data_pipelines.recordings.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.recordings.importer import check_outside, run_import
-from data_pipelines.recordings.item import AUDIO_SUFFIXES, Unready
 from data_pipelines.recordings.options import add_common_arguments, check_limit, listener_of, settings_of
+from data_pipelines.recordings.recording import AUDIO_SUFFIXES, Unready
 from data_pipelines.records.folder import ROLES, find_dialogues, load_dialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.sound.audio import RATE_HZ, require_stereo_24k
@@ -30,66 +32,73 @@ FROM_RECORD = (
     "source", "licence", "agent", "role_prompt", "role_field", "speaker_field", "speakers", "voice", "voice_field",
     "max_seconds", "voice_seconds", "split", "heldout", "seed",
 )  # fmt: skip
-"""Options that dialogue folders do not take: their records say it."""
+"""Options that dialogue folders do not take, because their records say it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data annotate`."""
+    """Adds the arguments of `ppx-data annotate`."""
     parser.add_argument("audio", type=Path, nargs="*", metavar="AUDIO", help="stereo files, or folders of them")
     parser.add_argument("--dialogues", type=Path, nargs="+", metavar="DIR", help="folders of dialogues, instead")
     parser.add_argument("--again", action="store_true", help="with --dialogues: hear the sides that have words, too")
-    add_common_arguments(parser)
-    for action in parser._actions:
-        if action.dest in ("source", "licence"):
-            action.required = False  # of audio files alone
+    add_common_arguments(parser, has_records=True)
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data annotate`."""
+    """Runs `ppx-data annotate`. Raises UserError for options that make no sense, and if nothing can be annotated."""
     if bool(args.audio) == bool(args.dialogues):
-        raise UserError("give either audio files or --dialogues DIR")
+        raise UserError("give either audio files or --dialogues DIR", code="bad-combination")
     if args.fill == "none":
-        raise UserError("--fill none leaves nothing to do: give both or agent")
+        raise UserError("--fill none leaves nothing to do: give both or agent", code="bad-value")
     check_limit(args.limit)
     if args.dialogues:
         defaults = argparse.ArgumentParser()
         add_arguments(defaults)
         for option in FROM_RECORD:
             if getattr(args, option) != defaults.get_default(option):
-                raise UserError(f"--{option.replace('_', '-')} is for audio files: a dialogue's own record says it")
+                flag = f"--{option.replace('_', '-')}"
+                raise UserError(f"{flag} is for audio files: a dialogue's own record says it", code="bad-combination")
         annotate_dialogues(args)
         return
     if args.again:
-        raise UserError("--again has an effect with --dialogues only")
+        raise UserError("--again has an effect with --dialogues only", code="bad-combination")
     for option in ("source", "licence"):
         if getattr(args, option) is None:
-            raise UserError(f"--{option} is missing: audio files need it")
+            raise UserError(f"--{option} is missing: audio files need it", code="missing-option")
     check_outside(args.out, args.audio)
     run_import(find_audio(args.audio), settings_of(args), {"audio": [str(p) for p in args.audio]}, args, "annotate")
 
 
-def find_audio(paths: Sequence[Path]) -> list[files.Recording]:
-    """The recordings in files and folders. Raises UserError if there is none, or two have the same name."""
-    found: dict[str, files.Recording] = {}
+def find_audio(paths: Sequence[Path]) -> list[FolderRecording]:
+    """Returns the recordings in files and folders.
+
+    Raises: UserError if a path holds no audio (code "not-found") or two recordings have the same name.
+    """
+    found: dict[str, FolderRecording] = {}
     for path in paths:
         if path.is_dir():
-            own = files.find(path, files.Patterns(), None, has_text=False)
+            own = find(path, Patterns(), None, has_text=False)
         elif path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
-            one = {"root": path.parent, "name": path.stem, "audio": (path,), "patterns": files.Patterns()}
-            own = [files.Recording(**one, labels=None, has_text=False)]  # type: ignore[arg-type]
+            own = [
+                FolderRecording(
+                    root=path.parent, name=path.stem, audio=(path,), patterns=Patterns(), labels=None, has_text=False
+                )
+            ]
         else:
-            raise UserError(f"{path}: no such audio file or folder ({', '.join(AUDIO_SUFFIXES)})")
+            raise UserError(f"{path}: no such audio file or folder ({', '.join(AUDIO_SUFFIXES)})", code="not-found")
         for recording in own:
             if found.setdefault(recording.name, recording) is not recording:
                 other = found[recording.name].root
-                raise UserError(f"{recording.name} is in {other} and in {recording.root}: annotate them one at a time")
+                raise UserError(
+                    f"{recording.name} is in {other} and in {recording.root}: annotate them one at a time",
+                    code="bad-combination",
+                )
     return list(found.values())
 
 
-def annotate_dialogues(args: argparse.Namespace) -> dict[str, Any]:
-    """Writes a copy with words of every dialogue below args.dialogues; answers the report.
+def annotate_dialogues(args: argparse.Namespace) -> None:
+    """Writes a copy with words of every dialogue below args.dialogues, and OUT/report.json.
 
-    Raises: UserError for a foreign folder, a missing package, or if no dialogue could be annotated.
+    Raises: UserError for a foreign folder, a missing package, or if no dialogue could be annotated (code "no-data").
     """
     listener = listener_of(args)
     settings = {**asdict(listener), "fill": args.fill, "again": args.again}
@@ -97,21 +106,20 @@ def annotate_dialogues(args: argparse.Namespace) -> dict[str, Any]:
     claim_folder(args.out, "annotate.json", settings, "annotate")
     work = partial(annotate_one, listener=listener, fill=args.fill, again=args.again, out=args.out)
     todo = [folder for folder in found if not (args.out / folder.name / "meta.json").is_file()]
-    answers = executor_of(args).run(work, todo, lost=lambda folder, reason: (folder.name, reason))
-    bar = tqdm(answers, total=len(todo), unit="dialogue", desc="annotate", disable=None)
-    rejected = sorted(({"id": id, "reason": why} for id, why in bar if why), key=lambda entry: entry["id"])
-    report = {"dialogues": len(found) - len(rejected), "rejected": rejected}
-    write_json(args.out / "report.json", report)
-    if not report["dialogues"]:
-        raise UserError(f"no dialogue was annotated, see {args.out / 'report.json'}: {rejected[0]['reason']}")
-    print(f"{report['dialogues']} dialogues with words, {len(rejected)} rejected: {args.out / 'report.json'}")
-    return report
+    notes = executor_of(args).run(work, todo, lost=lambda folder, reason: Note(id=folder.name, reason=reason))
+    bar = tqdm(notes, total=len(todo), unit="dialogue", desc="annotate", disable=None)
+    rejected = sorted((note for note in bar if note), key=lambda note: note.id)
+    num_done, report = len(found) - len(rejected), args.out / "report.json"
+    write_json(report, {"dialogues": num_done, "rejected": [asdict(note) for note in rejected]})
+    if not num_done:
+        raise UserError(f"no dialogue was annotated, see {report}: {rejected[0].reason}", code="no-data")
+    print(f"{num_done} dialogues with words, {len(rejected)} rejected: {report}")
 
 
-def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: Path) -> tuple[str, str]:
-    """Writes OUT/ID with words; answers the id and the reason if it cannot be used. Raises Unready."""
+def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: Path) -> Note | None:
+    """Writes OUT/ID with words; returns why the dialogue cannot be used, or None. Raises Unready."""
     try:
-        dialogue = load_dialogue(folder, sidecars=(ROLES,))  # what gates measured of other words is left behind
+        dialogue = load_dialogue(folder, sidecars=(ROLES,))  # What gates measured of other words is left behind.
         audio_CS = require_stereo_24k(folder / "audio.flac")
         wanted = [side for side in SIDES if fill == "both" or dialogue.side(side).is_agent]
         filled = {
@@ -121,25 +129,24 @@ def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: 
         }
         for side, found in filled.items():
             if dialogue.side(side).is_agent and (found.share < MIN_PLACED_SHARE or not found.placed):
-                heard = (
-                    f"{found.placed} of {found.tried} utterances can be aligned" if found.tried else "nothing is heard"
-                )
-                raise UserError(f"{side} side: {heard}")
+                heard = f"{found.placed} of {found.tried} utterances can be aligned"
+                raise UserError(f"{side} side: {heard if found.tried else 'nothing is heard'}", code="bad-transcript")
     except Unready:
         raise
     except UserError as why:
-        return folder.name, " ".join(str(why).split())
+        return Note(id=folder.name, reason=" ".join(str(why).split()))
     target = out / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    for part in target.glob(".*.part"):  # of a run that was killed while writing
+    for part in target.glob(".*.part"):  # A run that was killed while writing left these.
         part.unlink()
-    for file in ("audio.flac", *(f"{side}.voice.flac" for side in dialogue.agent_sides)):
+    for file in ("audio.flac", *map(voice_file, dialogue.agent_sides)):
         write_bytes(target / file, (folder / file).read_bytes())
     write_line(target / "meta.json", _with_words(dialogue, filled).to_json())
-    return folder.name, ""
+    return None
 
 
 def _with_words(dialogue: Dialogue, filled: dict[str, Filled]) -> Dialogue:
+    """Replaces the words of the sides that were heard, and what the record says of them."""
     sides: dict[str, Side] = {}
     for name in SIDES:
         side = dialogue.side(name)

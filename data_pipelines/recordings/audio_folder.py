@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.item import AUDIO_SUFFIXES, Broken, Item, from_two, named_file
-from data_pipelines.recordings.sides import Sides, parse_json, read_text_file, read_transcript
+from data_pipelines.recordings.recording import AUDIO_SUFFIXES, Broken, Recording, from_two, named_file
+from data_pipelines.recordings.transcripts import parse_json, read_text_file, read_transcript
+from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SIDES
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
@@ -26,7 +27,7 @@ TEXT_SUFFIXES = (".json", ".srt", ".txt")
 
 @dataclass(frozen=True, kw_only=True)
 class Patterns:
-    """How files are named, from the folder on; "" for the defaults above. `sides` is what {side} can be."""
+    """How files are named, from the folder on; "" stands for the defaults above. `sides` is what {side} can be."""
 
     audio: str = ""
     text: str = ""
@@ -36,12 +37,14 @@ class Patterns:
     def __post_init__(self) -> None:
         for option, pattern in (("audio", self.audio), ("text", self.text), ("meta", self.meta)):
             if pattern and "{name}" not in pattern:
-                raise UserError(f"--{option}-pattern {pattern}: must hold {{name}}, which tells recordings apart")
+                raise UserError(
+                    f"--{option}-pattern {pattern}: must hold {{name}}, which tells recordings apart", code="bad-value"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
-    """One recording of a folder: a stereo file, or one mono file for each side."""
+class FolderRecording:
+    """One recording of a folder, a batch of its own: a stereo file, or one mono file for each side."""
 
     root: Path
     name: str
@@ -52,12 +55,14 @@ class Recording:
 
     @property
     def label(self) -> str:
+        """The name of the recording."""
         return self.name
 
-    def items(self) -> Iterator[Item | Broken]:
+    def recordings(self) -> Iterator[Recording | Broken]:
+        """Yields the one recording."""
         try:
             metadata = self._metadata()
-            yield Item(
+            yield Recording(
                 name=self.name,
                 audio=self._audio,
                 sides=self._sides if self.has_text else dict,
@@ -84,19 +89,18 @@ class Recording:
         return read_transcript(common, self.labels) if common else {}
 
     def _text_file(self, label: str) -> Path | None:
-        """The transcript of one side, or with "" of both; None if there is none."""
+        """Returns the transcript of one side, or with "" that of both; None if there is no such file."""
         if self.patterns.text:
             if ("{side}" in self.patterns.text) != bool(label):
                 return None
             path = self.root / self.patterns.text.replace("{name}", self.name).replace("{side}", label)
             return path if path.is_file() else None
         stem = f"{self.name}.{label}" if label else self.name
-        return next(
-            (self.root / (stem + suffix) for suffix in TEXT_SUFFIXES if (self.root / (stem + suffix)).is_file()), None
-        )
+        paths = [self.root / (stem + suffix) for suffix in TEXT_SUFFIXES]
+        return next((path for path in paths if path.is_file()), None)
 
     def _metadata(self) -> dict[str, Any]:
-        """The keys of the JSON beside the recording."""
+        """Returns the keys of the JSON beside the recording."""
         path = self.root / self.patterns.meta.replace("{name}", self.name) if self.patterns.meta else None
         if path is None:
             path = self._text_file("")
@@ -106,10 +110,15 @@ class Recording:
         return value if isinstance(value, dict) else {}
 
 
-def find(root: Path, patterns: Patterns, labels: tuple[str, str] | None, *, has_text: bool = True) -> list[Recording]:
-    """The recordings below a folder, by name. Raises UserError if there is none."""
+def find(
+    root: Path, patterns: Patterns, labels: tuple[str, str] | None, *, has_text: bool = True
+) -> list[FolderRecording]:
+    """Returns the recordings below a folder, by name; without `has_text` no transcript is looked for.
+
+    Raises: UserError if the folder is missing or holds no recording (code "not-found").
+    """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder of recordings")
+        raise UserError(f"{root}: no such folder of recordings", code="not-found")
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
@@ -118,19 +127,21 @@ def find(root: Path, patterns: Patterns, labels: tuple[str, str] | None, *, has_
                 found.setdefault(name, {}).setdefault(side, path)
     if not found:
         wanted = patterns.audio or f"*{{{','.join(AUDIO_SUFFIXES)}}}"
-        raise UserError(f"{root}: holds no recording named {wanted}: give its folder, or another --audio-pattern")
+        raise UserError(
+            f"{root}: holds no recording named {wanted}, give its folder or another --audio-pattern", code="not-found"
+        )
     recordings = []
     for name, files in sorted(found.items()):
         pair = tuple(files[side] for side in patterns.sides if side in files)
         audio = (files[""],) if "" in files else pair
         recordings.append(
-            Recording(root=root, name=name, audio=audio, patterns=patterns, labels=labels, has_text=has_text)
+            FolderRecording(root=root, name=name, audio=audio, patterns=patterns, labels=labels, has_text=has_text)
         )
     return recordings
 
 
 def _name(path: str, patterns: Patterns) -> tuple[str, str]:
-    """(recording, side) of an audio file; ("", "") if it is none of the pattern, side "" for a stereo file."""
+    """Returns the recording and side of an audio file, with side "" for a stereo file; ("", "") without a match."""
     sides = "|".join(map(re.escape, patterns.sides))
     if patterns.audio:
         pattern = (

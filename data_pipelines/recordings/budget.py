@@ -1,7 +1,8 @@
-"""How long a dialogue may be: a training row of 2048 frames also holds the voice clip, the role prompt and two pauses.
+"""Says how long a dialogue may be, as a training row also holds the voice clip, the role prompt and two pauses.
 
-A role prompt takes a frame a token. Without the tokenizer of the model to be trained its tokens are estimated, on the
-high side: two characters each, which is what a vocabulary of 1,000 pieces needs for prompts about a call.
+A row has 2048 frames, and a role prompt takes a frame a token. Without the tokenizer of the model to be trained its
+tokens are estimated on the high side, at two characters each, which is what a vocabulary of 1,000 pieces needs for
+prompts about a call.
 """
 
 import math
@@ -18,7 +19,10 @@ CHARS_PER_TOKEN = 2.0
 
 
 def token_counter(tokenizer: str) -> Callable[[str], int]:
-    """Counts the frames of a role prompt, tags included: exactly by a tokenizer file, or estimated without ("")."""
+    """Returns what counts the frames of a role prompt, tags included: a tokenizer file, or with "" an estimate.
+
+    Raises: UserError from the counter if the file is no tokenizer.
+    """
     if not tokenizer:
         return lambda text: math.ceil(len(wrap_role(text)) / CHARS_PER_TOKEN)
     return lambda text: len(_shared_tokenizer(tokenizer).encode(wrap_role(text)))
@@ -30,11 +34,11 @@ def _shared_tokenizer(path: str) -> TextTokenizer:
 
 
 def dialogue_seconds(voice_seconds: float, prompt_tokens: int) -> float:
-    """The longest dialogue that fits a row beside a voice clip and a prompt of this size."""
+    """Returns the longest dialogue, in seconds, that fits a row beside a voice clip and a prompt of this size."""
     return (ROW_FRAMES - math.ceil(voice_seconds * FRAME_RATE) - prompt_tokens - 2 * PAUSE_FRAMES) / FRAME_RATE
 
 
 def row_frames(seconds: float, voice_seconds: float, prompt_tokens: int) -> int:
-    """Frames of the training row; its first is not trained on and not counted (see `model.prompt`)."""
+    """Returns the frames of the training row; the first is not trained on and not counted (see `model.prompt`)."""
     prompt = math.ceil(voice_seconds * FRAME_RATE) + prompt_tokens + 2 * PAUSE_FRAMES - 1
     return prompt + math.ceil(round(seconds * FRAME_RATE, 6))

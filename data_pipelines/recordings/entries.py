@@ -1,4 +1,4 @@
-"""Words and utterances in JSON of any shape, found by the names of its keys, because every data set has its own."""
+"""Finds words and utterances in JSON of any shape by the names of its keys, because every data set has its own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ _SPEAKER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A word or an utterance as found, before its speaker has a side. Without times `start` is None."""
+class TranscriptEntry:
+    """A word or an utterance as found, before its speaker has a side; `start` and `end` are None if it has no time."""
 
     text: str
     start: float | None
@@ -26,24 +26,30 @@ class Entry:
     is_word: bool
     words: tuple[Word, ...] = ()
     is_other: bool = False
-    """Said by the one who is not `label`, as the backchannels listed with an utterance are."""
+    """True for what the speaker who is not `label` says, such as the backchannels listed with an utterance."""
 
 
 def is_list(value: Any) -> bool:
+    """True for a list of words or utterances, and for a mapping that has one under a known key."""
     return isinstance(value, list) or (isinstance(value, dict) and any(key in value for key in (*_WORDS, *_UTTERANCES)))
 
 
-def entries_of(value: Any, label: str) -> Iterator[Entry]:
-    """All words and utterances of a value; `label` is the speaker unless they name their own."""
+def entries_of(value: Any, label: str) -> Iterator[TranscriptEntry]:
+    """Yields all words and utterances of a value; `label` is the speaker unless they name their own.
+
+    Raises: TypeError, ValueError and the like for values of wrong types; `read_json` names the file.
+    """
     if isinstance(value, str):
-        yield Entry(text=value, start=None, end=None, label=label, is_word=False)
+        yield TranscriptEntry(text=value, start=None, end=None, label=label, is_word=False)
     elif isinstance(value, list):
         is_word = all(set(part) & {"words", "backchannels"} == set() and _is_single(part.get("text")) for part in value)
         for part in value:
             yield from _entry(part, label, is_word=is_word)
     elif isinstance(value, dict) and "alignments" in value:
         for text, (start, end), speaker in value["alignments"]:
-            yield Entry(text=text, start=float(start), end=float(end), label=label or str(speaker), is_word=True)
+            yield TranscriptEntry(
+                text=text, start=float(start), end=float(end), label=label or str(speaker), is_word=True
+            )
     elif isinstance(value, dict) and any(isinstance(value.get(side), (dict, list, str)) for side in SIDES):
         yield from chain.from_iterable(entries_of(value[side], side) for side in SIDES if side in value)
     elif isinstance(value, dict):
@@ -52,11 +58,11 @@ def entries_of(value: Any, label: str) -> Iterator[Entry]:
             for part in value[key]:
                 yield from _entry(part, label, is_word=key in _WORDS)
         elif isinstance(value.get("text"), str) and label:
-            yield Entry(text=value["text"], start=None, end=None, label=label, is_word=False)
+            yield TranscriptEntry(text=value["text"], start=None, end=None, label=label, is_word=False)
 
 
-def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterator[Entry]:
-    """One word or utterance, and the backchannels of the other side that are listed with it."""
+def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterator[TranscriptEntry]:
+    """Yields one word or utterance, and the backchannels of the other side that are listed with it."""
     text = next((part[key] for key in _TEXT if isinstance(part.get(key), str)), None)
     start, end = (next((part[key] for key in keys if part.get(key) is not None), None) for keys in (_START, _END))
     speaker = next((str(part[key]) for key in _SPEAKER if isinstance(part.get(key), (str, int))), label)
@@ -68,9 +74,9 @@ def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterat
     if exact and (
         start is None or end is None or exact[0].start < float(start) - 0.5 or exact[-1].end > float(end) + 0.5
     ):
-        exact = ()  # counted from somewhere else: the utterance will be aligned
+        exact = ()  # These times count from somewhere else, so the utterance will be aligned.
     own = label if label in SIDES else speaker
-    yield Entry(
+    yield TranscriptEntry(
         text=text,
         start=None if start is None else float(start),
         end=None if end is None else float(end),
@@ -84,12 +90,12 @@ def _entry(part: dict[str, Any], label: str, *, is_word: bool = False) -> Iterat
 
 
 def _is_single(text: Any) -> bool:
-    """True for one word: a list of nothing else is a list of words, whatever its keys are called."""
+    """True for one word: a list of single words is a list of words, whatever its keys are called."""
     return isinstance(text, str) and len(text.split()) == 1
 
 
 def _exact_words(words: Any, label: str) -> tuple[Word, ...]:
-    """The words of an utterance if all of them have both times."""
+    """Returns the words of an utterance if all of them have both times, else ()."""
     if not isinstance(words, list) or not all(isinstance(word, dict) for word in words):
         return ()
     found = [entry for word in words for entry in _entry(word, label, is_word=True)]

@@ -1,24 +1,27 @@
-"""The format of kyutai-labs/moshi-finetune, which DailyTalkContiguous has, too.
+"""Reads the format of kyutai-labs/moshi-finetune, which DailyTalkContiguous has, too.
 
-A .jsonl of {"path": "data_stereo/a.wav", "duration": 24.5}, paths from its own folder; stereo files with the model on
-the left; beside each a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}. Other speakers' words are
-skipped by moshi-finetune: often there are none, and the right side is then unknown.
+A .jsonl lists {"path": "data_stereo/a.wav", "duration": 24.5}, with paths from its own folder. The files are stereo,
+with the model on the left. Beside each lies a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}.
+moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown.
 """
+
+# Shapes: C channels, S samples
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.item import Broken, Item, inside, named_file, stereo
-from data_pipelines.recordings.sides import Sides, parse_json, read_json, read_text_file
+from data_pipelines.recordings.recording import Broken, Recording, inside, named_file, stereo
+from data_pipelines.recordings.transcripts import parse_json, read_json, read_text_file
+from data_pipelines.recordings.utterances import Sides
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of a list."""
+class MoshiLine:
+    """One line of a list, a batch of its own."""
 
     root: Path
     text: str
@@ -29,21 +32,23 @@ class Line:
 
     @property
     def label(self) -> str:
+        """The list and the number of the line."""
         return self.where
 
-    def items(self) -> Iterator[Item | Broken]:
+    def recordings(self) -> Iterator[Recording | Broken]:
+        """Yields the one recording."""
         if self.is_again:
             yield Broken(name=self.where, reason="the same line as before")
             return
         try:
-            yield self._item()
+            yield self._recording()
         except UserError as why:
             yield Broken(name=self.where, reason=str(why).removeprefix(f"{self.where}: "))
 
-    def _item(self) -> Item:
+    def _recording(self) -> Recording:
         entry = parse_json(self.text, self.where)
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise UserError('not {"path": ..., "duration": ...}')
+            raise UserError('not {"path": ..., "duration": ...}', code="bad-record")
         path = inside(self.root, entry["path"], "path")
         beside = path.with_suffix(".json")
         record: dict[str, Any] = {}
@@ -51,7 +56,7 @@ class Line:
             found = parse_json(read_text_file(beside), str(beside))
             record = found if isinstance(found, dict) else {"alignments": found}
         metadata = {**entry, **{key: value for key, value in record.items() if key != "alignments"}}
-        return Item(
+        return Recording(
             name=str(path.relative_to(self.root)),
             audio=lambda: _audio(path, entry.get("duration")),
             sides=lambda: _sides(record, self.labels, beside),
@@ -60,11 +65,16 @@ class Line:
         )
 
 
-def find(path: Path, labels: tuple[str, str] | None) -> list[Line]:
-    """The lines of a list, or of all lists below a folder. Raises UserError if there is none, or one is no text."""
+def find(path: Path, labels: tuple[str, str] | None) -> list[MoshiLine]:
+    """Returns the lines of a list, or of all lists below a folder.
+
+    Raises: UserError if no list is found (code "not-found") or one is not text ("unreadable").
+    """
     lists = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     if not lists:
-        raise UserError(f"{path}: holds no .jsonl: give the list of moshi-finetune or the folder that holds it")
+        raise UserError(
+            f"{path}: holds no .jsonl, give the list of moshi-finetune or the folder that holds it", code="not-found"
+        )
     lines, seen = [], set()
     for file in lists:
         for number, text in enumerate(read_text_file(file).splitlines(), 1):
@@ -72,7 +82,7 @@ def find(path: Path, labels: tuple[str, str] | None) -> list[Line]:
                 again = (file.parent, text) in seen
                 seen.add((file.parent, text))
                 where = f"{file.name}:{number}"
-                lines.append(Line(root=file.parent, text=text, where=where, labels=labels, is_again=again))
+                lines.append(MoshiLine(root=file.parent, text=text, where=where, labels=labels, is_again=again))
     return lines
 
 
@@ -82,12 +92,14 @@ def _audio(path: Path, duration: Any) -> tuple[Audio, int]:
     seconds = audio_CS.shape[1] / rate
     room = max(1.0, 0.02 * seconds)
     if isinstance(duration, (int, float)) and not seconds - room <= duration <= seconds + room:
-        raise UserError(f"{path}: {seconds:.1f} s, its list says {str(duration)[:20]} s: copy it again")
+        raise UserError(
+            f"{path}: {seconds:.1f} s, its list says {str(duration)[:20]} s: copy it again", code="bad-audio"
+        )
     return audio_CS, rate
 
 
 def _sides(record: dict[str, Any], labels: tuple[str, str] | None, beside: Path) -> Sides:
-    """{} without a transcript; with one the left side is known, if only to be silent."""
+    """Returns {} without a transcript; with one the left side is known, if only to be silent."""
     if "alignments" not in record:
         return {}
     return read_json({"alignments": record["alignments"]}, labels, str(beside))

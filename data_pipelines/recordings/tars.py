@@ -1,4 +1,4 @@
-"""Tars of the webdataset kind: members of one recording follow each other and share their name up to the first dot.
+"""Reads tars of the webdataset kind: members of one recording follow each other and share their name up to a dot.
 
 call_1.flac, call_1.json            stereo, with a transcript or only facts in the JSON
 call_2.left.flac, call_2.right.flac, call_2.json
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_pipelines.recordings.item import AUDIO_SUFFIXES, Broken, Item, decode_audio, from_two
-from data_pipelines.recordings.sides import Sides, decode, parse_json, read_json, read_plain, read_srt
+from data_pipelines.recordings.recording import AUDIO_SUFFIXES, Broken, Recording, from_two
+from data_pipelines.recordings.transcripts import decode, parse_json, read_json, read_plain, read_srt
+from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SIDES
-from data_pipelines.sound.audio import Audio
+from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -22,7 +23,7 @@ Members = dict[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Tar:
-    """One tar, read from its beginning to its end. `audio` and `text` name members ("flac", or one for each side)."""
+    """One tar, read from its beginning to its end. `audio` and `text` name members: "flac", or one for each side."""
 
     root: Path
     path: Path
@@ -32,9 +33,11 @@ class Tar:
 
     @property
     def label(self) -> str:
+        """The name of the tar."""
         return self.path.name
 
-    def items(self) -> Iterator[Item | Broken]:
+    def recordings(self) -> Iterator[Recording | Broken]:
+        """Yields the recordings in the order of their members, and one that is broken where the tar is cut off."""
         shard = self.path.relative_to(self.root).as_posix()
         seen = set()
         try:
@@ -47,15 +50,15 @@ class Tar:
                         name=f"{name} (again)", reason="its members do not follow each other, or it is there twice"
                     )
                 else:
-                    yield self._item(name, members)
+                    yield self._recording(name, members)
                 seen.add(key)
         except (tarfile.TarError, OSError, EOFError) as why:
             yield Broken(
                 name=f"{shard} after {len(seen)}", reason=f"the tar is broken from here on ({why}): copy it again"
             )
 
-    def _item(self, name: str, members: Members) -> Item:
-        return Item(
+    def _recording(self, name: str, members: Members) -> Recording:
+        return Recording(
             name=name,
             audio=lambda: self._audio(name, members),
             sides=lambda: self._sides(members),
@@ -65,19 +68,21 @@ class Tar:
 
     def _audio(self, name: str, members: Members) -> tuple[Audio, int]:
         if set(self.audio) == set(SIDES):
-            left, right = (decode_audio(_member(members, self.audio[side]), self.audio[side]) for side in SIDES)
+            left, right = (read_audio(_member(members, self.audio[side]), self.audio[side]) for side in SIDES)
             return from_two(left, right, name)
         if "" in self.audio:
-            return decode_audio(_member(members, self.audio[""]), self.audio[""])
+            return read_audio(_member(members, self.audio[""]), self.audio[""])
         found = [member for member in members if f".{member.rpartition('.')[2].lower()}" in AUDIO_SUFFIXES]
         pair = [next((m for m in found if m.rpartition(".")[0] == side), None) for side in SIDES]
         if pair[0] and pair[1]:
-            left, right = (decode_audio(members[str(member)], str(member)) for member in pair)
+            left, right = (read_audio(members[str(member)], str(member)) for member in pair)
             return from_two(left, right, name)
         whole = [member for member in found if "." not in member]
         if len(whole) != 1:
-            raise UserError(f"{len(whole)} audio members among {', '.join(members)}: name one with --audio-field")
-        return decode_audio(members[whole[0]], whole[0])
+            raise UserError(
+                f"{len(whole)} audio members among {', '.join(members)}: name one with --audio-field", code="bad-record"
+            )
+        return read_audio(members[whole[0]], whole[0])
 
     def _sides(self, members: Members) -> Sides:
         if set(self.text) == set(SIDES):
@@ -87,19 +92,22 @@ class Tar:
 
 
 def find(path: Path, labels: tuple[str, str] | None, audio: Mapping[str, str], text: Mapping[str, str]) -> list[Tar]:
-    """The tars of a folder, or one. Raises UserError if there is none."""
+    """Returns the tars of a folder, or the one at a path. Raises UserError if nothing is found (code "not-found")."""
     if path.is_dir():
         tars = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
         root = path
     else:
         tars, root = [path] if path.is_file() else [], path.parent
     if not tars:
-        raise UserError(f"{path}: no such tar, nor a folder that holds one ({', '.join(SUFFIXES)})")
+        raise UserError(f"{path}: no such tar, nor a folder that holds one ({', '.join(SUFFIXES)})", code="not-found")
     return [Tar(root=root, path=file, labels=labels, audio=audio, text=text) for file in tars]
 
 
 def _samples(path: Path) -> Iterator[tuple[str, Members]]:
-    """(key, members by the rest of their name) of one recording after the other. Raises tarfile.TarError, OSError."""
+    """Yields one recording after the other: its key, and its members by the rest of their names.
+
+    Raises: tarfile.TarError and OSError where the tar is damaged.
+    """
     key = ""
     members: Members = {}
     with tarfile.open(path, "r|*") as tar:
@@ -124,12 +132,12 @@ def _samples(path: Path) -> Iterator[tuple[str, Members]]:
 
 def _member(members: Members, name: str) -> bytes:
     if name not in members:
-        raise UserError(f"it has no member {name!r}, only {', '.join(members)}")
+        raise UserError(f"it has no member {name!r}, only {', '.join(members)}", code="bad-record")
     return members[name]
 
 
 def _metadata(members: Members) -> dict[str, Any]:
-    """The JSON of a recording if it can be read; where it is a transcript, reading it says what is wrong."""
+    """Returns the JSON of a recording if it can be read, else {}: reading it as a transcript says what is wrong."""
     try:
         value = parse_json(decode(members["json"], "json"), "json") if "json" in members else {}
     except UserError:

@@ -1,25 +1,25 @@
-"""Times that cannot be: beyond the audio, reversed, or one speaker who says two things at once."""
+"""Finds impossible times: beyond the audio, reversed, or of one speaker who says two things at once."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data_pipelines.recordings.sides import Sides, SideText, Utterance
+from data_pipelines.recordings.utterances import Sides, SideText, Utterance
 from data_pipelines.records.schema import Word
 from model.errors import UserError
 
 MAX_BAD_SHARE = 0.05
-"""Of words or utterances with impossible times; what is beyond it is no slip, but another recording's transcript."""
+"""Largest share of words or utterances with impossible times; more of them mean another recording's transcript."""
 BEYOND_SECONDS = 0.25
-"""How far times may reach beyond the audio: data sets round them."""
+"""How far times may reach beyond the audio, because data sets round them."""
 MAX_OVERLAP_SECONDS = 0.5
-"""Of two utterances of one speaker; less is a matter of rounding."""
+"""Two utterances of one speaker may overlap this much, which is a matter of rounding."""
 
 
 def drop_bad_times(sides: Sides, seconds: float, where: str) -> tuple[Sides, int]:
-    """Without words and utterances whose times cannot be, and how many these were.
+    """Returns the sides without words and utterances of impossible times, and how many were dropped.
 
-    Raises: UserError if they are more than one in twenty: the transcript is of another recording.
+    Raises: UserError naming `where` and an example if more than one in twenty is impossible (code "bad-transcript").
     """
     dropped, total, example, kept = 0, 0, "", {}
     for name, side in sides.items():
@@ -42,7 +42,8 @@ def drop_bad_times(sides: Sides, seconds: float, where: str) -> tuple[Sides, int
     if dropped > MAX_BAD_SHARE * total:
         raise UserError(
             f"{where}: {dropped} of {total} times are reversed or beyond the audio of {seconds:.2f} s (the first: "
-            f"{example}): the transcript does not match the audio"
+            f"{example}): the transcript does not match the audio",
+            code="bad-transcript",
         )
     return kept, dropped
 
@@ -52,7 +53,7 @@ def _is_good(start: float, end: float, seconds: float) -> bool:
 
 
 def _bounded(utterance: Utterance, words: Sequence[Word], seconds: float) -> Utterance:
-    """Inside the audio, words one after the other: an end that overlaps the next word is brought back to its start."""
+    """Brings times into the audio; a word that overlaps the next one ends at its start."""
     fixed = []
     for n, word in enumerate(words):
         start, end = min(max(word.start, 0.0), seconds), min(word.end, seconds)
@@ -64,20 +65,27 @@ def _bounded(utterance: Utterance, words: Sequence[Word], seconds: float) -> Utt
 
 
 def mute_overlapping(sides: Sides) -> tuple[Sides, int]:
-    """Takes the text from utterances that are still to be aligned and overlap another one of their side; counts them.
+    """Takes the text from utterances without word times that overlap another one of their side; returns how many.
 
-    Only one of the two can be right, and nobody knows which: they stay as speech without words.
+    Only one of the two can be right, and nobody knows which, so they stay as speech without words.
     """
     kept, num_muted = {}, 0
     for name, side in sides.items():
-        muted: set[int] = set()
-        latest = 0  # the utterance that ends last so far
-        for n, utterance in enumerate(side.utterances):
-            if n and side.utterances[latest].end - utterance.start > MAX_OVERLAP_SECONDS:
-                muted |= {m for m in (latest, n) if not side.utterances[m].words}
-            if utterance.end > side.utterances[latest].end:
-                latest = n
+        found = overlapping([(utterance.start, utterance.end) for utterance in side.utterances])
+        muted = {n for n in found if not side.utterances[n].words}
         num_muted += len(muted)
         utterances = tuple(replace(u, text="") if n in muted else u for n, u in enumerate(side.utterances))
         kept[name] = replace(side, utterances=utterances)
     return kept, num_muted
+
+
+def overlapping(spans: Sequence[tuple[float, float]]) -> set[int]:
+    """Returns the numbers of the utterances of one side, in order of time, that overlap another one."""
+    found: set[int] = set()
+    latest = 0  # This utterance ends last so far.
+    for n, (start, end) in enumerate(spans):
+        if n and spans[latest][1] - start > MAX_OVERLAP_SECONDS:
+            found |= {latest, n}
+        if end > spans[latest][1]:
+            latest = n
+    return found

@@ -1,89 +1,62 @@
-"""Cutting a call: windows that become dialogues, and voice clips from outside of all of them. Arithmetic on times."""
+"""Plans the cuts of a recording: windows that become dialogues, with voice clips from outside of all of them.
 
-from collections.abc import Iterator, Sequence
+Everything here is arithmetic on times in seconds; no audio is touched.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
 
 import numpy as np
 
-from data_pipelines.records.schema import Word
-
-Letter = Literal["A", "B"]
+from data_pipelines.recordings.clips import AFTER_SECONDS, MIN_CLIP_SECONDS, VoiceClip
+from data_pipelines.recordings.utterances import Spoken, Utterance
+from data_pipelines.records.schema import SIDES, Word
 
 LEAD_SECONDS = 0.5
 """Silence before the first word of a window."""
 MIN_WINDOW_SECONDS = 10.0
-MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 3.0, 10.0
-CLIP_PAUSE = 0.3
-"""Longer pauses are cut out of a voice clip, but for the margins of the words."""
-_BEFORE, _AFTER = 0.05, 0.10  # kept around the words of a clip, seconds
-_MARGIN = 0.03  # a cut keeps this distance from words: their times are not better
-_SKIP_SECONDS = 30.0  # a window may start this much later than it could, if that makes it better
+_MARGIN = 0.03  # A cut keeps this distance from words, in seconds, because their times are not better.
+_SKIP_SECONDS = 30.0  # A window may start this much later than it could if that makes it better.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class WindowLimits:
     """What a window must hold to be a sample."""
 
     max_seconds: float
     min_speech: float = 4.0
-    """Of the agent, in seconds: less in a window teaches silence."""
+    """Seconds that the agent says at least; a window with less teaches silence."""
     max_uncertain: float = 0.10
-    """Share of the agent's speech: more of it without words teaches silence in the text stream."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spoken:
-    """One utterance with word times from the start of the call. Without words it is audible but not written."""
-
-    start: float
-    end: float
-    letter: Letter
-    words: tuple[Word, ...]
-    events: tuple[dict[str, Any], ...] = ()
-    is_silent: bool = False
-    """Only a tag such as [noise]: nothing that words should stand for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A voice clip: pieces of one channel, played one after the other; `seconds` is what they add up to."""
-
-    pieces: tuple[tuple[float, float], ...]
-    seconds: float
-
-    @property
-    def span(self) -> tuple[float, float]:
-        return self.pieces[0][0], self.pieces[-1][1]
-
-    def is_outside(self, start: float, end: float) -> bool:
-        return self.span[1] <= start or self.span[0] >= end
+    """Largest share of the agent's speech without words; more of it teaches silence in the text stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A stretch of the call and, for each side in it that can be the agent, its clip; else the reason why not."""
+    """A stretch of the recording and, for each side in it that can be the agent, its clips; else the reason why not."""
 
     start: float
     end: float
-    clips: dict[Letter, tuple[Clip, ...]]
-    refusals: dict[Letter, str]
+    clips: Mapping[str, tuple[VoiceClip, ...]]
+    refusals: Mapping[str, str]
     score: float
 
 
-def plan_windows(
-    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], seconds: float, limits: Limits
-) -> list[Window]:
-    """Windows of at most `limits.max_seconds`, one after the other, that begin before utterances and cut no word.
+Clips = Mapping[str, Sequence[VoiceClip]]
+"""The candidates for a voice clip of "left" and "right", both present."""
 
-    No voice clip lies in any window: clips are taken from the end of the call or from its beginning, and the windows
-    from the rest; or one window is cut, and clips for it from all around. Whichever gives most speech is chosen.
-    A call that is too short for anything gives windows without an agent (see their `refusals`).
+
+def plan_windows(spoken: Spoken, clips: Clips, seconds: float, limits: WindowLimits) -> list[Window]:
+    """Returns windows of at most `limits.max_seconds`, in order, that begin before utterances and cut no word.
+
+    No voice clip lies in any window. Clips are taken from the end of the recording or from its beginning, and the
+    windows from the rest; or one window is cut, and clips for it from all around. The plan with most speech wins. A
+    recording that is too short for anything gives windows without an agent (see their `refusals`).
     """
-    sounds = Sounds(spoken)
+    sounds = OccupiedTimes(spoken)
     plans = []
     for start, end in _rests(clips, seconds):
-        outside = {letter: [clip for clip in own if clip.is_outside(start, end)] for letter, own in clips.items()}
+        outside = {side: [clip for clip in own if clip.is_outside(start, end)] for side, own in clips.items()}
         plans.append(list(_in_turn(spoken, outside, sounds, start, end, limits)))
     whole = list(_in_turn(spoken, clips, sounds, 0.0, seconds, limits))
     plans += [[window] for window in whole if window.clips]
@@ -91,8 +64,11 @@ def plan_windows(
     return best if any(window.clips for window in best) else whole
 
 
-def _rests(clips: dict[Letter, list[Clip]], seconds: float) -> list[tuple[float, float]]:
-    """What is left of a call without its end or beginning, in which every side has one of its longest clips."""
+def _rests(clips: Clips, seconds: float) -> list[tuple[float, float]]:
+    """Returns what is left of a recording without its end, and what is left without its beginning.
+
+    Every side has one of its longest clips in what is taken away.
+    """
     firsts, lasts = [], []
     for own in clips.values():
         if own and not any(clip.is_outside(0.0, seconds) for clip in own):
@@ -103,15 +79,12 @@ def _rests(clips: dict[Letter, list[Clip]], seconds: float) -> list[tuple[float,
 
 
 def _in_turn(
-    spoken: Sequence[Spoken],
-    clips: dict[Letter, list[Clip]],
-    sounds: "Sounds",
-    free: float,
-    seconds: float,
-    limits: Limits,
+    spoken: Spoken, clips: Clips, sounds: "OccupiedTimes", free: float, seconds: float, limits: WindowLimits
 ) -> Iterator[Window]:
-    """Windows between `free` and `seconds`, each the best among those that start within half a minute: much speech, by
-    both sides, with clips for both."""
+    """Yields windows between `free` and `seconds`.
+
+    Each is the best among those that start within half a minute: much speech, by both sides, with clips for both.
+    """
     is_first = True
     while True:
         found = [
@@ -131,23 +104,20 @@ def _in_turn(
             ),
         )
         if not best.clips and not is_first and seconds - best.start < limits.max_seconds:
-            return  # the rest of the call gives no agent: nothing worth telling
+            return  # The rest of the recording gives no agent, which is not worth a note.
         yield best
         free, is_first = best.end, False
 
 
-def judge(
-    spoken: Sequence[Spoken], clips: dict[Letter, list[Clip]], start: float, end: float, limits: Limits
-) -> Window:
-    """Says which sides can be the agent in this window, and how good it is."""
-    usable: dict[Letter, tuple[Clip, ...]] = {}
-    refusals: dict[Letter, str] = {}
-    speech: dict[Letter, float] = {}
-    sides: tuple[Letter, Letter] = ("A", "B")
-    for side in sides:
-        own = [turn for turn in spoken if turn.letter == side and turn.end > start and turn.start < end]
-        wordless = sum(min(turn.end, end) - max(turn.start, start) for turn in own if is_wordless(turn))
-        speech[side] = sum(_said(turn.words, start, end) for turn in own)
+def judge(spoken: Spoken, clips: Clips, start: float, end: float, limits: WindowLimits) -> Window:
+    """Returns the window between two times: which sides can be the agent in it, and how good it is."""
+    usable: dict[str, tuple[VoiceClip, ...]] = {}
+    refusals: dict[str, str] = {}
+    speech: dict[str, float] = {}
+    for side in SIDES:
+        own = [utterance for utterance in spoken[side] if utterance.end > start and utterance.start < end]
+        wordless = sum(min(u.end, end) - max(u.start, start) for u in own if u.is_wordless)
+        speech[side] = sum(_said(utterance.words, start, end) for utterance in own)
         outside = tuple(clip for clip in clips[side] if clip.is_outside(start, end))
         if speech[side] < limits.min_speech:
             refusals[side] = f"says {speech[side]:.1f} s, less than {limits.min_speech:g} s"
@@ -167,72 +137,23 @@ def judge(
 
 
 def _said(words: Sequence[Word], start: float, end: float) -> float:
-    """Seconds from the first to the last word of an utterance that lie in the window."""
+    """Returns the seconds from the first to the last word of an utterance that lie in the window."""
     inside = [word for word in words if start <= word.start and word.end <= end]
     return inside[-1].end - inside[0].start if inside else 0.0
 
 
-def is_wordless(turn: Spoken) -> bool:
-    """True for speech that the text stream would pass over in silence."""
-    return not turn.words and not turn.is_silent
+class OccupiedTimes:
+    """All that must not be cut through: words of both sides, speech without words, and events such as laughter."""
 
-
-def candidate_clips(spoken: Sequence[Spoken], letter: Letter, longest: float) -> list[Clip]:
-    """Voice clips of one side, starting at each of its utterances: the shortest allowed and the longest."""
-    turns = [turn for turn in spoken if turn.letter == letter]
-    found: list[Clip] = []
-    for first in range(len(turns)):
-        pieces: list[tuple[float, float]] = []
-        shortest: Clip | None = None
-        for turn in turns[first:]:
-            if is_wordless(turn) or (pieces and turn.start - pieces[-1][1] > _SKIP_SECONDS):
-                break
-            grown, is_full = _grow(pieces, turn.words, longest)
-            for count in range(len(grown)):
-                clip = _clip(grown[: count + 1])
-                if shortest is None and clip.seconds >= MIN_CLIP_SECONDS:
-                    shortest = clip
-            pieces = grown
-            if is_full:
-                break
-        if shortest is not None:
-            found += {shortest: None, _clip(pieces): None}.keys()
-    return found
-
-
-def _grow(
-    pieces: Sequence[tuple[float, float]], words: Sequence[Word], longest: float
-) -> tuple[list[tuple[float, float]], bool]:
-    """Adds words until the clip would pass `longest`; words less than a pause apart share a piece."""
-    grown = list(pieces)
-    for word in words:
-        start, end = max(0.0, word.start - _BEFORE), word.end + _AFTER
-        if grown and start - grown[-1][1] < CLIP_PAUSE:
-            longer = [*grown[:-1], (grown[-1][0], max(end, grown[-1][1]))]
-        else:
-            longer = [*grown, (start, end)]
-        if _clip(longer).seconds > longest:
-            return grown, True
-        grown = longer
-    return grown, False
-
-
-def _clip(pieces: Sequence[tuple[float, float]]) -> Clip:
-    total = sum(end - start for start, end in pieces)
-    return Clip(pieces=tuple(pieces), seconds=total)
-
-
-class Sounds:
-    """All that must not be cut through: words of both sides, speech without words, and laughter."""
-
-    def __init__(self, spoken: Sequence[Spoken]) -> None:
-        spans = [(word.start - _MARGIN, word.end + _MARGIN) for turn in spoken for word in turn.words]
-        spans += [(turn.start, turn.end) for turn in spoken if is_wordless(turn)]
-        spans += [(event["start"], event["end"]) for turn in spoken for event in turn.events]
+    def __init__(self, spoken: Spoken) -> None:
+        utterances = list(_all(spoken))
+        spans = [(word.start - _MARGIN, word.end + _MARGIN) for u in utterances for word in u.words]
+        spans += [(u.start, u.end) for u in utterances if u.is_wordless]
+        spans += [(event.start, event.end) for u in utterances for event in u.events]
         self.starts, self.ends = np.array(sorted(spans)).reshape(-1, 2).T
 
     def quiet_after(self, time: float) -> float:
-        """The first moment from `time` on in which nobody sounds."""
+        """Returns the first moment from `time` on in which nobody sounds."""
         while True:
             through = (self.starts < time) & (time < self.ends)
             if not through.any():
@@ -240,14 +161,18 @@ class Sounds:
             time = float(self.ends[through].max())
 
     def is_quiet(self, time: float) -> bool:
+        """True if nobody sounds at `time`."""
         return not bool(((self.starts < time) & (time < self.ends)).any())
 
 
-def _starts(spoken: Sequence[Spoken], sounds: Sounds, free: float) -> list[float]:
-    """Moments from `free` on, up to half a second before an utterance, in which nobody speaks."""
+def _all(spoken: Spoken) -> Iterable[Utterance]:
+    return chain.from_iterable(spoken.values())
+
+
+def _starts(spoken: Spoken, sounds: OccupiedTimes, free: float) -> list[float]:
+    """Returns moments from `free` on, up to half a second before an utterance, in which nobody speaks."""
     starts: list[float] = []
-    for turn in sorted((turn for turn in spoken if turn.words), key=lambda turn: turn.words[0].start):
-        first = turn.words[0].start
+    for first in sorted(utterance.words[0].start for utterance in _all(spoken) if utterance.words):
         if first < free or (starts and first > starts[0] + LEAD_SECONDS + _SKIP_SECONDS):
             continue
         quiet = sounds.quiet_after(max(free, first - LEAD_SECONDS))
@@ -256,12 +181,12 @@ def _starts(spoken: Sequence[Spoken], sounds: Sounds, free: float) -> list[float
     return starts
 
 
-def _ends(spoken: Sequence[Spoken], sounds: Sounds, start: float, latest: float) -> list[float]:
-    """Ends of utterances in which nobody else speaks; without any, the last pause between words."""
+def _ends(spoken: Spoken, sounds: OccupiedTimes, start: float, latest: float) -> list[float]:
+    """Returns ends of utterances in which nobody else speaks; without any, the last pause between words."""
     first = start + MIN_WINDOW_SECONDS
-    ends = {max([turn.end + _AFTER, *(word.end + _MARGIN for word in turn.words[-1:])]) for turn in spoken}
+    ends = {max([u.end + AFTER_SECONDS, *(word.end + _MARGIN for word in u.words[-1:])]) for u in _all(spoken)}
     good = [end for end in sorted(ends | {latest}) if first <= end <= latest and sounds.is_quiet(end)]
-    # All ends matter in a short call, where the rest must give the clips; in a long one the last few do.
+    # All ends matter in a short recording, where the rest must give the clips; in a long one the last few do.
     return (
         good[-40:]
         or [float(end) for end in np.sort(sounds.ends) if first <= end <= latest and sounds.is_quiet(end)][-1:]

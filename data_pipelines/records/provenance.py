@@ -1,15 +1,27 @@
-"""What later stages read out of a dialogue's provenance: its engines, and the limits of the gates that judged it.
+"""What later stages read out of a provenance: topics, engines, and the limits of the gates that judged a dialogue.
 
 A provenance is a free mapping that each stage adds to. Only the functions here look into it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 GATE_LIMITS, GATE_ENGINES = "gate_limits", "gate_engines"
 """Keys under which the limits of the gates and their engines are noted when a dialogue is loaded."""
 NAMED_ENGINES = ("word_times", "resampler", "aligner", "asr", "engine", "model")
 """Keys under which an engine may be a plain name; a record with name and version always is an engine."""
+
+
+def topic_of(provenance: Mapping[str, Any]) -> str:
+    """The title of the topic that a corpus states for a call; "" if it states none."""
+    topic = provenance.get("topic")
+    return topic if isinstance(topic, str) else ""
+
+
+def behaviours_of(provenance: Mapping[str, Any]) -> Sequence[str]:
+    """What happens in a script that the writer wrote, such as "Q1" or "barge_in"; () for others."""
+    behaviours: Sequence[str] = provenance.get("behaviours", ())
+    return behaviours
 
 
 def gate_limits_of(provenance: Mapping[str, Any]) -> Mapping[str, Any]:

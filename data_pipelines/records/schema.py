@@ -11,17 +11,18 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipelines.records.typed import record
+from data_pipelines.records.typed import OpenRecord, keys_of, record
 from model.errors import UserError
 
 SIDES = ("left", "right")
+"""The two channels of a dialogue, in the order of its audio."""
 SPLITS = ("train", "heldout")
 
-# webdataset cuts a member's name at its first dot and skips names that begin with "__"
+# webdataset cuts a member's name at its first dot and skips names that begin with "__".
 ID_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,120}")
 SOURCE_PATTERN = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 
@@ -37,22 +38,68 @@ class Word:
 
 @dataclass(kw_only=True, frozen=True)
 class Side:
-    """One channel of a dialogue.
-
-    `role_prompt` has no `<system>` tags; "" means no text prompt. `speaker` keys the voice
-    ("kokoro/af_heart"); `words` are those of this channel only.
-    """
+    """One channel of a dialogue: who speaks, which words, and the role if it can be the agent."""
 
     speaker: str
+    """The key of the voice, such as "kokoro/af_heart"."""
     words: tuple[Word, ...] = ()
+    """The words of this channel only."""
     is_agent: bool = False
     role_prompt: str = ""
+    """The text prompt without `<system>` tags; "" means no text prompt."""
     prompt_level: str = ""
+    """How much a prompt of a recorded call says: "a", "b" or "c"; "" where there are no levels."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Event(OpenRecord):
+    """Something that one side does beside its words, with times in seconds from the start of the dialogue."""
+
+    kind: str
+    """ "barge_in", "backchannel", "laughter", "user_silence", or a kind of the user's own."""
+    side: str
+    start: float
+    end: float | None = None
+    stop: float | None = None
+    """When the side that a barge-in interrupts falls silent; None for other kinds."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Start and end; an event without an end is a moment."""
+        return self.start, self.start if self.end is None else self.end
+
+
+@dataclass(kw_only=True, frozen=True)
+class Fact(OpenRecord):
+    """A value that a role prompt states."""
+
+    type: str
+    """ "money", "time", "date", "number", "id", "name" or "phrase"."""
+    text: str
+    """The value as it stands in the prompt."""
+    label: str | None = None
+    used: str | None = None
+    """ "yes" if the dialogue says the value, "no" if nobody mentions it."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Probe(OpenRecord):
+    """A question of the user that an evaluation can ask again."""
+
+    kind: str
+    """ "Q0" to "Q6"."""
+    turn: int | None = None
+    """Index of the turn of the script that asks."""
+    question: str | None = None
+    facts: tuple[str, ...] | None = None
+    """Labels of the facts that the question is about."""
+    answer: str | None = None
+    """The text of the answer, or what a good answer does."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Dialogue:
-    """A two-channel recording with all that training and reports need. JSON on disk."""
+    """A two-channel recording with all that training and reports need; JSON on disk."""
 
     id: str
     source: str
@@ -62,15 +109,16 @@ class Dialogue:
     left: Side
     right: Side
     licence: str
-    facts: tuple[dict[str, str], ...] = ()
-    probes: tuple[dict[str, Any], ...] = ()
-    """Those of the script; `turn` counts the script's turns."""
-    events: tuple[dict[str, Any], ...] = ()
-    """Things that happened: {"kind": "barge_in"|"backchannel"|"laughter"|..., "side", "start", "end"}."""
+    facts: tuple[Fact, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    """The probes of the script, whose `turn` counts the script's turns."""
+    events: tuple[Event, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, float] = field(default_factory=dict)
+    """What was measured, by the name of the gate."""
 
     def side(self, name: str) -> Side:
+        """The side "left" or "right"."""
         return self.left if name == "left" else self.right
 
     @property
@@ -79,32 +127,45 @@ class Dialogue:
         return tuple(name for name in SIDES if self.side(name).is_agent)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        """One line of JSON with sorted keys."""
+        return _line(self)
 
     @staticmethod
     def from_json(text: str, where: str) -> "Dialogue":
-        """Parses and checks one dialogue. Raises UserError naming `where` and the field that is wrong."""
+        """Parses and checks one dialogue.
+
+        Raises: UserError naming `where` and the field that is wrong (code "bad-record"), or as `check`.
+        """
         try:
             dialogue = record(Dialogue, text)
-            _check_labels(dialogue)
         except ValueError as why:
-            raise UserError(f"{where}: not a dialogue record ({why}): rebuild it with ppx-data") from why
+            raise UserError(
+                f"{where}: not a dialogue record ({why}): rebuild it with ppx-data", code="bad-record"
+            ) from why
         dialogue.check(where)
         return dialogue
 
     def check(self, where: str) -> None:
-        """Raises UserError if word times are not increasing or lie outside the audio, or no side is an agent."""
+        """Compares the words with the audio, and looks for an agent.
+
+        Raises: UserError if word times are not increasing or lie outside the audio (code "bad-transcript"), or if no
+        side is an agent or the length is no number of seconds (code "bad-record").
+        """
         if not 0 < self.seconds < math.inf:
-            raise UserError(f"{where}: {self.seconds:g} seconds: give the length of the audio")
+            raise UserError(f"{where}: {self.seconds:g} seconds: give the length of the audio", code="bad-record")
         if not self.agent_sides:
-            raise UserError(f"{where}: neither side is an agent: set is_agent on the side to be trained")
+            raise UserError(
+                f"{where}: neither side is an agent: set is_agent on the side to be trained", code="bad-record"
+            )
         for name in SIDES:
             last = 0.0
             for word in self.side(name).words:
                 if not (last <= word.start + 1e-6 and word.start <= word.end <= self.seconds + 0.05):
                     raise UserError(
                         f"{where}: {name} word {word.text!r} at {word.start:.2f}-{word.end:.2f} s does not fit the "
-                        f"words before it or the audio of {self.seconds:.2f} s: the transcript does not match the audio"
+                        f"words before it or the audio of {self.seconds:.2f} s: the transcript does not match the "
+                        "audio",
+                        code="bad-transcript",
                     )
                 last = word.start
 
@@ -134,22 +195,20 @@ class Script:
     scenario: str
     role_prompt: str
     turns: tuple[Turn, ...]
-    facts: tuple[dict[str, str], ...] = ()
-    """Typed facts the prompt states: {"type": "money|time|date|number|id|name|phrase", "text": ..., "label": ...}."""
-    probes: tuple[dict[str, Any], ...] = ()
-    """Questions of the user that an evaluation can ask again: {"kind": "Q0".."Q6", "turn": index of the turn that
-    asks, "question": text, "facts": labels of the facts it is about, "answer": text, or what a good answer does}."""
+    facts: tuple[Fact, ...] = ()
+    """What the prompt states."""
+    probes: tuple[Probe, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        """One line of JSON with sorted keys."""
+        return _line(self)
 
     @staticmethod
     def from_json(text: str, where: str) -> "Script":
-        """Parses one line. Raises UserError naming `where` and the field that is wrong."""
+        """Parses one line. Raises UserError naming `where` and the field that is wrong (code "bad-record")."""
         try:
             script = record(Script, text)
-            _check_labels(script)
             if not ID_PATTERN.fullmatch(script.id):
                 raise ValueError(f"id is {script.id!r}: use 1 to 120 letters, digits, '-' and '_'")
             if not SOURCE_PATTERN.fullmatch(script.source):
@@ -159,32 +218,29 @@ class Script:
             if not any(turn.text.strip() for turn in script.turns):
                 raise ValueError("nobody says a word")
         except ValueError as why:
-            raise UserError(f"{where}: not a script line ({why}): write scripts with `ppx-data synth`") from why
+            raise UserError(
+                f"{where}: not a script line ({why}): write scripts with `ppx-data synth`", code="bad-record"
+            ) from why
         return script
 
 
-def _check_labels(item: Dialogue | Script) -> None:
-    """Raises ValueError if a fact, probe or event lacks what others look for in it."""
-    labels = [("facts", n, fact, key) for n, fact in enumerate(item.facts) for key in ("type", "text")]
-    labels += [("probes", n, probe, "kind") for n, probe in enumerate(item.probes)]
-    for name, n, entry, key in labels:
-        if not isinstance(entry.get(key), str):
-            raise ValueError(f"{name}[{n}].{key} is {entry.get(key)!r}, not a text")
-    for n, event in enumerate(item.events if isinstance(item, Dialogue) else ()):
-        for key in ("start", "end"):
-            if not isinstance(event.get(key, 0.0), (int, float)):
-                raise ValueError(f"events[{n}].{key} is {event[key]!r}, not a number")
+def _line(item: Dialogue | Script) -> str:
+    return json.dumps(keys_of(item), default=keys_of, ensure_ascii=False, sort_keys=True)
 
 
 def read_scripts(path: Path) -> list[Script]:
-    """Reads a scripts file. Raises UserError if it is missing, empty, or a line is broken."""
+    """Reads a scripts file.
+
+    Raises: UserError if it is missing ("not-found"), empty ("no-data") or not UTF-8 ("unreadable"), or a line is
+    broken ("bad-record").
+    """
     return list(iterate_scripts(path))
 
 
 def iterate_scripts(path: Path) -> Iterator[Script]:
     """Like `read_scripts`, one at a time."""
     if not path.is_file():
-        raise UserError(f"{path}: no such scripts file: make one with `ppx-data synth --out {path}`")
+        raise UserError(f"{path}: no such scripts file: make one with `ppx-data synth --out {path}`", code="not-found")
     empty = True
     with path.open("rb") as lines:
         for n, line in enumerate(lines, 1):
@@ -193,7 +249,7 @@ def iterate_scripts(path: Path) -> Iterator[Script]:
                 try:
                     text = line.decode()
                 except UnicodeDecodeError as why:
-                    raise UserError(f"{path}:{n}: not UTF-8 ({why}): convert the file") from why
+                    raise UserError(f"{path}:{n}: not UTF-8 ({why}): convert the file", code="unreadable") from why
                 yield Script.from_json(text, f"{path}:{n}")
     if empty:
-        raise UserError(f"{path}: holds no script: make some with `ppx-data synth --out {path}`")
+        raise UserError(f"{path}: holds no script: make some with `ppx-data synth --out {path}`", code="no-data")

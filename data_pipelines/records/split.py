@@ -1,4 +1,4 @@
-"""Which side of the train / held-out split a scenario, topic or company is on: a hash of its name, nothing else."""
+"""Which side of the train / held-out split a scenario, topic or company is on: a hash of its name alone decides."""
 
 import hashlib
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def split_of_index(seed: int, index: int, heldout: float) -> str:
 
 
 def drawn_in_split(draw: Callable[[], str], prefix: str, heldout: float, split: str) -> str:
-    """Draws names until one lies in the split."""
+    """Calls `draw` until it returns a name whose hash, with `prefix`, lies in the split; returns that name."""
     while True:
         name = draw()
         if heldout in (0, 1) or (bucket(f"{prefix}/{name}") < heldout) == (split == HELDOUT):

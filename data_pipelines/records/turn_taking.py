@@ -1,7 +1,7 @@
 """Turn taking of a dialogue in four numbers: speech, pauses, gaps and overlap.
 
 Words of one side less than 0.2 s apart form a stretch of speech. Silence of both sides between two stretches is a
-pause if one side goes on, a gap if the other one begins; both sides at once is overlap.
+pause if the same side goes on, and a gap if the other one begins; both sides at once is overlap.
 Source: the definitions of dGSLM (arXiv 2203.16502), which Moshi's report of natural talk follows too.
 """
 
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data_pipelines.records.schema import SIDES, Dialogue, Word
+from data_pipelines.records.turns import PAUSE_SECONDS
 
 JOIN_SECONDS = 0.2
-TURN_SECONDS = 1.0
-"""A longer pause of a side ends its turn."""
+"""A shorter silence between two words of a side does not end a stretch."""
 
-Stretch = tuple[float, float, str]  # start, end, side
+Stretch = tuple[float, float, str]
+"""Start and end in seconds, and the side."""
 
 
 @dataclass
@@ -23,20 +24,20 @@ class TurnTaking:
 
     seconds: float = 0.0
     speech: float = 0.0
-    """Both sides added up, so that overlap counts twice: speech - overlap + pause + gap = the time between the
-    first and the last word."""
+    """Speech of both sides added up, so that overlap counts twice: speech - overlap + pause + gap is the time between
+    the first and the last word."""
     pause: float = 0.0
     gap: float = 0.0
     overlap: float = 0.0
     offsets: list[float] = field(default_factory=list)
-    """For each change of speaker: start of the new stretch minus end of the old one; negative is overlap."""
+    """For each change of speaker, the start of the new stretch minus the end of the old one; negative is overlap."""
     overlaps: list[float] = field(default_factory=list)
     """Seconds of each stretch of overlap."""
     turns: list[float] = field(default_factory=list)
     """Seconds of each turn."""
 
     def add(self, other: "TurnTaking") -> None:
-        """Adds another dialogue's totals; its lists stay its own, since those of many would be long."""
+        """Adds another dialogue's totals, but not its lists, because those of many dialogues would be long."""
         self.seconds += other.seconds
         self.speech += other.speech
         self.pause += other.pause
@@ -50,7 +51,7 @@ class TurnTaking:
 
 
 def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> list[Stretch]:
-    """Stretches of speech of one side, in order; pauses shorter than `join` do not end one."""
+    """Stretches of speech of one side, in order; a silence shorter than `join` seconds does not end one."""
     found: list[Stretch] = []
     for word in words:
         if found and word.start - found[-1][1] < join:
@@ -63,7 +64,7 @@ def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> l
 def turn_taking(dialogue: Dialogue) -> TurnTaking:
     """Measures one dialogue by the word times of both sides."""
     result = TurnTaking(seconds=dialogue.seconds)
-    floor: Stretch | None = None  # the stretch that lasts longest so far
+    floor: Stretch | None = None  # This is the stretch with the latest end so far.
     for stretch in sorted(s for side in SIDES for s in stretches(dialogue.side(side).words, side)):
         start, end, side = stretch
         result.speech += end - start
@@ -75,12 +76,12 @@ def turn_taking(dialogue: Dialogue) -> TurnTaking:
                 result.pause += silence
             else:
                 result.gap += silence
-            if side != floor[2] and end > floor[1]:  # a stretch inside the other side's takes no turn
+            if side != floor[2] and end > floor[1]:  # A stretch inside one of the other side takes no turn.
                 result.offsets.append(silence)
         if floor is None or end > floor[1]:
             floor = stretch
     result.overlap = sum(result.overlaps)
     result.turns = [
-        end - start for side in SIDES for start, end, _ in stretches(dialogue.side(side).words, side, TURN_SECONDS)
+        end - start for side in SIDES for start, end, _ in stretches(dialogue.side(side).words, side, PAUSE_SECONDS)
     ]
     return result

@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from data_pipelines.records.schema import Word
 
-PAUSE_SECONDS = 1.0  # a longer pause of a side ends its turn
+PAUSE_SECONDS = 1.0
+"""A longer pause of a side ends its turn."""
+LONGEST_SECONDS = 28.0
+"""No turn lasts longer, because Whisper hears at most 30 s at once."""
 
-TURN_SECONDS = 28.0  # Whisper hears at most 30 s at once
 
-
-def group_turns(words: Sequence[Word]) -> list[list[Word]]:
-    """Cuts the words of one side at pauses of PAUSE_SECONDS, and where a turn would be too long to hear."""
+def group_turns(
+    words: Sequence[Word], pause: float = PAUSE_SECONDS, longest: float = LONGEST_SECONDS
+) -> list[list[Word]]:
+    """Cuts the words of one side at pauses of `pause` seconds, and where a turn would last `longest` seconds."""
     turns: list[list[Word]] = []
     for word in words:
-        if turns and word.start - turns[-1][-1].end < PAUSE_SECONDS and word.end - turns[-1][0].start < TURN_SECONDS:
+        if turns and word.start - turns[-1][-1].end < pause and word.end - turns[-1][0].start < longest:
             turns[-1].append(word)
         else:
             turns.append([word])

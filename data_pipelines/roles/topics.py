@@ -1,7 +1,7 @@
 """Role prompts for a conversation between equals, from the topic alone.
 
-Levels as in the public examples: (a) a bare sentence, (b) plus tone and topic. Level (c), a short biography, needs
-somebody who understands the call and is not made here. The tone is neutral because nobody has listened.
+Levels as in the public examples: (a) a bare sentence, (b) plus tone and topic. Level (c), a short biography, needs a
+reader of the transcript: `ppx-data prompts` makes it. The tone is drawn, because the call is not heard here.
 """
 
 import random
@@ -10,16 +10,16 @@ import re
 BARE = "You enjoy having a good conversation."
 _TONES = ("casual", "friendly", "relaxed", "thoughtful", "reflective", "lively")
 _KINDS = ("conversation", "discussion")
-# Words of the topic titles that keep their capital.
+# These words of the topic titles keep their capital.
 _NAMES = frozenset(
     "America American Americans Iraq Middle East September Internet Christmas Thanksgiving Hollywood English".split()
 )
 
 
 def role_prompts(title: str, rng: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
-    """(prompt, level) for both sides of a call, never the same for both: a and b, b and a, or b twice.
+    """(prompt, level) for both sides of a call: levels a and b, b and a, or b twice, with a third each.
 
-    Each case has a third. Without a title both sides get the bare sentence.
+    With a title the two prompts always differ; without one both sides get the bare sentence.
     """
     topic = spoken_topic(title)
     if not topic:
@@ -38,7 +38,7 @@ def longest_prompt(title: str) -> str:
 
 
 def spoken_topic(title: str) -> str:
-    """A title as it reads inside a sentence: "Professional Sports on TV." -> "professional sports on TV"."""
+    """A title as it reads inside a sentence: "Professional Sports on TV." becomes "professional sports on TV"."""
     parts = [part.strip() for part in re.split(r"(?<!\b[A-Z])\.\s+|\.$", title.strip()) if part and part.strip()]
     phrase = " ".join(": ".join(parts).split())
     phrase = re.sub(r"^hypothetical situations?:", "a hypothetical situation:", phrase, flags=re.IGNORECASE)

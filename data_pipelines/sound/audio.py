@@ -4,6 +4,8 @@ Arrays are float32 in [-1, 1]. Files on the way to training are 16-bit FLAC at 2
 prompts, stereo (left side, right side) for dialogues.
 """
 
+# Shapes: C channels, S samples
+
 import io
 from pathlib import Path
 
@@ -27,26 +29,36 @@ VOICE_SECONDS = (3.0, 10.0)
 """Shortest and longest voice prompt."""
 
 
-def read_audio(path: Path) -> tuple[Audio, int]:
-    """Reads a whole file as (float32 [channels, samples], rate in Hz).
+def read_audio(source: Path | bytes, where: str = "the audio") -> tuple[Audio, int]:
+    """Reads a whole audio file, by its path or as bytes, as (float32 [channels, samples], rate in Hz).
 
-    Raises: UserError if the file is missing, empty, holds NaN, or is of no format that libsndfile knows.
+    `where` names bytes in messages; a file is named by its path.
+    Raises: UserError if the file is missing (code "not-found"), of no format that libsndfile knows ("unreadable"),
+    empty or with samples that are not finite ("bad-audio").
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such audio file")
+    file: io.BytesIO | str
+    if isinstance(source, bytes):
+        file, fix = io.BytesIO(source), ""
+    else:
+        file, fix, where = str(source), ": convert it to WAV or FLAC", str(source)
+        if not Path(source).is_file():
+            raise UserError(f"{where}: no such audio file", code="not-found")
     try:
-        samples_SC, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        samples_SC, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as why:
-        raise UserError(f"{path}: cannot be read as audio ({why}): convert it to WAV or FLAC") from why
+        raise UserError(f"{where}: cannot be read as audio ({why}){fix}", code="unreadable") from why
+    is_finite = bool(np.isfinite(samples_SC).all())
+    if isinstance(source, bytes) and not (len(samples_SC) and is_finite):
+        raise UserError(f"{where}: holds no sample, or NaN: convert it again from its source", code="bad-audio")
     if not len(samples_SC):
-        raise UserError(f"{path}: holds no audio sample: delete it or record it again")
-    if not np.isfinite(samples_SC).all():
-        raise UserError(f"{path}: holds NaN or infinite samples: convert it again from its source")
+        raise UserError(f"{where}: holds no audio sample: delete it or record it again", code="bad-audio")
+    if not is_finite:
+        raise UserError(f"{where}: holds NaN or infinite samples: convert it again from its source", code="bad-audio")
     return np.ascontiguousarray(samples_SC.T), int(rate)
 
 
 RESAMPLERS = {"soxr-mq": "MQ", "soxr-hq": "HQ", "soxr-vhq": "VHQ"}
-"""Names of resamplers as options and records give them: libsoxr, 16, 20 and 28 bits of precision."""
+"""The names of resamplers in options and records: libsoxr at 16, 20 and 28 bits of precision."""
 
 
 def to_rate(x: Audio, from_hz: int, to_hz: int, resampler: str = "soxr-hq") -> Audio:
@@ -62,14 +74,17 @@ def to_mono_24k(x: Audio, rate: int) -> Audio:
 
 
 def loudness(x: Audio, rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770) of [samples] or [channels, samples]; -inf for silence.
+    """Returns the integrated loudness in LUFS (ITU-R BS.1770) of [samples] or [channels, samples]; -inf for silence.
 
     Raises: UserError below 0.4 s, the length of one measuring block.
     """
     import pyloudnorm
 
     if x.shape[-1] < 0.4 * rate:
-        raise UserError(f"audio of {x.shape[-1] / rate:.2f} s is too short to measure its loudness: give 0.4 s or more")
+        raise UserError(
+            f"audio of {x.shape[-1] / rate:.2f} s is too short to measure its loudness: give 0.4 s or more",
+            code="bad-audio",
+        )
     return float(pyloudnorm.Meter(rate).integrated_loudness(x.T.astype(np.float64)))
 
 
@@ -82,13 +97,15 @@ def loudness_normalise(x: Audio, rate: int, target_lufs: float = VOICE_LUFS) -> 
     """
     measured = loudness(x, rate)
     if not np.isfinite(measured):
-        raise UserError("audio is silent, so it has no loudness to normalise: give a clip with speech")
+        raise UserError(
+            "audio is silent, so it has no loudness to normalise: give a clip with speech", code="bad-audio"
+        )
     return (x * np.float32(10 ** ((target_lufs - measured) / 20))).astype(np.float32)
 
 
 def write_flac(path: Path, x: Audio, rate: int) -> None:
     """Writes [samples] or [channels, samples] as 16-bit FLAC; the file appears whole or not at all."""
-    data = io.BytesIO()  # libsndfile would call a full disk a "System error"
+    data = io.BytesIO()  # libsndfile would report a full disk as a "System error".
     soundfile.write(data, x.T, rate, subtype="PCM_16", format="FLAC")
     write_bytes(Path(path), data.getvalue())
 
@@ -102,20 +119,21 @@ def require_stereo_24k(path: Path) -> Audio:
     if x_CS.shape[0] != 2:
         raise UserError(
             f"{path}: has {x_CS.shape[0]} channel{'s' * (x_CS.shape[0] != 1)}, a dialogue needs 2 "
-            "(left: agent, right: user): put each speaker on a channel of their own"
+            "(left: agent, right: user): put each speaker on a channel of their own",
+            code="bad-audio",
         )
     if rate != RATE_HZ:
-        raise UserError(f"{path}: has {rate} Hz, a dialogue needs {RATE_HZ} Hz: resample it first")
+        raise UserError(f"{path}: has {rate} Hz, a dialogue needs {RATE_HZ} Hz: resample it first", code="bad-audio")
     return x_CS
 
 
 def fade_in(x: Audio, samples: int) -> Audio:
-    """A copy whose first `samples` samples rise from 0 by a raised cosine."""
+    """Returns a copy whose first `samples` samples rise from 0 by a raised cosine."""
     return np.ascontiguousarray(fade_out(x[..., ::-1], samples)[..., ::-1])
 
 
 def fade_out(x: Audio, samples: int) -> Audio:
-    """A copy whose last `samples` samples fall to exactly 0 by a raised cosine."""
+    """Returns a copy whose last `samples` samples fall to exactly 0 by a raised cosine."""
     x = x.copy()
     samples = min(samples, x.shape[-1])
     if samples:

@@ -1,5 +1,7 @@
 """Levels of audio: peaks, clipping, silence, and whether a channel sounds where its words are."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,15 +10,20 @@ from data_pipelines.records.schema import Word
 from data_pipelines.sound.audio import Audio
 
 SILENCE_DBFS = -50.0
+"""Below this peak 10 ms of audio are silent."""
 
 
 def dbfs(x: Audio) -> float:
-    """Peak level; -120 for silence or nothing."""
+    """Returns the peak level in dBFS; -120 for silence or nothing."""
     return max(-120.0, 20 * float(np.log10(max(float(np.abs(x).max(initial=0.0)), 1e-6))))
 
 
 def swap_ratio(channel: Audio, rate: int, words: Sequence[Word], pad: float = 0.05) -> float:
-    """RMS of a channel inside its own words over its RMS outside them, at least -80 dBFS. Far above 1 if they match."""
+    """Returns the RMS of a channel inside its own words over its RMS outside them, the latter at least -80 dBFS.
+
+    It is far above 1 if the words are those of the channel. `pad` seconds around each word count as inside.
+    Shape: channel [samples].
+    """
     inside = np.zeros(len(channel), bool)
     for word in words:
         inside[max(0, int((word.start - pad) * rate)) : int((word.end + pad) * rate)] = True
@@ -28,13 +35,13 @@ def swap_ratio(channel: Audio, rate: int, words: Sequence[Word], pad: float = 0.
 
 
 def clipped_runs(x: Audio) -> int:
-    """How often three samples in a row are at or above 0.999."""
+    """Returns how often three samples in a row are at or above 0.999."""
     hot = np.abs(x) >= 0.999
     return int((hot[..., :-2] & hot[..., 1:-1] & hot[..., 2:]).sum())
 
 
 def longest_silence(audio_CS: Audio, rate: int) -> float:
-    """Longest stretch, in seconds, in which every 10 ms of both channels peaks below -50 dBFS."""
+    """Returns the longest stretch, in seconds, in which every 10 ms of both channels peaks below -50 dBFS."""
     hop = rate // 100
     num = audio_CS.shape[1] // hop
     frames = np.abs(audio_CS[:, : num * hop]).reshape(audio_CS.shape[0], num, hop).max(axis=(0, 2))

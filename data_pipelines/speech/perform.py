@@ -46,7 +46,7 @@ class Performance:
     speeches: tuple[Speech, ...]
     voice: Audio
     speakers: dict[str, str]
-    """Keys of the voices by side."""
+    """The keys of the voices by side."""
     licences: tuple[str, ...]
     provenance: dict[str, Any]
 
@@ -66,7 +66,7 @@ def perform(
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
     if isinstance(engine, ConversationEngine):
         if voice_seconds is None:
-            raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out")
+            raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out", code="bad-combination")
         return _in_one_go(script, turns, engine, seed, voice_seconds)
     rng = random.Random(f"{key}/voices")
     voices = choose_voices(engine.voices(), script.split, rng)
@@ -81,7 +81,7 @@ def perform(
     elif isinstance(engine, CloningEngine):
         prompt = loudness_normalise(engine.clip(voices["left"].key), RATE_HZ)
     else:
-        raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out")
+        raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out", code="bad-combination")
     return Performance(
         speeches=tuple(speeches),
         voice=prompt,
@@ -97,25 +97,31 @@ def _in_one_go(
     """The voice prompt is one more line of the agent at the end."""
     sentences = neutral_sentences(script, seed)
     prompt = ""
-    while len(prompt) < 19 * voice_seconds:  # speech runs at about 15 characters a second
+    while len(prompt) < 19 * voice_seconds:  # Speech runs at about 15 characters a second.
         prompt = f"{prompt} {sentences.pop()}".strip()
     lines = [(turn.speaker, turn.text) for turn in turns]
     *speeches, voice = (at_24k(speech) for speech in engine.converse([*lines, ("agent", prompt)], seed=seed))
     cut = cut_prompt(voice, voice_seconds)
     if cut is None:
-        raise UserError(f"the agent speaks too fast for a voice prompt of {voice_seconds} s: lower --voice-seconds")
+        raise UserError(
+            f"the agent speaks too fast for a voice prompt of {voice_seconds} s: lower --voice-seconds",
+            code="bad-value",
+        )
     speakers = {"left": f"{engine.name}/{script.id}-agent", "right": f"{engine.name}/{script.id}-user"}
     return Performance(speeches=tuple(speeches), voice=cut, speakers=speakers, licences=(), provenance={})
 
 
 def choose_voices(voices: Sequence[Voice], split: str, rng: random.Random) -> dict[str, Voice]:
-    """Voices of two people for a script: held-out ones if and only if the script is held out."""
+    """Draws voices of two people for a script: held-out ones if and only if the script is held out."""
     if split not in ("train", "heldout"):
-        raise UserError(f"split {split!r}: must be train or heldout")
+        raise UserError(f"split {split!r}: must be train or heldout", code="bad-value")
     pool = [voice for voice in voices if voice.held_out == (split == "heldout")]
     people = {voice.speaker or voice.key for voice in pool}
     if len(people) < 2:
-        raise UserError(f"the engine has {len(people)} voices for split {split}: two are needed, give it more voices")
+        raise UserError(
+            f"the engine has {len(people)} voices for split {split}: two are needed, give it more voices",
+            code="no-data",
+        )
     agent = draw_voice(pool, rng)
     others = [voice for voice in pool if (voice.speaker or voice.key) != (agent.speaker or agent.key)]
     return {"left": agent, "right": draw_voice(others, rng)}
@@ -142,12 +148,14 @@ def voice_prompt(script: Script, engine: Engine, voice: Voice, seed: int, speed:
     sentences = neutral_sentences(script, seed)
     for count in range(1, len(sentences) + 1):
         text = " ".join(sentences[:count])
-        if len(text) < 13 * seconds:  # speech runs at about 15 characters a second: do not try what is too short
+        if len(text) < 13 * seconds:  # Speech runs at about 15 characters a second, so this is too short.
             continue
         cut = cut_prompt(at_24k(engine.speak(text, voice.key, seed=seed, speed=speed)), seconds)
         if cut is not None:
             return cut
-    raise UserError(f"{voice.key}: speaks too fast for a voice prompt of {seconds} s: lower --voice-seconds")
+    raise UserError(
+        f"{voice.key}: speaks too fast for a voice prompt of {seconds} s: lower --voice-seconds", code="bad-value"
+    )
 
 
 def cut_prompt(speech: Speech, seconds: float) -> Audio | None:

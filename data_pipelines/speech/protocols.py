@@ -1,4 +1,4 @@
-"""What a speech engine is: by turns or by whole dialogues; and the two repairs that every engine's output needs."""
+"""The protocols of speech engines, by turns or by whole dialogues, and the repairs that every engine's output needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ class Voice:
     speaker: str = ""
     """Who it is, where one person has several voices (clips); "" for the voice itself."""
     licence: str = ""
-    """Of the recording that was cloned; "" for a voice that comes with its engine."""
+    """The licence of the recording that was cloned; "" for a voice that comes with its engine."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -34,11 +34,12 @@ class Speech:
 
     @property
     def seconds(self) -> float:
+        """The length of the utterance."""
         return len(self.audio) / self.rate
 
 
 class EngineGone(UserError):
-    """The engine itself is not there (any more): the run ends, instead of rejecting one script after the other."""
+    """The engine itself is missing or gone, so the run ends instead of rejecting one script after the other."""
 
 
 class Engine(Protocol):
@@ -56,7 +57,7 @@ class Engine(Protocol):
         """All voices, in a fixed order."""
 
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
-        """Speaks `text` with the voice of that key. Raises UserError if nothing can be said; never answers silence.
+        """Speaks `text` with the voice of that key. Raises: UserError if nothing can be said; it never returns silence.
 
         A deterministic engine (see `identity`) gives the same bytes for the same arguments.
         """
@@ -77,7 +78,7 @@ class ConversationEngine(Protocol):
     name: str
 
     def identity(self) -> dict[str, Any]:
-        """As of Engine."""
+        """Returns the provenance, as Engine.identity does."""
 
     def converse(self, lines: Sequence[tuple[str, str]], *, seed: int) -> list[Speech]:
         """Speaks lines of (speaker, text), two speakers at most: one Speech for each line, alone on its channel.
@@ -116,7 +117,7 @@ def trim_silence(speech: Speech, before: float = 0.03, after: float = 0.06) -> S
     frames = np.abs(speech.audio[: len(speech.audio) // hop * hop]).reshape(-1, hop).max(axis=1, initial=0.0)
     peak = float(frames.max(initial=0.0))
     if peak < 1e-3 or not speech.words:
-        raise UserError("the engine answered silence: change the text")
+        raise UserError("the engine returned silence: change the text", code="bad-answer")
     loud = np.flatnonzero(frames > 0.02 * peak)
     first = min(loud[0] / 100, speech.words[0][1])
     last = max((loud[-1] + 1) / 100, speech.words[-1][2])
@@ -132,7 +133,7 @@ def trim_silence(speech: Speech, before: float = 0.03, after: float = 0.06) -> S
 
 
 def joined(parts: Sequence[Speech], pause: float) -> Speech:
-    """Utterances of one voice and rate behind each other, with `pause` seconds of silence between them."""
+    """Joins utterances of one voice and rate, with `pause` seconds of silence between them."""
     rate = parts[0].rate
     silence = np.zeros(round(pause * rate), np.float32)
     audio: list[Audio] = []

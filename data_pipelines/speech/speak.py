@@ -1,8 +1,10 @@
 """`ppx-data speak`: scripts to dialogue folders (see data_pipelines.records.schema), on several processes, resumable.
 
-OUT/speak.json states the settings of the run; a rerun with the same settings goes on where it stopped, one with
-others is refused. OUT/report.json counts what is done and rejected, and why.
+OUT/speak.json states the settings of the run; a rerun with the same settings resumes it, one with others is
+refused. OUT/report.json counts what is done and rejected, and why.
 """
+
+# Shapes: C channels, S samples
 
 import argparse
 import math
@@ -19,7 +21,7 @@ from tqdm import tqdm
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, digest, write_line, write_report
-from data_pipelines.quality import limits as settings
+from data_pipelines.quality import limits
 from data_pipelines.records.schema import ID_PATTERN, Dialogue, Script, read_scripts
 from data_pipelines.sound.audio import RATE_HZ, write_flac
 from data_pipelines.speech.augment import load_augmentation
@@ -33,8 +35,8 @@ AnyEngine = Engine | ConversationEngine
 
 
 @dataclass(kw_only=True, frozen=True)
-class Outcome:
-    """What became of one script: seconds of audio, or the reason why there is none."""
+class SpokenScript:
+    """The result of one script: seconds of audio, or the reason why there is no dialogue."""
 
     id: str
     seconds: float = 0.0
@@ -42,7 +44,7 @@ class Outcome:
 
 
 def spoken_seconds(script: Script, folder: Path) -> float | None:
-    """Length of a dialogue folder with a readable record and both of its audio files; None if it is not complete.
+    """Returns the seconds of a dialogue folder whose record and audio files are there; None if it is incomplete.
 
     Raises: UserError if it was spoken from another script of the same id.
     """
@@ -52,26 +54,27 @@ def spoken_seconds(script: Script, folder: Path) -> float | None:
         return None
     if dialogue.provenance.get("script_sha256") != digest(script.to_json()):
         raise UserError(
-            f"{folder} was spoken from another script of that id: give another --out, or the same --scripts"
+            f"{folder} was spoken from another script of that id: give another --out, or the same --scripts",
+            code="other-settings",
         )
     return dialogue.seconds if all((folder / name).is_file() for name in ("audio.flac", "left.voice.flac")) else None
 
 
-def speak_one(script: Script, engine: AnyEngine, seed: int, options: StitchOptions, out: Path) -> Outcome:
+def speak_one(script: Script, engine: AnyEngine, seed: int, options: StitchOptions, out: Path) -> SpokenScript:
     """Speaks one script into OUT/ID; meta.json comes last, so that a folder with it is complete."""
     try:
         result = stitch(script, engine, seed, options)
     except EngineGone:
         raise
     except UserError as why:
-        return Outcome(id=script.id, reason=str(why).removeprefix(f"{script.id}: "))
+        return SpokenScript(id=script.id, reason=str(why).removeprefix(f"{script.id}: "))
     folder = out / script.id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meta.json").unlink(missing_ok=True)
     write_flac(folder / "audio.flac", result.audio_CS, RATE_HZ)
     write_flac(folder / "left.voice.flac", result.voice, RATE_HZ)
     write_line(folder / "meta.json", result.dialogue.to_json())
-    return Outcome(id=script.id, seconds=result.dialogue.seconds)
+    return SpokenScript(id=script.id, seconds=result.dialogue.seconds)
 
 
 @lru_cache(maxsize=1)
@@ -85,12 +88,12 @@ def _identity(engine: EngineChoice) -> dict[str, Any]:
     return shared_engine(engine).identity()
 
 
-def _work(script: Script, engine: EngineChoice, seed: int, options: StitchOptions, out: Path) -> Outcome:
+def _work(script: Script, engine: EngineChoice, seed: int, options: StitchOptions, out: Path) -> SpokenScript:
     return speak_one(script, shared_engine(engine), seed, options, out)
 
 
 def settings_of(options: StitchOptions) -> dict[str, Any]:
-    """What decides the result, for OUT/speak.json; of files their contents count, not their places."""
+    """Returns what decides the result, for OUT/speak.json; files count by their content, not by their path."""
     used = options.augmentation
     settings = asdict(replace(options, augmentation=None))
     return settings | {"augmentation": {"name": used.name, "sha256": used.sha256} if used else None}
@@ -100,9 +103,11 @@ def check_scripts(scripts: Sequence[Script]) -> None:
     """Raises UserError if an id is used twice or cannot be the name of a folder."""
     for name, count in Counter(script.id for script in scripts).items():
         if count > 1:
-            raise UserError(f"script id {name!r} is there {count} times: ids must be unique")
+            raise UserError(f"script id {name!r} is there {count} times: ids must be unique", code="bad-record")
         if not ID_PATTERN.fullmatch(name):
-            raise UserError(f"script id {name!r} cannot name a folder: use letters, digits, '_' and '-'")
+            raise UserError(
+                f"script id {name!r} cannot name a folder: use letters, digits, '_' and '-'", code="bad-record"
+            )
 
 
 def speak_scripts(
@@ -114,7 +119,7 @@ def speak_scripts(
     executor: Executor,
     options: StitchOptions,
 ) -> dict[str, Any]:
-    """Speaks all scripts into `out` and answers the report, which is also written to OUT/report.json.
+    """Speaks all scripts into `out` and returns the report, which it also writes to OUT/report.json.
 
     `engine` may be the name of one that needs no more settings, or auto.
     Raises: UserError for bad ids, a foreign folder, a missing engine, or if there is no dialogue at all in the end.
@@ -122,13 +127,13 @@ def speak_scripts(
     check_scripts(scripts)
     if isinstance(engine, str):
         engine = EngineChoice(name=choose_engine(engine))
-    [identity] = executor.run(_identity, [engine])  # by a worker: only they may have the GPU
+    [identity] = executor.run(_identity, [engine])  # A worker opens the engine, because only workers may have the GPU.
     claim_folder(out, "speak.json", {"engine": identity, "seed": seed, "options": settings_of(options)}, "speak")
     before = {script.id: spoken_seconds(script, out / script.id) for script in scripts}
     todo = [script for script in scripts if before[script.id] is None]
     started = time.perf_counter()
     work = partial(_work, engine=engine, seed=seed, options=options, out=out)
-    results = executor.run(work, todo, lost=lambda script, reason: Outcome(id=script.id, reason=reason))
+    results = executor.run(work, todo, lost=lambda script, reason: SpokenScript(id=script.id, reason=reason))
     done = list(tqdm(results, total=len(todo), unit="dialogue", desc="speak"))
     elapsed = time.perf_counter() - started
     rejected = sorted((o for o in done if o.reason), key=lambda o: o.id)
@@ -144,7 +149,10 @@ def speak_scripts(
     }
     write_report(out, report)
     if not lengths:
-        raise UserError(f"no dialogue was spoken, see {out / 'report.json'}; the first reason: {rejected[0].reason}")
+        raise UserError(
+            f"no dialogue was spoken, see {out / 'report.json'}; the first reason is {rejected[0].reason!r}",
+            code="no-data",
+        )
     return report
 
 
@@ -167,7 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="of chatterbox or dia in this process, e.g. cuda")
     parser.add_argument("--engine-option", nargs="+", default=[], metavar="KEY=NUMBER", help="e.g. exaggeration=0.7")
     parser.add_argument("--store", type=Path, help="where what chatterbox or dia said is kept (default: OUT/.speech)")
-    settings.add_arguments(parser)
+    limits.add_arguments(parser)
     add_executor_arguments(parser)
 
 
@@ -175,19 +183,19 @@ def run(args: argparse.Namespace) -> None:
     """`ppx-data speak`."""
     scripts = read_scripts(args.scripts)
     if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: must be 1 or more")
+        raise UserError(f"--limit {args.limit}: must be 1 or more", code="bad-value")
     options = StitchOptions(
         voice_seconds=args.voice_seconds,
         voice_prompt=args.voice_prompt,
         timing=load_timing(args.timing),
         augmentation=load_augmentation(args.augment) if args.augment else None,
-        limits=settings.limits_of(args),
+        limits=limits.limits_of(args),
     )
     name = choose_engine(args.engine)
     if args.voice_prompt == "clip" and "--voices" not in USED[name]:
-        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out")
+        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out", code="bad-combination")
     if name == "dia" and options.augmentation and options.augmentation.needs_babble:
-        raise UserError("dia has no voices for babble: take the kind babble out of --augment")
+        raise UserError("dia has no voices for babble: take the kind babble out of --augment", code="bad-combination")
     engine = EngineChoice(
         name=name,
         url=args.url,
@@ -214,5 +222,7 @@ def parse_options(given: Sequence[str]) -> tuple[tuple[str, float], ...]:
         try:
             options[key] = float(value)
         except ValueError:
-            raise UserError(f"--engine-option {word!r}: give KEY=NUMBER, such as exaggeration=0.7") from None
+            raise UserError(
+                f"--engine-option {word!r}: give KEY=NUMBER, such as exaggeration=0.7", code="bad-value"
+            ) from None
     return tuple(sorted(options.items()))

@@ -4,6 +4,8 @@ Left is the agent, right the user. All choices depend on (seed, script id) only,
 the order or the number of workers.
 """
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,10 +39,10 @@ class StitchOptions:
 
     timing: Timing = field(default_factory=Timing)
     voice_seconds: float = 4.0
-    """About how long a voice prompt is; it ends with the word that ends closest to this."""
+    """The intended length of a voice prompt, which ends with the word that ends closest to it."""
     voice_prompt: str = "spoken"
-    """Another utterance of the agent's voice, or the whole clip that an engine imitates. Which of the two the
-    published models had is not known."""
+    """`spoken` is another utterance of the agent's voice, `clip` the whole clip that an engine imitates. It is not
+    known which of the two the published models had."""
     speed: tuple[float, float] = (0.92, 1.1)
     user_level_db: float = 6.0
     """The user's channel is up to this much louder or softer than the agent's."""
@@ -50,9 +52,9 @@ class StitchOptions:
     def __post_init__(self) -> None:
         if not VOICE_SECONDS[0] <= self.voice_seconds <= VOICE_SECONDS[1]:
             low, high = VOICE_SECONDS
-            raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}")
+            raise UserError(f"voice seconds {self.voice_seconds}: must be {low:.0f} to {high:.0f}", code="bad-value")
         if self.voice_prompt not in PROMPTS:
-            raise UserError(f"voice prompt {self.voice_prompt!r}: choose one of {', '.join(PROMPTS)}")
+            raise UserError(f"voice prompt {self.voice_prompt!r}: choose one of {', '.join(PROMPTS)}", code="bad-value")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -67,7 +69,7 @@ class Stitched:
 def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, options: StitchOptions) -> Stitched:
     """Speaks a script. Raises UserError if a turn cannot be spoken or the result fails a gate."""
     if not any(turn.speaker == "agent" for turn in script.turns):
-        raise UserError(f"{script.id}: the agent says nothing: give it at least one turn")
+        raise UserError(f"{script.id}: the agent says nothing: give it at least one turn", code="bad-record")
     key, timing = f"{seed}/{script.id}", options.timing
     turns = with_backchannels(script.turns, random.Random(f"{key}/backchannels"), timing)
     seconds = options.voice_seconds if options.voice_prompt == "spoken" else None
@@ -108,8 +110,8 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
     gates = measure(audio_CS, dialogue, schedule.slots, said.voice)
     reason = reason_to_reject(gates, options.limits)
     if reason:
-        raise UserError(f"{script.id}: gate {reason}")
-    if options.augmentation:  # after the gates, which measure the pipeline and not the telephone
+        raise UserError(f"{script.id}: gate {reason}", code="bad-audio")
+    if options.augmentation:  # The gates come first: they judge the pipeline, not the telephone.
         speaker: Any = engine
         babble = partial(_babble, speaker, script.split)
         user, record = augment(audio_CS[1], words["right"], options.augmentation, key, babble)
@@ -122,7 +124,7 @@ def stitch(script: Script, engine: Engine | ConversationEngine, seed: int, optio
 
 @lru_cache(maxsize=4)
 def _babble(engine: Any, split: str) -> tuple[Audio, ...]:
-    """Utterances of other voices of a split, spoken once in each process."""
+    """Returns utterances of other voices of a split, spoken once in each process."""
     voices = sorted(voice.key for voice in engine.voices() if voice.held_out == (split == "heldout"))
     chosen = voices[:: max(1, len(voices) // BABBLE_VOICES)][:BABBLE_VOICES]
     spoken = [engine.speak(text, key, seed=0) for text, key in zip(NEUTRAL_SENTENCES, chosen, strict=False)]
@@ -168,7 +170,7 @@ def measure(audio_CS: Audio, dialogue: Dialogue, slots: Sequence[Slot], voice: A
     for side, name in enumerate(SIDES):
         own = sorted((slot for slot in slots if slot.side == name), key=lambda slot: slot.start)
         following_starts = [slot.start for slot in own[1:]] + [dialogue.seconds]
-        for slot, following in zip(own, following_starts, strict=False):  # a silent side has no slot
+        for slot, following in zip(own, following_starts, strict=False):  # A silent side has no slot.
             if slot.is_cut:
                 after_cuts.append(dbfs(audio_CS[side, round(slot.stop * RATE_HZ) : round(following * RATE_HZ)]))
                 late_words += sum(slot.stop <= w.start < following - 1e-3 for w in dialogue.side(name).words)

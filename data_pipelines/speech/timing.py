@@ -14,7 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 from data_pipelines.files import digest
-from data_pipelines.records.schema import Turn
+from data_pipelines.records.schema import Event, Turn
 from model.errors import UserError
 
 SIDE_OF = {"agent": "left", "user": "right"}
@@ -39,11 +39,12 @@ class Table:
 
     @staticmethod
     def uniform(low: float, high: float) -> "Table":
+        """Returns a uniform distribution."""
         return Table((low, high))
 
     @staticmethod
     def normal(mean: float, deviation: float, low: float, high: float, num: int = 401) -> "Table":
-        """A normal distribution, its values clipped to low..high."""
+        """Returns a normal distribution, its values clipped to low..high."""
         bell = NormalDist(mean, deviation)
         inner = (min(max(bell.inv_cdf(n / (num - 1)), low), high) for n in range(1, num - 1))
         return Table((low, *(round(value, 6) for value in inner), high))
@@ -55,22 +56,22 @@ class Timing:
 
     name: str = "default"
     gap: Table = Table.normal(0.25, 0.35, -0.4, 1.5)
-    """Between speakers; below zero the turns overlap and nobody stops."""
+    """The gap between speakers, in seconds; below zero the turns overlap and nobody stops."""
     same_speaker_gap: float = 0.2
-    """The least pause between two turns of one speaker."""
+    """The least pause between two turns of one speaker, in seconds."""
     pause: Table = Table.uniform(0.2, 0.2)
     pause_rate: float = 0.0
     """Pauses in a second of a speaker's own turn; 0 leaves the pauses that the voice makes."""
     backchannel_rate: float = 0.0
     """Backchannels in a second of the other side's turn; 0 leaves those of the script."""
     backchannel_at: Table = Table.uniform(0.2, 0.8)
-    """Where a backchannel starts, as a share of the turn it answers."""
+    """The share of the other side's turn at which a backchannel starts."""
     backchannel_seconds: Table = Table.uniform(0.3, 0.7)
-    """How long one lasts: decides which words are said."""
+    """The length of a backchannel, which decides which words are said."""
     barge_in_at: Table = Table.uniform(0.4, 1.0)
-    """Where a barge-in starts, as a share of the turn it interrupts."""
+    """The share of the interrupted turn at which a barge-in starts."""
     stop_after: Table = Table.uniform(0.2, 0.7)
-    """How long the interrupted speaker goes on."""
+    """How long the interrupted speaker continues."""
     fade: Table = Table.uniform(0.04, 0.15)
     user_silence_share: float = 0.05
     """Share of user turns before which the user stays silent for a while."""
@@ -109,17 +110,22 @@ def load_timing(name: str | Path) -> Timing:
         return Timing()
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"--timing {path}: no such file: fit one with `ppx-data timing`, or use default")
+        raise UserError(
+            f"--timing {path}: no such file: fit one with `ppx-data timing`, or use default", code="not-found"
+        )
     try:
         raw = json.loads(path.read_text("utf-8"))["timing"]
         known = {field.name for field in fields(Timing)}
         if unknown := sorted(set(raw) - known):
-            raise UserError(f"{path}: unknown key {unknown[0]!r}: use {', '.join(sorted(known))}")
+            raise UserError(f"{path}: unknown key {unknown[0]!r}: use {', '.join(sorted(known))}", code="bad-record")
         return Timing(**{key: value if key == "name" else _parsed(path, key, value) for key, value in raw.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as why:
         if isinstance(why, UserError):
             raise
-        raise UserError(f"{path}: not a timing file ({why}): fit one with `ppx-data timing`") from why
+        raise UserError(
+            f"{path}: not a timing file ({why}): fit one with `ppx-data timing`",
+            code="unreadable" if isinstance(why, (json.JSONDecodeError, UnicodeDecodeError)) else "bad-record",
+        ) from why
 
 
 def _parsed(path: Path, key: str, value: Any) -> Any:
@@ -128,7 +134,10 @@ def _parsed(path: Path, key: str, value: Any) -> Any:
     values = tuple(map(float, value["quantiles"])) if is_table else (float(value),)
     low, high = LIMITS[key]
     if len(values) < 1 + is_table or list(values) != sorted(values) or not low <= values[0] <= values[-1] <= high:
-        raise UserError(f"{path}: {key} must be {'rising quantiles' if is_table else 'a number'} in {low:g}..{high:g}")
+        raise UserError(
+            f"{path}: {key} must be {'rising quantiles' if is_table else 'a number'} in {low:g}..{high:g}",
+            code="bad-record",
+        )
     return Table(values, int(value.get("count", 0))) if is_table else values[0]
 
 
@@ -145,6 +154,7 @@ class Slot:
 
     @property
     def is_cut(self) -> bool:
+        """Whether the turn ends before its natural end."""
         return self.fade > 0
 
 
@@ -153,7 +163,7 @@ class Schedule:
     """All slots in the order of the turns, the events among them, and the length of the dialogue."""
 
     slots: tuple[Slot, ...]
-    events: tuple[dict[str, Any], ...]
+    events: tuple[Event, ...]
     seconds: float
 
 
@@ -164,28 +174,33 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
     side's. Raises: UserError if it is not.
     """
     slots: list[Slot] = []
-    events: list[dict[str, Any]] = []
-    free = {"left": 0.0, "right": 0.0}  # when each side falls silent
-    floor: int | None = None  # the slot whose speaker has the floor
-    shares: list[float] = []  # where in it its backchannels start
+    events: list[Event] = []
+    free = {"left": 0.0, "right": 0.0}  # Times at which each side falls silent.
+    floor: int | None = None  # The slot whose speaker has the floor.
+    shares: list[float] = []  # The shares of that slot at which its backchannels start.
     for n, (turn, length) in enumerate(zip(turns, seconds, strict=True)):
         side = SIDE_OF[turn.speaker]
         if floor is None:
             if turn.kind != "normal":
-                raise UserError(f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn")
+                raise UserError(
+                    f"turn {n} is a {turn.kind} with no turn before it: start with a normal turn", code="bad-record"
+                )
             start = timing.lead_in.draw(rng)
         elif turn.kind == "normal":
             start = _after(slots[floor], turns[floor].kind, side, free, turn, rng, timing, events)
         else:
             if slots[floor].side == side:
-                raise UserError(f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn")
+                raise UserError(
+                    f"turn {n} is a {turn.kind} of the {turn.speaker} on the {turn.speaker}'s own turn",
+                    code="bad-record",
+                )
             share = timing.barge_in_at.draw(rng) if turn.kind == "barge_in" else shares.pop(0)
             start = max(slots[floor].start + share * (slots[floor].stop - slots[floor].start), free[side] + 0.05)
-        start = round(start, 4)  # as word times are stored
+        start = round(start, 4)  # Word times are stored with four decimals, too.
         if turn.kind == "barge_in" and floor is not None and start < slots[floor].stop:
             slots[floor] = _stopped(slots[floor], start, rng, timing)
             free[slots[floor].side] = slots[floor].stop
-            events.append(_event("barge_in", side, start, start + length) | {"stop": round(slots[floor].stop, 4)})
+            events.append(_event("barge_in", side, start, start + length, stop=round(slots[floor].stop, 4)))
         elif turn.kind == "backchannel":
             events.append(_event("backchannel", side, start, start + length))
         slots.append(Slot(turn=n, side=side, start=start, stop=start + length))
@@ -196,8 +211,8 @@ def place(turns: Sequence[Turn], seconds: Sequence[float], rng: random.Random, t
     return Schedule(slots=tuple(slots), events=tuple(events), seconds=stop)
 
 
-def _event(kind: str, side: str, start: float, end: float) -> dict[str, Any]:
-    return {"kind": kind, "side": side, "start": round(start, 4), "end": round(end, 4)}
+def _event(kind: str, side: str, start: float, end: float, stop: float | None = None) -> Event:
+    return Event(kind=kind, side=side, start=round(start, 4), end=round(end, 4), stop=stop)
 
 
 def _after(
@@ -208,15 +223,15 @@ def _after(
     turn: Turn,
     rng: random.Random,
     timing: Timing,
-    events: list[dict[str, Any]],
+    events: list[Event],
 ) -> float:
     """Start of a normal turn that follows the floor turn."""
     gap = timing.gap.draw(rng)
     if side == floor.side:
         gap = max(gap, timing.same_speaker_gap)
-    elif floor_kind == "barge_in":  # who was interrupted hears the other out
+    elif floor_kind == "barge_in":  # The one who was interrupted lets the other finish.
         gap = max(gap, 0.0)
-    else:  # a one-word turn is not talked over from its first sound
+    else:  # Nobody talks over a one-word turn from its first sound on.
         gap = max(gap, -0.5 * (floor.stop - floor.start))
     if turn.speaker == "user" and rng.random() < timing.user_silence_share:
         silence = timing.user_silence.draw(rng)
@@ -227,10 +242,10 @@ def _after(
 
 
 def _backchannel_shares(following: Sequence[Turn], rng: random.Random, timing: Timing) -> list[float]:
-    """Where the backchannels that come next in the script start, as shares of the turn they answer."""
+    """Returns where the next backchannels of the script start, as shares of the turn that they accompany."""
     rest = list(dropwhile(lambda turn: turn.kind == "backchannel", following))
     shares = sorted(timing.backchannel_at.draw(rng) for _ in range(len(following) - len(rest)))
-    if rest and rest[0].kind == "barge_in":  # they leave room for it
+    if rest and rest[0].kind == "barge_in":  # The backchannels leave room for the barge-in.
         shares = [0.4 * share for share in shares]
     return shares
 

@@ -39,13 +39,13 @@ NUM_QUANTILES = 101
 
 @dataclass
 class Observed:
-    """Events of some dialogues; lists in seconds, `backchannel_at` as a share of the turn."""
+    """Events of some dialogues: lists of seconds, but `backchannel_at` lists shares of the turn."""
 
     seconds: float = 0.0
     speech: float = 0.0
-    """Speech of those who have the floor."""
+    """The speech of whoever has the floor, in seconds."""
     turns: float = 0.0
-    """Their turns, pauses included."""
+    """The turns of whoever has the floor, pauses included, in seconds."""
     gap: list[float] = field(default_factory=list)
     pause: list[float] = field(default_factory=list)
     backchannel: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Observed:
             self._answers(turn, hums["right" if turn[2] == "left" else "left"])
 
     def _turns(self, rest: Sequence[Stretch]) -> list[Stretch]:
-        """Gaps, pauses and interruptions between stretches; answers the turns."""
+        """Counts gaps, pauses and interruptions between stretches; returns the turns."""
         turns = [rest[0]]
         self.speech += rest[0][1] - rest[0][0]
         for start, end, side in rest[1:]:
@@ -83,7 +83,7 @@ class Observed:
                     self.pause.append(silence)
                 turns[-1] = (floor[0], end, side)
             elif end <= floor[1]:
-                continue  # tried in vain, or an aside
+                continue  # The other side did not take the floor, or made an aside.
             else:
                 if silence < -INTERRUPTION_SECONDS:
                     self.interruption.append(-silence)
@@ -103,8 +103,11 @@ class Observed:
 
 
 def backchannels(words: Sequence[Word], own: Sequence[Stretch], other: Sequence[Stretch]) -> list[Stretch]:
-    """Those of one side's stretches that are a few words such as "mm-hm", alone, beginning while the other side
-    speaks or within a second after, when that goes on."""
+    """Returns those stretches of one side that are backchannels.
+
+    They are a few words such as "mm-hm", alone, and begin while the other side speaks, or within a second after, if the
+    other side continues.
+    """
     starts = [word.start for word in words]
     other_starts, other_ends = [start for start, _, _ in other], [end for _, end, _ in other]
     found = []
@@ -132,7 +135,9 @@ def fit(observed: Observed, name: str) -> Timing:
     short = {kind: need for kind, need in NEEDED.items() if len(getattr(observed, kind)) < need}
     if short:
         missing = ", ".join(f"{len(getattr(observed, kind))} of {need} {kind}s" for kind, need in short.items())
-        raise UserError(f"too little to fit to in {observed.dialogues} dialogues: {missing}: give more calls")
+        raise UserError(
+            f"too little to fit to in {observed.dialogues} dialogues: {missing}: give more calls", code="no-data"
+        )
     return Timing(
         name=name,
         gap=_table("gap", observed.gap),
@@ -142,7 +147,7 @@ def fit(observed: Observed, name: str) -> Timing:
         backchannel_at=_table("backchannel_at", observed.backchannel_at),
         backchannel_seconds=_table("backchannel_seconds", observed.backchannel),
         stop_after=_table("stop_after", observed.interruption),
-        user_silence_share=0.0,  # long silences are among the gaps
+        user_silence_share=0.0,  # The gaps include long silences.
     )
 
 

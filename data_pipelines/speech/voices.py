@@ -6,12 +6,14 @@
       sex: female
       accent: us
       licence: CC-BY-4.0
-      consent: release of 2026-03-01     # what allows to imitate the voice; without it the clip is refused
+      consent: release of 2026-03-01     # what permits imitation; a clip without it is refused
       held_out: false
       sha256: 1c2f...
 
 A speaker is held out by a hash of the name, decided once and stored: such voices never speak in training.
 """
+
+# Shapes: C channels, S samples
 
 import argparse
 import csv
@@ -45,7 +47,7 @@ MANIFEST = "voices.yaml"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Clip:
+class ConsentedClip:
     """One recording of one speaker, and the right to use it."""
 
     path: str
@@ -68,7 +70,7 @@ class Pool:
     """The clips of one manifest."""
 
     folder: Path
-    clips: tuple[Clip, ...]
+    clips: tuple[ConsentedClip, ...]
 
     @cached_property
     def sha256(self) -> str:
@@ -76,7 +78,7 @@ class Pool:
         return digest(*sorted(str(sorted((asdict(clip) | {"path": clip.key}).items())) for clip in self.clips))
 
     @cached_property
-    def _by_key(self) -> dict[str, Clip]:
+    def _by_key(self) -> dict[str, ConsentedClip]:
         return {clip.key: clip for clip in self.clips}
 
     def voices(self, engine: str) -> tuple[Voice, ...]:
@@ -96,11 +98,13 @@ class Pool:
     def audio(self, key: str) -> tuple[Audio, int]:
         """A clip [samples] and its rate. Raises UserError for an unknown key or a clip that has changed."""
         if key not in self._by_key:
-            raise UserError(f"{key}: no such voice in {self.folder / MANIFEST}")
+            raise UserError(f"{key}: no such voice in {self.folder / MANIFEST}", code="unknown-name")
         clip = self._by_key[key]
         path = self.folder / clip.path
         if not path.is_file() or _sha256(path) != clip.sha256:
-            raise UserError(f"{path}: is missing or not the clip that was checked: run `ppx-data voices` again")
+            raise UserError(
+                f"{path}: is missing or not the clip that was checked: run `ppx-data voices` again", code="checksum"
+            )
         samples_CS, rate = read_audio(path)
         return samples_CS[0], rate
 
@@ -112,40 +116,48 @@ def load_pool(place: Path) -> Pool:
     """
     path = place / MANIFEST if place.is_dir() else place
     if not path.is_file():
-        raise UserError(f"{path}: no such manifest of voices: make one with `ppx-data voices`")
+        raise UserError(f"{path}: no such manifest of voices: make one with `ppx-data voices`", code="not-found")
     try:
         entries = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["voices"]
         clips = tuple(_clip(path.parent, dict(entry)) for entry in entries)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as why:
         if isinstance(why, UserError):
-            raise UserError(f"{path}: {why}") from why
-        raise UserError(f"{path}: not a manifest of voices ({' '.join(str(why).split())[:100]})") from why
+            raise UserError(f"{path}: {why}", code=why.code) from why
+        raise UserError(
+            f"{path}: not a manifest of voices ({' '.join(str(why).split())[:100]})",
+            code="unreadable" if isinstance(why, (yaml.YAMLError, UnicodeDecodeError)) else "bad-record",
+        ) from why
     twice = [key for key, count in Counter(clip.key for clip in clips).items() if count > 1]
     if twice or not clips:
         raise UserError(
-            f"{path}: " + (f"voice {twice[0]} is there twice: rename a clip" if twice else "lists no voice")
+            f"{path}: " + (f"voice {twice[0]} is there twice: rename a clip" if twice else "lists no voice"),
+            code="bad-record",
         )
     both = {clip.speaker for clip in clips if clip.held_out} & {clip.speaker for clip in clips if not clip.held_out}
     if both:
-        raise UserError(f"{path}: speaker {sorted(both)[0]} is held out and not: a speaker must be one of them")
+        raise UserError(
+            f"{path}: speaker {sorted(both)[0]} is held out and not: a speaker must be one of them", code="bad-record"
+        )
     return Pool(path.parent, clips)
 
 
-def _clip(folder: Path, entry: dict[str, Any]) -> Clip:
+def _clip(folder: Path, entry: dict[str, Any]) -> ConsentedClip:
     """One entry, completed and checked. Raises UserError naming the clip and the reason."""
     name = entry.get("path", "an entry without path")
-    known = (*Clip.__dataclass_fields__,)
+    known = (*ConsentedClip.__dataclass_fields__,)
     if unknown := sorted(map(str, set(entry) - set(known))):
-        raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}")
+        raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}", code="bad-record")
     if reason := reason_against(entry):
-        raise UserError(f"{name}: {reason}")
+        is_right_missing = reason.startswith(("no licence", "no consent"))
+        raise UserError(f"{name}: {reason}", code="licence" if is_right_missing else "bad-record")
     if not isinstance(entry.setdefault("held_out", is_held_out(entry["speaker"])), bool):
-        raise UserError(f"{name}: held_out {entry['held_out']!r}: give true or false")
+        raise UserError(f"{name}: held_out {entry['held_out']!r}: give true or false", code="bad-record")
     if "sha256" not in entry:
         if reason := reason_against_sound(folder / entry["path"]):
-            raise UserError(f"{name}: {reason}")
+            is_there = (folder / entry["path"]).is_file()
+            raise UserError(f"{name}: {reason}", code="bad-audio" if is_there else "not-found")
         entry["sha256"] = _sha256(folder / entry["path"])
-    return Clip(**entry)
+    return ConsentedClip(**entry)
 
 
 def is_held_out(speaker: str, share: float = HELD_OUT_SHARE) -> bool:
@@ -188,7 +200,9 @@ def reason_against_sound(path: Path) -> str:
 
 
 def voiced_seconds(audio: Audio, rate: int) -> float:
-    """How long there is sound: 20 ms frames within 35 dB of the loud ones (95th percentile) and above -55 dBFS.
+    """Returns how long there is sound, in seconds.
+
+    Frames of 20 ms sound if they are within 35 dB of the loud ones (95th percentile) and above -55 dBFS.
 
     Pauses of less than 0.2 s count, as they belong to speech.
     """
@@ -230,12 +244,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """`ppx-data voices DIR --out voices.yaml`."""
     if not args.folder.is_dir():
-        raise UserError(f"{args.folder}: no such folder: put clips into folders named by their speakers")
+        raise UserError(
+            f"{args.folder}: no such folder: put clips into folders named by their speakers", code="not-found"
+        )
     if not 0 <= args.heldout < 1:
-        raise UserError(f"--heldout {args.heldout}: must be 0 to below 1")
+        raise UserError(f"--heldout {args.heldout}: must be 0 to below 1", code="bad-value")
     speakers = _read_speakers(args.speakers or args.folder / "speakers.csv")
     files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    clips: list[Clip] = []
+    clips: list[ConsentedClip] = []
     rejected, taken = {}, set()
     for path in tqdm(files, unit="clip", desc="voices"):
         name = path.parent.name
@@ -249,11 +265,11 @@ def run(args: argparse.Namespace) -> None:
         else:
             held_out = is_held_out(entry["speaker"], args.heldout)
             taken.add((name, path.stem))
-            clips.append(Clip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
+            clips.append(ConsentedClip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
     for name, reason in rejected.items():
         print(f"rejected {name}: {reason}")
     if not clips:
-        raise UserError(f"{args.folder}: none of {len(files)} clips can be used; the reasons are above")
+        raise UserError(f"{args.folder}: none of {len(files)} clips can be used; the reasons are above", code="no-data")
     listed = {"voices": [asdict(clip) for clip in clips], "rejected": rejected}
     save_once(args.out, yaml.safe_dump(listed, sort_keys=False, allow_unicode=True).encode())
     load_pool(args.out)
@@ -271,21 +287,24 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _read_speakers(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of a table of speakers, by name. Raises UserError if it is missing or lacks a column."""
+    """Returns the rows of a table of speakers, by name. Raises UserError if it is missing or lacks a column."""
     if not path.is_file():
-        raise UserError(f"{path}: no table of speakers: write one with the columns {', '.join(FIELDS)}")
+        raise UserError(
+            f"{path}: no table of speakers: write one with the columns {', '.join(FIELDS)}", code="not-found"
+        )
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as why:
-        raise UserError(f"{path}: not a CSV table in UTF-8 ({why})") from why
+        raise UserError(f"{path}: not a CSV table in UTF-8 ({why})", code="unreadable") from why
     missing = [field for field in FIELDS if rows and field not in rows[0]]
     if missing or not rows:
         raise UserError(
-            f"{path}: " + (f"no column {missing[0]!r}" if missing else "no rows") + f": give {', '.join(FIELDS)}"
+            f"{path}: " + (f"no column {missing[0]!r}" if missing else "no rows") + f": give {', '.join(FIELDS)}",
+            code="bad-record",
         )
     plain = [{field: (row[field] or "").strip() for field in FIELDS} for row in rows]
     twice = [name for name, count in Counter(row["speaker"] for row in plain).items() if count > 1]
     if twice:
-        raise UserError(f"{path}: speaker {twice[0]!r} has several lines: keep one")
+        raise UserError(f"{path}: speaker {twice[0]!r} has several lines: keep one", code="bad-record")
     return {row["speaker"]: row for row in plain}

@@ -1,10 +1,12 @@
-"""A small corpus in Fisher's layout out of real human speech that Debian packages carry.
+"""Makes a small corpus in Fisher's layout out of real human speech that Debian packages carry.
 
 One side of every call is the woman of Asterisk's English prompts, the other one of two readers of the pocketsphinx
-test data. They do not talk to each other: turns, gaps, overlaps and listening sounds are laid out by chance. What
-it is for: trying the import of telephone calls, and tests. Material of the readers is short (25 s and 10 s), so the
-calls of one reader have the same sentences in another order.
+test data. They do not talk to each other: turns, gaps, overlaps and listening sounds are laid out by chance. The corpus
+serves to try the import of telephone calls, and tests. Material of the readers is short (25 s and 10 s), so the calls
+of one reader have the same sentences in another order.
 """
+
+# Shapes: C channels, S samples
 
 import random
 from collections.abc import Sequence
@@ -14,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.standin.release import Row, write_call, write_notices, write_tables
-from data_pipelines.standin.sounds import PACKAGES, RATE_HZ, Clip, read_prompts, read_readers
+from data_pipelines.standin.release import CalldataRow, write_call, write_notices, write_tables
+from data_pipelines.standin.sounds import PACKAGES, RATE_HZ, RecordedUtterance, read_prompts, read_readers
 
 LICENCE = "CC BY-SA 3.0 (Asterisk core sounds, Allison Smith) and BSD-2-Clause (pocketsphinx test data)"
 TITLES = {"ENG01": "Telephone Menus.", "ENG02": "Leaving a Message.", "ENG03": "Conference Calls in the US."}
@@ -23,9 +25,9 @@ TITLES = {"ENG01": "Telephone Menus.", "ENG02": "Leaving a Message.", "ENG03": "
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """An utterance with its start in the call. Who is not `is_main` is the reader."""
+    """An utterance with its start in the call, in seconds; `is_main` is False for the reader."""
 
-    clip: Clip
+    clip: RecordedUtterance
     start: float
     is_main: bool
     is_uncertain: bool = False
@@ -34,9 +36,9 @@ class Placed:
 def make_recorded(
     corpus: Path, num_calls: int, seconds: float, seed: int, sounds: Path, noise_dbfs: float
 ) -> tuple[float, list[str]]:
-    """Writes a corpus of recorded calls; answers seconds of audio and lines to print.
+    """Writes a corpus of recorded calls; returns seconds of audio and lines to print.
 
-    Raises: UserError if the sounds are not there.
+    Raises: UserError if the sounds are not there (code "not-found").
     """
     main, listens = read_prompts(sounds)
     readers = read_readers(sounds)
@@ -49,7 +51,7 @@ def make_recorded(
         turns = place_turns(deal, listens, reader.clips, seconds, rng)
         sides = (main.person, reader.person) if number % 2 else (reader.person, main.person)
         topic = sorted(TITLES)[number % len(TITLES)]
-        row = Row(call=f"{number:05d}", disc="fe_03_p1_sph1", topic=topic, sides=sides)
+        row = CalldataRow(call=f"{number:05d}", disc="fe_03_p1_sph1", topic=topic, sides=sides)
         audio_SC = mix(turns, sides[0] is main.person, noise_dbfs, rng)
         write_call(corpus, row, audio_SC, transcript(turns, sides[0] is main.person))
         total += len(audio_SC) / RATE_HZ
@@ -67,12 +69,12 @@ def make_recorded(
 
 
 class _Deal:
-    """Hands out utterances in shuffled order, each once, then starts again."""
+    """Hands out utterances in shuffled order, each once, and then starts again."""
 
-    def __init__(self, clips: Sequence[Clip], rng: random.Random) -> None:
-        self._clips, self._rng, self._left, self._count = list(clips), rng, list[Clip](), 0
+    def __init__(self, clips: Sequence[RecordedUtterance], rng: random.Random) -> None:
+        self._clips, self._rng, self._left, self._count = list(clips), rng, list[RecordedUtterance](), 0
 
-    def next(self) -> Clip:
+    def next(self) -> RecordedUtterance:
         if not self._left:
             self._left = self._rng.sample(self._clips, len(self._clips))
         self._count += 1
@@ -84,9 +86,13 @@ class _Deal:
 
 
 def place_turns(
-    deal: _Deal, listens: Sequence[Clip], reading: Sequence[Clip], seconds: float, rng: random.Random
+    deal: _Deal,
+    listens: Sequence[RecordedUtterance],
+    reading: Sequence[RecordedUtterance],
+    seconds: float,
+    rng: random.Random,
 ) -> list[Placed]:
-    """Lays out one call: turns of both sides with gaps of -0.4 to 1.2 s, and short words into the reader's turns.
+    """Lays out one call: turns of both sides with gaps of -0.4 to 1.2 s, and short words within the reader's turns.
 
     The reader says every sentence once, so that a voice clip cut outside a window is never heard inside it; the
     longest sentence comes last, where a window that ends before it leaves most.
@@ -94,8 +100,8 @@ def place_turns(
     readings = rng.sample(list(reading), len(reading))
     longest = max(readings, key=lambda clip: clip.seconds)
     readings = [*(clip for clip in readings if clip is not longest), longest]
-    spare = seconds - 1.0 - sum(clip.seconds + 0.5 for clip in readings)  # what is left for the main speaker
-    groups: list[list[Clip]] = [[] for _ in range(len(readings) + 1)]
+    spare = seconds - 1.0 - sum(clip.seconds + 0.5 for clip in readings)  # This is left for the main speaker.
+    groups: list[list[RecordedUtterance]] = [[] for _ in range(len(readings) + 1)]
     slot = 0
     while spare > 1.0:
         clip = deal.next()
@@ -123,7 +129,7 @@ def place_turns(
 
 
 def mix(turns: Sequence[Placed], main_is_a: bool, noise_dbfs: float, rng: random.Random) -> np.ndarray:
-    """Both channels of one call over the hiss of the line: float [samples, 2]."""
+    """Returns both channels of one call over the hiss of the line: float [samples, 2] at 8 kHz."""
     length = int((max(turn.start + turn.clip.seconds for turn in turns) + 0.6) * RATE_HZ)
     hiss = np.random.default_rng(rng.getrandbits(64)).normal(0, 10 ** (noise_dbfs / 20), (length, 2))
     for turn in sorted(turns, key=lambda turn: turn.start):
@@ -133,7 +139,7 @@ def mix(turns: Sequence[Placed], main_is_a: bool, noise_dbfs: float, rng: random
 
 
 def transcript(turns: Sequence[Placed], main_is_a: bool) -> list[str]:
-    """The timed lines of one call."""
+    """Returns the timed lines of one call."""
     lines = []
     for turn in sorted(turns, key=lambda turn: turn.start):
         text = f"(( {turn.clip.text} ))" if turn.is_uncertain else turn.clip.text
@@ -143,7 +149,7 @@ def transcript(turns: Sequence[Placed], main_is_a: bool) -> list[str]:
 
 
 def notices() -> str:
-    """Where the recordings come from, and under which terms."""
+    """Returns where the recordings come from, and under which terms."""
     packages = "\n".join(f"  {name} {version}" for name, (version, _) in PACKAGES.items())
     return (
         "Telephone calls in the layout of Fisher English, put together from recordings of real people who never spoke\n"

@@ -1,4 +1,6 @@
-"""Writing a corpus in the shapes of the Fisher release: discs, transcripts and tables of both parts."""
+"""Writes a corpus in the shapes of the Fisher release: discs, transcripts and tables of both parts."""
+
+# Shapes: C channels, S samples
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ PART_2_BEGINS = 5851
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """A row of pindata: an invented PIN and what is known of the speaker; dialect is "a" (American), "o" or ""."""
+    """A row of pindata: an invented PIN and what is known of the speaker; `dialect` is "a" (American), "o" or ""."""
 
     pin: str
     sex: str = ""
@@ -23,7 +25,7 @@ class Person:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CalldataRow:
     """A row of calldata: the call, its topic and speakers, the auditors' grades and who transcribed it."""
 
     call: str
@@ -36,11 +38,12 @@ class Row:
 
     @property
     def part(self) -> int:
+        """The part of the release that the call is in, 1 or 2."""
         return 1 if int(self.call) < PART_2_BEGINS else 2
 
 
 def write_call(
-    corpus: Path, row: Row, audio_SC: np.ndarray, lines: Sequence[str], original: Sequence[str] = ()
+    corpus: Path, row: CalldataRow, audio_SC: np.ndarray, lines: Sequence[str], original: Sequence[str] = ()
 ) -> None:
     """Writes float [samples, 2] at 8 kHz as shorten SPHERE, the timed lines, and those of the typist, if any."""
     folder, text = row.call[:3], corpus / f"fe_03_p{row.part}_tran" / "data"
@@ -55,7 +58,7 @@ def write_call(
         _write(path, "".join(f"{line}\n" for line in original))
 
 
-def write_tables(corpus: Path, rows: Sequence[Row], people: Sequence[Person], titles: dict[str, str]) -> None:
+def write_tables(corpus: Path, rows: Sequence[CalldataRow], people: Sequence[Person], titles: dict[str, str]) -> None:
     """Writes calldata, filelist, pindata and topics of each part, and the file tables of its discs."""
     for part in sorted({row.part for row in rows}):
         doc, own = corpus / f"fe_03_p{part}_tran" / "doc", [row for row in rows if row.part == part]
@@ -80,7 +83,7 @@ def write_notices(corpus: Path, licence: str, readme: str) -> None:
     _write(corpus / "README.txt", readme)
 
 
-def _calldata(row: Row) -> str:
+def _calldata(row: CalldataRow) -> str:
     cells = [
         f"{person.pin},{person.sex}.{person.dialect if person.sex else ''},{phone},,"
         for person, phone in zip(row.sides, row.phones, strict=True)
@@ -88,18 +91,18 @@ def _calldata(row: Row) -> str:
     return f"{row.call},,{row.topic},{','.join(row.grades)},{','.join(cells)}"
 
 
-def _filelist(row: Row) -> str:
-    """One call; the two parts have their columns in different order."""
+def _filelist(row: CalldataRow) -> str:
+    """Returns the line of one call; the two parts have their columns in different order."""
     cells = [row.call, row.disc] if row.part == 1 else [row.disc, row.call]
     return "\t".join([*cells, _sexes(row) or "NA", row.transcriber]) + "\n"
 
 
-def _sexes(row: Row) -> str:
+def _sexes(row: CalldataRow) -> str:
     return "".join(person.sex for person in row.sides) if all(person.sex for person in row.sides) else ""
 
 
-def _sides(person: Person, rows: Sequence[Row]) -> str:
-    """06972_A/m.a;08175_A/f.a"""
+def _sides(person: Person, rows: Sequence[CalldataRow]) -> str:
+    """Returns the sides that a speaker is on, such as 06972_A/m.a;08175_A/f.a."""
     found = [(row.call, "AB"[side]) for row in rows for side in (0, 1) if row.sides[side].pin == person.pin]
     return ";".join(f"{call}_{letter}/{person.sex}.{person.dialect}" for call, letter in found) or "NA"
 

@@ -1,7 +1,7 @@
-"""Small talk between two strangers who answer each other, as turns of text with the marks of real talk.
+"""Makes small talk between two strangers who answer each other, as turns of text with the marks of real talk.
 
-A grammar of sentence patterns (smalltalk.yaml) whose facts come from who speaks: home town, work, pets. One asks, the
-other answers and asks back; people hesitate, break off words, laugh, and change the subject.
+smalltalk.yaml holds a grammar of sentence patterns, whose facts come from who speaks: home town, work, pets. One asks,
+the other answers and asks back; people hesitate, break off words, laugh, and change the subject.
 """
 
 import random
@@ -14,32 +14,33 @@ from typing import Any, Literal
 
 import yaml
 
+# These words lose their capital after "um,".
 _STARTERS = frozenset(
     "a about an at but do for he how if in is it it's just maybe more mostly my no not only or our right right so that "
     "the there they this to too we well what when where with yes you".split()
-)  # words that lose their capital after "um,"
+)
 LAUGH = "{laugh}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """One word as typed, with its punctuation; `partial` is broken off, `laugh` is no word."""
+class TypedWord:
+    """One word as typed, with its punctuation; a `partial` is broken off, a `laugh` is no word."""
 
     text: str
     kind: Literal["word", "partial", "laugh"] = "word"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class TalkTurn:
     """What one of the two (0 or 1) says before the other does: utterances with pauses between them."""
 
     speaker: int
-    utterances: tuple[tuple[Said, ...], ...]
+    utterances: tuple[tuple[TypedWord, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Persona:
-    """An invented speaker. `facts` are what he may say of himself; they stay the same in all his calls."""
+    """An invented speaker. `facts` are what the speaker may say of herself or himself, the same in all calls."""
 
     pin: str
     sex: str
@@ -52,20 +53,20 @@ class Persona:
 
 @lru_cache(maxsize=1)
 def grammar() -> dict[str, Any]:
-    """The tables of smalltalk.yaml."""
+    """Returns the tables of smalltalk.yaml."""
     tables: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
     return tables
 
 
 def invent_facts(sex: str, rng: random.Random) -> dict[str, str]:
-    """A name, and one entry of every list about people."""
+    """Draws a name, and one entry of every list about people."""
     lists = dict(grammar()["people"])
     names = lists.pop("names")["female" if sex == "f" else "male"]
     return {"name": rng.choice(names)} | {key: rng.choice(values) for key, values in lists.items()}
 
 
 class Talk:
-    """One call. `opening`, then `exchange` as often as there is time for, then `closing`: turns in their order."""
+    """One call: `opening`, then `exchange` as often as there is time for, then `closing`, each a list of turns."""
 
     def __init__(self, topic: dict[str, Any], people: tuple[Persona, Persona], rng: random.Random) -> None:
         self._topic, self._people, self._rng = topic, people, rng
@@ -73,7 +74,7 @@ class Talk:
         self._pairs = self._order()
 
     def _order(self) -> Iterator[dict[str, Any]]:
-        """Questions about each other and the topic mixed, then whatever else there is to talk about, for ever."""
+        """Yields questions about each other and the topic mixed, then about all other topics, without end."""
         tables, rng = grammar(), self._rng
         first = [*self._topic["pairs"], *tables["about_me"]]
         others = [pair for topic in tables["topics"] if topic is not self._topic for pair in topic["pairs"]]
@@ -81,14 +82,16 @@ class Talk:
             yield from rng.sample(first, len(first))
             yield from rng.sample(others, len(others))
 
-    def opening(self) -> list[Turn]:
+    def opening(self) -> list[TalkTurn]:
+        """Returns greetings and names."""
         return self._fixed("opening", first=self._rng.randrange(2))
 
-    def closing(self) -> list[Turn]:
+    def closing(self) -> list[TalkTurn]:
+        """Returns farewells."""
         return self._fixed("closing", first=self._rng.randrange(2))
 
-    def exchange(self) -> list[Turn]:
-        """A question, its answer, often the same question back, and a reaction."""
+    def exchange(self) -> list[TalkTurn]:
+        """Returns a question, its answer, often the same question back, and a reaction."""
         rng, pair = self._rng, next(self._pairs)
         asks = rng.randrange(2)
         question = self._draw(pair["ask"])
@@ -105,42 +108,42 @@ class Talk:
             turns.append((1 - turns[-1][0], self._draw(grammar()["reactions"])))
         return [self._turn(speaker, text) for speaker, text in turns]
 
-    def backchannel(self) -> tuple[Said, ...]:
-        """One or two words of listening."""
-        return tuple(Said(text=word) for word in self._draw(grammar()["backchannels"]).split())
+    def backchannel(self) -> tuple[TypedWord, ...]:
+        """Returns one or two words of listening."""
+        return tuple(TypedWord(text=word) for word in self._draw(grammar()["backchannels"]).split())
 
-    def _fixed(self, name: str, first: int) -> list[Turn]:
+    def _fixed(self, name: str, first: int) -> list[TalkTurn]:
         turns = []
         for ours, theirs in grammar()[name]:
             turns += [self._turn(first, self._draw(ours)), self._turn(1 - first, self._draw(theirs))]
         return turns
 
     def _draw(self, lines: Sequence[str]) -> str:
-        """The next line of a list in shuffled order."""
+        """Returns the next line of a list in shuffled order."""
         deck = self._decks.setdefault(id(lines), [])
         if not deck:
             deck += self._rng.sample(list(lines), len(lines))
         return deck.pop()
 
-    def _turn(self, speaker: int, pattern: str) -> Turn:
+    def _turn(self, speaker: int, pattern: str) -> TalkTurn:
         facts = {"my": self._people[speaker].facts, "your": self._people[1 - speaker].facts}
         text = re.sub(r"\{(my|your)\.(\w+)\}", lambda found: facts[found[1]][found[2]], pattern)
         text = text.replace("{topic}", self._topic["spoken"]).replace("..", ".")
         parts = [part.strip() for part in text.split(" / ")]
-        return Turn(speaker=speaker, utterances=tuple(self._hesitate(_capital(part)) for part in parts))
+        return TalkTurn(speaker=speaker, utterances=tuple(self._hesitate(_capital(part)) for part in parts))
 
-    def _hesitate(self, text: str) -> tuple[Said, ...]:
-        """Now and then a filler before, and a word broken off and said again."""
+    def _hesitate(self, text: str) -> tuple[TypedWord, ...]:
+        """Adds a filler before now and then, and a word that is broken off and said again."""
         rng, words = self._rng, text.split()
         if rng.random() < 0.2 and words[0].lower().rstrip(",.") in _STARTERS:
             words = [*rng.choice(grammar()["fillers"]).split(), words[0].lower(), *words[1:]]
-        said = [Said(text="", kind="laugh") if word == LAUGH else Said(text=word) for word in words]
+        said = [TypedWord(text="", kind="laugh") if word == LAUGH else TypedWord(text=word) for word in words]
         long = [n for n, word in enumerate(words) if n and re.fullmatch(r"[a-z]{5,}[.,?]?", word)]
         if long and rng.random() < 0.08:
             at = rng.choice(long)
             start = re.match(r"[^aeiou]*[aeiou]+[^aeiou]?", words[at])
             if start and len(start[0]) < len(words[at].rstrip(".,?")) - 1:
-                said.insert(at, Said(text=start[0], kind="partial"))
+                said.insert(at, TypedWord(text=start[0], kind="partial"))
         return tuple(said)
 
 

@@ -1,22 +1,24 @@
-"""Small talk spoken by an engine and laid out in time: who says which word when."""
+"""Speaks small talk with an engine and lays it out in time: who says which word when."""
+
+# Shapes: S samples
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_pipelines.sound.audio import Audio, to_rate
 from data_pipelines.speech.protocols import Engine, Speech
-from data_pipelines.standin.smalltalk import Persona, Said, Talk
+from data_pipelines.standin.smalltalk import Persona, Talk, TypedWord
 from model.errors import UserError
 
 RATE_HZ = 8000
-_LAUGHTER = ("ha", "ha", "ha")  # what the engine says for a laugh
+_LAUGHTER = ("ha", "ha", "ha")  # The engine says this for a laugh.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sounded:
-    """One word, broken-off word or laugh with its times in the call."""
+    """One word, broken-off word or laugh with its times in the call, in seconds."""
 
     text: str
     kind: Literal["word", "partial", "laugh"]
@@ -25,7 +27,7 @@ class Sounded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Utterance:
+class SpokenUtterance:
     """What one side says without a pause; `turn` numbers the turns, backchannels included."""
 
     speaker: int
@@ -37,13 +39,14 @@ class Utterance:
 
     @property
     def end(self) -> float:
+        """When its audio ends, in seconds."""
         return self.start + len(self.audio_S) / RATE_HZ
 
 
 def talk(
     topic: dict[str, Any], sides: tuple[Persona, Persona], seconds: float, engine: Engine, rng: random.Random
-) -> list[Utterance]:
-    """One conversation of about `seconds`, spoken and laid out in time."""
+) -> list[SpokenUtterance]:
+    """Returns one conversation of about `seconds`, spoken and laid out in time."""
     conversation, line = Talk(topic, sides, rng), _Line(sides, engine, rng)
     for turn in conversation.opening():
         line.take_turn(turn.speaker, turn.utterances, conversation)
@@ -60,13 +63,13 @@ class _Line:
 
     def __init__(self, sides: tuple[Persona, Persona], engine: Engine, rng: random.Random) -> None:
         self._sides, self._engine, self._rng = sides, engine, rng
-        self.said: list[Utterance] = []
-        self._free = [0.4, 0.4]  # when each side has finished
+        self.said: list[SpokenUtterance] = []
+        self._free = [0.4, 0.4]  # Each side has finished at this time.
         self._turn = 0
         self.now = 0.4
 
-    def take_turn(self, speaker: int, utterances: Sequence[tuple[Said, ...]], conversation: Talk) -> None:
-        """One turn after a gap or with a small overlap; the listener says a word now and then."""
+    def take_turn(self, speaker: int, utterances: Sequence[tuple[TypedWord, ...]], conversation: Talk) -> None:
+        """Adds one turn after a gap or with a small overlap; the listener says a word now and then."""
         rng = self._rng
         self._turn += 1
         turn = self._turn
@@ -81,19 +84,17 @@ class _Line:
                 self._turn += 1
                 sign = self._speak(listener, self._turn, at, conversation.backchannel())
                 if sign.end < utterance.end:
-                    self.said.append(
-                        Utterance(**{**vars(sign), "is_backchannel": True})  # within the other's words, and not a turn
-                    )
+                    self.said.append(replace(sign, is_backchannel=True))  # It is within the other's words, and no turn.
                     self._free[listener] = sign.end
             start = utterance.end + rng.uniform(0.25, 0.9)
 
-    def _speak(self, speaker: int, turn: int, start: float, words: Sequence[Said]) -> Utterance:
+    def _speak(self, speaker: int, turn: int, start: float, words: Sequence[TypedWord]) -> SpokenUtterance:
         start = round(start * RATE_HZ) / RATE_HZ
         persona = self._sides[speaker]
         speech = self._engine.speak(
             spoken_text(words), persona.voice, seed=self._rng.getrandbits(31), speed=persona.speed
         )
-        return Utterance(
+        return SpokenUtterance(
             speaker=speaker,
             turn=turn,
             start=start,
@@ -102,16 +103,19 @@ class _Line:
         )
 
 
-def spoken_text(words: Sequence[Said]) -> str:
-    """What the engine is given; a laugh is three syllables."""
+def spoken_text(words: Sequence[TypedWord]) -> str:
+    """Returns the text for the engine, in which a laugh is three syllables."""
     return " ".join(" ".join(_LAUGHTER) + "." if word.kind == "laugh" else word.text for word in words)
 
 
-def _timed(words: Sequence[Said], speech: Speech, start: float) -> tuple[Sounded, ...]:
-    """The engine's word times for our words. Raises: UserError if it split or joined words."""
+def _timed(words: Sequence[TypedWord], speech: Speech, start: float) -> tuple[Sounded, ...]:
+    """Returns the engine's word times for our words. Raises UserError if the engine split or joined words."""
     needed = [len(_LAUGHTER) if word.kind == "laugh" else 1 for word in words]
     if sum(needed) != len(speech.words):
-        raise UserError(f"the engine gave {len(speech.words)} word times for {spoken_text(words)!r}, not {sum(needed)}")
+        raise UserError(
+            f"the engine gave {len(speech.words)} word times for {spoken_text(words)!r}, not {sum(needed)}",
+            code="bad-transcript",
+        )
     sounded, at = [], 0
     for word, count in zip(words, needed, strict=True):
         first, last = start + speech.words[at][1], start + speech.words[at + count - 1][2]

@@ -1,7 +1,7 @@
-"""`ppx-data standin`: a small corpus in Fisher's layout, to try the import of telephone calls without the corpus.
+"""`ppx-data standin`: makes a small corpus in Fisher's layout, to try the import of telephone calls.
 
-`recorded` (default): real people who never spoke to each other, see `recorded.py`. `synthetic`: small talk of invented
-people who answer each other, spoken by an engine, with the true time of every word, see `synthetic.py`.
+`recorded`, the default, has real people who never spoke to each other (see `recorded.py`). `synthetic` has small talk
+of invented people who answer each other, spoken by an engine, with the true time of every word (see `synthetic.py`).
 """
 
 import argparse
@@ -21,7 +21,7 @@ NOISE_DBFS = -62.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ppx-data standin`."""
+    """Adds the arguments of `ppx-data standin`."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; must not exist")
     parser.add_argument("--speech", choices=("recorded", "synthetic"), default="recorded", help="what the calls hold")
     parser.add_argument("--calls", type=int, default=6, help="number of calls")
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`ppx-data standin`."""
+    """Runs `ppx-data standin`. Raises UserError as `make_corpus` and `make_truth_corpus`."""
     if args.speech == "recorded" and args.engine:
-        raise UserError("--engine has an effect with --speech synthetic only: leave it out")
+        raise UserError("--engine has an effect with --speech synthetic only: leave it out", code="bad-combination")
     if args.speech == "synthetic" and args.sounds:
-        raise UserError("--sounds has an effect with --speech recorded only: leave it out")
+        raise UserError("--sounds has an effect with --speech recorded only: leave it out", code="bad-combination")
     if args.speech == "recorded":
         lines = make_corpus(
             args.out, args.calls, args.seconds, args.seed, args.sounds or fetch_sounds(), args.noise_dbfs
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 def make_corpus(
     out: Path, num_calls: int, seconds: float, seed: int, sounds: Path, noise_dbfs: float = NOISE_DBFS
 ) -> list[str]:
-    """Writes the recorded corpus; the folder appears whole or not at all. Answers lines to print.
+    """Writes the recorded corpus, whole or not at all; returns lines to print.
 
     Raises: UserError if `out` exists, a number is out of range or the sounds are not there.
     """
@@ -72,7 +72,7 @@ def make_corpus(
 def make_truth_corpus(
     out: Path, num_calls: int, seconds: float, seed: int, engine: str, noise_dbfs: float = NOISE_DBFS
 ) -> list[str]:
-    """Writes the synthetic corpus with its truth; the folder appears whole or not at all. Answers lines to print.
+    """Writes the synthetic corpus with its truth, whole or not at all; returns lines to print.
 
     Raises: UserError if `out` exists, a number is out of range or the engine is not there.
     """
@@ -89,14 +89,13 @@ def make_truth_corpus(
 
 
 def _whole(out: Path, num_calls: int, seconds: float, noise_dbfs: float, make: Callable[[Path], float]) -> float:
+    """Checks the numbers and moves the corpus to `out` when `make` has made it; returns seconds of audio."""
     if out.exists():
-        raise UserError(f"{out} exists: give another --out")
-    if not 1 <= num_calls <= 999:
-        raise UserError(f"--calls {num_calls}: must be from 1 to 999")
-    if not 30 <= seconds <= 600:
-        raise UserError(f"--seconds {seconds:g}: must be from 30 to 600")
-    if not -90 <= noise_dbfs <= -20:
-        raise UserError(f"--noise-dbfs {noise_dbfs:g}: must be from -90 to -20")
+        raise UserError(f"{out} exists: give another --out", code="exists")
+    ranges = (("calls", num_calls, 1, 999), ("seconds", seconds, 30, 600), ("noise-dbfs", noise_dbfs, -90, -20))
+    for option, value, least, most in ranges:
+        if not least <= value <= most:
+            raise UserError(f"--{option} {value:g}: must be from {least} to {most}", code="bad-value")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temp:
         corpus = Path(temp, "corpus")

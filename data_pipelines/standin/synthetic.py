@@ -1,8 +1,10 @@
-"""Calls of two invented people whose word times are known: small talk spoken by a speech engine, sent by telephone.
+"""Makes calls of two invented people whose word times are known: small talk of a speech engine, sent by telephone.
 
 The truth is written beside the layout, as truth/CALL.json: words, broken-off words, laughter and signs of listening of
 both sides with times in the audio, and the facts of both speakers.
 """
+
+# Shapes: C channels, S samples
 
 import random
 import re
@@ -15,9 +17,9 @@ from tqdm import tqdm
 
 from data_pipelines.files import write_json
 from data_pipelines.speech.protocols import Engine
-from data_pipelines.standin.release import PART_2_BEGINS, Person, Row, write_call, write_notices, write_tables
+from data_pipelines.standin.release import PART_2_BEGINS, CalldataRow, Person, write_call, write_notices, write_tables
 from data_pipelines.standin.smalltalk import Persona, grammar, invent_facts
-from data_pipelines.standin.spoken_talk import RATE_HZ, Sounded, Utterance, talk
+from data_pipelines.standin.spoken_talk import RATE_HZ, Sounded, SpokenUtterance, talk
 
 LEVEL_DBFS = -24.0
 ECHO_DBFS, ECHO_SECONDS = -46.0, 0.03
@@ -28,7 +30,7 @@ CALLS_A_PERSON = 3
 def make_synthetic(
     corpus: Path, num_calls: int, seconds: float, seed: int, engine: Engine, noise_dbfs: float
 ) -> tuple[float, int]:
-    """Writes a corpus of synthetic calls in both parts' layout; answers seconds of audio and number of speakers."""
+    """Writes a corpus of synthetic calls in both parts' layout; returns seconds of audio and number of speakers."""
     people = invent_people(num_calls, engine, seed)
     pairs = pair_up(people, num_calls, random.Random(f"{seed}/pairs"))
     topics = {f"ENG{n:02d}": topic for n, topic in enumerate(grammar()["topics"], 1)}
@@ -57,7 +59,7 @@ def make_synthetic(
 
 
 def invent_people(num_calls: int, engine: Engine, seed: int) -> list[Persona]:
-    """Enough speakers for the calls, each with a voice, pace and level of their own."""
+    """Returns enough speakers for the calls, each with a voice, pace and level of their own."""
     rng = random.Random(f"{seed}/people")
     voices = [voice for voice in engine.voices() if not voice.held_out]
     rng.shuffle(voices)
@@ -82,7 +84,7 @@ def invent_people(num_calls: int, engine: Engine, seed: int) -> list[Persona]:
 
 
 def pair_up(people: Sequence[Persona], num_calls: int, rng: random.Random) -> list[tuple[Persona, Persona]]:
-    """Two different people for each call, each in at most three calls while that is possible."""
+    """Returns two different people for each call, each in at most three calls while that is possible."""
     left = {persona.pin: CALLS_A_PERSON for persona in people}
     by_pin = {persona.pin: persona for persona in people}
     pairs = []
@@ -94,14 +96,16 @@ def pair_up(people: Sequence[Persona], num_calls: int, rng: random.Random) -> li
     return pairs
 
 
-def _row(number: int, num_calls: int, sides: tuple[Persona, Persona], topics: Sequence[str], rng: random.Random) -> Row:
-    """The first half of the calls is in part 1, on an older and a newer disc in turn; each third call is the LDC's."""
+def _row(
+    number: int, num_calls: int, sides: tuple[Persona, Persona], topics: Sequence[str], rng: random.Random
+) -> CalldataRow:
+    """Returns the row of a call. The first half is in part 1, on two discs in turn; the LDC wrote each third call."""
     in_part_1 = number < (num_calls + 1) // 2
     call = number + 1 if in_part_1 else PART_2_BEGINS + number - (num_calls + 1) // 2
     disc = ("fe_03_p1_sph1", "fisher_eng_tr_sp_d2")[number % 2] if in_part_1 else "fe_03_p2_sph1"
     grades = (f"{rng.choice((2, 2.5, 3, 3.5, 4)):g}", rng.choice(("2.5", "3", "3.5", "4", "NA")))
     phones = (f'"{rng.randrange(10**9, 10**10)}"', f'"{rng.randrange(10**9, 10**10)}"')
-    return Row(
+    return CalldataRow(
         call=f"{call:05d}",
         disc=disc,
         topic=topics[number % len(topics)],
@@ -118,9 +122,9 @@ def _person(persona: Persona) -> Person:
 
 
 def telephone_line(
-    said: Sequence[Utterance], noise_dbfs: float, sides: tuple[Persona, Persona], rng: random.Random
+    said: Sequence[SpokenUtterance], noise_dbfs: float, sides: tuple[Persona, Persona], rng: random.Random
 ) -> np.ndarray:
-    """Both channels as float [samples, 2] at 8 kHz: speech at each one's level, echo of the other, and hiss."""
+    """Returns both channels, float [samples, 2] at 8 kHz: speech at each one's level, echo of the other, and hiss."""
     length = int((max(utterance.end for utterance in said) + 0.8) * RATE_HZ)
     voices = np.zeros((length, 2))
     for utterance in said:
@@ -134,8 +138,8 @@ def telephone_line(
     return np.clip(voices + echo + hiss, -1, 1)
 
 
-def transcribe(said: Sequence[Utterance], transcriber: str, rng: random.Random) -> tuple[list[str], list[str]]:
-    """The timed lines as the LDC or BBN wrote them, and for BBN the lines of the typist."""
+def transcribe(said: Sequence[SpokenUtterance], transcriber: str, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Returns the timed lines as the LDC or BBN wrote them, and for BBN the lines of the typist."""
     lines: list[str] = []
     typed: dict[tuple[int, int], list[str]] = {}
     for utterance in said:
@@ -161,7 +165,7 @@ def _line(sounded: Sequence[Sounded], transcriber: str, rng: random.Random) -> s
 
 
 def _bare(word: Sounded) -> str:
-    """A word as transcripts have it: lower case, no punctuation, t._v., word-."""
+    """Returns a word as transcripts have it: lower case, no punctuation, t._v., word-."""
     if word.kind == "laugh":
         return "[laughter]"
     if word.kind == "partial":
@@ -171,7 +175,7 @@ def _bare(word: Sounded) -> str:
 
 
 def _typed(sounded: Sequence[Sounded], rng: random.Random) -> str:
-    """An utterance as typed: [LAUGH], broken-off words with a dash, [?] where the typist guessed."""
+    """Returns an utterance as typed: [LAUGH], broken-off words with a dash, [?] where the typist guessed."""
     forms = {"laugh": "[LAUGH]"}
     words = [forms.get(word.kind, f"{word.text}-" if word.kind == "partial" else word.text) for word in sounded]
     if rng.random() < 0.02 and sounded[-1].kind == "word":
@@ -180,9 +184,9 @@ def _typed(sounded: Sequence[Sounded], rng: random.Random) -> str:
 
 
 def truth(
-    row: Row, said: Sequence[Utterance], sides: tuple[Persona, Persona], engine: Engine, seconds: float
+    row: CalldataRow, said: Sequence[SpokenUtterance], sides: tuple[Persona, Persona], engine: Engine, seconds: float
 ) -> dict[str, Any]:
-    """What is known of a call, for truth/CALL.json; no PIN."""
+    """Returns what is known of a call, for truth/CALL.json, without PINs."""
     found: dict[str, Any] = {"call": row.call, "seconds": round(seconds, 4), "engine": engine.identity(), "sides": {}}
     for side, letter in enumerate("AB"):
         own = [utterance for utterance in said if utterance.speaker == side]
@@ -200,6 +204,6 @@ def truth(
 
 
 def _said_facts(facts: dict[str, str], words: Sequence[Sounded]) -> list[str]:
-    """The facts that a side's words state."""
+    """Returns the facts that a side's words state."""
     text = " ".join(re.sub(r"[^a-z' ]", "", word.text.lower()) for word in words if word.kind == "word")
     return [key for key, value in facts.items() if f" {value.lower()} " in f" {text} "]

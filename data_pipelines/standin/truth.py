@@ -1,4 +1,4 @@
-"""How far the importer's word times are from the truth of a synthetic stand-in corpus."""
+"""Measures how far the importer's word times are from the truth of a synthetic stand-in corpus."""
 
 import json
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.recordings.fisher.heard import SIDE
+from data_pipelines.recordings.fisher.timed_lines import SIDE_OF
 from data_pipelines.recordings.fisher.written import key_of
 from data_pipelines.records.schema import Dialogue
 
 FAR_SECONDS = 0.5
-"""A word without a true word of the same spelling this near was put somewhere else."""
+"""A word was put somewhere else if no true word of the same spelling is this near."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordErrors:
-    """Word starts minus true starts in seconds, of the words that were found; `num_far` were not."""
+    """Word starts minus true starts, in seconds, of the words that were found; `num_far` were put somewhere else."""
 
     starts: tuple[float, ...]
     num_far: int
 
     def figures(self) -> dict[str, float]:
-        """Median, mean and 95th percentile of the absolute errors and the bias, in ms; and the share of far words.
+        """Returns median, mean and 95th percentile of the absolute errors and the bias, in ms, and the far words in %.
 
         Raises: ValueError if no word was compared.
         """
@@ -41,12 +41,12 @@ class WordErrors:
 
 
 def word_errors(dialogues: Sequence[Dialogue], truth: Path) -> WordErrors:
-    """Compares every word of dialogues of one corpus with `truth`, the folder of CALL.json."""
+    """Compares every word of the dialogues of one corpus with `truth`, its folder of CALL.json."""
     starts, num_far = [], 0
     for dialogue in dialogues:
         call = json.loads((truth / f"{dialogue.provenance['call'].removeprefix('fe_03_')}.json").read_text("utf-8"))
         offset = dialogue.provenance["window"][0]
-        for letter, side in SIDE.items():
+        for letter, side in SIDE_OF.items():
             true: dict[str, list[float]] = {}
             for text, start, _ in call["sides"][letter]["words"]:
                 true.setdefault(key_of(text), []).append(start)

@@ -1,9 +1,9 @@
-"""Case for transcripts in lower case, by rules. Nobody guesses at names that are common words, too."""
+"""Case for transcripts in lower case, by rules that do not guess at names which are common words, too."""
 
 import re
 from collections.abc import Sequence
 
-# What the rules know. Words that are also common nouns or verbs ("may", "march", "turkey") are left alone.
+# The names that the rules know. Words that are also common nouns or verbs ("may", "march", "turkey") are left out.
 _NAMES = frozenset(
     """monday tuesday wednesday thursday friday saturday sunday january february april june july august september
     october november december christmas thanksgiving halloween easter america american americans english spanish french
@@ -25,7 +25,10 @@ _PAIRS = frozenset(
 
 
 def ruled(words: Sequence[str]) -> list[str]:
-    """Bare lower-case words with the case that rules can restore: I, T.V., days, months, well-known places."""
+    """Returns bare lower-case words with the case that rules can restore: I, T.V., days, months, well-known places.
+
+    Shapes: as many words as come in, in the same order.
+    """
     forms = []
     stems = ["", *(word.partition("'")[0] for word in words), ""]
     for word, before, stem, after in zip(words, stems, stems[1:], stems[2:], strict=False):
@@ -33,7 +36,7 @@ def ruled(words: Sequence[str]) -> list[str]:
         in_pair = f"{before} {stem}" in _PAIRS or f"{stem} {after}" in _PAIRS
         if re.fullmatch(r"i('(m|d|ll|ve|s))?", word):
             word = "I" + word[1:]
-        elif re.fullmatch(r"([a-z]\.)+('?s)?", word):  # t.v. -> T.V., c.d.s -> C.D.s
+        elif re.fullmatch(r"([a-z]\.)+('?s)?", word):  # "t.v." becomes "T.V.", "c.d.s" becomes "C.D.s".
             word = re.sub(r"[a-z]\.", lambda found: found[0].upper(), word)
         elif stem in _NAMES or in_pair:
             word = stem.capitalize() + mark

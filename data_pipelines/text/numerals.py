@@ -12,13 +12,16 @@ MONTHS = "january february march april may june july august september october no
 
 @lru_cache(maxsize=4096)
 def number_words(value: int, kind: str = "cardinal") -> str:
-    """An integer in words, without hyphens or "and". `kind` is "cardinal" or "ordinal"."""
+    """An integer in words, without hyphens or "and"; `kind` is "cardinal" or "ordinal".
+
+    Raises: UserError if num2words is not installed ("missing-package").
+    """
     num2words: Any = require("num2words", extra="tts").num2words
     return str(num2words(value, to=kind)).replace("-", " ").replace(" and ", " ").replace(",", "")
 
 
 def digit_words(digits: str) -> str:
-    """Every digit by its name: "0042" is "zero zero four two"."""
+    """The name of every digit: "0042" is "zero zero four two"."""
     return " ".join(DIGITS[int(digit)] for digit in digits)
 
 
@@ -64,7 +67,10 @@ def year_words(year: int) -> str:
 
 
 def date_words(month: str, day: str, year: str | None) -> str | None:
-    """A calendar date in digits: "march fourteenth twenty twenty five". None if there is no such month or day."""
+    """A calendar date from its digits: "march fourteenth twenty twenty five"; None if there is no such month or day.
+
+    A year of two digits is one from 2000 on.
+    """
     if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return None
     words = f"{MONTHS[int(month) - 1]} {number_words(int(day), 'ordinal')}"
@@ -74,8 +80,10 @@ def date_words(month: str, day: str, year: str | None) -> str | None:
 
 
 def plain_number_words(text: str) -> str:
-    """Digits alone, read as their shape suggests: a year, a quantity, or a code of more than six digits or with a
-    leading zero, which is spelled out."""
+    """Digits alone, read as their shape suggests: a year, a quantity, or a code that is spelled out.
+
+    A code has more than six digits, or begins with a zero.
+    """
     if "." in text or "," in text:
         return decimal_words(text)
     if len(text) > 6 or (len(text) > 1 and text[0] == "0"):

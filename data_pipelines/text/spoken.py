@@ -24,18 +24,17 @@ from data_pipelines.text.numerals import (
 
 @dataclass(kw_only=True, frozen=True)
 class SpokenWord:
-    """One written word, punctuation included, and what is said for it.
-
-    `spoken` holds words of letters and apostrophes; a single capital is the name of that letter. `tail` is the
-    punctuation mark after it that shapes the prosody, one of , . ! ? ; : or none.
-    """
+    """One written word, punctuation included, and what is said for it."""
 
     written: str
     spoken: tuple[str, ...]
+    """Words of letters and apostrophes; a single capital is the name of that letter."""
     tail: str = ""
+    """The punctuation mark after the word that shapes the prosody, one of , . ! ? ; : or ""."""
 
     @property
     def ends_sentence(self) -> bool:
+        """True if a full stop, an exclamation mark or a question mark follows."""
         return self.tail in (".", "!", "?")
 
 
@@ -62,7 +61,7 @@ SAID_AS_WORDS = frozenset(
     "PIN SIM NASA NATO RAM ZIP COVID IKEA GIF LASER FICO ROM NOT NO ALL AND OR ANY YES ONLY NEVER MUST FREE NOW NEW "
     "VERY STOP WAIT HELP IS ARE THE DO CAN ONE TWO".split()
 )
-"""Capitals that are not spelled out; others of 2 to 5 letters are."""
+"""Words in capitals that are not spelled out, as others of 2 to 5 letters are."""
 CODE_WORDS = frozenset(
     "number code pin id account order confirmation reference ticket tracking invoice card extension zip in".split()
 )
@@ -84,7 +83,7 @@ Match = re.Match[str]
 
 def _money(m: Match) -> str:
     sign = "minus " if m[1] else ""
-    if m[4]:  # "$5k", "$2M"
+    if m[4]:  # A scale as in "$5k" or "$2M".
         scale = {"k": "thousand", "m": "million", "b": "billion"}[m[4].lower()]
         return f"{sign}{decimal_words(m[3])} {scale} {CURRENCIES[m[2]][0]}s"
     return sign + money_words(m[2], m[3])
@@ -109,7 +108,7 @@ def _unit(m: Match) -> str:
 
 
 def _range(m: Match) -> str:
-    """ "$10-$15" and "10-15%": the unit is said once, at the end."""
+    """A range such as "$10-$15" or "10-15%", whose unit is said once, at the end."""
     low = m[1].strip("".join(CURRENCIES) + "%")
     return f"{say(low) if low != m[1] or m[2].endswith('%') else say(m[1])} to {say(m[2])}"
 
@@ -141,7 +140,7 @@ RULES: tuple[tuple[re.Pattern[str], Callable[[Match], str | None]], ...] = tuple
 
 
 def say(token: str) -> str:
-    """The spoken words of one written token without outer punctuation, joined by spaces ("" if nothing is said)."""
+    """The spoken words of one written token without outer punctuation, joined by spaces; "" if nothing is said."""
     if token.lower() in ABBREVIATIONS:
         return ABBREVIATIONS[token.lower()]
     if token in SYMBOLS:
@@ -152,7 +151,7 @@ def say(token: str) -> str:
         if said is not None:
             return said
     if "/" in token and re.search(rf"\d|{MONEY_SIGN}", token):
-        return " per ".join(filter(None, map(say, token.split("/"))))  # "$8/month", "$65/4"
+        return " per ".join(filter(None, map(say, token.split("/"))))  # "$8/month" is "eight dollars per month".
     if re.fullmatch(r"[\w.+-]+@[\w.-]+|[\w-]{2,}(?:\.[\w-]{2,})+", token):
         names = {"@": "at", ".": "dot", "-": "dash", "_": "underscore"}
         return " ".join(names.get(part) or say(part) for part in re.split(r"([@._-])", token) if part)
@@ -183,7 +182,7 @@ def _said_letters(part: str) -> str:
     if stem.isupper() and len(stem) > 1:
         is_spelled = len(stem) <= 5 and stem not in SAID_AS_WORDS
         return " ".join(stem) + (ending and "'s") if is_spelled else stem.lower() + ending
-    # eSpeak reads "CitySan" as one word; names such as McDonald stay whole
+    # eSpeak reads "CitySan" as one word, so that it is cut; names such as McDonald stay whole.
     pieces = re.findall(r"(?:Mc|Mac|O'|De|Di|La|Le|Van)?[A-Z][a-z']+|[A-Z]+(?![a-z])|[a-z']+", part)
     if len(pieces) < 2 or "".join(pieces) != part:
         return part
@@ -193,7 +192,8 @@ def _said_letters(part: str) -> str:
 def expand(text: str) -> list[SpokenWord]:
     """Splits a text at spaces into written words with what is said for each.
 
-    Punctuation standing alone joins the word before it, so every answer has something to say.
+    Punctuation that stands alone joins the word before it, so that something is said for every word that is returned.
+    Raises: UserError if numbers occur and num2words is not installed ("missing-package").
     """
     written = text.split()
     plain = [_strip(token.replace("--", "\u2014").translate(PLAIN_PUNCTUATION)) for token in written]
@@ -201,9 +201,9 @@ def expand(text: str) -> list[SpokenWord]:
     for n, (core, tail) in enumerate(plain):
         following = plain[n + 1][0] if n + 1 < len(plain) else ""
         if core.lower() == "no" and tail == "." and re.match(r"#?\d", following):
-            core, tail = "number", ""  # "No. 5"
+            core, tail = "number", ""  # "No. 5" is "number five".
         elif not following and not tail and core.endswith("."):
-            tail = "."  # an abbreviation at the end: its full stop ends the sentence too
+            tail = "."  # The full stop of an abbreviation at the end also ends the sentence.
         following = "" if tail else following
         said = _in_context(core, words[-1] if words else None, following)
         spoken = tuple(word for word in said.split() if any(c.isalpha() for c in word))
@@ -215,7 +215,7 @@ def expand(text: str) -> list[SpokenWord]:
 
 
 def _strip(token: str) -> tuple[str, str]:
-    """Core and tail of a token: quotes and brackets go, a full stop that belongs to an abbreviation stays."""
+    """Core and tail of a token, without quotes and brackets; the full stop of an abbreviation stays in the core."""
     if token in ("-", ","):
         return "", ","
     token = re.sub(r"^[\"'(\[{*<,;:!?]+(?!cause$|em$|til$)", "", token)
@@ -225,7 +225,7 @@ def _strip(token: str) -> tuple[str, str]:
     core = re.sub(r"[\"')\]}*>.,!?;:]+$", "", token)
     tail = re.sub(r"[^.,!?;:]", "", token[len(core) :])[:1]
     if core.endswith("s") and token[len(core) :].startswith("'"):
-        core += "'"  # customers'
+        core += "'"  # The apostrophe of "customers'" belongs to the word.
     return re.sub(r"^\.(?!\d)|^-(?![\d$])", "", core), tail
 
 
@@ -239,9 +239,9 @@ def _in_context(core: str, before: SpokenWord | None, following: str) -> str:
     if core.lower() in SHORT_MONTHS and core[0].isupper() and following[:1].isdigit():
         return SHORT_MONTHS[core.lower()]
     if core == "St." and following[:1].isupper() and not last[:1].isupper():
-        return "saint"  # "near St. Mary", but "Main St."
+        return "saint"  # It is a street in "Main St.", a saint in "near St. Mary".
     if core[:1] in CURRENCIES and following.lower() in SCALES and re.fullmatch(AMOUNT, core[1:]):
-        return decimal_words(core[1:])  # "$1.2 million": the unit comes after the scale
+        return decimal_words(core[1:])  # In "$1.2 million" the unit is said after the scale.
     if core.lower() in SCALES and last[:1] in CURRENCIES:
         return f"{core.lower()} {CURRENCIES[last[0]][0]}s"
     if core.lower() in UNITS and re.search(r"\d$", last) and core.lower() not in ("x", "k"):

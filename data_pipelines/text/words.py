@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from data_pipelines.text.spoken import expand
 
 FILLERS = frozenset("uh um er ah hm hmm mm mmm mhm mhmm huh".split())
-"""Whisper leaves most of them out, so they do not count on either side."""
+"""Sounds of hesitation. Whisper leaves most of them out, so that they count in no comparison."""
 
 
 def normal_words(text: str) -> list[str]:
@@ -25,7 +25,7 @@ def word_errors(reference: Sequence[str], heard: Sequence[str], names: Collectio
     A word of the reference that is among `names` matches any 0 to 3 heard words at no cost, so that the spelling of
     names does not count.
     """
-    row = list(range(len(heard) + 1))  # distances of the reference so far to every beginning of `heard`
+    row = list(range(len(heard) + 1))  # Distances of the reference so far to every beginning of `heard`.
     for word in reference:
         above = row
         if word in names:
@@ -41,3 +41,4 @@ BACKCHANNELS = frozenset(
     "uh-huh uh huh mhm mm-hm mm-hmm mm hm hmm mm-mm yeah yep yes no right okay ok oh wow sure really true exactly "
     "i see gosh definitely absolutely".split()
 )
+"""Words of which a listener's signs, such as "yeah, right", are made."""

@@ -1,7 +1,7 @@
 """Assistant scripts: a user asks a teacher questions of everyday knowledge; the role prompt is always the same.
 
 The second question is of one of six kinds (`KINDS`); half of the second questions cut into the first answer.
-Further follow-ups come as long as there is time.
+Further questions follow as long as there is time.
 """
 
 import re
@@ -10,22 +10,23 @@ from typing import Any
 
 from data_pipelines.records.schema import Script
 from data_pipelines.records.split import members
-from data_pipelines.writer.conversation import Conversation, with_backchannels, with_fillers
+from data_pipelines.writer.conversation import TurnList, with_backchannels, with_fillers
 from data_pipelines.writer.tables import table
 from data_pipelines.writer.wording import chosen, joined, pick
 
 PROMPT = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
 BARGES_IN, AGENT_GREETS, SAYS_HELLO, LEADS_IN, THANKS = 0.5, 0.15, 0.3, 0.4, 0.45
 KINDS = {"follow_up": 3, "topic_change": 3, "clarification": 2, "check_back": 1, "doubt": 1, "repeat": 1}
-"""Kinds of the second question and how often each comes: the next question about it, one about something else, the
-same in simpler words, the user's own words for it, disbelief, and what was not heard."""
+"""Kinds of the second question and how often each comes: the next question about the topic, one about something else,
+a request for simpler words, the answer in the user's own words, disbelief, and a request to say it again."""
 OPENED = ("follow_up", "topic_change")
-"""Of these the question may be opened by a word on the answer before, and the answer by a word on the question."""
-# Answers that open like this sound wrong after "Happy to explain."
+"""Kinds whose question may open with a word on the answer before, and whose answer with a word on the question."""
+# Answers that open like this sound wrong after "Happy to explain.".
 ANSWERS_AT_ONCE = re.compile(
     r"(Yes|No|Not|Sure|Of course|Put|Absolutely|Exactly|Hardly|Maybe|Partly|Better not|Very much)\b"
 )
-SHORTEST, LONGEST = 28.0, 62.0  # target seconds by the estimate, which is on the slow side
+SHORTEST, LONGEST = 28.0, 62.0
+"""Bounds of the length aimed at, in seconds by the estimate, which is on the slow side."""
 
 
 def topics() -> dict[str, dict[str, Any]]:
@@ -34,7 +35,7 @@ def topics() -> dict[str, dict[str, Any]]:
 
 
 def write_assistant(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
-    """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
+    """One script named `name`. Its length may exceed `limit` seconds; the caller then draws again."""
     first, other = rng.sample(members(tuple(topics()), heldout, split, least=2), 2)
     kind = rng.choice([kind for kind, share in KINDS.items() for _ in range(share)])
     barges_in = rng.random() < BARGES_IN
@@ -57,24 +58,24 @@ def write_assistant(name: str, rng: Random, split: str, heldout: float, limit: f
 
 
 class _Writer:
-    def __init__(self, rng: Random, limit: float | None):
+    def __init__(self, rng: Random, limit: float | None) -> None:
         self.rng = rng
         self.target = rng.uniform(SHORTEST, LONGEST) if limit is None else min(limit, rng.uniform(SHORTEST, LONGEST))
         self.brief = limit is not None and limit < 25
         self.phrases = table("assistant")["phrases"]
         self.behaviours: list[str] = []
         self.spent: list[str] = []
-        """Phrases that were said."""
+        """Phrases that were used."""
 
     def phrase(self, kind: str) -> str:
-        """One of the phrases of a kind, another one each time while there are any."""
+        """One of the phrases of a kind; none comes again before all were used."""
         options = [text for text in self.phrases[kind] if text not in self.spent] or self.phrases[kind]
         text = self.rng.choice(sorted(options, key=len)[: (len(options) + 1) // 2] if self.brief else options)
         self.spent.append(text)
         return chosen(self.rng, text)
 
-    def transcript(self, topic: dict, other: dict, kind: str, barges_in: bool) -> Conversation:
-        talk = Conversation()
+    def transcript(self, topic: dict, other: dict, kind: str, barges_in: bool) -> TurnList:
+        talk = TurnList()
         if self.rng.random() < AGENT_GREETS and not self.brief:
             talk.agent(self.phrase("greet"))
         hello = self.phrase("hello") if self.rng.random() < SAYS_HELLO else ""
@@ -109,8 +110,8 @@ class _Writer:
         more = self.rng.choice(topic["more"])
         return more["ask"], more["answer"], self.phrase("next")
 
-    def further(self, talk: Conversation, topic: dict) -> None:
-        """More follow-ups, as long as there is time for them."""
+    def further(self, talk: TurnList, topic: dict) -> None:
+        """Adds further questions, as long as there is time for them."""
         for more in self.rng.sample(topic["more"], len(topic["more"])):
             longer = talk.copy()
             longer.user(joined(self.phrase("next"), more["ask"]))

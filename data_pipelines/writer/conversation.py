@@ -1,6 +1,7 @@
 """The turns of a script while it is written, and the manners of talk that hold for every source."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Literal
@@ -12,8 +13,10 @@ from data_pipelines.writer.wording import SENTENCE, estimated_seconds, joined
 BACKCHANNEL_WORDS = 11
 """Only a turn of at least this many words gets a backchannel."""
 BACKCHANNEL_SHARE = {"agent": 0.2, "user": 0.25}
+"""The chance that such a turn gets one, by who listens."""
 FILLER_SHARE = 0.12
-# Turns that open like this sound wrong after "um"
+"""The chance that a turn of the user begins with a hesitation."""
+# Turns that open like this sound wrong after "um".
 STARTERS = (
     "Um|Uh|Oh|Ah|So|Yeah|Well|Okay|Hmm|Hm|Sorry|Wait|No|Nope|Nothing|Alright|All right|Right|Great|Good|Goodbye|"
     "Perfect|Got|Gotcha|That|Thank|Thanks|Also|And|Then|One|Another|Something|Before|Wow|Huh|Cool|Interesting|You|Bye|Take|"
@@ -22,24 +25,27 @@ STARTERS = (
 )
 
 
-class Conversation:
+class TurnList:
     """Turns in order. What one side says in a row becomes one turn."""
 
-    def __init__(self, turns: list[Turn] | None = None):
-        self.turns = list(turns or [])
+    def __init__(self, turns: Sequence[Turn] = ()) -> None:
+        self.turns = list(turns)
 
-    def copy(self) -> "Conversation":
-        return Conversation(self.turns)
+    def copy(self) -> "TurnList":
+        """Another list of the same turns, to try what comes next."""
+        return TurnList(self.turns)
 
     @property
     def seconds(self) -> float:
+        """The estimated length."""
         return estimated_seconds(self.turns)
 
     def agent(self, text: str) -> None:
+        """The agent speaks; "" says nothing."""
         self._say("agent", text)
 
     def user(self, text: str, *, barges_in: bool = False) -> None:
-        """The user speaks; `barges_in`: into the agent's turn before, which stops."""
+        """The user speaks; with `barges_in` into the agent's turn before, which stops."""
         if barges_in:
             assert self.turns and self.turns[-1].speaker == "agent"
             self.turns.append(Turn(speaker="user", text=text, kind="barge_in"))
@@ -56,8 +62,8 @@ class Conversation:
             self.turns.append(Turn(speaker=speaker, text=text))
 
 
-def with_fillers(turns: list[Turn], rng: Random) -> list[Turn]:
-    """Lets the user hesitate now and then."""
+def with_fillers(turns: Sequence[Turn], rng: Random) -> list[Turn]:
+    """Adds a hesitation such as "um" to some turns of the user."""
     fillers = table("phrases")["fillers"]
     spoken = []
     for turn in turns:
@@ -68,7 +74,7 @@ def with_fillers(turns: list[Turn], rng: Random) -> list[Turn]:
     return spoken
 
 
-def with_backchannels(turns: list[Turn], rng: Random) -> list[Turn]:
+def with_backchannels(turns: Sequence[Turn], rng: Random) -> list[Turn]:
     """Adds "mm-hm" and the like after some long turns: a backchannel overlaps the turn right before it.
 
     The first and the last turn get none, nor does a turn that is about to be interrupted, or a single question.
@@ -79,8 +85,8 @@ def with_backchannels(turns: list[Turn], rng: Random) -> list[Turn]:
         listener: Literal["agent", "user"] = "user" if turn.speaker == "agent" else "agent"
         inside = 0 < n < len(turns) - 1 and turns[n + 1].kind == turn.kind == "normal"
         only_asks = turn.text.endswith("?") and not SENTENCE.search(turn.text)
-        if inside and not only_asks and len(turn.text.split()) >= BACKCHANNEL_WORDS:
-            if rng.random() < BACKCHANNEL_SHARE[listener]:
-                text = rng.choice(table("phrases")[f"{listener}_backchannel"])
-                spoken.append(Turn(speaker=listener, text=text, kind="backchannel"))
+        may_get_one = inside and not only_asks and len(turn.text.split()) >= BACKCHANNEL_WORDS
+        if may_get_one and rng.random() < BACKCHANNEL_SHARE[listener]:
+            text = rng.choice(table("phrases")[f"{listener}_backchannel"])
+            spoken.append(Turn(speaker=listener, text=text, kind="backchannel"))
     return spoken

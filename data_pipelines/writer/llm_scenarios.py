@@ -1,7 +1,7 @@
 """The upper levels of the hierarchy: the scenarios of a domain, each with a description, written by a model.
 
 A domain's scenarios are drawn one after the other until there are enough; one that resembles an earlier one is drawn
-again. They depend on the domain, the seed and the settings alone, whoever asks for them first.
+again. They depend on the domain, the seed and the settings alone, whichever script needs them first.
 """
 
 import re
@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.files import digest
-from data_pipelines.llm.client import Client, NoAnswer, Question
+from data_pipelines.llm.answers import Question
+from data_pipelines.llm.client import Client, NoAnswer
 from data_pipelines.text.rules import contacts
 from data_pipelines.writer.llm_text import object_schema, plain_value
 
 SIMILAR_DESCRIPTIONS, SHINGLE_WORDS = 0.5, 3
+"""Two descriptions are similar if they share half of all their runs of three words."""
 DRAWS, SHOWN = 3, 40
 """Draws for each scenario wanted, and how many of the titles so far the model is shown."""
-MIN_SCENARIOS = 2  # one for each side of the split
+MIN_SCENARIOS = 2
+"""One for each side of the split."""
 SCENARIO = object_schema(kind="string", title="string")
 DESCRIPTION = object_schema(summary="string", customer_goal="string", complication="string")
 STOP_WORDS = frozenset("a an and at for from in into is of on or the to with".split())
@@ -26,18 +29,21 @@ STOP_WORDS = frozenset("a an and at for from in into is of on or the to with".sp
 
 @dataclass(kw_only=True, frozen=True)
 class Scenario:
-    """One scenario with its description; `id` is domain/title-in-lower-case."""
+    """One scenario with its description."""
 
     id: str
+    """ "domain/title-in-lower-case"."""
     domain: str
     kind: str
     title: str
     summary: str
     goal: str
+    """What the user wants."""
     complication: str
+    """What makes it difficult; "" if nothing does."""
 
     def record(self) -> dict[str, dict[str, str]]:
-        """For provenance: the two levels as the model gave them."""
+        """The two levels as the model gave them, for the provenance."""
         return {
             "scenario": {"domain": self.domain, "kind": self.kind, "title": self.title},
             "description": {
@@ -50,31 +56,36 @@ class Scenario:
 
 @dataclass(kw_only=True, frozen=True)
 class Levels:
-    """What the model is told at the two levels; `setting` describes one domain."""
+    """The instructions to the model at the two levels."""
 
     scenario: str
     description: str
     kinds: tuple[str, ...]
+    """The kinds of scenarios, which are asked for in turn."""
 
 
 def question_seed(*parts: object) -> int:
-    """A seed for a question, far from the seeds of all others."""
+    """A seed for a question; it is a multiple of 64, so that further attempts do not meet the seeds of others."""
     return int(digest(*map(str, parts))[:6], 16) * 64
 
 
 class Scenarios:
-    """The scenarios of all domains, written when they are first asked for. Threads may share it."""
+    """The scenarios of all domains, each domain written when it is first needed. Threads may share it."""
 
-    def __init__(self, client: Client, levels: Levels, seed: int, size: int):
+    def __init__(self, client: Client, levels: Levels, seed: int, size: int) -> None:
+        """`size` is the number of scenarios of each domain."""
         self._client, self._levels, self._seed, self._size = client, levels, seed, size
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._known: dict[str, tuple[Scenario, ...]] = {}
         self.redrawn: Counter[str] = Counter()
-        """Why scenarios were drawn again."""
+        """How often scenarios were drawn again, by reason."""
 
     def of(self, domain: str, setting: str) -> tuple[Scenario, ...]:
-        """All scenarios of a domain, at least two. Raises: NoAnswer if the model gives fewer."""
+        """All scenarios of a domain, at least two; `setting` describes the domain to the model.
+
+        Raises: NoAnswer if the model gives fewer.
+        """
         with self._lock:
             lock = self._locks.setdefault(domain, threading.Lock())
         with lock:
@@ -125,16 +136,19 @@ class Scenarios:
             complication=second["complication"],
         )
 
-    def _ask(self, name: str, system: str, user: str, schema: dict[str, Any], domain: str, draw: int) -> dict[str, Any]:
+    def _ask(self, name: str, system: str, user: str, schema: dict[str, Any], domain: str, draw: int) -> dict[str, str]:
+        """The texts of one level by the properties of its schema."""
         seed = question_seed(self._seed, name, domain, draw)
-        question = Question(name=name, system=system, user=user, schema=schema, seed=seed, check=_problems)
-        return plain_value(self._client.ask(question))
+        question: Question[dict[str, str]] = Question(
+            name=name, system=system, user=user, schema=schema, seed=seed, read=plain_value, check=_problems
+        )
+        return self._client.ask(question)
 
 
-def _problems(value: dict[str, Any]) -> list[str]:
-    """Scenarios and descriptions: of a sensible length, nameable, and without ways to reach a person."""
+def _problems(value: dict[str, str]) -> list[str]:
+    """What is wrong with a scenario or description: its length, a title without words, ways to reach a person."""
     found = []
-    for name, text in plain_value(value).items():
+    for name, text in value.items():
         words = len(text.split())
         low, high = {"title": (2, 12), "kind": (1, 5), "complication": (0, 40)}.get(name, (4, 60))
         if not low <= words <= high:
@@ -146,12 +160,12 @@ def _problems(value: dict[str, Any]) -> list[str]:
 
 
 def slug(title: str) -> str:
-    """A title as part of an id: "Wrong dish, again!" -> "wrong-dish-again"."""
+    """A title as part of an id: "Wrong dish, again!" becomes "wrong-dish-again"."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].rstrip("-")
 
 
 def resembles(scenario: Scenario, others: list[Scenario]) -> bool:
-    """True if a scenario has the title of another one, in any order of words, or much the same description."""
+    """True if a scenario has the title of another one, in any order of words, or a similar description."""
     title, shingles = _title_words(scenario), _shingles(scenario)
     for other in others:
         theirs = _shingles(other)

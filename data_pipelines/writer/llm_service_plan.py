@@ -1,7 +1,7 @@
 """What is drawn for a service script before a model writes it: cast, probes and manners.
 
-The names come from the writer's tables, drawn within the split, because models like a few names all too much. The
-probes of each script (the kinds of customer behaviour that an evaluation asks for) are drawn per script.
+The names come from the writer's tables, because models prefer a few names far too much; companies are drawn within the
+split. The probes (the kinds of user behaviour that an evaluation asks for) are drawn for each script.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from data_pipelines.writer.llm_scenarios import Levels, Scenario
 from data_pipelines.writer.service import company_name
 from data_pipelines.writer.tables import service_domains, table
 
-AGENT_GREETS, BARGES_IN, LONGEST = 0.88, 0.25, 110.0
+AGENT_GREETS, BARGES_IN = 0.88, 0.25
+"""The chances that the agent speaks first, and that the user cuts in."""
+LONGEST = 110.0
+"""Seconds; the limit where none is asked for."""
 PROBES = {
     "Q0": "asks for a name again, the company's or the agent's; the agent says it",
     "Q1": "asks about a detail that the agent knows; the agent answers with the exact price, time, date or number",
@@ -34,8 +37,8 @@ Use no names of people or companies.""",
 
 
 @dataclass(kw_only=True, frozen=True)
-class Plan:
-    """What is drawn for one script before the model writes it."""
+class ServicePlan:
+    """What is drawn for one script before the model writes it; the model calls the user "customer"."""
 
     name: str
     split: str
@@ -43,13 +46,18 @@ class Plan:
     company: str
     business: str
     agent: str
-    customer: str
+    user: str
+    """First and last names."""
     probes: tuple[str, ...]
+    """Kinds of probes, sorted."""
     mood: str
     agent_greets: bool
     barges_in: bool
+    """Whether the user interrupts the agent once."""
     limit: float
+    """Longest estimated length in seconds."""
     target: float
+    """The length in seconds that the model is asked for."""
 
     def text(self) -> str:
         """The plan as the model reads it."""
@@ -58,7 +66,7 @@ class Plan:
         lines = [
             f"Company: {self.company}, a {self.business}",
             f"Agent: {self.agent}",
-            f"Customer: {self.customer}, {self.mood}",
+            f"Customer: {self.user}, {self.mood}",
             f"Scenario: {s.title} ({s.kind})",
             f"Summary: {s.summary}",
             f"The customer wants: {s.goal}",
@@ -71,8 +79,8 @@ class Plan:
         return "\n".join(lines)
 
 
-def settings() -> dict[str, str]:
-    """What the model is told about each domain of the tables."""
+def domain_texts() -> dict[str, str]:
+    """How the prompts describe each domain of the tables."""
     return {
         domain: f"Line of business: {domain.replace('_', ' ')} ("
         + ", ".join(row["business"] for row in rows["businesses"].values())
@@ -81,20 +89,22 @@ def settings() -> dict[str, str]:
     }
 
 
-def draw_plan(name: str, rng: Random, split: str, heldout: float, scenario: Scenario, limit: float | None) -> Plan:
-    """Cast, probes and manners of one script; company names keep to the split."""
+def draw_plan(
+    name: str, rng: Random, split: str, heldout: float, scenario: Scenario, limit: float | None
+) -> ServicePlan:
+    """Cast, probes and manners of one script; the company's name lies in the split."""
     business = rng.choice(list(service_domains()[scenario.domain]["businesses"].values()))
     names = {kind: text.split() for kind, text in table("names").items()}
     first, last = rng.sample(names["first"], 2), rng.sample(names["last"], 3)
     most = LONGEST if limit is None else limit
-    return Plan(
+    return ServicePlan(
         name=name,
         split=split,
         scenario=scenario,
         company=drawn_in_split(lambda: company_name(rng, last[2], business["nouns"]), "company", heldout, split),
         business=business["business"],
         agent=f"{first[0]} {last[0]}",
-        customer=f"{first[1]} {last[1]}",
+        user=f"{first[1]} {last[1]}",
         probes=tuple(sorted(rng.sample(list(PROBES), rng.choice((2, 3, 3) if most > 40 else (1,))))),
         mood=rng.choice(MOODS),
         agent_greets=rng.random() < AGENT_GREETS,

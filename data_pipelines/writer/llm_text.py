@@ -1,16 +1,20 @@
 """Text from a model, made plain, and the rules that any dialogue written by a model must keep."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from data_pipelines.records.schema import Turn
+from data_pipelines.records.typed import record_of
 from data_pipelines.text.rules import contacts
 from data_pipelines.writer.problems import alternation_problems
 from data_pipelines.writer.wording import SPEAKABLE
 
+T = TypeVar("T")
+
 MAX_TURN_WORDS = 80
 SIMILAR_TURNS, SIMILAR_WORDS = 0.8, 5
+"""A turn of at least 5 different words repeats another one if they share 80 % of all their words."""
 PLAIN = str.maketrans({
     "\u2018": "'", "\u2019": "'", "\u201c": "", "\u201d": "", '"': "", "\u2013": "-", "\u2011": "-", "\u2010": "-",
     "\u2014": ", ", "\u2026": "...", "\u00a0": " ", "\u202f": " ", ";": ",", "*": "", "&": " and ",
@@ -18,7 +22,7 @@ PLAIN = str.maketrans({
 
 
 def object_schema(**properties: Any) -> dict[str, Any]:
-    """JSON schema of an object with these properties, all required; a type by name or a whole schema."""
+    """JSON schema of an object with these properties, all required; each is a type by name or a whole schema."""
     whole = {name: {"type": value} if isinstance(value, str) else value for name, value in properties.items()}
     return {"type": "object", "properties": whole, "required": list(whole), "additionalProperties": False}
 
@@ -29,13 +33,13 @@ def array_of(**properties: Any) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """A text in the characters that every speech engine reads, as far as nothing is lost: "it\u2019s" -> "it's"."""
+    """A text in characters that every speech engine reads, as far as nothing is lost: "it\u2019s" becomes "it's"."""
     text = " ".join(text.translate(PLAIN).split())
     return re.sub(r"\s+([,.?!])", r"\1", text)
 
 
 def plain_value(value: Any) -> Any:
-    """The same for all texts within a JSON value."""
+    """A JSON value in which all texts are plain."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, list):
@@ -43,8 +47,13 @@ def plain_value(value: Any) -> Any:
     return {name: plain_value(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
+def plain_record(kind: type[T]) -> Callable[[dict[str, Any]], T]:
+    """A function that makes a record of `kind` out of a model's JSON object, with plain texts."""
+    return lambda value: record_of(kind, plain_value(value))
+
+
 def turn_problems(turns: Sequence[Turn]) -> list[str]:
-    """What is wrong with the turns of a dialogue, in words for the model; empty for good ones."""
+    """What is wrong with the turns of a dialogue, in words for the model; [] for good ones."""
     found = alternation_problems(turns)
     for n, turn in enumerate(turns):
         words = len(turn.text.split())
@@ -58,7 +67,7 @@ def turn_problems(turns: Sequence[Turn]) -> list[str]:
 
 
 def _repeats(turns: Sequence[Turn]) -> list[str]:
-    """Turns of one speaker that say nearly the same."""
+    """Turns of one speaker that say nearly the same as an earlier one."""
     found = []
     bags = [frozenset(re.findall(r"[a-z0-9']+", turn.text.lower())) for turn in turns]
     for n, turn in enumerate(turns):

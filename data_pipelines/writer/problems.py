@@ -1,4 +1,4 @@
-"""What a good script must satisfy: turns alternate, characters are speakable, and the agent invents nothing."""
+"""What is wrong with a script: turns that do not alternate, characters that cannot be spoken, and inventions."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from data_pipelines.writer.wording import SPEAKABLE
 
 
 def problems(script: Script) -> list[str]:
-    """Everything wrong with a script, in words; empty for a good one."""
+    """Everything that is wrong with a script, in words; [] for a good one."""
     found = alternation_problems(script.turns)
     for n, turn in enumerate(script.turns):
         if not SPEAKABLE.fullmatch(turn.text) or turn.text != " ".join(turn.text.split()):
@@ -22,7 +22,11 @@ def problems(script: Script) -> list[str]:
 
 
 def alternation_problems(turns: Sequence[Turn]) -> list[str]:
-    """Without backchannels the speakers take turns; backchannels and barge-ins answer the other side's turn."""
+    """What breaks the order of turns, in words; [] if nothing does.
+
+    Backchannels and barge-ins must follow a normal turn of the other side. Without backchannels the speakers must
+    alternate, and nobody may say the same turn twice in a row.
+    """
     found = []
     for n, turn in enumerate(turns):
         if turn.kind != "normal" and (n == 0 or turns[n - 1].speaker == turn.speaker or turns[n - 1].kind != "normal"):
@@ -37,7 +41,7 @@ def alternation_problems(turns: Sequence[Turn]) -> list[str]:
 
 
 def unsupported(script: Script) -> list[str]:
-    """Numbers and proper nouns the agent says that neither its prompt nor the user's words before hold."""
+    """Numbers and proper nouns that the agent says although neither its prompt nor the user has stated them before."""
     known = script.role_prompt
     missing = []
     for turn in script.turns:
@@ -52,5 +56,5 @@ def unsupported(script: Script) -> list[str]:
 
 @lru_cache(maxsize=1)
 def people() -> frozenset[str]:
-    """All first and last names the writer knows."""
+    """All first and last names that the writer gives to people."""
     return frozenset(name for row in table("names").values() for name in row.split())

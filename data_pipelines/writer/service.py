@@ -1,20 +1,18 @@
 """Customer-service scripts: domain -> scenario -> description -> transcript -> role, as in the PersonaPlex paper.
 
-The agent works for an invented company and knows 3-5 facts; all numbers and names it says come from its role
-prompt or from the customer. `service_talk` says how a call goes, `service_extras` what may happen in it.
+The agent works for an invented company and knows 3 to 5 facts; all numbers and names it says come from its role
+prompt or from the user. `service_talk` holds the course of a call, `service_extras` what may happen in it.
 """
 
 from functools import lru_cache
 from random import Random
 
-from data_pipelines.records.schema import Script
+from data_pipelines.records.schema import Probe, Script
 from data_pipelines.records.split import drawn_in_split, members
 from data_pipelines.writer.conversation import with_backchannels, with_fillers
-from data_pipelines.writer.service_call import PROMPT, Call
+from data_pipelines.writer.service_call import ServiceCall
 from data_pipelines.writer.service_talk import transcript
 from data_pipelines.writer.tables import service_domains, table
-
-__all__ = ["PROMPT", "by_request", "company_name", "request_of", "scenarios", "write_service"]
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +28,7 @@ def scenarios() -> tuple[str, ...]:
 
 
 def request_of(scenario: str) -> str:
-    """ "domain/kind": what the split goes by, so that the wording of a held-out request is new to the model."""
+    """The "domain/kind" of a scenario, which decides its split, so that a held-out request is worded anew."""
     domain, _, kind = scenario.split("/")
     return f"{domain}/{kind}"
 
@@ -45,13 +43,13 @@ def by_request() -> dict[str, list[str]]:
 
 
 def write_service(name: str, rng: Random, split: str, heldout: float, limit: float | None) -> Script:
-    """One script named `name`. Its length may exceed `limit` seconds: the caller draws again then."""
+    """One script named `name`. Its length may exceed `limit` seconds; the caller then draws again."""
     request = rng.choice(members(tuple(by_request()), heldout, split))
-    call = Call(rng.choice(by_request()[request]), rng, limit)
+    call = ServiceCall(rng.choice(by_request()[request]), rng, limit)
     last, last2, owner = rng.sample(table("names")["last"].split(), 3)
     nouns = call.business["nouns"]
     company = drawn_in_split(lambda: company_name(rng, owner, nouns), "company", heldout, split)
-    call.cast(company, agent_last=last, customer_last=last2)
+    call.cast(company, agent_last=last, user_last=last2)
     turns = with_backchannels(with_fillers(transcript(call).turns, rng), rng)
     places = [n for n, turn in enumerate(turns) if turn.kind != "backchannel"]
     prompt, facts = call.role()
@@ -63,7 +61,10 @@ def write_service(name: str, rng: Random, split: str, heldout: float, limit: flo
         role_prompt=prompt,
         turns=tuple(turns),
         facts=tuple(facts),
-        probes=tuple(probe | {"turn": places[probe["turn"]]} for probe in call.probes),
+        probes=tuple(
+            Probe(kind=kind, turn=places[turn], question=asked.question, facts=asked.facts, answer=asked.answer)
+            for kind, turn, asked in call.probes
+        ),
         provenance=call.stages(),
     )
 
@@ -74,4 +75,4 @@ def company_name(rng: Random, owner: str, nouns: list[str]) -> str:
     adjective, thing = rng.choice(words["adjectives"].split()), rng.choice(words["things"].split())
     stems = [f"{adjective} {thing}", f"{adjective} {thing}", thing, f"{owner}'s", owner, f"{adjective} {thing}"]
     noun = rng.choice(nouns)
-    return " ".join(dict.fromkeys(f"{rng.choice(stems)} {noun}".split()))  # no "Bay Bay Resort"
+    return " ".join(dict.fromkeys(f"{rng.choice(stems)} {noun}".split()))  # There is no "Bay Bay Resort".

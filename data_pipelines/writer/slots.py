@@ -3,8 +3,8 @@
 A slot spec is a kind and its bounds: "money 8 20 0.5", "number 2 12", "time 9 17 30" (hours, step in minutes),
 "time_after open 7 10 60" (hours after slot `open`), "money_above price 2 9 0.5", "date", "weekday", "id R- 4"
 (prefix, digits; "_" in the prefix is a space, and after a dash speech reads digit by digit). Any slot that is
-not in the specs of its domain is a choice from a list of its business, where `item2` and `item3` are other
-choices from the list of `item`.
+not in the specs of its domain is a choice from a list of its business; `item2` and `item3` are further choices from
+the list of `item`.
 """
 
 from random import Random
@@ -25,9 +25,9 @@ MONTHS = "January February March April May June July August September October No
 
 
 class Slots(dict[str, str]):
-    """Slot values of one script, drawn when a template first asks for them; `types` says what each one is."""
+    """Slot values of one script, drawn when a template first asks for them; `types` holds the type of each one."""
 
-    def __init__(self, rng: Random, specs: dict[str, str], lists: dict[str, list[str]], fixed: dict[str, str]):
+    def __init__(self, rng: Random, specs: dict[str, str], lists: dict[str, list[str]], fixed: dict[str, str]) -> None:
         super().__init__(fixed)
         self.rng, self.specs, self.lists = rng, specs, lists
         self.types = dict.fromkeys(fixed, "name")
@@ -57,7 +57,7 @@ class Slots(dict[str, str]):
         if kind in ("time_after", "money_above"):
             base, bounds = bounds[0], bounds[1:]
             low, high, step = (float(b) for b in bounds)
-            assert self[base]  # drawn now, if it was not yet
+            assert self[base]  # This draws the base if it was not drawn yet.
             low, high = self.amounts[base] + low, self.amounts[base] + high
         else:
             low, high, step = (float(b) for b in [*bounds, "1"][:3])
@@ -73,12 +73,12 @@ def slots_of(template: str) -> list[str]:
 
 
 def money(amount: float) -> str:
-    """8.5 -> "$8.50", 8.0 -> "$8"."""
+    """An amount in dollars: 8.5 is "$8.50", 8.0 is "$8"."""
     return f"${amount:.0f}" if abs(amount - round(amount)) < 1e-6 else f"${amount:.2f}"
 
 
 def clock(hours: float) -> str:
-    """16.5 -> "4:30 PM", 9.0 -> "9 AM", 12.0 -> "12 PM"."""
+    """A time of day in hours: 16.5 is "4:30 PM", 9.0 is "9 AM", 12.0 is "12 PM"."""
     hour, minute = divmod(round(hours * 60), 60)
     suffix = "AM" if hour % 24 < 12 else "PM"
     hour = hour % 12 or 12
@@ -86,6 +86,6 @@ def clock(hours: float) -> str:
 
 
 def ordinal(day: int) -> str:
-    """12 -> "12th", 22 -> "22nd"."""
+    """A day of the month: 12 is "12th", 22 is "22nd"."""
     ending = "th" if 10 <= day % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
     return f"{day}{ending}"

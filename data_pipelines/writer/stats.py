@@ -7,22 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.records.schema import Script
+from data_pipelines.records.provenance import behaviours_of
+from data_pipelines.records.schema import Fact, Script
 from data_pipelines.text.claims import claims
 from data_pipelines.writer.duplicates import Duplicates
 from data_pipelines.writer.problems import people, unsupported
 from data_pipelines.writer.wording import estimated_seconds, mentions
 
-LEAK_WORDS = 13  # a run of this many words in both splits is a leak, as in the papers on test-set contamination
+LEAK_WORDS = 13
+"""A run of this many words in both splits is a leak, as in the papers on test-set contamination."""
 NGRAMS = (1, 2, 3)
-_BITS = 21  # of a word's number: three words make one 63-bit key
+_BITS = 21
+"""Bits of a word's number, so that three words make one 63-bit key."""
 _PENDING = 1 << 20
+"""Keys that wait before duplicates among them are removed."""
 _POWERS = np.array([pow(6_364_136_223_846_793_005, k, 2**64) for k in range(LEAK_WORDS)], dtype=np.uint64)
 _WORD = re.compile(r"[a-z0-9$]+(?:['.:,-][a-z0-9]+)*")
 
 
 class ScriptStats:
-    """Collects the figures script by script."""
+    """Collects the figures of a set of scripts, one script at a time."""
 
     def __init__(self) -> None:
         self.scripts = 0
@@ -39,6 +43,7 @@ class ScriptStats:
         self._heldout: list[NDArray[np.uint64]] = []
 
     def add(self, script: Script) -> None:
+        """Counts one script."""
         self.scripts += 1
         self.scenarios.add(script.scenario)
         self.seconds += estimated_seconds(script.turns)
@@ -46,9 +51,9 @@ class ScriptStats:
         counts = self.counts
         counts["splits"][script.split] += 1
         counts["domains"]["/".join(script.scenario.split("/")[:2])] += 1
-        counts["behaviours"].update(script.provenance.get("behaviours", ()))
-        counts["probes"].update(probe["kind"] for probe in script.probes)
-        counts["facts"].update(fact["type"] for fact in script.facts)
+        counts["behaviours"].update(behaviours_of(script.provenance))
+        counts["probes"].update(probe.kind for probe in script.probes)
+        counts["facts"].update(fact.type for fact in script.facts)
         for turn in script.turns:
             counts["turns"][turn.kind] += 1
             counts["words"][turn.speaker] += len(turn.text.split())
@@ -57,10 +62,10 @@ class ScriptStats:
         self.near_duplicates += not self._seen.is_new(script)
 
     def _add_facts(self, script: Script) -> None:
-        said = [fact_is_said(fact, script) for fact in script.facts if fact.get("used") == "yes"]
+        said = [fact_is_said(fact, script) for fact in script.facts if fact.used == "yes"]
         self.fact_count += len(said)
         self.facts_said += sum(said)
-        if script.facts:  # a role with facts: the agent may claim nothing else
+        if script.facts:  # An agent whose role states facts may claim nothing else.
             self.claimed += sum(len(claims(turn.text, people())) for turn in script.turns if turn.speaker == "agent")
             self.unsupported += len(unsupported(script))
 
@@ -88,12 +93,13 @@ class ScriptStats:
         return keys
 
     def _runs(self, words: list[str]) -> NDArray[np.uint64]:
-        """Keys of the runs of LEAK_WORDS words inside one turn."""
+        """Keys of all runs of LEAK_WORDS words inside one turn."""
         if len(words) < LEAK_WORDS:
             return np.empty(0, np.uint64)
         return np.lib.stride_tricks.sliding_window_view(self._ids(words) + np.uint64(1), LEAK_WORDS) @ _POWERS
 
     def result(self) -> dict[str, Any]:
+        """The figures, for the statistics file; docs/reference/scripts.md explains the keys."""
         many, counts = max(self.scripts, 1), self.counts
         return {
             "scripts": self.scripts,
@@ -119,7 +125,7 @@ class ScriptStats:
     def _leak(self) -> float | None:
         if not self._heldout or not len(self._train.unique()):
             return None
-        train = self._train.unique()  # sorted, and far longer than what one script holds
+        train = self._train.unique()  # The keys are sorted, and far more than one script holds.
         shared = 0
         for mine in self._heldout:
             places = np.minimum(np.searchsorted(train, mine), len(train) - 1)
@@ -128,7 +134,7 @@ class ScriptStats:
 
 
 class _Keys:
-    """A set of 64-bit keys that stays small: duplicates go whenever a million new ones have come."""
+    """A set of 64-bit keys that stays small: duplicates are removed whenever a million new ones have come."""
 
     def __init__(self) -> None:
         self.total = self._waiting = 0
@@ -151,17 +157,17 @@ class _Keys:
         return len(self.unique()) / max(self.total, 1)
 
 
-def fact_is_said(fact: dict[str, str], script: Script) -> bool:
-    """True if the fact's text is spoken; a phrase that is a whole sentence counts if half of its long words are."""
+def fact_is_said(fact: Fact, script: Script) -> bool:
+    """True if the fact's text is spoken; a "phrase" also counts if half of its long words are."""
     spoken = " ".join(turn.text for turn in script.turns).lower()
-    if mentions(spoken, fact["text"]):
+    if mentions(spoken, fact.text):
         return True
-    words = [word for word in fact["text"].lower().split() if len(word) > 3]
-    return fact["type"] == "phrase" and bool(words) and sum(word in spoken for word in words) * 2 >= len(words)
+    words = [word for word in fact.text.lower().split() if len(word) > 3]
+    return fact.type == "phrase" and bool(words) and sum(word in spoken for word in words) * 2 >= len(words)
 
 
 def summary(stats: dict[str, Any]) -> str:
-    """The main figures, a few lines for the terminal."""
+    """The main figures of `ScriptStats.result`, a few lines for the terminal."""
     splits, kinds, words = (Counter(stats[name]) for name in ("splits", "turn_kinds", "words"))
     variety = " / ".join(f"{value:.3f}" for value in stats["distinct"].values())
     lines = [
@@ -178,9 +184,11 @@ def summary(stats: dict[str, Any]) -> str:
     if stats["heldout_sharing_13_words_with_train"] is not None:
         share = stats["heldout_sharing_13_words_with_train"]
         lines.append(f"held-out scripts that share {LEAK_WORDS} words in a row with training ones: {share:.1%}")
-    for name in ("behaviours", "probes"):
-        if stats[name]:
-            lines.append(f"{name}: " + ", ".join(f"{what} {count}" for what, count in stats[name].items()))
+    lines += [
+        f"{name}: " + ", ".join(f"{what} {count}" for what, count in stats[name].items())
+        for name in ("behaviours", "probes")
+        if stats[name]
+    ]
     if "writing" in stats:
         near, rejected = stats["writing"]["near_duplicates"], stats["writing"]["rejected"]
         lines.append(f"near-duplicates: {near['drawn_again']} drawn again, {near['kept']} kept")

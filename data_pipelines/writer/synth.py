@@ -13,32 +13,38 @@ from tqdm import tqdm
 from data_pipelines.files import refuse_other_settings, save_pieces, sha256_file, write_json
 from data_pipelines.records.schema import Script
 from data_pipelines.writer.duplicates import Duplicates
-from data_pipelines.writer.request import SOURCES, Options, Rejected, Writer
+from data_pipelines.writer.protocol import SOURCES, Rejected, SynthOptions, Writer
 from data_pipelines.writer.stats import ScriptStats, summary
 from data_pipelines.writer.template import TemplateWriter
 from model.errors import UserError
 
-# Each module has add_arguments(parser) and make(options, args) -> Writer
+# Each module has add_arguments(parser) and make(options, args) -> Writer.
 _WRITERS = {"template": "data_pipelines.writer.template", "llm": "data_pipelines.writer.llm_writer"}
 REDRAWS = 20
-LISTED = 1000  # rejected scripts named in the statistics
+"""How often a near-duplicate is drawn again before it is kept."""
+LISTED = 1000
+"""How many rejected scripts are named in the statistics."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `ppx-data synth`, those of all writers included."""
     parser.add_argument("source", choices=SOURCES, help="service: an agent with a role; assistant: a teacher")
     parser.add_argument("--num", type=int, required=True, help="number of scripts")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other scripts (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other scripts")
     parser.add_argument("--out", type=Path, required=True, help="scripts file to write, one JSON line each")
-    parser.add_argument("--heldout", type=float, default=0.1, help="share of held-out scripts (default 0.1)")
-    parser.add_argument("--max-seconds", type=float, help="longest estimated spoken length of a script")
-    parser.add_argument("--writer", choices=sorted(_WRITERS), default="template", help="who writes (default template)")
+    parser.add_argument("--heldout", type=float, default=0.1, help="share of held-out scripts, from 0 to 1")
+    help_seconds = "longest estimated spoken length of a script, in seconds (default: no limit)"
+    parser.add_argument("--max-seconds", type=float, help=help_seconds)
+    help_writer = "template writes from tables, llm asks a language model"
+    parser.add_argument("--writer", choices=sorted(_WRITERS), default="template", help=help_writer)
     for module in _WRITERS.values():
         import_module(module).add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Runs `ppx-data synth`."""
     names = ("source", "num", "seed", "heldout", "max_seconds")
-    options = Options(**{name: getattr(args, name) for name in names})
+    options = SynthOptions(**{name: getattr(args, name) for name in names})
     _refuse_options_of_others(args)
     writer: Writer = import_module(_WRITERS[args.writer]).make(options, args)
     beside = stats_path(args.out)
@@ -56,14 +62,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse_options_of_others(args: argparse.Namespace) -> None:
-    """Raises UserError if an option is given that another writer has."""
+    """Raises UserError if an option is given that only another writer has."""
     for other in sorted(set(_WRITERS) - {args.writer}):
         parser = argparse.ArgumentParser()
         import_module(_WRITERS[other]).add_arguments(parser)
         for name, default in vars(parser.parse_args([])).items():
             if getattr(args, name) != default:
                 flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} has an effect with --writer {other} only: add it, or leave {flag} out")
+                raise UserError(
+                    f"{flag} has an effect with --writer {other} only: add it, or leave {flag} out",
+                    code="bad-combination",
+                )
 
 
 def stats_path(out: Path) -> Path:
@@ -72,21 +81,24 @@ def stats_path(out: Path) -> Path:
 
 
 def done_before(out: Path, beside: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The statistics of an earlier, complete run with the same settings; None if there is none.
+    """The statistics of an earlier, complete run with the same settings; None if there was no such run.
 
-    Raises: UserError if `out` was made with other settings or has changed since.
+    Raises: UserError if `out` was made with other settings ("other-settings") or has changed since ("checksum").
     """
     if not out.exists() or not beside.is_file():
         return None
     stats: dict[str, Any] = json.loads(beside.read_text("utf-8"))
     refuse_other_settings(out, stats["settings"], settings)
     if sha256_file(out) != stats["sha256"]:
-        raise UserError(f"{out}: has changed since it was written: remove it or choose another --out")
+        raise UserError(f"{out}: has changed since it was written: remove it or choose another --out", code="checksum")
     return stats
 
 
-def write_file(out: Path, writer: Writer, options: Options) -> dict[str, Any]:
-    """Writes the scripts one by one to `out`, which appears whole; returns their statistics."""
+def write_file(out: Path, writer: Writer, options: SynthOptions) -> dict[str, Any]:
+    """Writes the scripts one by one to `out`, which appears whole; returns their statistics.
+
+    Raises: UserError if all scripts are rejected ("no-data"), or as `files.save_pieces`.
+    """
     stats, counts = ScriptStats(), Tally()
 
     def lines() -> Iterator[bytes]:
@@ -94,14 +106,17 @@ def write_file(out: Path, writer: Writer, options: Options) -> dict[str, Any]:
             stats.add(script)
             yield script.to_json().encode() + b"\n"
         if not stats.scripts:
-            raise UserError(f"none of {options.num} scripts could be written, the first: {counts.rejected[0].reason}")
+            raise UserError(
+                f"none of {options.num} scripts could be written, the first: {counts.rejected[0].reason}",
+                code="no-data",
+            )
 
     save_pieces(out, lines())
     return stats.result() | {"writing": counts.result()}
 
 
 class Tally:
-    """What happened on the way: near-duplicates, and scripts that could not be written."""
+    """Counts of near-duplicates, and of scripts that could not be written."""
 
     def __init__(self) -> None:
         self.redrawn = self.kept = 0
@@ -109,11 +124,13 @@ class Tally:
         self.reasons: Counter[str] = Counter()
 
     def reject(self, rejected: Rejected) -> None:
+        """Counts one rejected script by the kind of its reason."""
         self.reasons[rejected.reason.split(":")[0]] += 1
         if len(self.rejected) < LISTED:
             self.rejected.append(rejected)
 
     def result(self) -> dict[str, Any]:
+        """The counts, for the key "writing" of the statistics."""
         return {
             "near_duplicates": {"drawn_again": self.redrawn, "kept": self.kept},
             "rejected": {"count": self.reasons.total(), "reasons": dict(self.reasons.most_common())},
@@ -121,7 +138,7 @@ class Tally:
         }
 
 
-def scripts_of(writer: Writer, options: Options, counts: Tally) -> Iterator[Script]:
+def scripts_of(writer: Writer, options: SynthOptions, counts: Tally) -> Iterator[Script]:
     """The scripts of a run in order, near-duplicates drawn again.
 
     Whether a script is drawn again depends on the scripts before it and on nothing else, so fewer scripts are a
@@ -140,7 +157,7 @@ def scripts_of(writer: Writer, options: Options, counts: Tally) -> Iterator[Scri
             counts.redrawn += 1
             draft = writer.draft(index, attempt)
         else:
-            counts.kept += 1  # nothing new is left to say in so few scenarios
+            counts.kept += 1  # All draws resembled earlier scripts.
         if isinstance(draft, Rejected):
             counts.reject(draft)
         else:
@@ -150,6 +167,6 @@ def scripts_of(writer: Writer, options: Options, counts: Tally) -> Iterator[Scri
 def write_scripts(
     source: str, *, num: int, seed: int, heldout: float = 0.1, max_seconds: float | None = None
 ) -> list[Script]:
-    """The scripts of the template writer as a list. Raises: UserError for an option out of range."""
-    options = Options(source=source, num=num, seed=seed, heldout=heldout, max_seconds=max_seconds)
+    """The scripts of the template writer as a list. Raises: UserError as `SynthOptions` and `TemplateWriter`."""
+    options = SynthOptions(source=source, num=num, seed=seed, heldout=heldout, max_seconds=max_seconds)
     return list(scripts_of(TemplateWriter(options), options, Tally()))

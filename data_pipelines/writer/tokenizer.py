@@ -1,7 +1,7 @@
 """`ppx-data tokenizer`: a small SentencePiece model trained on scripts, with the id layout of Moshi's tokenizer.
 
-Ids 0..3 are unknown (used as EPAD in the text stream), BOS, EOS and PAD; `<system>` is one piece, and bytes
-stand in for characters that were never seen. Training runs on one thread and gives the same file every time.
+Ids 0 to 3 are unknown (used as EPAD in the text stream), BOS, EOS and PAD; `<system>` is one piece, and bytes
+stand for characters that were never seen. Training runs on one thread and gives the same file every time.
 """
 
 import argparse
@@ -19,20 +19,25 @@ from model.errors import UserError
 
 SYSTEM_TAG = "<system>"
 FRESH_SCRIPTS = {"service": 2500, "assistant": 1000}
-"""How many scripts are written for training when none are given."""
-SMALLEST = 300  # ids 0..3, the tag and 256 bytes leave room for letters from here on
+"""How many scripts of each source are written for training when no scripts file is given."""
+SMALLEST = 300
+"""The smallest vocabulary: ids 0 to 3, the tag and 256 bytes leave room for letters from here on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `ppx-data tokenizer`."""
     parser.add_argument("--out", type=Path, required=True, help="SentencePiece model to write, e.g. text.model")
-    parser.add_argument("--vocab", type=int, default=1000, help="number of pieces (default 1000)")
-    parser.add_argument("--scripts", type=Path, nargs="+", help="scripts files; without them new scripts are written")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the new scripts (default 0)")
+    parser.add_argument("--vocab", type=int, default=1000, help=f"number of pieces, from {SMALLEST} up")
+    fresh = " and ".join(f"{num:,} {source}" for source, num in FRESH_SCRIPTS.items())
+    help_scripts = f"scripts files to train on (default: {fresh} scripts written for it)"
+    parser.add_argument("--scripts", type=Path, nargs="+", help=help_scripts)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scripts that are written without --scripts")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Runs `ppx-data tokenizer`."""
     if args.out.suffix != ".model":
-        raise UserError(f"{args.out}: a tokenizer file ends in .model")
+        raise UserError(f"{args.out}: a tokenizer file ends in .model", code="bad-value")
     if args.scripts:
         scripts = [script for path in args.scripts for script in read_scripts(path)]
     else:
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def training_text(scripts: Sequence[Script]) -> Iterator[str]:
-    """What the text stream will hold: the turns, and the role prompts with their tags."""
+    """What the text stream will hold: the turns, and the role prompts between `<system>` tags."""
     for script in scripts:
         if script.role_prompt:
             yield f"{SYSTEM_TAG} {script.role_prompt} {SYSTEM_TAG}"
@@ -57,13 +62,16 @@ def training_text(scripts: Sequence[Script]) -> Iterator[str]:
 def train_tokenizer(scripts: Sequence[Script], vocab: int) -> bytes:
     """Trains a unigram model with `vocab` pieces; returns the bytes of the .model file.
 
-    Raises: UserError if the vocabulary is too small for bytes and letters, or the text too short for it.
+    Raises: UserError if the vocabulary is too small for bytes and letters or too large for the text ("bad-value"), or
+    if the scripts hold no text ("no-data").
     """
     if vocab < SMALLEST:
-        raise UserError(f"--vocab {vocab}: byte fallback alone takes 261 pieces, use at least {SMALLEST}")
+        raise UserError(
+            f"--vocab {vocab}: byte fallback alone takes 261 pieces, use at least {SMALLEST}", code="bad-value"
+        )
     sentences = list(training_text(scripts))
     if not sentences:
-        raise UserError(f"{len(scripts)} scripts hold no text: write some with `ppx-data synth`")
+        raise UserError(f"{len(scripts)} scripts hold no text: write some with `ppx-data synth`", code="no-data")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -86,5 +94,7 @@ def train_tokenizer(scripts: Sequence[Script], vocab: int) -> bytes:
     except RuntimeError as why:
         fits = re.search(r"value <= (\d+)", str(why))
         advice = f"use --vocab {fits[1]} or less" if fits else "give more scripts or a smaller --vocab"
-        raise UserError(f"--vocab {vocab} does not fit {len(sentences)} lines of text: {advice}") from why
+        raise UserError(
+            f"--vocab {vocab} does not fit {len(sentences)} lines of text: {advice}", code="bad-value"
+        ) from why
     return model.getvalue()

@@ -1,4 +1,4 @@
-"""Small rules that turn filled templates into speakable English, and the estimate of how long it takes to say."""
+"""Small rules that turn filled templates into speakable English, and the estimate of how long it lasts."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +9,12 @@ from data_pipelines.records.schema import Turn
 
 WORDS_PER_SECOND = 2.6
 GAP_SECONDS = 0.25
-# Plain ASCII that every speech engine reads: no markdown, no symbols beyond money and percent
+"""The pace of the estimate, and its silence after each turn."""
+# Plain ASCII that every speech engine reads, without markdown and without symbols beyond money and percent.
 SPEAKABLE = re.compile(r"[A-Za-z0-9 .,?!'$%:-]+")
 BRACKET = re.compile(r"\[([^][]*)\]")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
-# Sentence openers that are no names; any other capitalised word keeps its capital after a lead-in
+# Words that open sentences and are no names. Any other capitalised word keeps its capital after a lead-in.
 LOWERED = frozenset(
     """
     A About Abroad Access Act Add Adjectives Adults Air All Almost Alright Am An And Animals Ants Any Apples Are
@@ -39,17 +40,17 @@ LOWERED = frozenset(
     Yeah Yeast Yes You You'd You'll You're Your Zero
     """.split()
 )
-WH_QUESTION = re.compile(r"\b(how|what|what's|when|when's|which|who|who's|where|any)\b", re.I)
+WH_QUESTION = re.compile(r"\b(how|what|what's|when|when's|which|who|who's|where|any)\b", re.IGNORECASE)
 YES_OPENING = re.compile(r"^(Yes, |Yes\. |We do[.,] |We can[.,] |You can\. |It is\. |No, )")
 ARTICLE = re.compile(r"\b([Aa])n? (?=([A-Za-z0-9$]+))")
-# Words whose first letter misleads: "an hour", "an $8 fee", "a one-way ticket"
+# The sound of some words differs from their first letter, as in "an hour", "an $8 fee" and "a one-way ticket".
 VOWEL_SOUND = re.compile(
     r"(hour|honest|heir|X-ray|\$?8|\$?1[18]$|[aeiouAEIOU](?!ne\b|ni|sed|ser|sual|tility|ropean|\b$))"
 )
 
 
 def with_article(text: str) -> str:
-    """Sets "a" or "an" by the sound of the next word."""
+    """Sets each "a" or "an" by the sound of the next word."""
     return ARTICLE.sub(lambda m: m[1] + ("n " if VOWEL_SOUND.match(m[2]) else " "), text)
 
 
@@ -60,9 +61,9 @@ def fill(template: str, slots: Mapping[str, str]) -> str:
 
 
 def joined(lead: str, text: str) -> str:
-    """`lead` before `text`; after a comma or a plain word the text goes on in lower case, names excepted.
+    """Puts `lead` before `text`, whose first word loses its capital after a comma or a word unless it is a name.
 
-    A text that begins with "And" needs no other lead, unless that is a sentence of its own.
+    Before a text that begins with "And" a lead is left out, unless the lead is a sentence of its own.
     """
     if not lead:
         return text
@@ -80,7 +81,7 @@ def joined(lead: str, text: str) -> str:
 
 
 def fitting(ask: str, answer: str) -> str:
-    """The answer without its "yes" where the last thing asked was no yes-or-no question."""
+    """The answer, without its "yes" where the last sentence of `ask` is no yes-or-no question."""
     last = re.split(r"[.!?]\s", ask)[-1]
     if last.endswith("?") and not WH_QUESTION.search(" ".join(last.split()[:4])):
         return answer
@@ -90,7 +91,7 @@ def fitting(ask: str, answer: str) -> str:
 
 def mentions(text: str, value: str) -> bool:
     """True if `value` stands in the text as a whole: "5" is not in "$15" nor in "5:30"."""
-    if value.lower() not in text.lower():  # most often, and seen without compiling the pattern
+    if value.lower() not in text.lower():  # This is the most frequent case, and needs no pattern.
         return False
     pattern = rf"(?<![\w$:.]){re.escape(value)}(?!\w|[.:,]\d)"
     return re.search(pattern, text, re.IGNORECASE) is not None
@@ -98,12 +99,15 @@ def mentions(text: str, value: str) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def spoken_length(text: str) -> float:
-    """Roughly how many words it takes to say `text`: digits count as words, "$" as one."""
+    """Roughly how many words it takes to say `text`: each digit counts as a word, and so does "$"."""
     return sum(max(1.0, sum(c.isdigit() for c in token) + ("$" in token)) for token in text.split())
 
 
 def estimated_seconds(turns: Iterable[Turn]) -> float:
-    """Estimated length in seconds at 2.6 words a second; backchannels overlap and take no time."""
+    """Estimated length in seconds, at 2.6 words a second and 0.25 s between turns.
+
+    Backchannels overlap other turns and take no time.
+    """
     timed = [turn for turn in turns if turn.kind != "backchannel"]
     return sum(spoken_length(turn.text) for turn in timed) / WORDS_PER_SECOND + GAP_SECONDS * len(timed)
 
@@ -116,5 +120,5 @@ def pick(rng: Random, options: Sequence[str], brief: bool = False) -> str:
 
 
 def chosen(rng: Random, text: str) -> str:
-    """ "[Sure|Of course], [|just ]a moment." -> "Of course, a moment.": one of the alternatives in each bracket."""
+    """The text with one of the alternatives in each bracket: "[Sure|Of course], [|just ]a moment."."""
     return " ".join(BRACKET.sub(lambda m: rng.choice(m[1].split("|")), text).split())

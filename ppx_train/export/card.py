@@ -14,7 +14,7 @@ from model.prompt import PAUSE_FRAMES
 from ppx_train import __version__
 from ppx_train.export.layouts import Provenance
 from ppx_train.export.lineage import SCRATCH, hub_ancestor, sentences, shown_name
-from ppx_train.export.voices import VoicePrompt
+from ppx_train.export.voices import ExportedVoice
 from ppx_train.training.origin import project_commit
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -77,7 +77,7 @@ def model_card(
     parameters: int,
     data: DataFacts,
     figures: Mapping[str, float],
-    voices: Sequence[VoicePrompt],
+    voices: Sequence[ExportedVoice],
 ) -> str:
     """Returns README.md in full.
 

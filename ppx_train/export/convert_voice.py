@@ -1,5 +1,7 @@
 """Pickled voices of PersonaPlex become voice files of ours, by the tables of the model that they were made with."""
 
+# Shapes: P prompt frames, Q codebooks
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,8 @@ def convert(
         recovered = recover(voice, weights, config)
         name = voice.path.stem
         metadata = {"name": name, "label": name, **terms, "sha256": sha256_file(voice.path)}
-        write_weights(to, {"codes": recovered.codes_CP.to(torch.int32)}, metadata)
-        frames = recovered.codes_CP.shape[1]
+        write_weights(to, {"codes": recovered.codes_QP.to(torch.int32)}, metadata)
+        frames = recovered.codes_QP.shape[1]
         yield ConvertedVoice(path=to, source=voice.path, frames=frames, exact=recovered.exact)
 
 

@@ -31,7 +31,7 @@ from ppx_train.export.export_settings import DTYPES, HELDOUT, LAYOUTS, NONE, Exp
 from ppx_train.export.layouts import Provenance, exported_shape, write_parts
 from ppx_train.export.lineage import ingredients_of, start_of, stated_licence
 from ppx_train.export.sums import write_sums
-from ppx_train.export.voices import VoicePrompt, voices_of_folder, voices_of_shards, write_voices
+from ppx_train.export.voices import ExportedVoice, voices_of_folder, voices_of_shards, write_voices
 from ppx_train.inference.loading import VOICES, check_parts
 from ppx_train.inference.sidecar import HubLicence
 from ppx_train.training.build import empty_lm, restore_lm
@@ -132,7 +132,7 @@ def find_start(run: Run, settings: ExportSettings) -> Base | None:
     return base
 
 
-def find_voices(settings: ExportSettings, shards: Sequence[Path | str], codec: Mimi) -> list[VoicePrompt]:
+def find_voices(settings: ExportSettings, shards: Sequence[Path | str], codec: Mimi) -> list[ExportedVoice]:
     """Returns the voices that are asked for. Raises UserError if they are not found or cannot be used."""
     if settings.voices == NONE:
         return []

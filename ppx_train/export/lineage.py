@@ -7,7 +7,7 @@ from pathlib import Path
 from model.weights.sources import REPOSITORY
 from ppx_train.config import Run
 from ppx_train.export.adapter import Base
-from ppx_train.export.voices import VoicePrompt
+from ppx_train.export.voices import ExportedVoice
 from ppx_train.inference.sidecar import HubLicence, Ingredient, Sidecar, read_sidecar
 
 SCRATCH = "scratch"
@@ -58,7 +58,7 @@ def stated_licence(start: str) -> HubLicence | None:
 
 
 def ingredients_of(
-    run: Run, start: Start, licences: Mapping[str, float], voices: Sequence[VoicePrompt]
+    run: Run, start: Start, licences: Mapping[str, float], voices: Sequence[ExportedVoice]
 ) -> tuple[Ingredient, ...]:
     """Returns what a model was made from: start weights, codec and tokenizer, training data, voices.
 

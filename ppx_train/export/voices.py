@@ -1,5 +1,7 @@
 """Voices of an exported model: codes of short clips with their terms of use, one safetensors file each."""
 
+# Shapes: P prompt frames, Q codebooks
+
 import hashlib
 import json
 import re
@@ -24,10 +26,10 @@ RECORDED_SOURCES = ("fisher",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoicePrompt:
+class ExportedVoice:
     """A voice that the model can be prompted with, and its terms.
 
-    Shapes: codes_CP [8, P].
+    Shapes: codes_QP [8, P].
     consent: why the speaker may be imitated. sha256: of the clip, or of its codes.
     """
 
@@ -36,15 +38,15 @@ class VoicePrompt:
     licence: str
     consent: str
     sha256: str
-    codes_CP: Tensor
+    codes_QP: Tensor
 
 
-def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoicePrompt]:
+def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedVoice]:
     """Returns the first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
 
     Raises: UserError if a shard folder is missing or broken.
     """
-    voices: dict[str, VoicePrompt] = {}
+    voices: dict[str, ExportedVoice] = {}
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
@@ -65,13 +67,13 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[VoiceProm
             if name in voices:
                 continue
             sample = reader.read(i)
-            voices[name] = VoicePrompt(
+            voices[name] = ExportedVoice(
                 name=name,
                 label=speaker,
                 licence=dialogue.licence,
                 consent="synthetic voice of a text-to-speech engine, no natural speaker",
-                sha256=hashlib.sha256(sample.voice_codes_CP.numpy().tobytes()).hexdigest(),
-                codes_CP=sample.voice_codes_CP,
+                sha256=hashlib.sha256(sample.voice_codes_QP.numpy().tobytes()).hexdigest(),
+                codes_QP=sample.voice_codes_QP,
             )
     return [voices[name] for name in sorted(voices)][:limit]
 
@@ -100,7 +102,7 @@ def read_terms(path: Path) -> Terms:
     return Terms(licence=str(terms["licence"]), consent=str(terms["consent"]), label=label)
 
 
-def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
+def voices_of_folder(folder: Path, codec: Mimi) -> list[ExportedVoice]:
     """Encodes every clip of a folder. NAME.wav needs NAME.json with licence and consent, which may have a label, too.
 
     Raises: UserError if there is no clip, or a clip is unusable or without its terms.
@@ -114,13 +116,13 @@ def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
     for clip in clips:
         terms = read_terms(clip.with_suffix(".json"))
         voices.append(
-            VoicePrompt(
+            ExportedVoice(
                 name=_file_name(clip.stem),
                 label=clip.stem if terms.label is None else terms.label,
                 licence=terms.licence,
                 consent=terms.consent,
                 sha256=sha256_file(clip),
-                codes_CP=encode_voice(clip, codec).cpu(),
+                codes_QP=encode_voice(clip, codec).cpu(),
             )
         )
     names = [voice.name for voice in voices]
@@ -131,18 +133,18 @@ def voices_of_folder(folder: Path, codec: Mimi) -> list[VoicePrompt]:
     return voices
 
 
-def write_voices(folder: Path, voices: list[VoicePrompt]) -> None:
+def write_voices(folder: Path, voices: list[ExportedVoice]) -> None:
     """Writes FOLDER/NAME.safetensors (int32 `codes`, the terms as metadata) and FOLDER/voices.json."""
     if not voices:
         return
     folder.mkdir()
     facts = []
     for voice in voices:
-        values = {key: value for key, value in asdict(voice).items() if key != "codes_CP"}
-        codes_CP = voice.codes_CP.to(torch.int32).contiguous()
-        data = _sorted_header(save({"codes": codes_CP}, metadata=values))
+        values = {key: value for key, value in asdict(voice).items() if key != "codes_QP"}
+        codes_QP = voice.codes_QP.to(torch.int32).contiguous()
+        data = _sorted_header(save({"codes": codes_QP}, metadata=values))
         (folder / f"{voice.name}.safetensors").write_bytes(data)
-        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_CP.shape[1]})
+        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_QP.shape[1]})
     (folder / "voices.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -1,5 +1,7 @@
 """A conversation from file to file: a WAV of the user in, the agent's WAV, its text and a picture out."""
 
+# Shapes: K streams, P prompt frames, Q codebooks, S samples
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,14 +71,14 @@ def prepare(settings: ChatSettings) -> Prepared:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     release = load_release(settings.model, device=device, revision=settings.revision)
     voice = voice_name(release, settings.voice_prompt, settings.voice_prompt_dir)
-    voice_codes_CP = None if voice == NO_VOICE else find_voice(release, voice, settings.voice_prompt_dir)
+    voice_codes_QP = None if voice == NO_VOICE else find_voice(release, voice, settings.voice_prompt_dir)
     return Prepared(
         settings=settings,
         release=release,
         sampling=sampling,
         user_S=user_S,
         voice=voice,
-        prompt_KP=release.prompt(voice_codes_CP, settings.text_prompt),
+        prompt_KP=release.prompt(voice_codes_QP, settings.text_prompt),
     )
 
 

@@ -1,5 +1,7 @@
 """Loading a model to talk to: an exported folder, or a public repository in the Moshi or PersonaPlex layout."""
 
+# Shapes: P prompt frames, Q codebooks, S samples
+
 import json
 import shlex
 from dataclasses import dataclass, field
@@ -64,18 +66,18 @@ class Release:
         """Where the language model computes."""
         return self.lm.text_emb.weight.device
 
-    def prompt(self, voice_codes_CP: Tensor | None, role: str) -> Tensor | None:
+    def prompt(self, voice_codes_QP: Tensor | None, role: str) -> Tensor | None:
         """Returns the prompt frames [17, P] of a voice and a role text; None if there is neither.
 
-        Shapes: voice_codes_CP [8, frames of the clip].
+        Shapes: voice_codes_QP [8, frames of the clip].
 
         Raises: UserError if the role text cannot be spelled or the voice is another codec's.
         """
         text_ids = role_ids(role, self.tokenizer)
-        if voice_codes_CP is None and not text_ids:
+        if voice_codes_QP is None and not text_ids:
             return None
         return hybrid_prompt(
-            self.lm.config, voice_codes_CP, text_ids, self.silence_codes, self.sine_codes, self.pause_frames
+            self.lm.config, voice_codes_QP, text_ids, self.silence_codes, self.sine_codes, self.pause_frames
         )
 
 
@@ -161,13 +163,13 @@ def read_voice(path: Path, config: LMConfig) -> Tensor:
     with open_safetensors(path) as file:
         if "codes" not in file.keys():
             raise UserError(f"{path}: not a voice file; export the model again, or give a wav file", code="bad-weights")
-        codes_CP = file.get_tensor("codes").long()
-    if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or not codes_CP.numel():
+        codes_QP = file.get_tensor("codes").long()
+    if codes_QP.ndim != 2 or codes_QP.shape[0] != config.num_codebooks or not codes_QP.numel():
         raise UserError(
-            f"{path}: codes of shape {tuple(codes_CP.shape)}; give [{config.num_codebooks}, frames]",
+            f"{path}: codes of shape {tuple(codes_QP.shape)}; give [{config.num_codebooks}, frames]",
             code="bad-weights",
         )
-    return codes_CP
+    return codes_QP
 
 
 def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:

@@ -1,5 +1,7 @@
 """A conversation with recorded audio: the user's samples in, the agent's out, frame by frame as in a live call."""
 
+# Shapes: A agent streams, B batch, K streams, P prompt frames, Q codebooks, S samples, T frames
+
 import time
 from dataclasses import dataclass
 
@@ -97,8 +99,8 @@ def chat(
     encoder, decoder = release.codec.init_encoder_state(1), release.codec.init_decoder_state(1)
     tokens, waves = [], []
     for frame_S in tqdm(frames_TS, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True):
-        user_BC = release.codec.encode_frame(encoder, frame_S[None, None])[:, :, 0]
-        agent_BA = stream.step(state, user_BC)
+        user_BQ = release.codec.encode_frame(encoder, frame_S[None, None])[:, :, 0]
+        agent_BA = stream.step(state, user_BQ)
         tokens.append(agent_BA[0].cpu())
         if tokens[-1][0] == UNGENERATED_ID:
             waves.append(torch.zeros(FRAME_SAMPLES))  # no code to decode; silence keeps both sides in step

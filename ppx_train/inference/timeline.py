@@ -1,5 +1,7 @@
 """A picture of a conversation: both waveforms over time and the agent's words where they were said."""
 
+# Shapes: S samples
+
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import re
 from random import Random
+from typing import Any
 
 VERBS = "change cancel book move return repair renew check confirm upgrade replace extend".split()
 THINGS = "order table invoice delivery membership appointment reservation contract ticket package".split()
@@ -17,29 +18,40 @@ CLAIMS = (
 ).split("|")
 
 
-def author(body):
+def author(body: dict[str, Any]) -> dict[str, Any]:
     """A reply for one request of the writer, by the name of its schema."""
     name = body["response_format"]["json_schema"]["name"]
     rng, text = Random(f"{body['seed']}"), body["messages"][1]["content"]
-    return {
+    writers = {
         "scenario": scenario,
         "description": description,
         "transcript": transcript,
         "role": role,
         "exchange": exchange,
-    }[name](text, rng)
+    }
+    return writers[name](text, rng)
 
 
-def field(text, name):
-    return re.search(rf"^{name}: (.*)$", text, re.MULTILINE)[1]
+def found_in(text: str, pattern: str) -> re.Match[str]:
+    """The first place of a pattern that must be there."""
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match, (pattern, text)
+    return match
 
 
-def scenario(text, rng):
+def field(text: str, name: str) -> str:
+    """The rest of the line that begins with `name`."""
+    return found_in(text, rf"^{name}: (.*)$")[1]
+
+
+def scenario(text: str, rng: Random) -> dict[str, Any]:
+    """A scenario of a domain."""
     subject = f"{rng.choice(ADJECTIVES)} {rng.choice(THINGS)}"
     return {"kind": field(text, "Kind"), "title": f"{rng.choice(VERBS)} the {subject} {rng.choice(SUBJECTS)}"}
 
 
-def description(text, rng):
+def description(text: str, rng: Random) -> dict[str, Any]:
+    """The description of a scenario."""
     title = field(text, "Scenario")
     words = rng.sample(CLAIMS, 2)
     return {
@@ -49,13 +61,14 @@ def description(text, rng):
     }
 
 
-def transcript(text, rng):
+def transcript(text: str, rng: Random) -> dict[str, Any]:
+    """The transcript of a plan."""
     company, business = field(text, "Company").rsplit(", a ", 1)
     agent, customer = field(text, "Agent"), field(text, "Customer").split(",")[0]
     price, days, thing = rng.randrange(5, 40), rng.randrange(2, 9), rng.choice(THINGS)
-    turns = []
+    turns: list[dict[str, Any]] = []
 
-    def say(speaker, line, probe="none", interrupts=False):
+    def say(speaker: str, line: str, probe: str = "none", interrupts: bool = False) -> None:
         turns.append({"speaker": speaker, "text": line, "interrupts": interrupts, "probe": probe})
 
     if "The customer speaks first" in text:
@@ -84,9 +97,10 @@ def transcript(text, rng):
     return {"turns": turns}
 
 
-def role(text, rng):
+def role(text: str, rng: Random) -> dict[str, Any]:
+    """The role that fits a transcript."""
     company, business = field(text, "Company").rsplit(", a ", 1)
-    price, days = re.search(r"costs (\$[\d.]+) and takes (\d+) days", text).groups()
+    price, days = found_in(text, r"costs (\$[\d.]+) and takes (\d+) days").groups()
     facts = [fact(f"The service costs {price} and takes {days} days.", ("money", price), ("number", days))]
     if found := re.search(r"The (\w+) is (\$\d+)\.", text):
         facts.append(fact(f"One {found[1]} is {found[2]}.", ("money", found[2])))
@@ -101,13 +115,15 @@ def role(text, rng):
     return {"company": company, "business": business, "agent_name": field(text, "Agent"), "facts": facts}
 
 
-def fact(sentence, *values):
+def fact(sentence: str, *values: tuple[str, str]) -> dict[str, Any]:
+    """A sentence and the (type, text) of its values."""
     rows = [{"type": kind, "text": text, "label": f"{kind} value"} for kind, text in values]
     return {"sentence": sentence, "values": rows}
 
 
-def exchange(text, rng):
-    most = int(re.search(r"at most (\d+) words", text)[1])
+def exchange(text: str, rng: Random) -> dict[str, Any]:
+    """A question and its answer."""
+    most = int(found_in(text, r"at most (\d+) words")[1])
     used = [claim for claim in CLAIMS if claim in text]
     claims = rng.sample([claim for claim in CLAIMS if claim not in used], 2)
     subject = rng.choice(SUBJECTS)

@@ -2,17 +2,60 @@
 
 import json
 import threading
-import time
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Body = dict[str, Any]
+"""A request of the protocol."""
 
 
-def say(content, *, finish="stop", refusal=None, usage=(100, 20)):
+class Handler(BaseHTTPRequestHandler):
+    """Gives each request the server's next reply."""
+
+    server: "_Server"
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # Headers and body are two writes.
+
+    def do_POST(self) -> None:  # noqa: N802 (the name is part of http.server)
+        """Notes the request and replies."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        llm = self.server.llm
+        with llm.lock:
+            number = len(llm.bodies)
+            llm.bodies.append(body)
+            llm.headers.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path})
+        if callable(llm.replies):
+            reply = llm.replies(body)
+        else:
+            reply = llm.replies[min(number, len(llm.replies) - 1)]
+        (reply if callable(reply) else say(reply))(self)
+
+    def send(self, code: int, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """One whole answer."""
+        self.send_response(code)
+        for name, value in ({"Content-Type": "application/json"} | dict(headers or {})).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+Reply = Callable[[Handler], None]
+
+
+def say(
+    content: Any, *, finish: str = "stop", refusal: str | None = None, usage: tuple[int, int] | None = (100, 20)
+) -> Reply:
     """An answer with HTTP 200; `content` may be a JSON value."""
     text = content if content is None or isinstance(content, str) else json.dumps(content)
 
-    def reply(handler):
+    def reply(handler: Handler) -> None:
         message = {"role": "assistant", "content": text, "refusal": refusal}
-        body = {
+        body: Body = {
             "id": "x",
             "object": "chat.completion",
             "created": 0,
@@ -26,22 +69,22 @@ def say(content, *, finish="stop", refusal=None, usage=(100, 20)):
     return reply
 
 
-def status(code, message="no", **headers):
-    """An error answer; header names with underscores for dashes."""
+def status(code: int, message: str = "no", **headers: str) -> Reply:
+    """An error; names of headers have underscores for dashes."""
 
-    def reply(handler):
+    def reply(handler: Handler) -> None:
         body = json.dumps({"error": {"message": message, "type": "t", "code": code}}).encode()
         handler.send(code, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     return reply
 
 
-def raw(data, kind="application/json"):
+def raw(data: bytes, kind: str = "application/json") -> Reply:
     """HTTP 200 with these bytes."""
     return lambda handler: handler.send(200, data, {"Content-Type": kind})
 
 
-def drop(handler):
+def drop(handler: Handler) -> None:
     """Hangs up in the middle of an answer."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
@@ -53,69 +96,43 @@ def drop(handler):
     handler.close_connection = True
 
 
-def hang(seconds):
-    """Answers too late."""
+def hang(handler: Handler) -> None:
+    """Says nothing as long as the server runs."""
+    handler.server.llm.stopped.wait()
+    handler.close_connection = True
 
-    def reply(handler):
-        time.sleep(seconds)
-        handler.close_connection = True
 
-    return reply
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    llm: "LLMServer"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing, because clients that go away are part of the tests."""
 
 
 class LLMServer:
     """Serves on a free port of this machine while the `with` block lasts.
 
-    `replies`: a list of replies in the order of requests (the last one for all further requests), or a function of
-    the request's body that answers a JSON value or a reply. `bodies` and `headers` keep what was asked.
+    `replies` is a list in the order of requests (the last one for all further requests), or a function of the request;
+    each reply is a JSON value to say, or a function of the handler. `bodies` and `headers` keep what was asked.
     """
 
-    def __init__(self, replies, port=0):
-        self.replies, self.bodies, self.headers = replies, [], []
+    def __init__(self, replies: Sequence[Any] | Callable[[Body], Any]) -> None:
+        self.replies = replies
+        self.bodies: list[Body] = []
+        self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # headers and body are two writes
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server.lock:
-                    number = len(server.bodies)
-                    server.bodies.append(body)
-                    server.headers.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path})
-                if callable(server.replies):
-                    reply = server.replies(body)
-                else:
-                    reply = server.replies[min(number, len(server.replies) - 1)]
-                (reply if callable(reply) else say(reply))(self)
-
-            def send(self, code, data, headers=()):
-                self.send_response(code)
-                for name, value in ({"Content-Type": "application/json"} | dict(headers)).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request, client_address):
-                pass  # clients that go away are part of the tests
-
-        self._server = Server(("127.0.0.1", port), Handler)
+        self.stopped = threading.Event()
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server.llm = self
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    def __enter__(self):
+    def __enter__(self) -> "LLMServer":
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.sound.audio import to_rate
+from data_pipelines.sound.audio import Audio, to_rate
 
 RATE = 24_000
 TURNS = (
@@ -20,17 +21,21 @@ TURNS = (
 )
 
 
+Timed = tuple[str, float, float]
+"""A text with its start and end in seconds."""
+
+
 @dataclass
 class SpokenCall:
-    """audio: float32 [2, samples]; words and utterances by side, as (text, start, end) in seconds."""
+    """The sound, float32 [2, samples] at RATE, and the words and utterances of each side."""
 
-    audio: np.ndarray
-    words: dict
-    utterances: dict
+    audio: Audio
+    words: dict[str, list[Timed]]
+    utterances: dict[str, list[Timed]]
 
 
 @lru_cache(maxsize=1)
-def spoken_call():
+def spoken_call() -> SpokenCall:
     """The call; needs espeak-ng from the `tts` extra."""
     from data_pipelines.speech.tts.espeak import EspeakEngine
 
@@ -50,10 +55,10 @@ def spoken_call():
     return call
 
 
-def write_srt(path, utterances):
+def write_srt(path: Path, utterances: list[Timed]) -> None:
     """Subtitles of one side."""
 
-    def clock(seconds):
+    def clock(seconds: float) -> str:
         ms = round(seconds * 1000)
         return f"{ms // 3600000:02}:{ms // 60000 % 60:02}:{ms // 1000 % 60:02},{ms % 1000:03}"
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from data_pipelines import verbs
-from data_pipelines.recordings.fisher import heard, importer
+from data_pipelines.recordings import fill
+from data_pipelines.recordings.fisher import importer
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
 from tests.data_pipelines.execution.test_executor import wait_for
 from tests.data_pipelines.kill import kill_everywhere, tree
-from tests.data_pipelines.recordings.test_fisher import FakeAligner, talk, write_call, write_tables
+from tests.data_pipelines.recordings.fisher.calls import FakeAligner, talk, write_call, write_tables
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec
@@ -42,7 +43,7 @@ def test_speak(before: Path, tmp_path: Path) -> None:
 def use_fake_aligner() -> None:
     """Puts a fast aligner in the place of the real one."""
     aligner = FakeAligner()
-    heard.shared_aligner = importer.shared_aligner = lambda: aligner  # type: ignore[assignment]
+    fill.shared_aligner = importer.shared_aligner = lambda: aligner  # type: ignore[assignment]
 
 
 def test_fisher(before: Path, tmp_path: Path) -> None:

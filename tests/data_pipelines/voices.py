@@ -2,14 +2,17 @@
 
 import numpy as np
 
+from data_pipelines.sound.audio import Audio
+
 RATE = 16_000
 VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
 
 
-def voice(seconds, pitch, throat=1.0, seed=0, rate=RATE):
+def voice(seconds: float, pitch: float, throat: float = 1.0, seed: int = 0, rate: int = RATE) -> Audio:
     """float32 [samples]: syllables of vowels at a wandering pitch, a pause after every fifth."""
     draw = np.random.default_rng(seed)
-    pieces, total = [], 0
+    pieces: list[np.ndarray] = []
+    total = 0
     while total < seconds * rate:
         number = len(pieces)
         length = round(draw.uniform(0.14, 0.24) * rate)

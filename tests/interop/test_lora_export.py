@@ -51,9 +51,9 @@ def test_kyutais_loader_gives_our_logits_and_codes_from_the_name_alone(
     codes_BKT = torch.randint(64, (2, 17, 10), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, logits = theirs(codes_BKT), ours.lm.logits(codes_BKT)
-    assert torch.equal(expected.mask, logits.audio_mask_BCT) and expected.mask.any()
+    assert torch.equal(expected.mask, logits.audio_mask_BQT) and expected.mask.any()
     for found, wanted, mask in (
-        (logits.audio_BCTV, expected.logits, expected.mask),
+        (logits.audio_BQTV, expected.logits, expected.mask),
         (logits.text_BTV[:, None], expected.text_logits, expected.text_mask),
     ):
         torch.testing.assert_close(found[mask], wanted[mask], rtol=1e-4, atol=1e-4)

@@ -147,7 +147,7 @@ def greedy_tokens(lm: DuplexLM) -> Tensor:
     stream = DuplexStream(lm, Sampling(greedy=True))
     state = stream.init_state(1)
     user = torch.randint(lm.config.card, (12, 1, 8), generator=torch.Generator().manual_seed(0))
-    return torch.stack([stream.step(state, user_BC) for user_BC in user])
+    return torch.stack([stream.step(state, user_BQ) for user_BQ in user])
 
 
 def sidecar_of(config: LMConfig, **changes: Any) -> Sidecar:

@@ -1,6 +1,7 @@
-"""Fisher's tables: who speaks in a call, and about what. All are optional and parsed by content where copies differ.
+"""Reads Fisher's tables, which say who speaks in a call and about what.
 
-PINs identify real people: they are used to tell speakers apart and leave this module only as hashes.
+All tables are optional, and parsed by content where copies differ. PINs identify real people: they serve to tell
+speakers apart and leave this module only as hashes.
 """
 
 import csv
@@ -12,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipelines.recordings.fisher.transcript import read_text
+from data_pipelines.recordings.fisher.timed_lines import read_text
 
 _CALL_ID = re.compile(r"(?:fe_03_)?(\d{5})(?:\.sph)?", re.IGNORECASE)
 _SEXES = re.compile(r"[fm]{2}")
@@ -22,11 +23,11 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """What the tables say of a call and its two sides, A and B.
+class CallFacts:
+    """What the tables say of a call and of its two sides, left and right.
 
-    `sexes` are "f", "m" or "" (unknown); `natives`: heard by the auditors as a native speaker of American English,
-    else what the speaker said of himself; `signal` and `talk` are the auditors' mean grades (SIG_GRADE, CNV_GRADE).
+    `sexes` are "f", "m" or "" (unknown). `natives` says whether the auditors heard a native speaker of American
+    English, else what the speaker said. `signal` and `talk` are the auditors' mean grades (SIG_GRADE, CNV_GRADE).
     """
 
     topic: str
@@ -39,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """What a speaker said of himself when he enrolled."""
+    """What a speaker stated on enrolment."""
 
     sex: str
     is_native: bool | None
@@ -52,20 +53,20 @@ class Tables:
     `calls` are the rows of calldata; `sexes` what other tables say, of these calls and of others.
     """
 
-    calls: dict[str, Call] = field(default_factory=dict)
+    calls: dict[str, CallFacts] = field(default_factory=dict)
     sexes: dict[str, tuple[str, str]] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
-    def call(self, call: str) -> Call:
-        """The row of a call; without one, each side is a speaker of its own and the topic is unknown."""
+    def call(self, call: str) -> CallFacts:
+        """Returns the facts of a call; without a row, each side is a speaker of its own and the topic is unknown."""
         speakers = (_anonymous(call, "A"), _anonymous(call, "B"))
-        unknown = Call(topic="", sexes=self.sexes.get(call, ("", "")), speakers=speakers)
+        unknown = CallFacts(topic="", sexes=self.sexes.get(call, ("", "")), speakers=speakers)
         return self.calls.get(call, unknown)
 
 
 def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
-    """Reads all tables that were found, keyed as in `layout.Corpus.tables`."""
+    """Reads all tables that were found, keyed as in `layout.FisherFiles.tables`."""
     texts = {name: [read_text(path) for path in found] for name, found in paths.items()}
     pins = dict(pair for text in texts["pindata"] for pair in parse_pindata(text).items())
     has = {
@@ -85,10 +86,10 @@ def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
 
 def parse_calldata(
     text: str, sexes: Mapping[str, tuple[str, str]] | None = None, pins: Mapping[str, Pin] | None = None
-) -> dict[str, Call]:
-    """CSV with CALL_ID, TOPICID, SIG_GRADE, CNV_GRADE, APIN, ASX.DL, BPIN, BSX.DL ... -> rows by call.
+) -> dict[str, CallFacts]:
+    """Parses CSV with CALL_ID, TOPICID, SIG_GRADE, CNV_GRADE, APIN, ASX.DL, BPIN, BSX.DL ... into facts by call.
 
-    SX.DL is sex and dialect, "f.a": female, American. Sexes that the row lacks come from `sexes` (by call), then
+    SX.DL is sex and dialect; "f.a" is female and American. Sexes that the row lacks come from `sexes` (by call), then
     from `pins`. Rows of another shape are ignored.
     """
     rows = [row for row in _rows(text) if len(row) >= 12]
@@ -108,7 +109,7 @@ def parse_calldata(
             _side(cell[f"{letter}PIN"], cell[f"{letter}SX.DL"], of_call[side], pins or {}, call, letter)
             for side, letter in enumerate("AB")
         )
-        calls[call] = Call(
+        calls[call] = CallFacts(
             topic=cell["TOPICID"],
             sexes=(a[0], b[0]),
             speakers=(a[1], b[1]),
@@ -122,7 +123,7 @@ def parse_calldata(
 def _side(
     pin: str, heard: str, sex_of_call: str, pins: Mapping[str, Pin], call: str, letter: str
 ) -> tuple[str, str, bool | None]:
-    """Sex, speaker key and nativeness of one side; `heard` is its cell SX.DL, which is trusted most."""
+    """Returns sex, speaker key and nativeness of one side; `heard` is its cell SX.DL, which is trusted most."""
     sex, _, dialect = heard.lower().partition(".")
     said = pins.get(pin, Pin(sex="", is_native=None))
     sex = sex[:1] if sex[:1] in ("f", "m") else sex_of_call or said.sex
@@ -131,7 +132,7 @@ def _side(
 
 
 def parse_pindata(text: str) -> dict[str, Pin]:
-    """CSV by position (the header's spelling differs): PIN, sex, age, years of education, native language, ..."""
+    """Parses CSV by position, as the header's spelling differs: PIN, sex, age, education, native language, ..."""
     pins = {}
     for cells in _rows(text):
         if len(cells) < 2 or not re.fullmatch(r"\w*\d\w*", cells[0]):
@@ -143,14 +144,14 @@ def parse_pindata(text: str) -> dict[str, Pin]:
 
 
 def _rows(text: str) -> Iterator[list[str]]:
-    """The cells of each line; a quotation mark that is never closed costs its own line only."""
+    """Yields the cells of each line; a quotation mark that is never closed costs its own line only."""
     for line in text.replace("\0", "").splitlines():
         with suppress(csv.Error):
             yield from ([cell.strip() for cell in row] for row in csv.reader([line], skipinitialspace=True))
 
 
 def parse_sexes(text: str) -> dict[str, tuple[str, str]]:
-    """filetable.txt and filelist.tbl: lines with a call id and two letters such as `fm`, in any order of columns."""
+    """Parses filetable.txt and filelist.tbl: a call id and two letters such as `fm` a line, in any order of columns."""
     found = {}
     for line in text.splitlines():
         cells = line.split()
@@ -162,7 +163,7 @@ def parse_sexes(text: str) -> dict[str, tuple[str, str]]:
 
 
 def parse_topics(text: str) -> dict[str, str]:
-    """`<topic id="ENG01" title="...">` elements -> titles by id. The file is not well-formed, so no XML parser."""
+    """Parses `<topic id="ENG01" title="...">` into titles by id; the file is no well-formed XML."""
     topics = {}
     for tag in re.findall(r"<\s*topic\b[^>]*>", text, re.IGNORECASE):
         found = {name.lower(): value for name, value in re.findall(r'(\w+)\s*=\s*"([^"]*)"', tag)}
@@ -172,7 +173,7 @@ def parse_topics(text: str) -> dict[str, str]:
 
 
 def speaker_key(pin: str, sex: str) -> str:
-    """A key that does not show the PIN. Sex is part of it: some PINs were used by two people.
+    """Returns a key that does not show the PIN. Sex is part of it because two people used some of the PINs.
 
     Who has the LDC's tables can compute it again: it hides the PIN from others, it does not make data anonymous.
     """

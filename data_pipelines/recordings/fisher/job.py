@@ -1,10 +1,12 @@
-"""What a call is imported by: settings of the run, filters, and the files and table rows of one call."""
+"""What one call is imported by, the settings of the run and the files of the call, and what it gives."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipelines.recordings.fisher.call_tables import Call
-from data_pipelines.recordings.windows import Limits
+from data_pipelines.recordings.drafts import Note
+from data_pipelines.recordings.fisher.call_tables import CallFacts
+from data_pipelines.recordings.windows import WindowLimits
+from data_pipelines.records.schema import SIDES, Dialogue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,33 +22,34 @@ class Filters:
     native: bool = False
     sex: str = ""
 
-    def refuse_call(self, row: Call) -> str:
-        """Why a call is left out, or ""."""
-        for name, grade, least in (("signal", row.signal, self.min_signal), ("talk", row.talk, self.min_conversation)):
+    def refuse_call(self, facts: CallFacts) -> str:
+        """Returns why a call is left out, or ""."""
+        grades = (("signal", facts.signal, self.min_signal), ("conversation", facts.talk, self.min_conversation))
+        for name, grade, least in grades:
             if least is not None and (grade is None or grade < least):
-                what = {"signal": "signal", "talk": "conversation"}[name]
-                return f"its {what} grade is {'unknown' if grade is None else f'{grade:g}'}, wanted {least:g}"
+                return f"its {name} grade is {'unknown' if grade is None else f'{grade:g}'}, wanted {least:g}"
         return ""
 
-    def refuse_side(self, row: Call, side: int) -> str:
-        """Why a side is no agent, or ""."""
-        if self.native and not row.natives[side]:
+    def refuse_side(self, facts: CallFacts, side: str) -> str:
+        """Returns why a side is no agent, or ""."""
+        number = SIDES.index(side)
+        if self.native and not facts.natives[number]:
             return "is not known as a native speaker"
-        if self.sex and row.sexes[side] != self.sex:
-            return f"its sex is {row.sexes[side] or 'unknown'}, wanted {self.sex}"
+        if self.sex and facts.sexes[number] != self.sex:
+            return f"its sex is {facts.sexes[number] or 'unknown'}, wanted {self.sex}"
         return ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class FisherSettings:
     """What shapes the output; a rerun into the same folder must have the same.
 
-    `prompt_tokens` are kept free for a role prompt, `tokenizer` counts them ("": estimated), `bandwidth_extension` is
-    a command line ("": none).
+    `prompt_tokens` are kept free for a role prompt, and `tokenizer` counts them ("" estimates). `bandwidth_extension`
+    is a command line ("" resamples instead).
     """
 
     seed: int
-    limits: Limits
+    limits: WindowLimits
     voice_seconds: float
     licence: str
     filters: Filters = field(default_factory=Filters)
@@ -58,12 +61,25 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One call to import; `original` is its text with case and punctuation, if there is one."""
+class CallFiles:
+    """One call to import: its files and what the tables say of it.
+
+    `call` is its five digits, `title` that of its topic, `original` its text with case and punctuation if there is one.
+    """
 
     call: str
     audio: Path
     transcript: Path
-    row: Call
+    facts: CallFacts
     title: str
     original: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallDraft:
+    """What one call gave, or why it is `rejected`; the split of its dialogues is decided when all calls are done."""
+
+    call: str
+    dialogues: tuple[Dialogue, ...] = ()
+    notes: tuple[Note, ...] = ()
+    rejected: str = ""

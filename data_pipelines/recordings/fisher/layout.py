@@ -1,8 +1,8 @@
-"""Where the files of a Fisher corpus lie: found by name at any depth, because every copy is laid out differently.
+"""Finds the files of a Fisher corpus by name at any depth, because every copy is laid out differently.
 
 Audio and text are separate releases (part 1: LDC2004S13 and LDC2004T19, part 2: LDC2005S13 and LDC2005T19),
 on discs named fe_03_p1_sph1 or fisher_eng_tr_sp_d1. A text release may be there twice (as delivered and unpacked
-again): of two files of one call the first in the order of their paths counts.
+again); of two files of one call the first in the order of their paths counts.
 """
 
 import os
@@ -14,8 +14,7 @@ from pathlib import Path
 from model.errors import UserError
 
 _CALL = re.compile(r"fe_03_(\d{5})\.(sph|wav|flac|txt|txo)", re.IGNORECASE)
-# Some copies put something before the name of a table.
-_TABLES = {
+_TABLES = {  # Some copies put something before the name of a table.
     "calldata": re.compile(r".*fe_03_p\d_calldata\.tbl", re.IGNORECASE),
     "pindata": re.compile(r".*fe_03(_p\d)?_pindata\.tbl", re.IGNORECASE),
     "filelist": re.compile(r".*fe_03_p\d_filelist\.tbl", re.IGNORECASE),
@@ -29,8 +28,8 @@ EXPECTED = (
 
 
 @dataclass(kw_only=True)
-class Corpus:
-    """Paths of one corpus; calls are keyed by their five digits.
+class FisherFiles:
+    """The paths of one corpus, where calls are keyed by their five digits.
 
     `originals` are the transcripts as BBN/WordWave typed them, with case and punctuation and without times.
     """
@@ -43,35 +42,38 @@ class Corpus:
 
     @property
     def calls(self) -> list[str]:
-        """The calls with both audio and transcript."""
+        """The calls with both audio and transcript, in order."""
         return sorted(self.audio.keys() & self.transcripts.keys())
 
 
-def find_corpus(roots: Sequence[Path]) -> Corpus:
+def find_corpus(roots: Sequence[Path]) -> FisherFiles:
     """Searches folders for calls and tables.
 
-    Raises: UserError naming the folders if one is missing, or if no call has both audio and transcript.
+    Raises: UserError naming the folders if one is missing or cannot be read, or if no call has both audio and
+    transcript (code "not-found").
     """
-    corpus = Corpus()
+    corpus = FisherFiles()
     for root in roots:
         if not root.is_dir():
-            raise UserError(f"{root}: no such folder: {EXPECTED}")
-        above = root.parent / LICENCE_FILE  # the discs of a stand-in may be given one by one
+            raise UserError(f"{root}: no such folder; {EXPECTED}", code="not-found")
+        above = root.parent / LICENCE_FILE  # The discs of a stand-in corpus may be given one by one.
         for path in (*([above] if root.name and above.is_file() else []), *_files(root)):
             _sort_in(corpus, path)
     named = ", ".join(map(str, roots))
     if not corpus.audio:
-        raise UserError(f"{named}: no Fisher audio in there: {EXPECTED}")
+        raise UserError(f"{named}: no Fisher audio in there; {EXPECTED}", code="not-found")
     if not corpus.transcripts:
-        raise UserError(f"{named}: no Fisher transcript in there: {EXPECTED}")
+        raise UserError(f"{named}: no Fisher transcript in there; {EXPECTED}", code="not-found")
     if not corpus.calls:
         example = min(corpus.audio.values())
-        raise UserError(f"{named}: no transcript has the audio beside it (none for {example.name}): {EXPECTED}")
+        raise UserError(
+            f"{named}: no audio has its transcript beside it, {example.name} for one; {EXPECTED}", code="not-found"
+        )
     return corpus
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder in a fixed order; linked folders are followed, each real folder once."""
+    """Yields all files below a folder in a fixed order; linked folders are followed, each real folder once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(folder)
@@ -85,10 +87,12 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _unreadable(why: OSError) -> None:
-    raise UserError(f"{why.filename}: cannot be read ({why.strerror}): make it readable, or give other folders")
+    raise UserError(
+        f"{why.filename}: cannot be read ({why.strerror}), make it readable or give other folders", code="unreadable"
+    )
 
 
-def _sort_in(corpus: Corpus, path: Path) -> None:
+def _sort_in(corpus: FisherFiles, path: Path) -> None:
     found = _CALL.fullmatch(path.name)
     if found:
         call, suffix = found[1], found[2].lower()
@@ -97,7 +101,7 @@ def _sort_in(corpus: Corpus, path: Path) -> None:
         elif suffix == "txo":
             corpus.originals.setdefault(call, path)
         elif call not in corpus.audio or (suffix == "sph" and corpus.audio[call].suffix.lower() != ".sph"):
-            corpus.audio[call] = path  # the original rather than somebody's conversion
+            corpus.audio[call] = path  # The original is better than somebody's conversion.
     elif path.name == LICENCE_FILE:
         corpus.licences.append(path)
     for name, pattern in _TABLES.items():

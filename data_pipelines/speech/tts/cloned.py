@@ -27,14 +27,15 @@ class ClonedEngine:
         self._backend, self._pool, self._options = backend, pool, options
 
     def identity(self) -> dict[str, Any]:
-        """The backend's, with the options and the pool of voices."""
+        """Returns the provenance of the backend, with the options and the pool of voices."""
         return self._backend.identity() | {"options": self._options, "voices_sha256": self._pool.sha256}
 
     def voices(self) -> tuple[Voice, ...]:
+        """Returns one voice for each clip of the pool."""
         return self._pool.voices(self.name)
 
     def clip(self, voice: str) -> Audio:
-        """See CloningEngine.clip."""
+        """Returns the clip of a voice; see CloningEngine.clip."""
         return to_mono_24k(*self._pool.audio(voice.partition("/")[2]))
 
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
@@ -42,7 +43,7 @@ class ClonedEngine:
         del speed
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         reference = float_wav(*self._pool.audio(voice.partition("/")[2]))
         sizes = [len(" ".join(word.spoken)) for word in words]
         parts = split_phrases(words, sizes, MAX_LETTERS)

@@ -2,7 +2,7 @@
 
 The published work does not say how it split the mixture. Here: the script is aligned to the sound, cut in the silence
 between two turns, and each piece goes to its speaker's channel. Where there is no silence the turns touch or lie on
-each other and cannot be told apart: the dialogue is refused. Barge-ins and backchannels get their place afterwards,
+each other and cannot be separated, so the dialogue is refused. Barge-ins and backchannels get their place afterwards,
 like with every other engine.
 """
 
@@ -25,10 +25,12 @@ PIECE_LETTERS = 200
 CHUNK_LETTERS = 280
 """About 19 s of speech, which leaves room for the voices' reference within Dia's 35.7 s."""
 REFERENCE_SECONDS = 6.0
-"""Of each speaker, so that the voices of the first chunk go on in the others."""
+"""Each speaker's reference lasts this long, so that the voices of the first chunk continue in the others."""
 MIN_SILENCE = 0.05
-"""Between two turns. Measured on mixtures of two synthetic voices: turns 0.1 s apart always leave it, turns that
-overlap by 0.1 s or more did not leave it in 83 of 84 cases."""
+"""The least silence between two turns, in seconds.
+
+In mixtures of two synthetic voices turns 0.1 s apart always left it; turns that overlap by 0.1 s or more did not
+leave it in 83 of 84 cases."""
 AROUND_BORDER = 0.1
 FADE = 0.01
 BETWEEN_PIECES = 0.2
@@ -45,12 +47,13 @@ class Piece:
 
     @property
     def text(self) -> str:
+        """The piece as it is said."""
         return spoken_line(self.words)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a voice has said before, at the mixture's rate."""
+    """An earlier utterance of a voice, at the rate of the mixture."""
 
     text: str
     audio: Audio
@@ -65,10 +68,11 @@ class DiaEngine:
         self._backend, self._options = backend, options
 
     def identity(self) -> dict[str, Any]:
+        """Returns the provenance of the backend, with the options."""
         return self._backend.identity() | {"options": self._options}
 
     def converse(self, lines: Sequence[tuple[str, str]], *, seed: int) -> list[Speech]:
-        """See ConversationEngine.converse."""
+        """Speaks lines as ConversationEngine.converse does."""
         pieces = to_pieces(lines)
         references: dict[str, Reference] = {}
         spoken: list[list[Speech]] = [[] for _ in lines]
@@ -83,7 +87,10 @@ class DiaEngine:
         known = [(tag, references[tag].text) for tag in sorted(references)]
         text = tagged([*known, *((piece.tag, piece.text) for piece in chunk)])
         if len(text.encode()) > DIA_TEXT_BYTES:
-            raise UserError(f"{len(text.encode())} bytes for one call of Dia, {DIA_TEXT_BYTES} fit: shorten the turns")
+            raise UserError(
+                f"{len(text.encode())} bytes for one call of Dia, {DIA_TEXT_BYTES} fit: shorten the turns",
+                code="too-long",
+            )
         letters = sum(sum(map(str.isalpha, piece.text)) for piece in chunk)
         prefix = _prefix([references[tag] for tag in sorted(references)])
 
@@ -102,16 +109,16 @@ def to_pieces(lines: Sequence[tuple[str, str]]) -> list[Piece]:
         tag = tags.setdefault(speaker, f"[S{len(tags) + 1}]")
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         sizes = [len(" ".join(word.spoken)) for word in words]
         pieces += [Piece(n, tag, tuple(words[part])) for part in split_phrases(words, sizes, PIECE_LETTERS)]
     if len(tags) > 2:
-        raise UserError(f"{len(tags)} speakers, Dia has two: leave the others out")
+        raise UserError(f"{len(tags)} speakers, Dia has two: leave the others out", code="bad-value")
     return pieces
 
 
 def to_chunks(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """As many pieces together as fit into one call."""
+    """Groups pieces, as many as fit into one call."""
     chunks: list[list[Piece]] = []
     for piece in pieces:
         if chunks and sum(len(p.text) for p in chunks[-1]) + len(piece.text) <= CHUNK_LETTERS:
@@ -141,7 +148,9 @@ def split_mixture(audio: Audio, rate: int, pieces: Sequence[Sequence[SpokenWord]
         at += len(piece)
         silence = _longest_silence(audio, rate, times[at - 1][2] - AROUND_BORDER, times[at][1] + AROUND_BORDER)
         if silence[1] - silence[0] < MIN_SILENCE:
-            raise UserError(f"turns overlap: no silence between {times[at - 1][0]!r} and {times[at][0]!r}")
+            raise UserError(
+                f"turns overlap: no silence between {times[at - 1][0]!r} and {times[at][0]!r}", code="bad-answer"
+            )
         cuts.append(sum(silence) / 2)
     cuts.append(len(audio) / rate)
     edge = round(FADE * rate)
@@ -158,7 +167,7 @@ def _longest_silence(audio: Audio, rate: int, start: float, stop: float) -> tupl
     loud = frames >= 0.03 * float(frames.max(initial=0.0))
     first, last = max(0, round(start * 100)), min(len(loud), round(stop * 100))
     edges = np.concatenate(([-1], np.flatnonzero(loud[first:last]), [last - first]))
-    widest = int(np.diff(edges).argmax())
+    widest = int(np.argmax(np.diff(edges)))
     return (first + int(edges[widest]) + 1) / 100, (first + int(edges[widest + 1])) / 100
 
 

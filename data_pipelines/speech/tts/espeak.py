@@ -25,7 +25,7 @@ from model.extras import require
 SYNCHRONOUS, CHARS_UTF8, POSITION_CHARACTER, RATE_PARAMETER = 2, 1, 1, 1
 LIST_TERMINATED, WORD, CLAUSE_END = 0, 1, 5
 NORMAL_WORDS_PER_MINUTE = 175
-# Variants of the US voice and three British, Scottish and Caribbean ones; the last of each group are held out
+# These are variants of the US voice, and three British, Scottish and Caribbean ones; some of each are held out.
 TRAINING = (
     "en-us+m1 en-us+m2 en-us+m3 en-us+m4 en-us+m7 en-us+f1 en-us+f2 en-us+f3 en-gb-x-rp+m3 en-gb-x-rp+f2 "
     "en-gb-scotland+m1 en-gb-scotland+f3 en-029+m2 en-029+f1".split()
@@ -84,7 +84,7 @@ class EspeakEngine:
     def __init__(self) -> None:
         loader = require("espeakng_loader", extra="tts")
         self._path = Path(loader.get_library_path())
-        # a private copy: phonemizer never lets go of the original, so that could not be unloaded
+        # It loads a private copy, because phonemizer never releases the original, which could not be unloaded then.
         self._folder = tempfile.TemporaryDirectory(prefix="ppx-espeak-")
         self._copy = shutil.copy(self._path, self._folder.name)
         self._data = str(loader.get_data_path()).encode()
@@ -92,7 +92,7 @@ class EspeakEngine:
             self._version = (library.espeak_Info(None) or b"").decode()
         self._chunks: list[Any] = []
         self._events: list[tuple[int, int, int]] = []
-        self._callback = _Callback(self._collect)  # kept alive here: the library holds only a pointer
+        self._callback = _Callback(self._collect)  # The library holds only a pointer, so this reference keeps it alive.
 
     @contextmanager
     def _library(self) -> Iterator[tuple[Any, int]]:
@@ -111,7 +111,9 @@ class EspeakEngine:
         try:
             rate = int(library.espeak_Initialize(SYNCHRONOUS, 0, self._data, 0))
             if rate <= 0:
-                raise UserError(f"{self._path}: eSpeak NG does not start: reinstall espeakng-loader")
+                raise UserError(
+                    f"{self._path}: eSpeak NG does not start: reinstall espeakng-loader", code="missing-engine"
+                )
             yield library, rate
         finally:
             library.espeak_Terminate()
@@ -129,6 +131,7 @@ class EspeakEngine:
         }
 
     def voices(self) -> tuple[Voice, ...]:
+        """Returns the voices; see Engine.voices."""
         return tuple(
             Voice(
                 key=f"espeak/{name}",
@@ -143,13 +146,15 @@ class EspeakEngine:
         """Speaks a text; see Engine.speak. `seed` decides the breath noise that some voices have."""
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         if voice not in (v.key for v in self.voices()):
-            raise UserError(f"{voice}: no such voice: choose one of {', '.join(v.key for v in self.voices())}")
+            raise UserError(
+                f"{voice}: no such voice: choose one of {', '.join(v.key for v in self.voices())}", code="unknown-name"
+            )
         line, spans = _line(words)
         self._say(line, voice.partition("/")[2], seed, speed)
         if not self._chunks:
-            raise UserError(f"eSpeak NG says nothing for {text[:40]!r}: write it in English letters")
+            raise UserError(f"eSpeak NG says nothing for {text[:40]!r}: write it in English letters", code="bad-value")
         audio = np.concatenate(self._chunks).astype(np.float32) / np.float32(32768)
         times = word_times(spans, self._events, len(audio))
         named = [(w.written, a / self._rate, b / self._rate) for w, (a, b) in zip(words, times, strict=True)]
@@ -163,13 +168,13 @@ class EspeakEngine:
         with self._library() as (library, _), _callback_errors():
             library.espeak_SetSynthCallback(self._callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise UserError(f"{voice}: eSpeak NG {self._version} does not know this voice")
+                raise UserError(f"{voice}: eSpeak NG {self._version} does not know this voice", code="unknown-name")
             library.espeak_SetParameter(RATE_PARAMETER, round(NORMAL_WORDS_PER_MINUTE * speed), 0)
             library.espeak_ng_SetRandSeed(seed)
             code = library.espeak_Synth(data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
             library.espeak_Synchronize()
         if code != 0:
-            raise UserError(f"eSpeak NG failed with code {code} on {line[:40]!r}")
+            raise UserError(f"eSpeak NG failed with code {code} on {line[:40]!r}", code="program-failed")
 
     def _collect(self, wave: Any, count: int, events: Any) -> int:
         """Called by the library with a piece of audio and a list of events that ends with type 0."""
@@ -178,7 +183,7 @@ class EspeakEngine:
         n = 0
         while events[n].type != LIST_TERMINATED:
             if events[n].type in (WORD, CLAUSE_END):
-                # positions in the text count characters from 1
+                # The library counts characters of the text from 1.
                 self._events.append((events[n].type, events[n].text_position - 1, events[n].sample))
             n += 1
         return 0
@@ -203,7 +208,7 @@ def word_times(
     A word may own several events ("P M" has two): its first counts. Words said as one ("of the") share one event:
     they split its time by their numbers of characters. A word lasts until the next word or the end of its clause.
     """
-    marks: list[tuple[int, int]] = []  # (word, sample), words strictly increasing
+    marks: list[tuple[int, int]] = []  # Pairs (word, sample), whose words strictly increase.
     for kind, position, sample in events:
         owner = next((n for n, (_, stop) in enumerate(spans) if position < stop), len(spans) - 1)
         if kind == WORD and (not marks or owner > marks[-1][0]):

@@ -15,7 +15,7 @@ from data_pipelines.speech.protocols import Speech, Voice, trim_silence, trim_wo
 from data_pipelines.speech.tts.phonemes import Phonemes
 from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
-from model.extras import package_dir, require
+from model.extras import require
 
 RATE_HZ = 24_000
 HELD_OUT = frozenset(("bf_emma", "af_kore", "am_puck", "bm_george"))
@@ -40,9 +40,7 @@ class KokoroEngine:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        self._symbols: dict[str, int] = json.loads(
-            (package_dir("kokoro_onnx", extra="tts") / "config.json").read_text("utf-8")
-        )["vocab"]
+        self._symbols: dict[str, int] = json.loads((folder / "symbols.json").read_text("utf-8"))["vocab"]
         self._phonemes: dict[str, Phonemes] = {}
         self._styles: dict[str, Any] = {}
         self._folder = folder
@@ -70,6 +68,7 @@ class KokoroEngine:
         }
 
     def voices(self) -> tuple[Voice, ...]:
+        """Returns the voices; see Engine.voices."""
         return self._voices
 
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
@@ -77,12 +76,14 @@ class KokoroEngine:
         del seed
         words = expand(text)
         if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word")
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         known = next((v for v in self._voices if v.key == voice), None)
         if known is None:
-            raise UserError(f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}")
+            raise UserError(
+                f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}", code="unknown-name"
+            )
         if known.accent not in self._phonemes:
-            self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols))
+            self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols), self._folder / "lexicons")
         said = self._phonemes[known.accent].words([piece for word in words for piece in word.spoken])
         phones, at = [], 0
         for word in words:
@@ -90,7 +91,7 @@ class KokoroEngine:
             at += len(word.spoken)
         mute = [word.written for word, sounds in zip(words, phones, strict=True) if not sounds]
         if mute:
-            raise UserError(f"{mute[0]!r} has no pronunciation: write it in English letters")
+            raise UserError(f"{mute[0]!r} has no pronunciation: write it in English letters", code="bad-value")
         audio, times, offset = [], [], 0.0
         for part in split_phrases(words, [len(p) for p in phones]):
             wave, part_times = self._run(words[part], phones[part], voice, speed)
@@ -98,7 +99,7 @@ class KokoroEngine:
             times += [(text, start + offset, end + offset) for text, start, end in part_times]
             offset += len(wave) / RATE_HZ
         whole = np.concatenate(audio)
-        # am_puck and am_fenrir overshoot full scale by up to 7 %
+        # The voices am_puck and am_fenrir exceed full scale by up to 7 %.
         whole /= max(1.0, float(np.abs(whole).max()))
         return trim_silence(Speech(audio=whole, rate=RATE_HZ, words=tuple(times)))
 
@@ -146,7 +147,9 @@ def split_phrases(words: list[SpokenWord], sizes: list[int], limit: int = MAX_TO
             total += sizes[stop] + 1 + len(words[stop].tail)
             stop += 1
         if stop == start:
-            raise UserError(f"{words[start].written[:40]!r} is too long for one word: write it in parts")
+            raise UserError(
+                f"{words[start].written[:40]!r} is too long for one word: write it in parts", code="too-long"
+            )
         if stop < len(words):
             inside = range(stop, start, -1)
             ends = [n for n in inside if words[n - 1].ends_sentence] or [n for n in inside if words[n - 1].tail]

@@ -1,19 +1,20 @@
 """English words to Kokoro's phoneme symbols, one word at a time so that word times stay known.
 
-Lexicons come from misaki's JSON files (no misaki code is imported: it wants spaCy); what they lack is built
-from the stem and a suffix, and the rest is pronounced by eSpeak NG through phonemizer.
+Lexicons are misaki's JSON files, fetched with the model (no misaki code is imported: it wants spaCy); what they lack
+is built from the stem and a suffix, and the rest is pronounced by eSpeak NG through phonemizer.
 """
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from model.extras import package_dir, require
+from model.extras import require
 
-# What the lexicons get wrong for running speech: "a" is there as the letter's name, "the" always as before a vowel
+# The lexicons are wrong for running speech here: they hold "a" as the letter's name, and "the" as before a vowel.
 WEAK = {"a": "\u0250", "an": "\u0250n", "the": "\u00f0\u0259", "to": "t\u0259"}
 WEAK_BEFORE_VOWEL = {"the": "\u00f0i", "to": "t\u028a"}
-# Backchannels that the lexicons lack
+# The lexicons lack these backchannels.
 SOUNDS = {"mhm": "\u0259mh\u02c8m", "mmhm": "\u0259mh\u02c8m"}
 VOWELS = frozenset(
     "AIOQWYaeiouy\u00e6\u0250\u0251\u0252\u0254\u0259\u025a\u025b\u025c\u026a\u0268\u028a\u028c\u1d4a\u1d7b"
@@ -34,18 +35,17 @@ ESPEAK_GB = (
 
 
 class Phonemes:
-    """Pronunciations in one accent ("us" or "gb"). Raises UserError if the tts extra is missing."""
+    """Pronunciations in one accent ("us" or "gb"); `folder` holds its lexicons. Raises UserError without extra tts."""
 
-    def __init__(self, accent: str, symbols: frozenset[str]) -> None:
-        data = package_dir("misaki", extra="tts") / "data"
+    def __init__(self, accent: str, symbols: frozenset[str], folder: Path) -> None:
         self.is_british = accent == "gb"
         self.symbols = symbols
-        self.lexicons = [json.loads((data / f"{accent}_{n}.json").read_text("utf-8")) for n in ("gold", "silver")]
+        self.lexicons = [json.loads((folder / f"{accent}_{n}.json").read_text("utf-8")) for n in ("gold", "silver")]
         self._espeak: Any = None
         self.of = lru_cache(maxsize=20_000)(self._of)
 
     def words(self, spoken: list[str]) -> list[str]:
-        """Phonemes of each word of a phrase; "the" and "to" depend on the sound that follows."""
+        """Returns the phonemes of each word of a phrase; "the" and "to" depend on the sound that follows."""
         found = [self.of(word) for word in spoken]
         for n, word in enumerate(spoken[:-1]):
             strong = WEAK_BEFORE_VOWEL.get(word.lower())
@@ -55,7 +55,7 @@ class Phonemes:
 
     def _of(self, word: str) -> str:
         lower = word.lower()
-        # a lone capital is the name of the letter, except the pronoun I, whose name it is anyway
+        # A lone capital is the name of the letter; for the pronoun I that is right, too.
         text = None if len(word) == 1 and word.isupper() else WEAK.get(lower) or SOUNDS.get(lower)
         text = text or self._look_up(word) or self._inflected(lower) or self._guess(word)
         return "".join(c for c in text if c in self.symbols)
@@ -85,7 +85,7 @@ class Phonemes:
             if not word.endswith(suffix) or suffix == "s" and word.endswith("ss"):
                 continue
             for stem in stems:
-                # a letter's name takes a plural ("DVDs"), other one-letter stems are accidents of spelling
+                # A letter's name takes a plural ("DVDs"); other stems of one letter are accidents of spelling.
                 said = (
                     self._look_up(stem.upper() if len(stem) == 1 else stem)
                     if len(stem) > 2 or suffix in ("'s",) and stem

@@ -21,13 +21,13 @@ KEY_VARIABLE = "PPX_TTS_KEY"
 """Environment variable with the server's key, if it asks for one."""
 MAX_WAIT_SECONDS = 60.0
 OWN_FAILURES = 2
-"""How often the engine may fail on one text (500) before the text is given up: another seed may do."""
+"""After this many failures of the engine itself (500) the text is given up; another seed may succeed."""
 
 
 class HttpBackend:
-    """Asks one server; a Backend. Several workers may ask at once: the server does one request after the other.
+    """A Backend that asks one server. Workers may ask concurrently; the server handles one request after the other.
 
-    A request is tried again, with growing waits, after 429, 5xx and broken connections, and after nothing else.
+    A request is retried, with growing waits, after 429, 5xx and broken connections, and after nothing else.
     """
 
     def __init__(self, url: str, name: str, *, timeout: float = 300.0, tries: int = 6, wait: float = 2.0) -> None:
@@ -38,29 +38,39 @@ class HttpBackend:
         except (ValueError, TypeError) as why:
             if isinstance(why, UserError):
                 raise
-            raise EngineGone(f"{self._url} is no speech server: its /identity is no JSON object: check --url") from why
+            raise EngineGone(
+                f"{self._url} is no speech server: its /identity is no JSON object: check --url", code="bad-answer"
+            ) from why
         if self._identity.get("name") != name:
-            raise UserError(f"{self._url} serves {self._identity.get('name')!r}, not {name}: give its --url")
+            raise UserError(
+                f"{self._url} serves {self._identity.get('name')!r}, not {name}: give its --url", code="bad-combination"
+            )
         self._fingerprint = fingerprint(self._identity)
 
     def identity(self) -> dict[str, Any]:
-        """What the server says of itself, without its address."""
+        """Returns what the server states about itself, without its address."""
         return self._identity
 
     def say(self, text: str, reference: bytes, seed: int, options: dict[str, float]) -> tuple[Audio, int]:
-        """As Backend.say. Raises: EngineGone if the server does not answer or has changed, UserError if it refuses."""
+        """Speaks as Backend.say does.
+
+        Raises: EngineGone if the server does not respond or has changed, UserError if it refuses.
+        """
         body = {"text": text, "seed": seed, "options": options, "reference": base64.b64encode(reference).decode()}
         data, served_by = self._ask("/speak", body)
         if served_by != self._fingerprint:
-            raise EngineGone(f"{self._url}: another engine answers than at the start: start the run with a new --out")
+            raise EngineGone(
+                f"{self._url}: the engine is another one than at the start: give a new --out",
+                code="other-settings",
+            )
         try:
             samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
         except (soundfile.SoundFileError, RuntimeError) as why:
-            raise UserError(f"the engine's answer is no WAV ({why})") from why
+            raise UserError(f"the engine's answer is no WAV ({why})", code="bad-answer") from why
         return samples, int(rate)
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[bytes, str]:
-        """The answer and who gave it."""
+        """Returns the body of the response and the fingerprint of the engine that made it."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -78,19 +88,22 @@ class HttpBackend:
             except urllib.error.HTTPError as why:
                 reason = f"{why.code} {_reason(why)}".strip()
                 if why.code in (401, 403):
-                    raise EngineGone(f"{self._url}: {reason}: set {KEY_VARIABLE} to its key") from why
+                    raise EngineGone(f"{self._url}: {reason}: set {KEY_VARIABLE} to its key", code="no-access") from why
                 if why.code != 429 and why.code < 500:
-                    raise UserError(f"the engine refuses: {reason}") from why
-                is_ours = why.code == 500  # the engine failed on this text, another may do
-            except (OSError, HTTPException) as why:  # refused, reset, timed out, cut short
+                    raise UserError(f"the engine refuses: {reason}", code="bad-value") from why
+                is_ours = why.code == 500  # The engine failed on this text; another seed may succeed.
+            except (OSError, HTTPException) as why:  # The connection was refused, reset, cut short, or timed out.
                 reason, is_ours = str(getattr(why, "reason", why)) or type(why).__name__, False
         if is_ours:
-            raise UserError(f"the engine failed: {reason}")
-        raise EngineGone(f"{self._url}{path}: no answer in {self._tries} tries ({reason}): start it and run this again")
+            raise UserError(f"the engine failed: {reason}", code="program-failed")
+        raise EngineGone(
+            f"{self._url}{path}: no response in {self._tries} tries ({reason}): start it and run this again",
+            code="unreachable",
+        )
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """Hash of an identity, sent by the server with each answer: it tells when another engine has taken its place."""
+    """Returns the hash of an identity, which the server sends with each response so that a change is noticed."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

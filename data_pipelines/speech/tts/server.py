@@ -6,7 +6,7 @@ project cannot share: `python scripts/tts_server.py chatterbox --port 8000` runs
     GET  /identity    JSON: name, version, model, licence, output_licence, deterministic
     POST /speak       JSON {"text", "seed", "options": {}, "reference": base64 of a WAV or ""} -> WAV, 32-bit float
 
-A mistake of the asker is answered with 400, a failure of the engine with 500, and JSON {"error": reason}. With
+A wrong request gets status 400 and a failure of the engine status 500, with JSON {"error": reason}. With
 PPX_TTS_KEY set, requests must carry it as a bearer token.
 """
 
@@ -29,7 +29,7 @@ DIA_TEXT_BYTES = 1024
 
 
 class Refused(ValueError):
-    """A request that cannot be fulfilled: the asker's mistake."""
+    """The request is wrong and cannot be fulfilled."""
 
 
 def _identity(name: str, package: str, model: str | None, default_model: str, licence: str, note: str) -> dict:
@@ -77,10 +77,11 @@ class Chatterbox:
         self._about = _identity("chatterbox", "chatterbox-tts", model, "ResembleAI/chatterbox", licence, note)
 
     def identity(self) -> dict:
+        """Returns the provenance of the engine."""
         return self._about
 
     def say(self, text: str, reference: bytes, seed: int, options: dict) -> tuple[Any, int]:
-        """float32 [samples] and 24000. Raises Refused without a reference or for unknown options."""
+        """Returns float32 [samples] and 24000. Raises: Refused without a reference or for unknown options."""
         if not reference:
             raise Refused("chatterbox needs a reference clip")
         _check(options, self.OPTIONS)
@@ -95,7 +96,7 @@ class Chatterbox:
 class Dia:
     """Two speakers, `[S1] ... [S2] ...`, as one 44.1 kHz mono mixture of at most 35.7 s, the reference included.
 
-    With a reference, the text begins with what is said in it; the answer holds what comes after it.
+    With a reference, the text begins with what is said in it; the result holds what comes after it.
     """
 
     OPTIONS = {"guidance_scale": (1.0, 10.0), "temperature": (0.05, 3.0), "top_p": (0.05, 1.0), "top_k": (1, 1024)}
@@ -111,10 +112,11 @@ class Dia:
         self._about = _identity("dia", "transformers", model, self.HUB, "Apache-2.0", "")
 
     def identity(self) -> dict:
+        """Returns the provenance of the engine."""
         return self._about
 
     def say(self, text: str, reference: bytes, seed: int, options: dict) -> tuple[Any, int]:
-        """float32 [samples] and 44100. Raises Refused for a text that is too long or unknown options."""
+        """Returns float32 [samples] and 44100. Raises: Refused for a text that is too long or unknown options."""
         if len(text.encode()) > DIA_TEXT_BYTES or not text.startswith("[S1]"):
             raise Refused(f"dia takes at most {DIA_TEXT_BYTES} bytes that begin with [S1]")
         options = self.DEFAULTS | _check(options, self.OPTIONS)
@@ -198,7 +200,7 @@ def make_handler(engine: Any, key: str) -> type[BaseHTTPRequestHandler]:
                     wav, rate = engine.say(text, reference, seed, options)
             except Refused as why:
                 return self._answer(400, _error(str(why)))
-            except Exception as why:  # noqa: BLE001 - whatever the engine raises, the asker is told
+            except Exception as why:  # noqa: BLE001 - the client gets whatever the engine raises
                 return self._answer(500, _error(f"{type(why).__name__}: {why}"))
             return self._answer(200, float_wav(wav, rate), "audio/wav")
 

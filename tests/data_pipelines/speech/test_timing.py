@@ -4,8 +4,10 @@ import argparse
 import json
 import random
 import zlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from data_pipelines.records.turn_taking import turn_taking  # noqa: E402
 from data_pipelines.speech.asides import BACKCHANNELS, with_backchannels, with_pauses  # noqa: E402
 from data_pipelines.speech.protocols import Speech  # noqa: E402
 from data_pipelines.speech.timing import Table, Timing, load_timing, place  # noqa: E402
-from data_pipelines.speech.timing_fit import NEEDED, Observed, fit  # noqa: E402
-from model.errors import UserError  # noqa: E402
+from data_pipelines.speech.timing_fit import NEEDED, Observed, add_arguments, fit  # noqa: E402
+from model.errors import Code  # noqa: E402
+from tests.refusals import refused  # noqa: E402
 
 TRUTH = {"gap": (0.1, 0.3), "pause": (0.3, 1.2), "overlap": (0.6, 0.95)}
 """Gaps are normal (mean, deviation), clipped to -0.45..2; pauses and how long the interrupted go on are uniform."""
@@ -45,7 +48,7 @@ def known_call(name: str, seconds: float = 600) -> Dialogue:
         if rng.random() < 0.5:
             at += rng.uniform(*TRUTH["pause"]) - 0.01
         else:
-            words[side].pop()  # the words of both halves touch
+            words[side].pop()  # The words of both halves touch.
             words[side].append(Word(text="word", start=at - 0.25, end=at - 0.01))
         say(side, at, length / 2)
         at += length / 2
@@ -58,7 +61,12 @@ def known_call(name: str, seconds: float = 600) -> Dialogue:
         side, other = other, side
     ordered = {name: tuple(sorted(said, key=lambda w: w.start)) for name, said in words.items()}
     sides = {name: Side(speaker=name, words=said, is_agent=True) for name, said in ordered.items()}
-    return Dialogue(id=name, source="known", split="train", scenario="x", seconds=seconds, licence="CC0-1.0", **sides)
+    return dialogue_of(name, seconds, sides)
+
+
+def dialogue_of(name: str, seconds: float, sides: dict[str, Side]) -> Dialogue:
+    return Dialogue(id=name, source="known", split="train", scenario="x", seconds=seconds, licence="CC0-1.0",
+                    left=sides["left"], right=sides["right"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +78,21 @@ def observed() -> Observed:
 
 
 # ---- tables
-def test_a_table_draws_what_it_was_made_from():
+def test_a_table_draws_what_it_was_made_from() -> None:
     rng = random.Random(0)
     normal = Table.normal(0.25, 0.35, -0.4, 1.5)
     drawn = [normal.draw(rng) for _ in range(4000)]
     inside = [value for value in drawn if -0.4 < value < 1.5]
     bell = stats.truncnorm((-0.4 - 0.25) / 0.35, (1.5 - 0.25) / 0.35, 0.25, 0.35)
     assert stats.kstest(inside, bell.cdf).pvalue > 0.01
-    # P(N < -0.4) = 0.0317 lies at the lower end
+    # P(N < -0.4) = 0.0317 lies at the lower end.
     assert np.mean(np.isclose(drawn, -0.4)) == pytest.approx(0.0317, abs=0.01)
     flat = [Table.uniform(2, 6).draw(rng) for _ in range(4000)]
     assert stats.kstest(flat, stats.uniform(2, 4).cdf).pvalue > 0.01
 
 
 # ---- the fit
-def test_the_fit_finds_the_distributions_that_made_the_calls(observed):
+def test_the_fit_finds_the_distributions_that_made_the_calls(observed: Observed) -> None:
     timing = fit(observed, "known")
     low, high = TRUTH["pause"]
     at = np.linspace(0, 1, 101)
@@ -97,23 +105,21 @@ def test_the_fit_finds_the_distributions_that_made_the_calls(observed):
     assert timing.gap.count == len(observed.gap) > 4000
     assert timing.backchannel_seconds.quantiles[0] == pytest.approx(0.4, abs=1e-3)
     np.testing.assert_allclose(timing.backchannel_at.quantiles, 0.6, atol=0.02)
-    # half of the turns have a pause; a turn has 6.5 s of speech on average
+    # Half of the turns have a pause; a turn has 6.5 s of speech on average.
     assert timing.pause_rate == pytest.approx(0.5 / 6.5, rel=0.05)
 
 
-def test_interruptions_are_a_tenth_of_the_changes(observed):
+def test_interruptions_are_a_tenth_of_the_changes(observed: Observed) -> None:
     share = len(observed.interruption) / (len(observed.gap) + len(observed.interruption))
     assert share == pytest.approx(0.1, abs=0.015)
 
 
-def test_a_short_answer_is_a_turn_and_a_hum_beside_speech_is_not():
+def test_a_short_answer_is_a_turn_and_a_hum_beside_speech_is_not() -> None:
     def dialogue(*right: tuple[str, float, float]) -> Dialogue:
         left = tuple(Word(text="word", start=0.25 * n, end=0.25 * n + 0.24) for n in range(16))  # 0 to 4 s
         said = tuple(Word(text=text, start=start, end=end) for text, start, end in right)
-        return Dialogue(
-            id="d", source="x", split="train", scenario="x", seconds=20, licence="CC0-1.0",
-            left=Side(speaker="a", words=left, is_agent=True), right=Side(speaker="b", words=said),
-        )  # fmt: skip
+        sides = {"left": Side(speaker="a", words=left, is_agent=True), "right": Side(speaker="b", words=said)}
+        return dialogue_of("d", 20, sides)
 
     def events(*right: tuple[str, float, float]) -> tuple[int, int]:
         found = Observed()
@@ -121,15 +127,15 @@ def test_a_short_answer_is_a_turn_and_a_hum_beside_speech_is_not():
         return len(found.backchannel), len(found.gap)
 
     assert events(("Mm-hm.", 2.0, 2.4)) == (1, 1)
-    assert events(("Yeah.", 4.3, 4.6)) == (0, 1)  # after the question: an answer, which goes on with "And"
-    assert events(("Tomorrow.", 2.0, 2.4)) == (0, 1)  # no listener's word: tried to speak, in vain
+    assert events(("Yeah.", 4.3, 4.6)) == (0, 1)  # It comes after the question and is an answer that "And" continues.
+    assert events(("Tomorrow.", 2.0, 2.4)) == (0, 1)  # It is no listener's word, but an attempt to speak, in vain.
     assert events(("Yeah.", 2.0, 2.3), ("right", 2.35, 2.6), ("then", 2.65, 2.9)) == (0, 1)
 
 
-def test_too_few_events_are_refused_with_the_number_needed():
+def test_too_few_events_are_refused_with_the_number_needed() -> None:
     found = Observed()
     found.add(known_call("call-0"))
-    with pytest.raises(UserError, match=r"too little to fit to in 1 dialogues: \d+ of 200 gaps, .*: give more calls"):
+    with refused("no-data", "1 dialogues", "of 200 gaps", "give more calls"):
         fit(found, "few")
 
 
@@ -141,7 +147,7 @@ def write_calls(folder: Path, num: int) -> None:
         (place / "meta.json").write_text(known_call(place.name, 300).to_json(), "utf-8")
 
 
-def test_the_verb_writes_a_file_that_speak_reads(tmp_path, capsys):
+def test_the_verb_writes_a_file_that_speak_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_calls(tmp_path / "calls", 12)
     out = tmp_path / "timing.json"
     verbs.main(["timing", "--dialogues", str(tmp_path / "calls"), "--out", str(out)])
@@ -155,33 +161,33 @@ def test_the_verb_writes_a_file_that_speak_reads(tmp_path, capsys):
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.update(gapp=1), "unknown key 'gapp': use backchannel_at"),
-    (lambda t: t["gap"].update(quantiles=[0.3, 0.1]), "gap must be rising quantiles in -2..8"),
-    (lambda t: t["gap"].update(quantiles=[-9, 0.1]), "gap must be rising quantiles in -2..8"),
-    (lambda t: t["gap"].update(quantiles=[float("nan"), 0.1]), "gap must be rising"),
-    (lambda t: t.update(pause_rate=-1), "pause_rate must be a number in 0..2"),
-    (lambda t: t.update(pause_rate="often"), "not a timing file"),
-    (lambda t: t.update(gap=3), "not a timing file"),
+@pytest.mark.parametrize("change, code, named", [
+    (lambda t: t.update(gapp=1), "bad-record", "'gapp': use backchannel_at"),
+    (lambda t: t["gap"].update(quantiles=[0.3, 0.1]), "bad-record", "gap must be rising quantiles in -2..8"),
+    (lambda t: t["gap"].update(quantiles=[-9, 0.1]), "bad-record", "gap must be rising quantiles in -2..8"),
+    (lambda t: t["gap"].update(quantiles=[float("nan"), 0.1]), "bad-record", "gap must be rising"),
+    (lambda t: t.update(pause_rate=-1), "bad-record", "pause_rate must be a number in 0..2"),
+    (lambda t: t.update(pause_rate="often"), "bad-record", "'often'"),
+    (lambda t: t.update(gap=3), "bad-record", "`ppx-data timing`"),
 ])  # fmt: skip
-def test_a_broken_timing_file_is_refused(change, message, tmp_path):
-    from dataclasses import asdict
-
+def test_a_broken_timing_file_is_refused(
+    change: Callable[[dict[str, Any]], None], code: Code, named: str, tmp_path: Path
+) -> None:
     table = json.loads(json.dumps(asdict(Timing())))
     path = tmp_path / "timing.json"
     path.write_text(json.dumps({"timing": table}))
     assert load_timing(path) == Timing()
     change(table)
     path.write_text(json.dumps({"timing": table}))
-    with pytest.raises(UserError, match=message):
+    with refused(code, path, named):
         load_timing(path)
 
 
-def test_a_timing_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no such file: fit one with `ppx-data timing`"):
+def test_a_timing_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with refused("not-found", tmp_path / "no.json", "fit one with `ppx-data timing`"):
         load_timing(tmp_path / "no.json")
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(UserError, match="not a timing file"):
+    with refused("unreadable", tmp_path / "x.json"):
         load_timing(tmp_path / "x.json")
 
 
@@ -191,20 +197,20 @@ def long_turns(num: int, words: int = 20) -> list[Turn]:
     return [Turn(speaker="agent" if n % 2 == 0 else "user", text=text) for n in range(num)]
 
 
-def test_placed_turns_follow_the_fitted_gaps(observed):
+def test_placed_turns_follow_the_fitted_gaps(observed: Observed) -> None:
     timing = fit(observed, "known")
     turns = long_turns(2000)
     slots = place(turns, [8.0] * len(turns), random.Random(1), timing).slots
     gaps = [b.start - a.stop for a, b in zip(slots[:-1], slots[1:], strict=True)]
-    # Kolmogorov-Smirnov of two samples: what was observed, what was placed
+    # The two samples of this Kolmogorov-Smirnov test are what was observed and what was placed.
     assert stats.ks_2samp(gaps, observed.gap).pvalue > 0.01
 
 
-def test_the_interrupted_stop_as_the_table_says(observed):
+def test_the_interrupted_stop_as_the_table_says(observed: Observed) -> None:
     timing = fit(observed, "known")
     turns = [turn if n % 2 == 0 else replace(turn, kind="barge_in") for n, turn in enumerate(long_turns(1200))]
     schedule = place(turns, [10.0] * len(turns), random.Random(2), replace(timing, barge_in_at=Table.uniform(0.4, 0.8)))
-    went_on = [event["stop"] - event["start"] for event in schedule.events if event["kind"] == "barge_in"]
+    went_on = [event.stop - event.start for event in schedule.events if event.stop is not None]
     assert len(went_on) == 600 and stats.ks_2samp(went_on, observed.interruption).pvalue > 0.01
 
 
@@ -220,7 +226,7 @@ def spoken(num_words: int, every: int = 6) -> Speech:
     return Speech(audio=audio, rate=rate, words=words)
 
 
-def test_pauses_follow_the_table_and_words_stay_on_their_sound(observed):
+def test_pauses_follow_the_table_and_words_stay_on_their_sound(observed: Observed) -> None:
     timing = fit(observed, "known")
     rng, found, seconds, after_stop = random.Random(3), [], 0.0, 0
     for _ in range(300):
@@ -239,7 +245,7 @@ def test_pauses_follow_the_table_and_words_stay_on_their_sound(observed):
     assert after_stop / len(found) > 0.4  # of 23 places 3 are behind a full stop
 
 
-def test_a_pause_that_the_voice_makes_is_set_too():
+def test_a_pause_that_the_voice_makes_is_set_too() -> None:
     timing = Timing(pause=Table.uniform(0.5, 0.5), pause_rate=0.001)
     speech = spoken(4)
     wide = Speech(
@@ -252,7 +258,7 @@ def test_a_pause_that_the_voice_makes_is_set_too():
     assert with_pauses(wide, random.Random(0), Timing()) is wide
 
 
-def test_backchannels_come_at_their_rate_from_the_listener():
+def test_backchannels_come_at_their_rate_from_the_listener() -> None:
     timing = Timing(backchannel_rate=0.1, backchannel_seconds=Table.uniform(0.3, 0.5))
     turns = long_turns(600, words=26)  # 10 s each
     added = with_backchannels(turns, random.Random(4), timing)
@@ -265,12 +271,12 @@ def test_backchannels_come_at_their_rate_from_the_listener():
     schedule = place(added, [10.0 if t.kind == "normal" else 0.4 for t in added], random.Random(5), timing)
     shares = []
     for n in hums:
-        floor = next(schedule.slots[m] for m in range(n - 1, -1, -1) if added[m].kind != "backchannel")
-        shares.append((schedule.slots[n].start - floor.start) / (floor.stop - floor.start))
+        slot = next(schedule.slots[m] for m in range(n - 1, -1, -1) if added[m].kind != "backchannel")
+        shares.append((schedule.slots[n].start - slot.start) / (slot.stop - slot.start))
     assert min(shares) >= 0.199 and np.mean(np.array(shares) <= 0.8001) > 0.97
 
 
-def test_the_scripts_own_backchannels_count():
+def test_the_scripts_own_backchannels_count() -> None:
     timing = Timing(backchannel_rate=2.0)
     floor = long_turns(1, words=26)[0]
     hum = Turn(speaker="user", text="Uh-huh.", kind="backchannel")
@@ -278,7 +284,7 @@ def test_the_scripts_own_backchannels_count():
     assert with_backchannels([floor, hum], random.Random(0), Timing()) == (floor, hum)
 
 
-def test_what_is_measured_of_a_placed_dialogue_is_what_was_asked_for(observed):
+def test_what_is_measured_of_a_placed_dialogue_is_what_was_asked_for(observed: Observed) -> None:
     """Fit, place, measure again: gaps of the fit and of the measurement of quality.turns agree."""
     timing = fit(observed, "known")
     turns = long_turns(300)
@@ -291,17 +297,12 @@ def test_what_is_measured_of_a_placed_dialogue_is_what_was_asked_for(observed):
         for side in ("left", "right")
     }  # fmt: skip
     sides = {side: Side(speaker=side, words=said, is_agent=True) for side, said in words.items()}
-    dialogue = Dialogue(
-        id="d", source="x", split="train", scenario="x", seconds=schedule.seconds, licence="CC0-1.0", **sides
-    )
-    offsets = turn_taking(dialogue).offsets
+    offsets = turn_taking(dialogue_of("d", schedule.seconds, sides)).offsets
     assert np.median(offsets) == pytest.approx(np.median(observed.gap) + 0.01, abs=0.05)
 
 
-def test_the_verbs_options():
-    from data_pipelines.speech import timing_fit
-
+def test_the_verb_takes_several_folders() -> None:
     parser = argparse.ArgumentParser()
-    timing_fit.add_arguments(parser)
+    add_arguments(parser)
     args = parser.parse_args(["--dialogues", "a", "b", "--out", "t.json"])
     assert args.dialogues == [Path("a"), Path("b")]

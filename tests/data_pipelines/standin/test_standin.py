@@ -16,23 +16,26 @@ from data_pipelines.execution.executor import Executor
 from data_pipelines.files import cache_root
 from data_pipelines.recordings.fisher.call_tables import read_tables
 from data_pipelines.recordings.fisher.importer import import_corpus
-from data_pipelines.recordings.fisher.job import Settings
+from data_pipelines.recordings.fisher.job import FisherSettings
 from data_pipelines.recordings.fisher.layout import find_corpus
 from data_pipelines.recordings.fisher.sphere import decode
-from data_pipelines.recordings.fisher.transcript import read_transcript
+from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, read_transcript
 from data_pipelines.recordings.fisher.written import key_of
-from data_pipelines.recordings.windows import Limits
+from data_pipelines.recordings.windows import WindowLimits
 from data_pipelines.records.folder import find_dialogues, load_dialogue
-from data_pipelines.records.schema import Dialogue, Word
+from data_pipelines.records.schema import SIDES, Dialogue, Word
 from data_pipelines.sound.levels import swap_ratio
 from data_pipelines.standin.recorded import LICENCE
 from data_pipelines.standin.sounds import fetch_sounds, fisher_text
 from data_pipelines.standin.standin import add_arguments, make_corpus, make_truth_corpus, run
 from data_pipelines.standin.truth import word_errors
 from model.errors import UserError
+from tests.data_pipelines.kill import tree
+from tests.refusals import refused
 
 
 def burst(path: Path, seconds: float, rate: int) -> None:
+    """Noise with silence around it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = np.random.default_rng(len(path.name)).normal(0, 0.1, int(seconds * rate))
     soundfile.write(path, np.pad(audio, rate // 4), rate, subtype="PCM_16")
@@ -88,32 +91,27 @@ def test_the_corpus_has_fishers_layout_tables_and_transcripts(tmp_path: Path, so
         audio, rate, _ = decode(corpus.audio[call])
         assert rate == 8000 and audio.shape[1] == 2
         transcript = read_transcript(corpus.transcripts[call], call)
-        assert transcript.transcriber == "LDC" and {u.letter for u in transcript.utterances} == {"A", "B"}
-        for utterance in transcript.utterances:
-            assert utterance.end <= len(audio) / rate
-            heard = audio[int(utterance.start * rate) : int(utterance.end * rate), "AB".index(utterance.letter)]
+        assert transcript.transcriber == "LDC" and {line.side for line in transcript.lines} == set(SIDES)
+        for line in transcript.lines:
+            assert line.end <= len(audio) / rate
+            heard = audio[int(line.start * rate) : int(line.end * rate), SIDES.index(line.side)]
             assert np.sqrt((heard**2).mean()) > 0.03
 
 
 def test_a_seed_repeats_the_corpus_and_another_one_changes_it(tmp_path: Path, sounds: Path) -> None:
-    def files(name: str, seed: int) -> dict[str, bytes]:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         make_corpus(tmp_path / name, 2, 40.0, seed, sounds)
-        return {
-            str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()
-        }
-
-    first = files("a", 0)
-    assert first == files("b", 0) != files("c", 1)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
 
 
 def test_bad_settings_and_missing_sounds_are_errors(tmp_path: Path, sounds: Path) -> None:
-    with pytest.raises(UserError, match="exists: give another --out"):
+    with refused("exists", sounds):
         make_corpus(sounds, 2, 60.0, 0, sounds)
-    with pytest.raises(UserError, match="--calls 0"):
+    with refused("bad-value", "--calls 0"):
         make_corpus(tmp_path / "out", 0, 60.0, 0, sounds)
-    with pytest.raises(UserError, match="--seconds 5"):
+    with refused("bad-value", "--seconds 5"):
         make_corpus(tmp_path / "out", 1, 5.0, 0, sounds)
-    with pytest.raises(UserError, match="unpack the Debian packages"):
+    with refused("not-found", tmp_path / "nothing", "`dpkg-deb -x`"):
         make_corpus(tmp_path / "out", 1, 60.0, 0, tmp_path / "nothing")
     assert not (tmp_path / "out").exists()
 
@@ -154,10 +152,10 @@ def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic:
         audio, rate, _ = decode(corpus.audio[call])
         transcript = read_transcript(corpus.transcripts[call], call)
         assert not transcript.num_faulty and not transcript.num_overlapping
-        for side, letter in enumerate("AB"):
+        for channel, (letter, side) in enumerate(SIDE_OF.items()):
             words = truth["sides"][letter]["words"]
             keys = [key_of(text) for text, _, _ in words]
-            said = [key_of(t.said) for u in transcript.utterances if u.letter == letter for t in u.tokens if t.said]
+            said = [key_of(t.said) for line in transcript.lines if line.side == side for t in line.tokens if t.said]
             partial = [key_of(text) for text, _, _ in truth["sides"][letter]["partials"]]
             assert not Counter(said) - Counter(keys + partial)
             assert len(said) > 0.75 * len(keys)
@@ -165,11 +163,11 @@ def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic:
             assert starts == sorted(starts) and words[-1][2] < truth["seconds"]
             times = [*(span[-2:] for span in words), *truth["sides"][letter]["laughter"]]
             inside = [Word(text="", start=start, end=end) for start, end in times]
-            assert swap_ratio(audio[:, side], rate, inside) > 4
-        side = truth["sides"]["A"]
-        assert {"name", "town", "job", "pet", "pet_name"} <= side["facts"].keys()
-        text = " ".join(text for text, _, _ in side["words"])
-        assert side["said_facts"] and all(side["facts"][key] in text for key in side["said_facts"] if key == "town")
+            assert swap_ratio(audio[:, channel], rate, inside) > 4
+        first = truth["sides"]["A"]
+        assert {"name", "town", "job", "pet", "pet_name"} <= first["facts"].keys()
+        text = " ".join(text for text, _, _ in first["words"])
+        assert first["said_facts"] and all(first["facts"][key] in text for key in first["said_facts"] if key == "town")
 
 
 def test_the_two_sides_answer_each_other(synthetic: Path) -> None:
@@ -185,11 +183,7 @@ def test_the_two_sides_answer_each_other(synthetic: Path) -> None:
 
 def test_synthetic_calls_are_repeated_by_their_seed(synthetic: Path, tmp_path: Path) -> None:
     make_truth_corpus(tmp_path / "again", 6, 40.0, 3, "espeak", -62.0)
-
-    def files(folder: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-    assert files(synthetic) == files(tmp_path / "again")
+    assert tree(synthetic) == tree(tmp_path / "again")
 
 
 def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
@@ -199,16 +193,16 @@ def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(synthetic, corpus, ignore=shutil.ignore_patterns("truth"))
     damaged = corpus / "fe_03_p1_sph1/audio/000/fe_03_00003.sph"
-    damaged.write_bytes(damaged.read_bytes()[:3000])  # so that there is a rejected call
-    settings = Settings(seed=0, limits=Limits(max_seconds=20.0), voice_seconds=4.0, licence="")
+    damaged.write_bytes(damaged.read_bytes()[:3000])  # This call will be rejected.
+    settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=20.0), voice_seconds=4.0, licence="")
     report = import_corpus([corpus], out, settings, executor=Executor())
-    assert [item["id"] for item in report["rejected"]] == ["fe_03_00003"] and report["dialogues"] >= 6
+    assert [note.id for note in report.rejected] == ["fe_03_00003"] and len(report.dialogues) >= 6
     found = [load_dialogue(path) for path in find_dialogues([out])]
     figures = word_errors(found, synthetic / "truth").figures()
     print(figures)
     assert figures["words"] >= 100 and figures["far %"] <= 2
     assert figures["median ms"] <= 40 and figures["p95 ms"] <= 150 and abs(figures["bias ms"]) <= 25
-    assert any(word.text[-1] in ".,?" for d in found for word in d.left.words)  # as typed
+    assert any(word.text[-1] in ".,?" for d in found for word in d.left.words)  # These are as somebody typed them.
     assert all(d.licence.startswith("synthetic speech") for d in found)
     pins = re.findall(r"^(9\d{5}),", (corpus / "fe_03_p1_tran/doc/fe_03_pindata.tbl").read_text(), re.MULTILINE)
     tables = "".join(path.read_text() for path in corpus.rglob("*_calldata.tbl"))
@@ -227,11 +221,11 @@ def test_options_of_the_other_kind_of_speech_are_refused(tmp_path: Path) -> None
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     out = ["--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="--engine has an effect with --speech synthetic only"):
+    with refused("bad-combination", "--engine", "--speech synthetic only"):
         run(parser.parse_args([*out, "--engine", "espeak"]))
-    with pytest.raises(UserError, match="--sounds has an effect with --speech recorded only"):
+    with refused("bad-combination", "--sounds", "--speech recorded only"):
         run(parser.parse_args([*out, "--speech", "synthetic", "--sounds", "x"]))
-    with pytest.raises(UserError, match="--noise-dbfs 0"):
+    with refused("bad-value", "--noise-dbfs 0"):
         run(parser.parse_args([*out, "--speech", "recorded", "--sounds", "x", "--noise-dbfs", "0"]))
 
 
@@ -248,10 +242,10 @@ def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_
     one.write_text(three_text.replace("fe_03_00003", "fe_03_00001"))
     three.write_text(one_text.replace("fe_03_00001", "fe_03_00003"))
     out = tmp_path / "out"
-    settings = Settings(seed=0, limits=Limits(max_seconds=140.0), voice_seconds=5.0, licence="")
+    settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=140.0), voice_seconds=5.0, licence="")
     report = import_corpus([tmp_path / "corpus"], out, settings, executor=Executor())
-    assert {item["id"] for item in report["rejected"]} == {"fe_03_00001", "fe_03_00003"}
-    assert all("of its lines fit" in r["reason"] or "does not match" in r["reason"] for r in report["rejected"])
+    assert {note.id for note in report.rejected} == {"fe_03_00001", "fe_03_00003"}
+    assert all("of its lines fit" in n.reason or "does not match" in n.reason for n in report.rejected)
     found = [Dialogue.from_json(p.read_text(), str(p)) for p in out.glob("*/meta.json")]
     assert {d.split for d in found} == {"train", "heldout"} and {d.licence for d in found} == {LICENCE}
     assert any(len(d.agent_sides) == 2 for d in found)
@@ -259,21 +253,22 @@ def test_real_speech_goes_through_the_importer_and_wrong_transcripts_do_not(tmp_
 
 
 def tool(folder: Path, name: str, script: str) -> None:
+    """A program in a folder of programs."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
 
 
-def test_problems_with_apt_are_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_with_apt_name_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PPX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(UserError, match="apt-get is missing.*--sounds DIR"):
+    with refused("missing-package", "apt-get", "--sounds DIR"):
         fetch_sounds()
     tool(tmp_path / "bin", "apt-get", "echo 'E: Unable to locate package' >&2; exit 100")
     tool(tmp_path / "bin", "dpkg-deb", "exit 0")
-    with pytest.raises(UserError, match="Unable to locate package.*apt-get update"):
+    with refused("program-failed", "Unable to locate package", "`apt-get update`"):
         fetch_sounds()
     tool(tmp_path / "bin", "apt-get", "echo broken > $2_1.6.1-1_all.deb")
-    with pytest.raises(UserError, match="asterisk-core-sounds-en_1.6.1-1_all.deb"):
+    with pytest.raises(UserError, match="asterisk-core-sounds-en_1.6.1-1_all.deb"):  # It is the checksum that fails.
         fetch_sounds()
     assert not (tmp_path / "cache" / "standin-sounds").exists()

@@ -103,11 +103,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("written", CASES)
-def test_written_text_is_said_as_people_say_it(written):
+def test_written_text_is_said_as_people_say_it(written: str) -> None:
     assert " ".join(word for part in expand(written) for word in part.spoken) == CASES[written]
 
 
-def test_every_written_word_keeps_its_spelling_and_order():
+def test_every_written_word_keeps_its_spelling_and_order() -> None:
     text = 'It\'s $8/month - "really", AB-1234... \u2014 ok? No. 5 costs $1.2 million, at 9:00 PM!'
     assert [word.written for word in expand(text)] == [
         "It's", "$8/month", '"really",', "AB-1234...", "ok?", "No.", "5", "costs", "$1.2", "million,", "at", "9:00",
@@ -115,7 +115,7 @@ def test_every_written_word_keeps_its_spelling_and_order():
     ]  # fmt: skip
 
 
-def test_punctuation_shapes_the_tail_and_ends_sentences():
+def test_punctuation_shapes_the_tail_and_ends_sentences() -> None:
     words = expand('Well, I see. Right; why? He said: "no." Wait - what\u2026 at 9 a.m.')
     tails = {word.written: word.tail for word in words}
     assert tails["Well,"] == "," and tails["see."] == "." and tails["Right;"] == ";" and tails["why?"] == "?"
@@ -124,7 +124,7 @@ def test_punctuation_shapes_the_tail_and_ends_sentences():
     assert [word.written for word in words if word.ends_sentence] == ["see.", "why?", '"no."', "what\u2026", "a.m."]
 
 
-def test_no_digit_or_symbol_is_ever_left_to_the_engine():
+def test_no_digit_or_symbol_is_ever_left_to_the_engine() -> None:
     rng = random.Random(0)
     for _ in range(3000):
         token = "".join(rng.choice("0123456789$%/:-.,#&@ABab'()") for _ in range(rng.randint(1, 8)))
@@ -133,15 +133,13 @@ def test_no_digit_or_symbol_is_ever_left_to_the_engine():
                 assert spoken.replace("'", "").isalpha(), (token, word)
 
 
-def test_text_without_words_says_nothing():
+def test_text_without_words_says_nothing() -> None:
     assert expand("") == [] and expand("... -- ?!") == []
 
 
-def test_numbers_and_years_in_words():
-    assert (
-        number_words(0) == "zero"
-        and number_words(999_999) == "nine hundred ninety nine thousand nine hundred ninety nine"
-    )
+def test_numbers_and_years_in_words() -> None:
+    assert number_words(0) == "zero"
+    assert number_words(999_999) == "nine hundred ninety nine thousand nine hundred ninety nine"
     assert [year_words(y) for y in (1066, 1100, 1800, 2000, 2010)] == [
         "ten sixty six", "eleven hundred", "eighteen hundred", "two thousand", "twenty ten",
     ]  # fmt: skip

@@ -26,7 +26,7 @@ def call(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complete
     program = f"import sys; sys.argv[0] = 'ppx-{command}'; sys.path[0] = {str(ROOT)!r}; "
     program += f"from ppx_train.cli.{command} import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=1200
     )
 
 

@@ -240,7 +240,7 @@ def test_adapters_are_merged_and_the_checkpoint_is_left_as_it_was(data: Path, tm
                 setattr(module, "scaling", 0.0)  # noqa: B010
         plain = lm.logits(codes)
     torch.testing.assert_close(merged.text_BTV, adapted.text_BTV, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(merged.audio_BCTV, adapted.audio_BCTV[:, :8], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged.audio_BQTV, adapted.audio_BQTV[:, :8], rtol=1e-4, atol=1e-4)
     assert (plain.text_BTV - adapted.text_BTV).abs().max() > 0.1
 
 

@@ -61,7 +61,7 @@ def logits(lm: DuplexLM) -> tuple[Tensor, Tensor]:
     codes = torch.randint(64, (1, 17, 10), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         out = lm.logits(codes)
-    return out.text_BTV, out.audio_BCTV[:, :8]
+    return out.text_BTV, out.audio_BQTV[:, :8]
 
 
 def test_base_and_adapter_say_what_the_merged_export_and_the_trained_model_say(

@@ -50,7 +50,7 @@ def arguments(run_dir: Path, out: Path, *more: str) -> list[str]:
 def as_command(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
     environment = environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*COMMAND, *words], env=environment, text=True, timeout=240, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, *words], env=environment, text=True, timeout=1200, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.returncode, done.stdout
 

@@ -24,11 +24,11 @@ from tests.refusals import refused
 def test_a_voice_is_found_by_its_file_and_a_pickled_one_points_to_its_conversion(
     release: Release, tmp_path: Path
 ) -> None:
-    codes_CP = torch.randint(64, (8, 20), dtype=torch.int32)
-    save_file({"codes": codes_CP}, tmp_path / "anna.safetensors")
+    codes_QP = torch.randint(64, (8, 20), dtype=torch.int32)
+    save_file({"codes": codes_QP}, tmp_path / "anna.safetensors")
     (tmp_path / "NATF0.pt").write_bytes(b"pickle")
-    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_CP.long())
-    assert torch.equal(find_voice(release, "anna", tmp_path), codes_CP.long())
+    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_QP.long())
+    assert torch.equal(find_voice(release, "anna", tmp_path), codes_QP.long())
     for name, folder in ((str(tmp_path / "NATF0.pt"), None), ("NATF0.pt", tmp_path), ("NATF0", tmp_path)):
         path = tmp_path / "NATF0.pt"
         with refused("unreadable", f"ppx-voice convert {path} --model MODEL --out {path.with_suffix('.safetensors')}`"):

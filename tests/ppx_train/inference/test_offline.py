@@ -28,7 +28,7 @@ def test_a_conversation_is_codec_and_stream_frame_by_frame(release: Release) -> 
     state = stream.init_state(1)
     stream.prefill(state, prompt[None])
     user_codes = release.codec.encode(torch.from_numpy(user)[None, None])
-    agent = torch.stack([stream.step(state, user_BC) for user_BC in user_codes.unbind(2)], dim=2)
+    agent = torch.stack([stream.step(state, user_BQ) for user_BQ in user_codes.unbind(2)], dim=2)
     assert torch.equal(conversation.codes_AT, agent[0])
     wave = release.codec.decode(agent[:, 1:])[0, 0, : len(user)]
     np.testing.assert_allclose(conversation.agent_S, wave.numpy(), rtol=1e-4, atol=1e-3)

@@ -24,15 +24,22 @@ class ChatterboxTTS:
         self.espeak = EspeakEngine()
 
     @classmethod
-    def from_local(cls, ckpt_dir, device):
+    def from_local(cls, ckpt_dir: str, device: str) -> "ChatterboxTTS":
         assert (Path(ckpt_dir) / "t3_cfg.safetensors").is_file() and device == "cpu"
         return cls()
 
     @classmethod
-    def from_pretrained(cls, device):
+    def from_pretrained(cls, device: str) -> "ChatterboxTTS":
         raise OSError("the hub cannot be reached")
 
-    def generate(self, text, audio_prompt_path=None, exaggeration=0.5, cfg_weight=0.5, temperature=0.8):
+    def generate(
+        self,
+        text: str,
+        audio_prompt_path: str,
+        exaggeration: float = 0.5,
+        cfg_weight: float = 0.5,
+        temperature: float = 0.8,
+    ) -> torch.Tensor:
         if os.environ.get("FAKE_LOG"):
             with open(os.environ["FAKE_LOG"], "a") as log:
                 log.write(text + "\n")
@@ -59,6 +66,9 @@ class ChatterboxTTS:
             raise RuntimeError("CUDA error: the device is gone")
         if "Sometimes" in text and chance > 0.55:
             audio = np.zeros_like(audio)
-        if "Slowly" in text:
-            time.sleep(1.5)
+        if "Waiting for" in text:
+            go = Path(text.split()[-1])
+            go.with_suffix(".begun").touch()
+            while not go.exists():
+                time.sleep(0.02)
         return torch.from_numpy(audio).unsqueeze(0)

@@ -1,7 +1,7 @@
-"""Fisher transcripts: lines `start end A: text`, lower case, timed by utterance only.
+"""Reads Fisher's transcripts: lines `start end A: text` in lower case, timed by utterance only.
 
-Markers: `(( ))` what the transcriber was not sure of (in calls of BBN/WordWave: a line that did not fit the audio
-well), [laughter] and other sounds, `word-` a word broken off, `t._v.` spelled letters.
+Markers are `(( ))` around what the transcriber was not sure of (in calls of BBN/WordWave, a line that did not fit the
+audio well), [laughter] and other sounds, `word-` for a word broken off, and `t._v.` for spelled letters.
 """
 
 import re
@@ -10,22 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data_pipelines.recordings.windows import Letter
+from data_pipelines.recordings.times import overlapping
+from data_pipelines.records.schema import SIDES
 from data_pipelines.text.cases import ruled
 from data_pipelines.text.words import BACKCHANNELS
 from model.errors import UserError
 
+SIDE_OF = {"A": "left", "B": "right"}
+"""The channels by Fisher's letters, which go no further than this folder."""
 _LINE = re.compile(r"^\s*(-?[0-9.]+)\s+(-?[0-9.]+)\s+([AB]):\s*(.*?)\s*$")
 _LAUGH = ("[laughter]", "[laugh]", "<laugh>", "<laughter>")
 _TAG = re.compile(r"(\[[^\]]*\]|<[^>]*>)")
-# Real utterances end after at most half a minute; a longer one has a wrong time.
 MAX_UTTERANCE_SECONDS = 60.0
-MAX_OVERLAP_SECONDS = 0.5
-"""Of two utterances of one speaker, who cannot say two things at once; less is a matter of rounding."""
+"""Real utterances end after at most half a minute; a longer one has a wrong time."""
 MAX_FAULTY_SHARE = 0.2
-"""Of the lines, with impossible times: beyond it, the times of the others are not to be trusted either."""
-# Faults of the release, by call: the line's start as printed and as meant.
+"""Largest share of lines with impossible times; with more, the times of the other lines cannot be trusted either."""
 _REPAIRS = {("11487", 31.09, 234.06): 231.09}
+"""Faults of the release: the start that is meant, by call and the line's times as printed."""
 _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-",
                         "\u2026": " ", "\ufffd": "", "\ufeff": ""})  # fmt: skip
 
@@ -43,12 +44,15 @@ class Token:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Utterance:
-    """One line. `is_certain` is False where the transcriber marked `((`: such lines are audible but have no words."""
+class TimedLine:
+    """One utterance of "left" or "right".
+
+    `is_certain` is False where the transcriber marked `((`; such lines are audible but have no words.
+    """
 
     start: float
     end: float
-    letter: Letter
+    side: str
     tokens: tuple[Token, ...]
     is_certain: bool = True
 
@@ -61,13 +65,13 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """The utterances of one call by start.
+    """The lines of one call by start.
 
     `num_faulty` lines had impossible times and were left out; `num_overlapping` overlap another line of their speaker
     and lost their words; `num_strange` have another shape and were ignored.
     """
 
-    utterances: tuple[Utterance, ...]
+    lines: tuple[TimedLine, ...]
     transcriber: str
     num_faulty: int
     num_overlapping: int = 0
@@ -75,14 +79,16 @@ class Transcript:
 
 
 def read_text(path: Path) -> str:
-    """A text file of the release: UTF-8 or, as some files are, Windows-1252; quotes and dashes made plain.
+    """Reads a text file of the release: UTF-8 or, as some files are, Windows-1252; quotes and dashes become plain.
 
-    Raises: UserError if it cannot be read.
+    Raises: UserError if it cannot be read (code "unreadable").
     """
     try:
         raw = path.read_bytes()
     except OSError as why:
-        raise UserError(f"{path}: cannot be read ({why.strerror}): copy it again from the release") from why
+        raise UserError(
+            f"{path}: cannot be read ({why.strerror}): copy it again from the release", code="unreadable"
+        ) from why
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -93,28 +99,35 @@ def read_text(path: Path) -> str:
 def read_transcript(path: Path, call: str) -> Transcript:
     """Reads one transcript tolerantly: lines of another shape are ignored, impossible times counted.
 
-    Raises: UserError if the file cannot be read, is of another call, holds no utterance, or has too many impossible
-    times.
+    Raises: UserError if the file cannot be read (code "unreadable"), is of another call, holds no utterance, or has too
+    many impossible times ("bad-transcript").
     """
     text = read_text(path)
     named = re.search(r"^#\s*fe_03_(\d{5})", text, re.MULTILINE)
     if named and named[1] != call:
-        raise UserError(f"{path}: says that it is the transcript of call {named[1]}: copy it again from the release")
+        raise UserError(
+            f"{path}: says that it is the transcript of call {named[1]}: copy it again from the release",
+            code="bad-transcript",
+        )
     transcript = parse_transcript(text, call)
-    if not transcript.utterances and not transcript.num_faulty:
-        raise UserError(f"{path}: holds no line of the form `12.34 15.67 A: text`: copy it again from the release")
-    bad, total = transcript.num_faulty + transcript.num_overlapping, len(transcript.utterances) + transcript.num_faulty
+    if not transcript.lines and not transcript.num_faulty:
+        raise UserError(
+            f"{path}: holds no line of the form `12.34 15.67 A: text`: copy it again from the release",
+            code="bad-transcript",
+        )
+    bad, total = transcript.num_faulty + transcript.num_overlapping, len(transcript.lines) + transcript.num_faulty
     if bad > MAX_FAULTY_SHARE * total:
         raise UserError(
             f"{path}: {bad} of {total} lines have impossible times (reversed, or two at once by one speaker): "
-            "copy it again from the release"
+            "copy it again from the release",
+            code="bad-transcript",
         )
     return transcript
 
 
 def parse_transcript(text: str, call: str) -> Transcript:
-    """Parses the text of one transcript; see the top of the file for the format."""
-    utterances, num_faulty, num_strange, transcriber = [], 0, 0, "unknown"
+    """Parses the text of one transcript; the top of this file describes the format."""
+    lines, num_faulty, num_strange, transcriber = [], 0, 0, "unknown"
     for line in text.splitlines():
         if line.startswith("#"):
             found = re.match(r"#\s*Transcribed (?:at|by) (?:the )?(.+?)\s*$", line)
@@ -128,16 +141,16 @@ def parse_transcript(text: str, call: str) -> Transcript:
         if times is None:
             num_faulty += 1
             continue
-        letter: Letter = "A" if parts[3] == "A" else "B"
         is_certain = "((" not in parts[4] and "))" not in parts[4]
         tokens = parse_tokens(parts[4]) if is_certain else ()
         if is_certain and not tokens and not parts[4].strip():
-            continue  # an empty line says nothing, and neither does its speaker
-        utterances.append(Utterance(start=times[0], end=times[1], letter=letter, tokens=tokens, is_certain=is_certain))
-    utterances.sort(key=lambda utterance: (utterance.start, utterance.end, utterance.letter))
-    num_overlapping = _mute_overlapping(utterances)
+            continue  # An empty line says nothing, and neither does its speaker.
+        side = SIDE_OF[parts[3]]
+        lines.append(TimedLine(start=times[0], end=times[1], side=side, tokens=tokens, is_certain=is_certain))
+    lines.sort(key=lambda line: (line.start, line.end, line.side))
+    num_overlapping = _mute_overlapping(lines)
     return Transcript(
-        utterances=tuple(utterances),
+        lines=tuple(lines),
         transcriber=transcriber,
         num_faulty=num_faulty,
         num_overlapping=num_overlapping,
@@ -146,40 +159,34 @@ def parse_transcript(text: str, call: str) -> Transcript:
 
 
 def _times(first: str, last: str, call: str) -> tuple[float, float] | None:
-    """Start and end of a line, or None if they are impossible."""
+    """Returns start and end of a line, or None if they are impossible."""
     try:
         start, end = float(first), float(last)
-    except ValueError:  # 12.34.56
+    except ValueError:  # "12.34.56" matches the pattern but is no number.
         return None
     start = _REPAIRS.get((call, start, end), start)
     return (start, end) if 0 <= start < end <= start + MAX_UTTERANCE_SECONDS else None
 
 
-def _mute_overlapping(utterances: list[Utterance]) -> int:
-    """Takes the words from utterances that overlap another one of the same speaker; answers how many did."""
-    overlapping: set[int] = set()
-    for letter in ("A", "B"):
-        latest: int | None = None  # the one that ends last so far
-        for n, utterance in enumerate(utterances):
-            if utterance.letter != letter or not utterance.is_certain or not utterance.tokens:
-                continue
-            if latest is not None and utterances[latest].end - utterance.start > MAX_OVERLAP_SECONDS:
-                overlapping |= {latest, n}
-            if latest is None or utterance.end > utterances[latest].end:
-                latest = n
-    for n in overlapping:
-        utterances[n] = replace(utterances[n], tokens=(), is_certain=False)
-    return len(overlapping)
+def _mute_overlapping(lines: list[TimedLine]) -> int:
+    """Takes the words from lines that overlap another one of the same speaker; returns how many did."""
+    muted: list[int] = []
+    for side in SIDES:
+        own = [n for n, line in enumerate(lines) if line.side == side and line.is_certain and line.tokens]
+        muted += [own[m] for m in overlapping([(lines[n].start, lines[n].end) for n in own])]
+    for n in muted:
+        lines[n] = replace(lines[n], tokens=(), is_certain=False)
+    return len(muted)
 
 
 def parse_tokens(text: str) -> tuple[Token, ...]:
-    """One line's text -> tokens, with the case that rules can restore; see `cases.ruled`."""
+    """Splits one line's text into tokens, with the case that rules can restore (see `cases.ruled`)."""
     tokens: list[Token] = []
     for raw in _TAG.sub(r" \1 ", text).split():
         if raw.lower() in _LAUGH:
             tokens.append(Token(text="", kind="laugh"))
         elif raw[0] in "[<" or not re.search(r"[A-Za-z0-9]", raw):
-            continue  # [noise], [mn], [sigh], [cough], [breath], [lipsmack]
+            continue  # These are [noise], [mn], [sigh], [cough], [breath], [lipsmack] and punctuation.
         elif raw.endswith("-") or (raw.startswith("-") and len(raw) > 1):
             tokens.append(Token(text="", said=raw.strip("-"), kind="partial"))
         else:

@@ -16,11 +16,11 @@ from data_pipelines.recordings.fisher.sphere import (
     telephone,
     write_sphere,
 )
-from model.errors import UserError
+from tests.refusals import refused
 
 
 def every_mulaw_byte(num_samples: int, seed: int = 0) -> np.ndarray:
-    """Random stereo mu-law bytes of all 256 values, as floats: the worst case for a coder of differences."""
+    """Random stereo mu-law bytes of all 256 values, as floats, which is the worst case for a coder of differences."""
     wild = np.random.default_rng(seed).integers(0, 256, (num_samples, 2)).astype(np.uint8)
     return np.asarray(
         soundfile.read(
@@ -30,6 +30,7 @@ def every_mulaw_byte(num_samples: int, seed: int = 0) -> np.ndarray:
 
 
 def speech_like(num_samples: int) -> np.ndarray:
+    """Two tones that swell and fade: float32 [samples, 2]."""
     times = np.arange(num_samples)[:, None] / 8000
     return (0.3 * np.sin(2 * np.pi * np.array([210.0, 130.0]) * times) * np.sin(3 * times)).astype(np.float32)
 
@@ -78,7 +79,7 @@ def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, coding: str, keep:
     write_sphere(path, speech_like(8000), coding=coding)  # type: ignore[arg-type]
     raw = path.read_bytes()
     path.write_bytes(raw[: 1024 + int(keep * (len(raw) - 1024))])
-    with pytest.raises(UserError, match="fe_03_00001.sph.*copy it again"):
+    with refused("unreadable", path):
         decode(path)
 
 
@@ -87,7 +88,7 @@ def test_a_cut_wav_is_refused_and_one_that_was_piped_is_read(tmp_path: Path) -> 
     soundfile.write(path, speech_like(8000), 8000)
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(UserError, match="call.wav: shorter than its header promises"):
+    with refused("unreadable", path, "shorter than its header promises"):
         decode(path)
     path.write_bytes(raw[:4] + b"\xff\xff\xff\xff" + raw[8:])
     assert len(decode(path)[0]) == 8000
@@ -113,7 +114,7 @@ def test_pcm_sphere_is_read_and_a_cut_one_is_refused(tmp_path: Path) -> None:
     body = np.round(samples * 32767).astype("<i2").tobytes()
     heard, rate, decoder = decode(sphere(tmp_path / "a.sph", body))
     assert (rate, decoder) == (8000, "libsndfile") and np.abs(heard - samples).max() < 1e-4
-    with pytest.raises(UserError, match="a.sph: holds 7500 of the 8000 samples.*copy it again"):
+    with refused("unreadable", "a.sph", "7500 of the 8000 samples"):
         decode(sphere(tmp_path / "a.sph", body[:30000], sample_count="-i 8000"))
 
 
@@ -130,7 +131,7 @@ def test_pcm_sphere_is_read_and_a_cut_one_is_refused(tmp_path: Path) -> None:
 )
 def test_a_wrong_header_is_an_error_that_names_the_file(tmp_path: Path, changes: dict[str, str]) -> None:
     body = np.round(speech_like(2000) * 32767).astype("<i2").tobytes()
-    with pytest.raises(UserError, match="b.sph.*copy it again"):
+    with refused("unreadable", "b.sph"):
         decode(sphere(tmp_path / "b.sph", body, **changes))
 
 
@@ -146,7 +147,7 @@ def test_the_decoder_is_the_fast_one_and_the_others_stand_in_for_it(
     assert decoder == "desphere"
     np.testing.assert_array_equal(heard, samples)
     monkeypatch.setitem(sys.modules, "desphere", None)
-    with pytest.raises(UserError, match="desphere_native.*desphere.*sph2pipe"):
+    with refused("unreadable", "c.sph", "desphere_native", "desphere", "sph2pipe"):
         decode(tmp_path / "c.sph")
     soundfile.write(tmp_path / "answer.wav", samples, 8000, subtype="FLOAT")
     tool = tmp_path / "bin" / "sph2pipe"
@@ -164,12 +165,12 @@ def test_garbage_an_empty_file_and_a_missing_file_are_errors_that_name_the_file(
     (tmp_path / "text.sph").write_bytes(b"not audio")
     (tmp_path / "empty.sph").write_bytes(b"")
     for name in ("garbage", "text", "empty", "missing"):
-        with pytest.raises(UserError, match=f"{name}.sph.*copy it again"):
+        with refused("unreadable", f"{name}.sph", "copy it again from the disc"):
             decode(tmp_path / f"{name}.sph")
 
 
 def test_mono_samples_without_a_channel_axis_and_unknown_codings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give \\[samples, channels\\]"):
+    with refused("bad-audio", "[samples, channels]", "(10,)"):
         write_sphere(tmp_path / "a.sph", np.zeros(10))
-    with pytest.raises(UserError, match="unknown SPHERE coding 'pcm'"):
+    with refused("bad-value", "'pcm'", "'ulaw'"):
         write_sphere(tmp_path / "a.sph", np.zeros((10, 2)), coding="pcm")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a run of `ppx-data synth` is asked for, and what every writer offers."""
+"""What every writer of scripts offers, and the options of a run of `ppx-data synth` that all of them share."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,30 +9,38 @@ from data_pipelines.records.schema import Script
 from model.errors import UserError
 
 SOURCES = ("assistant", "service")
-SHORTEST_LIMIT = 15.0  # seconds: below this no script of greeting, request, answer and goodbye fits
+SHORTEST_LIMIT = 15.0
+"""Seconds; below this no script of greeting, request, answer and goodbye fits."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class Options:
-    """Settings of one run that every writer has. Raises: UserError for a value out of range."""
+class SynthOptions:
+    """Options of one run that every writer has.
+
+    Raises: UserError for a value out of range ("bad-value") or an unknown source ("unknown-name").
+    """
 
     source: str
     num: int
+    """How many scripts."""
     seed: int = 0
     heldout: float = 0.1
-    """Share of held-out scripts: their scenarios and companies never occur in training ones."""
+    """Share of held-out scripts; their scenarios and companies never occur in training ones."""
     max_seconds: float | None = None
-    """Longest estimated length (2.6 words a second and 0.25 s between turns)."""
+    """Longest estimated length of a script, by `wording.estimated_seconds`; None for no limit."""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
-            raise UserError(f"source {self.source!r}: choose one of {', '.join(SOURCES)}")
+            raise UserError(f"source {self.source!r}: choose one of {', '.join(SOURCES)}", code="unknown-name")
         if self.num < 1:
-            raise UserError(f"--num {self.num}: ask for at least 1 script")
+            raise UserError(f"--num {self.num}: ask for at least 1 script", code="bad-value")
         if not 0 <= self.heldout <= 1:
-            raise UserError(f"--heldout {self.heldout}: give a share from 0 to 1, e.g. 0.1")
+            raise UserError(f"--heldout {self.heldout}: give a share from 0 to 1, e.g. 0.1", code="bad-value")
         if self.max_seconds is not None and not SHORTEST_LIMIT <= self.max_seconds < math.inf:
-            raise UserError(f"--max-seconds {self.max_seconds}: a whole dialogue needs at least {SHORTEST_LIMIT:g} s")
+            raise UserError(
+                f"--max-seconds {self.max_seconds}: a whole dialogue needs at least {SHORTEST_LIMIT:g} s",
+                code="bad-value",
+            )
 
     def name(self, index: int) -> str:
         """The id of script `index`."""
@@ -59,9 +67,9 @@ class Writer(Protocol):
         ...
 
     def draft(self, index: int, attempt: int) -> Script | Rejected:
-        """Script `index`, whole and checked. Another attempt gives another text. Depends on nothing else."""
+        """Script `index`, whole and checked. Another attempt gives another text; nothing else does."""
         ...
 
     def drafts(self, indexes: Iterable[int]) -> Iterator[Script | Rejected]:
-        """The first attempt at each index, in order; may work ahead in parallel."""
+        """The first attempt at each index, in order; the writer may prefetch and work concurrently."""
         ...

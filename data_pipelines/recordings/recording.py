@@ -1,7 +1,8 @@
-"""What every format is turned into: recordings to import, found in batches that any worker can open."""
+"""What every format is turned into: recordings to import, in batches that any worker can open."""
+
+# Shapes: C channels, S samples
 
 import hashlib
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,35 +10,34 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 
-from data_pipelines.recordings.sides import Sides
+from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SIDES
 from data_pipelines.sound.audio import RATE_HZ, Audio, to_rate
 from model.errors import UserError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au", ".sph")
 UNEVEN_SHARE = 0.05
-"""How much shorter one of two mono files may be: it is filled up with silence."""
+"""How much shorter one of two mono files may be; the rest is filled with silence."""
 
 
 class Unready(UserError):
-    """An engine cannot be opened: the fault of no recording, so it ends the run."""
+    """An engine cannot be opened, which is the fault of no recording and so ends the run."""
 
 
 @dataclass(kw_only=True)
-class Item:
-    """One recording. What is costly, or can be broken, is read on demand; then it raises UserError.
+class Recording:
+    """One recording. What is costly, or can be broken, is read on demand and then raises UserError.
 
     `name` is unique within an import and says where the recording comes from.
     """
 
     name: str
     audio: Callable[[], tuple[Audio, int]]
-    """Both channels, float32 [2, samples], and their rate in Hz."""
+    """Returns both channels, float32 [2, samples], and their rate in Hz."""
     sides: Callable[[], Sides] = dict
     attachment: Callable[[str], bytes] = field(default=lambda name: _no_attachment(name))
-    """The bytes of another file or column of the record, such as a voice clip."""
+    """Returns the bytes of another file or column of the record, such as a voice clip."""
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,18 +50,20 @@ class Broken:
 
 
 class Batch(Protocol):
-    """Recordings that are read together, such as those of one tar. Picklable."""
+    """Recordings that are read together, such as those of one tar. Batches are picklable."""
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """The name of the batch in messages."""
         ...
 
-    def items(self) -> Iterator[Item | Broken]: ...
+    def recordings(self) -> Iterator[Recording | Broken]:
+        """Yields the recordings one after the other. Raises Unready if a package is missing."""
+        ...
 
 
-def item_id(source: str, name: str) -> str:
-    """A name for folders and tars: readable, and never the same for two names."""
+def recording_id(source: str, name: str) -> str:
+    """Returns a name for folders and tars that is readable, and never the same for two names."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(name).with_suffix(""))).strip("_")
     if plain == name and len(plain) <= 60:
         return f"{source}-{plain}"
@@ -69,7 +71,7 @@ def item_id(source: str, name: str) -> str:
 
 
 def field_of(metadata: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path, "speakers.left.id"; numbers count in lists. None if there is none."""
+    """Returns the value at a dotted path, "speakers.left.id", where numbers count in lists; None if it is missing."""
     value: Any = metadata
     for key in path.split("."):
         if isinstance(value, list) and key.isdigit() and int(key) < len(value):
@@ -82,65 +84,61 @@ def field_of(metadata: dict[str, Any], path: str) -> Any:
 
 
 def inside(root: Path, name: str, what: str) -> Path:
-    """The path `name` below `root`. Raises UserError if it leads out of it."""
+    """Returns the path `name` below `root`. Raises UserError if it leads out of `root` (code "unsafe")."""
     path = Path(name)
     if path.is_absolute():
         path = Path(*path.parts[len(root.absolute().parts) :]) if path.is_relative_to(root.absolute()) else path
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise UserError(f"{what} {name!r} leads out of {root}: only files inside of it are read")
+        raise UserError(f"{what} {name!r} leads out of {root}: only files inside of it are read", code="unsafe")
     return root / path
 
 
 def named_file(root: Path, metadata: dict[str, Any], field: str) -> bytes:
-    """The file below `root` that a record names in one of its fields. Raises UserError if there is none."""
+    """Reads the file below `root` that a record names in one of its fields.
+
+    Raises: UserError if the field names no file (code "bad-record") or the file is missing ("not-found").
+    """
     name = field_of(metadata, field)
     if not isinstance(name, str):
-        raise UserError(f"its record names no file as {field!r}")
+        raise UserError(f"its record names no file as {field!r}", code="bad-record")
     path = inside(root, name, f"its {field}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file (its {field})")
+        raise UserError(f"{path}: no such file (its {field})", code="not-found")
     return path.read_bytes()
 
 
-def decode_audio(data: bytes, where: str) -> tuple[Audio, int]:
-    """An audio file in memory: (float32 [channels, samples], rate). Raises UserError naming `where`."""
-    try:
-        samples_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as why:
-        raise UserError(f"{where}: cannot be read as audio ({why})") from why
-    if not len(samples_SC) or not np.isfinite(samples_SC).all():
-        raise UserError(f"{where}: holds no sample, or NaN: convert it again from its source")
-    return np.ascontiguousarray(samples_SC.T), int(rate)
-
-
 def stereo(audio_CS: Audio, where: str) -> Audio:
-    """Raises UserError if there are not two channels."""
+    """Returns the audio. Raises UserError if it does not have two channels."""
     if len(audio_CS) != 2:
         raise UserError(
-            f"{where}: has {len(audio_CS)} channel{'s' * (len(audio_CS) != 1)}, 2 are wanted: one for each speaker"
+            f"{where}: has {len(audio_CS)} channel{'s' * (len(audio_CS) != 1)}, 2 are wanted: one for each speaker",
+            code="bad-audio",
         )
     return audio_CS
 
 
 def from_two(left: tuple[Audio, int], right: tuple[Audio, int], where: str) -> tuple[Audio, int]:
-    """Two mono recordings as one of two channels, at the higher rate; the shorter ends with silence.
+    """Joins two mono recordings to one of two channels, at the higher rate; the shorter one ends with silence.
 
-    Raises: UserError if one is not mono, or their lengths are too different.
+    Shapes: each float32 [1, samples], the result float32 [2, samples].
+    Raises: UserError if one is not mono, or their lengths differ by more than UNEVEN_SHARE.
     """
     for name, (audio_CS, _) in zip(SIDES, (left, right), strict=True):
         if len(audio_CS) != 1:
-            raise UserError(f"{where}: the {name} file has {len(audio_CS)} channels, a side's own file has 1")
+            raise UserError(
+                f"{where}: the {name} file has {len(audio_CS)} channels, a side's own file has 1", code="bad-audio"
+            )
     rate = max(left[1], right[1])
     sides = [to_rate(audio_CS[0], own, rate) for audio_CS, own in (left, right)]
     samples = max(map(len, sides))
     if min(map(len, sides)) < (1 - UNEVEN_SHARE) * samples:
         lengths = " and ".join(f"{len(side) / rate:.1f} s" for side in sides)
-        raise UserError(f"{where}: its two files last {lengths}: they are not of one conversation")
+        raise UserError(f"{where}: its two files last {lengths}: they are not of one conversation", code="bad-audio")
     return np.stack([np.pad(side, (0, samples - len(side))) for side in sides]), rate
 
 
 def at_24k(audio_CS: Audio, rate: int) -> tuple[Audio, float]:
-    """Resampled to 24 kHz, and the gain that kept the result off full scale (1 unless the audio is very hot)."""
+    """Resamples to 24 kHz; also returns the gain that kept the result off full scale (1 unless it is very hot)."""
     audio_CS = to_rate(audio_CS, rate, RATE_HZ)
     peak = float(np.abs(audio_CS).max())
     gain = 1.0 if peak < 0.99 else 0.98 / peak
@@ -148,4 +146,4 @@ def at_24k(audio_CS: Audio, rate: int) -> tuple[Audio, float]:
 
 
 def _no_attachment(name: str) -> bytes:
-    raise UserError(f"the record holds no {name!r}")
+    raise UserError(f"the record holds no {name!r}", code="bad-record")

@@ -1,0 +1,52 @@
+"""What one recording holds of each side: its text as found, and its utterances with the times of their words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data_pipelines.records.schema import Word
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideEvent:
+    """Something that happens within an utterance, such as "laughter" or a "backchannel", in seconds."""
+
+    kind: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """A stretch of one side's speech, in seconds from the start of the recording.
+
+    `words` is empty while their times are not known, and `text` is what is said then; `is_silent` marks a tag such as
+    [noise], which no words should stand for.
+    """
+
+    start: float
+    end: float
+    text: str = ""
+    words: tuple[Word, ...] = ()
+    events: tuple[SideEvent, ...] = ()
+    is_silent: bool = False
+
+    @property
+    def is_wordless(self) -> bool:
+        """True for speech that the text stream would pass over in silence."""
+        return not self.words and not self.is_silent
+
+
+Spoken = Mapping[str, Sequence[Utterance]]
+"""The utterances of "left" and "right", both present, in order of time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideText:
+    """What is known of one side: utterances, or else a text without times."""
+
+    utterances: tuple[Utterance, ...] = ()
+    text: str = ""
+
+
+Sides = dict[str, SideText]
+"""By side; a side that is missing is unknown, one without utterances and text is known to be silent."""
