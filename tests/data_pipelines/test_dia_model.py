@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-transformers = pytest.importorskip("transformers", minversion="5.23")
+transformers = pytest.importorskip("transformers", minversion="5.20")
 pytest.importorskip("pocketsphinx")
 
 from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402

@@ -1,7 +1,6 @@
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from data_pipelines.shards.pack import write_shard
 from data_pipelines.shards.rows import NAME, Index
 from data_pipelines.shards.scan import build_index
 from model.errors import UserError
+from tests.data_pipelines.forked import forked_totals, total
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 
 
@@ -69,19 +69,14 @@ def test_audio_comes_back_as_recorded(train, tmp_path):
     assert rate == 24000 and np.array_equal(wav_CS, expected.T)
 
 
-def checksum(reader, i):
-    sample = reader.read(i)
-    return sample.id, sample.side, int((sample.codes_KT * torch.arange(16)[:, None]).sum())
-
-
 def test_threads_and_forked_processes_share_a_reader(train):
     reader = ShardReader(train)
     order = [7, 2, 9, 0, 3, 1, 8, 5, 4, 6] * 5
-    alone = [checksum(reader, i) for i in order]
+    alone = {i: total(ShardReader(train), i) for i in range(10)}
+    assert len(set(alone.values())) > 1
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda i: checksum(reader, i), order)) == alone
-    with get_context("fork").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        assert pool.starmap(checksum, [(reader, i) for i in order]) == alone
+        assert list(pool.map(total, [reader] * 50, order)) == [alone[i] for i in order]
+    assert forked_totals(str(train)) == list(alone.values())
 
 
 def test_reading_leaves_no_file_open(train):

@@ -4,10 +4,8 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 
 import pytest
-import torch
 
 from data_pipelines import verbs
 from data_pipelines.shards import storage
@@ -16,6 +14,7 @@ from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.storage import Folder, Remote, StorageError, storage_at
 from model.errors import UserError
+from tests.data_pipelines.forked import forked_totals, total
 from tests.data_pipelines.kill import tree
 from tests.data_pipelines.range_server import serve
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
@@ -93,19 +92,13 @@ def test_a_cache_of_fsspec_copies_each_shard_once(server, shards, tmp_path):
     same_as_on_disk(f"simplecache::{server.url}", shards)
 
 
-def total(reader, i):
-    codes_KT, voice_CP = reader.codes(i)
-    return int((codes_KT * torch.arange(16)[:, None]).sum()) + int(voice_CP.sum())
-
-
 def test_threads_forked_and_spawned_processes_share_a_reader_by_url(server, shards):
     reader = ShardReader(f"{server.url}/train")
-    alone = [total(reader, i) for i in range(10)]  # the client's thread runs by now: a fork loses it
+    alone = [total(reader, i) for i in range(10)]
     assert alone == [total(ShardReader(shards / "train"), i) for i in range(10)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(total, [reader] * 10, range(10))) == alone
-    with get_context("fork").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        assert pool.starmap(total, [(reader, i) for i in range(10)]) == alone
+    assert forked_totals(f"{server.url}/train") == alone
     copy = pickle.loads(pickle.dumps(reader))
     assert [total(copy, i) for i in range(10)] == alone
 
