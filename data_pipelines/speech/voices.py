@@ -136,7 +136,7 @@ def load_pool(place: Path) -> Pool:
     both = {clip.speaker for clip in clips if clip.held_out} & {clip.speaker for clip in clips if not clip.held_out}
     if both:
         raise UserError(
-            f"{path}: speaker {sorted(both)[0]} is held out and not: a speaker must be one of them", code="bad-record"
+            f"{path}: speaker {min(both)} is held out and not: a speaker must be one of them", code="bad-record"
         )
     return Pool(path.parent, clips)
 
@@ -219,8 +219,11 @@ def _sha256(path: Path) -> str:
 
 
 def draw_voice(voices: Sequence[Voice], rng: Any) -> Voice:
-    """A voice, both sexes alike; accents by the square root of their number of speakers, so that rare ones are
-    heard more than their share and yet their few speakers are not worn out; then speakers alike, then clips."""
+    """Draws a voice: both sexes alike, then an accent, then speakers alike, then clips.
+
+    An accent is drawn by the square root of its number of speakers, so that rare ones are heard more than their share,
+    and yet their few speakers not all the time.
+    """
     sex = rng.choice(sorted({voice.sex for voice in voices}))
     accents: dict[str, dict[str, list[Voice]]] = {}
     for voice in (voice for voice in voices if voice.sex == sex):

@@ -106,7 +106,7 @@ def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_by_size() -> None:
-    assert cut_into_shards([4, 4, 4, 9, 1, 1], 8) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
+    assert cut_into_shards([4, 4, 4, 9, 1, 1], 8) == [range(2), range(2, 3), range(3, 4), range(4, 6)]
     assert cut_into_shards([], 8) == []
 
 

@@ -78,7 +78,7 @@ def test_a_sample_is_one_request_for_its_range(server: Served) -> None:
     server.requests.clear()
     reader.read(3)
     reader.read(8)
-    ((first, first_range), (second, second_range)) = server.requests
+    ((first, _first_range), (second, second_range)) = server.requests
     assert (first, second) == ("/train/fisher-00000.tar", "/train/service-00000.tar")
     start, end = map(int, second_range.removeprefix("bytes=").split("-"))
     # codes, voice codes and text with their heads; the audio of 200,000 bytes is not fetched
