@@ -40,7 +40,7 @@ def verified(data: bytes, expected: str, what: str) -> bytes:
     found = sha256(data)
     if found != expected:
         raise UserError(
-            f"{what}: sha256 is {found[:16]}..., pinned is {expected[:16]}... (damaged or replaced): "
+            f"{what} has sha256 {found[:16]}..., pinned is {expected[:16]}... (damaged or replaced): "
             "fetch it again or choose another source with --from",
             code="checksum",
         )
@@ -89,7 +89,7 @@ def save_pieces(path: Path, pieces: Iterable[bytes]) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
     if exists:
         if not path.is_file() or not _holds(path, pieces):
-            raise UserError(f"{path}: exists with other content: remove it or choose another --out", code="exists")
+            raise UserError(f"{path} exists with other content: remove it or choose another --out", code="exists")
         return False
     with whole_file(path) as temporary:
         with _user_error(path):
@@ -117,7 +117,7 @@ def _user_error(path: Path) -> Iterator[None]:
         if why.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"{path}: cannot be written ({why.strerror}): choose another --out", code="cannot-write"
+            f"{path} cannot be written ({why.strerror}): choose another --out", code="cannot-write"
         ) from why
 
 
@@ -132,7 +132,7 @@ def claim_folder(out: Path, record: str, settings: Mapping[str, Any], verb: str)
             before = json.loads(path.read_text("utf-8"))
         except ValueError as why:
             raise UserError(
-                f"{path}: not the settings of a run ({why}): give another --out", code="unreadable"
+                f"{path} does not hold the settings of a run ({why}): give another --out", code="unreadable"
             ) from why
         refuse_other_settings(out, before, settings)
         return

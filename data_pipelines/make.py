@@ -123,7 +123,7 @@ def plan(name: str, settings: Sequence[str] = ()) -> list[Step]:
     for key, value in everywhere.items():
         if not any(key in vars(step.args) for step in steps):
             raise UserError(
-                f"{key}={value}: no step of {path.name} has this option: leave it out", code="bad-combination"
+                f"no step of {path.name} has the option {key}={value}: leave it out", code="bad-combination"
             )
     return steps
 
@@ -135,7 +135,7 @@ def _shipped() -> str:
 def _read(path: Path, name: str) -> Pipeline:
     if not path.is_file():
         raise UserError(
-            f"{name}: no such pipeline: give a .yaml file or one of {_shipped()}",
+            f"{name} is no pipeline: give a .yaml file or one of {_shipped()}",
             code="not-found" if path.parent != FOLDER else "unknown-name",
         )
     try:
@@ -169,7 +169,7 @@ def _setting(setting: str) -> tuple[str, Any]:
         if equals and key.isidentifier():
             return key, yaml.safe_load(value)
     except yaml.YAMLError as why:
-        raise UserError(f"{setting}: the value is not readable as YAML: quote it", code="bad-value") from why
+        raise UserError(f"the value of {setting} is not readable as YAML: quote it", code="bad-value") from why
     raise UserError(f"{setting}: write key=value, e.g. workers=4", code="bad-value")
 
 
@@ -181,11 +181,11 @@ def _resolved(pipeline: Pipeline, variables: Mapping[str, Any]) -> list[dict[str
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as why:
         raise UserError(
-            f"{name}: {why.full_key} is not set: add {why.full_key}=... to the command", code="missing-option"
+            f"{why.full_key} of {name} is not set: add {why.full_key}=... to the command", code="missing-option"
         ) from why
     except OmegaConfBaseException as why:
         reason = str(why).splitlines()[0]
-        raise UserError(f"{name}: {why.full_key or 'vars'}: {reason}", code="unknown-name") from why
+        raise UserError(f"{name}, {why.full_key or 'vars'}: {reason}", code="unknown-name") from why
     return resolved["steps"]  # type: ignore[index, call-overload, return-value]
 
 
@@ -233,10 +233,10 @@ def words_of(known: Mapping[str, argparse.Action], options: Mapping[str, Any]) -
             continue
         if action.nargs == 0:
             if not isinstance(value, bool):
-                raise UserError(f"{name}: {value}: write true or false", code="bad-value")
+                raise UserError(f"{name} is {value!r}: write true or false", code="bad-value")
             yield from [flag] if value else []
         elif isinstance(value, bool | dict):
-            raise UserError(f"{name}: {value}: it takes a value, not true or false or a mapping", code="bad-value")
+            raise UserError(f"{name} is {value!r}: it takes a value, not true or false or a mapping", code="bad-value")
         elif not flag:
             yield from values
         elif len(values) == 1:

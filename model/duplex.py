@@ -28,8 +28,8 @@ HEAD_GAIN = 0.1
 class Logits(NamedTuple):
     """Undelayed logits: position t predicts frame t. Where a mask is false, the logits are 0 and mean nothing."""
 
-    audio_BCTV: Tensor
-    audio_mask_BCT: Tensor
+    audio_BQTV: Tensor
+    audio_mask_BQT: Tensor
     text_BTV: Tensor
     text_mask_BT: Tensor
 
@@ -149,14 +149,14 @@ class DuplexLM(nn.Module):
         tokens_QN = _packed(self._delayed_frames(codes_BKT)[:, :num_steps])
         delayed_QNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_QN))
         delayed_BQTV = delayed_QNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
-        audio_BCTV = torch.zeros_like(delayed_BQTV)
+        audio_BQTV = torch.zeros_like(delayed_BQTV)
         mask_BKT = torch.zeros_like(targets_BKT, dtype=torch.bool)
         for stream, delay in enumerate(self.config.delays):
             last = max(0, num_frames - delay)
             mask_BKT[:, stream, :last] = codes_BKT[:, stream, :last] != ZERO_ID
             if 1 <= stream <= num_steps:
-                audio_BCTV[:, stream - 1, :last] = delayed_BQTV[:, stream - 1, delay:]
-        return Logits(audio_BCTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
+                audio_BQTV[:, stream - 1, :last] = delayed_BQTV[:, stream - 1, delay:]
+        return Logits(audio_BQTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
 
     def forward(self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None) -> StreamSums:
         """Summed losses of a batch of undelayed codes.

@@ -76,7 +76,7 @@ class UserError(ValueError):
     anything that depends on what the user gave: paths, files, settings, prompts.
     """
 
-    def __init__(self, message: str, code: Code = "bad-value") -> None:
+    def __init__(self, message: str, code: Code) -> None:
         super().__init__(message)
         self.code: Code = code
 

@@ -42,7 +42,7 @@ def role_ids(text: str, tokenizer: Encoder) -> list[int]:
 
 def hybrid_prompt(
     config: LMConfig,
-    voice_codes_CP: Tensor | None,
+    voice_codes_QP: Tensor | None,
     text_ids: Sequence[int],
     silence_codes: Sequence[int],
     sine_codes: Sequence[int],
@@ -52,21 +52,21 @@ def hybrid_prompt(
 
     Without text, the text segment and the pause after it are left out. Without a voice clip, the pause before the text
     stays, because streaming and training both discard frame 0 and would lose the first text id.
-    Shapes: voice_codes_CP [8, frames of the clip], or None; text_ids as `role_ids` returns them, one a frame;
+    Shapes: voice_codes_QP [8, frames of the clip], or None; text_ids as `role_ids` returns them, one a frame;
     silence_codes and sine_codes [8], one constant frame each. The result is [17, P], int64, on the device of the voice.
     Raises: UserError if there is no voice and no text, or an id is outside its vocabulary.
     """
-    if voice_codes_CP is None and not text_ids:
+    if voice_codes_QP is None and not text_ids:
         raise UserError("the prompt is empty: give a voice clip, a role text or both", code="missing-option")
-    device = voice_codes_CP.device if voice_codes_CP is not None else torch.device("cpu")
+    device = voice_codes_QP.device if voice_codes_QP is not None else torch.device("cpu")
     silence_Q1 = _constant_frame(config, "silence_codes", silence_codes, device)
     sine_Q1 = _constant_frame(config, "sine_codes", sine_codes, device)
     pad, pause = [config.text_padding_id], pause_frames
 
     segments = []
-    if voice_codes_CP is not None:
-        _check_voice(config, voice_codes_CP)
-        segments.append((pad * voice_codes_CP.shape[1], voice_codes_CP.long()))
+    if voice_codes_QP is not None:
+        _check_voice(config, voice_codes_QP)
+        segments.append((pad * voice_codes_QP.shape[1], voice_codes_QP.long()))
     segments.append((pad * pause, silence_Q1.expand(-1, pause)))
     if text_ids:
         if min(text_ids) < 0 or max(text_ids) >= config.text_card:
@@ -109,12 +109,12 @@ def _constant_frame(config: LMConfig, name: str, codes: Sequence[int], device: t
     return torch.tensor([int(c) for c in codes], dtype=torch.int64, device=device)[:, None]
 
 
-def _check_voice(config: LMConfig, codes_CP: Tensor) -> None:
-    if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or codes_CP.shape[1] == 0:
+def _check_voice(config: LMConfig, codes_QP: Tensor) -> None:
+    if codes_QP.ndim != 2 or codes_QP.shape[0] != config.num_codebooks or codes_QP.shape[1] == 0:
         raise UserError(
-            f"voice codes have shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]", code="bad-value"
+            f"voice codes have shape {tuple(codes_QP.shape)}: give [{config.num_codebooks}, frames]", code="bad-value"
         )
-    if int(codes_CP.min()) < 0 or int(codes_CP.max()) >= config.card:
+    if int(codes_QP.min()) < 0 or int(codes_QP.max()) >= config.card:
         raise UserError(
             f"voice codes lie outside 0..{config.card - 1}: the clip was encoded with another codec",
             code="bad-combination",

@@ -1,5 +1,5 @@
 """`python -m ppx_train` is `ppx-train`."""
 
-from ppx_train.cli.commands import train
+from ppx_train.cli.train import main
 
-train()
+main()

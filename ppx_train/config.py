@@ -5,7 +5,6 @@ OmegaConf merges with the dataclasses as schema and the result is turned into pl
 no DictConfig leaves this file.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,38 +12,42 @@ from typing import Any, Literal
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from model.config import LMConfig
-from model.errors import UserError
-from ppx_train.roots import CONFIGS, RECIPES
-
-GROUPS = ("model", "data", "optim", "loss", "trainer", "logging")
+from model.errors import Code, UserError
+from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml
 
 
 @dataclass(kw_only=True)
 class Lora:
-    """Low-rank adapters; rank 0 trains the full weights."""
+    """Low-rank adapters of linear layers."""
 
     rank: int = 0
+    """Rank of the adapters; 0 trains the full weights without any."""
     scaling: float = 2.0
+    """Factor on what an adapter adds to its layer."""
     patterns: list[str] = field(default_factory=lambda: [".*"])
     """Regular expressions over the native names of linear layers; each must match at least one."""
     base: Literal["full", "int8", "nf4"] = "full"
     """How the frozen weights are held: as they are, or in 8 or 4 bits (needs the extra `quantized`)."""
 
     def check(self) -> None:
+        """Raises UserError if no adapter can be made of these settings."""
         if self.rank < 0 or (self.rank and not self.patterns):
-            raise UserError(f"model.lora.rank={self.rank}: give a rank >= 0, and patterns when it is > 0")
+            raise UserError(
+                f"model.lora.rank={self.rank}: give a rank >= 0, and patterns when it is > 0", code="bad-value"
+            )
         if self.base != "full" and not self.rank:
             raise UserError(
-                f"model.lora.base={self.base} without adapters would train nothing: set model.lora.rank=128"
+                f"model.lora.base={self.base} without adapters would train nothing: set model.lora.rank=128",
+                code="bad-combination",
             )
 
 
 @dataclass(kw_only=True)
 class Model:
-    """What is trained and what it reads and speaks with."""
+    """What is trained, and the codec and tokenizer that belong to it."""
 
     init: str = MISSING
     """`scratch`, a folder or .safetensors file in the native layout, or a hub repository id."""
@@ -55,12 +58,13 @@ class Model:
     tokenizer: str = MISSING
     """SentencePiece model: a .model file or a hub repository id."""
     lm: LMConfig = field(default_factory=LMConfig)
+    """Shape of the language model, e.g. model.lm.dim=512; it must be that of the start weights."""
     lora: Lora = field(default_factory=Lora)
     activation_checkpointing: Literal["none", "selective", "full"] = "selective"
     """What the backward pass computes again: nothing; norms and gates, which is cheap; or whole blocks, for the least
     memory and a third more work."""
     compile: bool = False
-    """Compile each block with torch.compile: faster on a GPU, after a minute or more at the start."""
+    """Whether torch.compile compiles each block: faster on a GPU, after a minute or more at the start."""
 
 
 @dataclass(kw_only=True)
@@ -76,28 +80,42 @@ class Data:
     micro_batch: int = MISSING
     """Sequences per forward pass; batch / micro_batch / processes passes are accumulated."""
     max_frames: int = 2048
-    """Longest sequence, prompt included, in frames of 80 ms; longer dialogues are cut at the end."""
+    """The longest sequence, prompt included, in frames of 80 ms; longer dialogues are cut at the end."""
     bucket_steps: int = 16
     """Batches are formed by length inside windows of this many steps: less padding, less mixing of lengths."""
     max_text_lag_frames: int = 25
     """A sample whose text falls further behind its audio is skipped and reported."""
     both_sides: bool = True
-    """Train both sides of a call in turn as the agent, where both are marked as such."""
+    """Whether both sides of a call are trained in turn as the agent, where both are marked as such."""
     limit: int | None = None
-    """Use only the first samples of each source, e.g. 1 to overfit one dialogue; None uses all."""
+    """How many samples of each source are used, e.g. 1 to overfit one dialogue; None uses all."""
     heldout_samples: int = 64
     """Samples of the held-out split that are scored; 0 switches the held-out loss off."""
 
     def check(self) -> None:
+        """Raises UserError if no batch can be formed."""
         positive(data=self, names=("batch", "micro_batch", "max_frames", "bucket_steps"))
         if self.batch % self.micro_batch:
-            raise UserError(f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}")
+            raise UserError(
+                f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}: make it one",
+                code="bad-combination",
+            )
         if self.limit is not None and self.limit < 1:
-            raise UserError(f"data.limit={self.limit}: give a positive number, or null for all samples")
+            raise UserError(
+                f"data.limit={self.limit}: give a positive number, or null for all samples", code="bad-value"
+            )
         if not self.paths:
-            raise UserError("data.paths is empty: give a folder made by `ppx-data shard`, e.g. data.paths=[shards]")
+            raise UserError(
+                "data.paths is empty: give a folder made by `ppx-data shard`, e.g. data.paths=[shards]",
+                code="missing-option",
+            )
         if not any(self.mix.values()) or min(self.mix.values()) < 0:
-            raise UserError(f"data.mix={dict(self.mix)}: give at least one source a positive number of draws")
+            mix = ", ".join(f"{name} {draws}" for name, draws in self.mix.items())
+            raise UserError(
+                f"data.mix ({mix or 'empty'}) draws nothing: give at least one source a positive number, and none a "
+                "negative one",
+                code="bad-value",
+            )
 
 
 @dataclass(kw_only=True)
@@ -105,8 +123,9 @@ class LearningRates:
     """Peak learning rates of the two groups."""
 
     temporal: float = 2e-6
+    """Of all that is not the depth transformer: the temporal transformer with its embeddings and the text head."""
     depth: float = 4e-6
-    """Depth transformer with its input matrices, embeddings and audio heads."""
+    """Of the depth transformer with its input matrices, embeddings and audio heads."""
 
 
 @dataclass(kw_only=True)
@@ -115,19 +134,28 @@ class Optim:
 
     lr: LearningRates = field(default_factory=LearningRates)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    """Decay of the first and second moments of AdamW, for each step."""
     weight_decay: float = 0.1
-    """On matrices only."""
+    """AdamW's decay of matrices; vectors have none."""
     clip_norm: float = 1.0
-    """Global gradient norm."""
+    """The largest norm of the whole gradient; a larger one is scaled down to it."""
     warmup_steps: int = 500
+    """Steps in which the learning rates rise from zero to their peak."""
     final_lr_ratio: float = 0.0
     """Learning rate at the last step over the peak."""
 
     def check(self) -> None:
+        """Raises UserError for a number outside its range."""
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise UserError(f"optim.betas={self.betas}: give two numbers in [0, 1)")
-        if self.clip_norm <= 0 or self.warmup_steps < 0 or not 0 <= self.final_lr_ratio <= 1:
-            raise UserError("optim: clip_norm must be > 0, warmup_steps >= 0 and final_lr_ratio in [0, 1]")
+            raise UserError(f"optim.betas={self.betas}: give two numbers in [0, 1)", code="bad-value")
+        ranges = (
+            ("clip_norm", self.clip_norm > 0, "above 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
+        )
+        for name, is_good, allowed in ranges:
+            if not is_good:
+                raise UserError(f"optim.{name}={getattr(self, name)}: must be {allowed}", code="bad-value")
 
 
 @dataclass(kw_only=True)
@@ -137,16 +165,21 @@ class Loss:
     text: float = 1.0
     """Share of the text loss against the audio loss (the published ratio is not known)."""
     text_padding: float = 0.3
+    """Weight of a frame without text; a frame with text has 1."""
     end_padding_is_padding: bool = True
     """Whether EPAD, the frame before a word, gets the padding weight (not published)."""
     semantic: float = 1.0
+    """Weight of the first codebook."""
     acoustic: float = 0.02
+    """Weight of each of the other seven codebooks."""
     user: float = 1.0
     """Factor on the user's audio; 0 switches the user loss off."""
 
     def check(self) -> None:
-        if min(asdict(self).values()) < 0:
-            raise UserError(f"loss weights must not be negative: {asdict(self)}")
+        """Raises UserError for a negative weight."""
+        for name, weight in asdict(self).items():
+            if weight < 0:
+                raise UserError(f"loss.{name}={weight}: must not be negative", code="bad-value")
 
 
 @dataclass(kw_only=True)
@@ -154,36 +187,44 @@ class Trainer:
     """Where and how the steps are computed."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
     devices: int = 1
     """Processes on each node."""
     num_nodes: int = 1
+    """Machines, each with `devices` processes."""
     strategy: Literal["ddp", "fsdp2"] = "ddp"
-    """ddp: a whole copy on each process; fsdp2: weights, gradients and moments sharded."""
+    """ddp holds a whole copy on each process; fsdp2 shards weights, gradients and moments over them."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     """bf16-mixed computes in bf16 and keeps fp32 master weights, gradients and moments."""
     checkpoint_every: int = 500
+    """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 3
     """The run's own older checkpoints are removed beyond this number; 0 keeps all."""
     heldout_every: int = 500
-    """Steps between held-out losses; also scored before the first and after the last step."""
+    """Steps between held-out losses, which are also computed before the first and after the last step."""
     threads: int | None = None
     """CPU threads of each process; None leaves torch's default."""
 
     def check(self) -> None:
+        """Raises UserError for a number that must be above zero."""
         positive(trainer=self, names=("devices", "num_nodes", "checkpoint_every", "heldout_every"))
 
 
 @dataclass(kw_only=True)
 class Logging:
-    """CSV is always written; the rest by choice."""
+    """Where figures go. A CSV file is always written."""
 
     every: int = 10
     """Steps between log lines."""
     tensorboard: bool = True
+    """Whether figures are also written for TensorBoard."""
     wandb: Literal["off", "online", "offline"] = "off"
+    """Whether figures also go to Weights & Biases (needs the extra `wandb`)."""
     project: str = "ppx-train"
+    """Name of the project there."""
 
     def check(self) -> None:
+        """Raises UserError for a number that must be above zero."""
         positive(logging=self, names=("every",))
 
 
@@ -192,14 +233,17 @@ class Run:
     """One run: what `ppx-train` does."""
 
     recipe: str = MISSING
+    """Name of a shipped recipe (`ppx-train recipes`), or a YAML file of your own."""
     run_dir: str = MISSING
-    """Folder of checkpoints, logs and pictures; must not exist unless resume=true."""
+    """Folder of checkpoints, logs and pictures; must not exist unless resume=true. By default runs/RECIPE."""
     resume: bool = False
-    """Go on from the newest checkpoint of run_dir, or start if there is none."""
+    """Whether training resumes from the newest checkpoint of run_dir, or starts if it has no checkpoint."""
     seed: int = 0
+    """Seed of the initial weights and of the order of samples."""
     steps: int = MISSING
     """Optimiser steps in all."""
     groups: dict[str, str] = field(default_factory=dict)
+    """The file of each config group, which `group=NAME` chooses."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
@@ -213,25 +257,30 @@ class Run:
             part.check()
         positive(run=self, names=("steps",))
         if self.optim.warmup_steps >= self.steps:
-            raise UserError(f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}")
+            raise UserError(
+                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
+                code="bad-combination",
+            )
         passes = self.data.batch // self.data.micro_batch
-        processes = self.trainer.devices * self.trainer.num_nodes
-        if passes % processes:
+        if passes % self.processes:
             raise UserError(
                 f"{passes} micro-batches a step (data.batch={self.data.batch} / data.micro_batch="
-                f"{self.data.micro_batch}) cannot be shared by {processes} processes: make it a multiple"
+                f"{self.data.micro_batch}) cannot be shared by {self.processes} processes: make it a multiple",
+                code="bad-combination",
             )
         if self.model.lora.rank and self.trainer.strategy == "fsdp2":
             raise UserError(
-                "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp"
+                "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp",
+                code="bad-combination",
             )
 
     @property
     def processes(self) -> int:
+        """Processes on all nodes together."""
         return self.trainer.devices * self.trainer.num_nodes
 
     def to_yaml(self) -> str:
-        """The resolved configuration as YAML that loads back to the same run."""
+        """Returns the resolved configuration as YAML that loads back to the same run."""
         return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
 
 
@@ -241,62 +290,7 @@ def positive(names: Sequence[str], **owner: Any) -> None:
     for name in names:
         if getattr(values, name) <= 0:
             key = name if prefix == "run" else f"{prefix}.{name}"
-            raise UserError(f"{key}={getattr(values, name)}: must be above 0")
-
-
-def read_yaml(path: Path) -> DictConfig:
-    """Reads one YAML mapping. Raises UserError if it is not one."""
-    try:
-        config = OmegaConf.load(path)
-    except Exception as why:  # yaml raises many kinds; the first line says where
-        raise UserError(f"{path}: not readable as YAML: {first_line(why)}") from why
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: must be a mapping of keys to values")
-    return config
-
-
-def first_line(why: Exception) -> str:
-    return str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a shipped recipe or of the user's own YAML. Raises UserError suggesting the nearest name."""
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UserError(f"recipe={name}: no such file")
-        return Path(name)
-    path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"unknown recipe {name!r}{nearest(name, recipe_names())}; `ppx-train recipes` lists all")
-    return path
-
-
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def recipe_summary(name: str) -> str:
-    """First comment line of a recipe that is not its command."""
-    lines = [line[1:].strip() for line in (RECIPES / f"{name}.yaml").read_text("utf-8").splitlines() if line[:1] == "#"]
-    return next((line for line in lines if not line.startswith("ppx-train")), "")
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """' - did you mean X?' or ''."""
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f" - did you mean {found[0]!r}?" if found else ""
-
-
-def read_group(group: str, name: str) -> DictConfig:
-    """One config group file as a mapping under its group's key. Raises UserError listing what exists."""
-    if group not in GROUPS:
-        raise UserError(f"unknown config group {group!r}{nearest(group, GROUPS)}; groups: {', '.join(GROUPS)}")
-    path = CONFIGS / group / f"{name}.yaml"
-    if not path.is_file():
-        names = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
-        raise UserError(f"{group}={name}: no such config{nearest(name, names)}; there are: {', '.join(names)}")
-    return DictConfig({group: read_yaml(path)})
+            raise UserError(f"{key}={getattr(values, name)}: must be above 0", code="bad-value")
 
 
 def load(arguments: Sequence[str]) -> Run:
@@ -304,40 +298,73 @@ def load(arguments: Sequence[str]) -> Run:
 
     Raises: UserError in one line for an unknown recipe, group or key, a wrong type, or a missing value.
     """
+    return merge(layers_of(arguments))
+
+
+def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
+    """Reads the places that `recipe=NAME [group=NAME] [key=value ...]` names, in the order in which later ones win.
+
+    Raises: UserError for an unknown recipe, group or key of the command line, or a file that cannot be read.
+    """
     for argument in arguments:
         if "=" not in argument or argument.startswith("-"):
-            raise UserError(f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100")
+            raise UserError(
+                f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100", code="bad-value"
+            )
     given = dict(argument.split("=", 1) for argument in arguments)
     if "recipe" not in given:
-        raise UserError("no recipe: ppx-train recipe=NAME; `ppx-train recipes` lists them")
-    name = given.pop("recipe")
+        raise UserError("no recipe is given: add recipe=NAME, `ppx-train recipes` lists them", code="missing-option")
+    recipe = given.pop("recipe")
+    by_recipe = read_recipe(recipe)
     groups = {key: given.pop(key) for key in GROUPS if key in given}
-    recipe = read_yaml(recipe_path(name))
     overrides = [f"{key}={value}" for key, value in given.items()]
     for override in overrides:
         check_override(override)
+    by_hand = DictConfig(OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {}))
     try:
-        command_line = DictConfig(
-            OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {})
-        )
-        chosen = DictConfig(OmegaConf.merge(recipe.get("groups") or {}, command_line.get("groups") or {}))
-        layers = [read_group(str(key), str(value)) for key, value in chosen.items()]
-        merged = OmegaConf.merge(OmegaConf.structured(Run), *layers, recipe, command_line)
-        merged.recipe = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        if OmegaConf.is_missing(merged, "run_dir"):
-            merged.run_dir = f"runs/{merged.recipe}"
+        chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
+    except (OmegaConfBaseException, TypeError) as why:
+        raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
+    by_hand.recipe = Path(recipe).stem
+    return [
+        ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
+        *(read_group(str(group), str(name)) for group, name in chosen.items()),
+        by_recipe,
+        ConfigLayer(origin="command line", values=by_hand),
+    ]
+
+
+def merge(layers: Sequence[ConfigLayer]) -> Run:
+    """Builds the run from defaults and layers, of which later ones win. Raises UserError as `load` does."""
+    merged: Any = OmegaConf.structured(Run)
+    for layer in layers:
+        try:
+            merged = OmegaConf.merge(merged, layer.values)
+        except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
+            raise UserError(f"{layer.origin}: {_see_help(_what(why))}", code=_code_of(why)) from why
+    try:
         run = OmegaConf.to_object(merged)
     except OmegaConfBaseException as why:
         if isinstance(why.__cause__, UserError):
             raise why.__cause__ from None
         if isinstance(why, MissingMandatoryValue):
-            raise UserError(f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe") from why
-        key = f"{why.full_key}: " if getattr(why, "full_key", None) else ""
-        raise UserError(f"{key}{first_line(why)}") from why
-    except TypeError as why:  # how OmegaConf reports a list where a mapping belongs
-        raise UserError(f"recipe={name}: {first_line(why)}: compare it with `ppx-train --help`") from why
+            raise UserError(
+                f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe",
+                code="missing-option",
+            ) from why
+        raise UserError(_what(why), code=_code_of(why)) from why
     assert isinstance(run, Run)
     run.check()
+    return run
+
+
+def load_saved(path: Path) -> Run:
+    """Reads a resolved configuration that a run saved beside its checkpoint."""
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), read_yaml(path)))
+    except OmegaConfBaseException as why:
+        raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
+    assert isinstance(run, Run)
     return run
 
 
@@ -346,19 +373,24 @@ def check_override(override: str) -> None:
     try:
         OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.from_dotlist([override]))
     except yaml.YAMLError as why:
-        raise UserError(f"{override}: not readable as YAML ({first_line(why)}): quote the value") from why
+        raise UserError(
+            f"{override}: not readable as YAML ({first_line(why)}), quote the value", code="unreadable"
+        ) from why
     except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
         key, _, value = override.partition("=")
         needs_list = "is not a ListConfig" in str(why)
         reason = f"a list is needed, such as {key}=[{value}]" if needs_list else first_line(why)
-        raise UserError(f"{override}: {reason}: see `ppx-train --help`") from why
+        raise UserError(f"{override}: {_see_help(reason)}", code=_code_of(why)) from why
 
 
-def load_saved(path: Path) -> Run:
-    """Reads a resolved configuration that a run saved beside its checkpoint."""
-    try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), read_yaml(path)))
-    except OmegaConfBaseException as why:
-        raise UserError(f"{path}: {first_line(why)}: was it saved by another version?") from why
-    assert isinstance(run, Run)
-    return run
+def _see_help(reason: str) -> str:
+    return reason if reason.endswith("?") else f"{reason}, see `ppx-train --help`"
+
+
+def _what(why: Exception) -> str:
+    key = getattr(why, "full_key", None)
+    return f"{key}: {first_line(why)}" if key else first_line(why)
+
+
+def _code_of(why: Exception) -> Code:
+    return "unknown-name" if isinstance(why, ConfigKeyError) else "bad-value"

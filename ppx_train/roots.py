@@ -5,7 +5,8 @@ from pathlib import Path
 
 from model.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]  # same in a checkout and in a wheel
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder of the packages, recipes/ and configs/, in a checkout as in an installed wheel."""
 RECIPES = ROOT / "recipes"
 CONFIGS = ROOT / "configs"
 
@@ -19,4 +20,6 @@ def check_packages() -> None:
         spec = find_spec(name)
         found = Path(spec.origin).resolve() if spec and spec.origin else None
         if found is None or found.parents[1] != ROOT:
-            raise UserError(f"package `{name}` comes from {found}, not from {ROOT}: run from another folder")
+            raise UserError(
+                f"package `{name}` comes from {found}, not from {ROOT}: run from another folder", code="bad-combination"
+            )

@@ -11,7 +11,7 @@ venv=${PPX_VENV:-.venv}
 export PATH
 export OMP_NUM_THREADS=1 # two test processes on two cores: more threads make both slower
 export HF_HUB_OFFLINE=1
-all=(format lint types layers docs wheel test)
+all=(format lint words types layers docs wheel test)
 
 format() { ruff format --check .; }
 
@@ -27,6 +27,8 @@ lint() {
   pre-commit validate-config
   zizmor --offline --quiet --persona pedantic .github/workflows
 }
+
+words() { python scripts/check_words.py; }
 
 types() { mypy; }
 
@@ -65,7 +67,7 @@ while [ $# -gt 0 ]; do
   shift
   case $name in
     test) step tests "$@"; break ;;
-    format | lint | types | layers | docs | wheel | fix) step "$name" ;;
+    format | lint | words | types | layers | docs | wheel | fix) step "$name" ;;
     *) echo "check.sh: '$name' is no check, choose from ${all[*]} fix" >&2; exit 2 ;;
   esac
 done

@@ -18,4 +18,6 @@ import ppx_train, model.assets
 root = ppx_train.__file__.rsplit('/', 2)[0]
 assert '$work/env' in root, root
 assert model.assets.asset('mimi_small.safetensors').is_file()
+from ppx_train.export.card import TEMPLATE
+assert TEMPLATE.is_file(), TEMPLATE
 print('wheel works from', root.replace('$work', 'WORK'))"

@@ -60,7 +60,7 @@ step "data report" $here/report.html ppx-data report $here/shards --out $here/re
 precision=32-true
 if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then precision=bf16-mixed; fi # twice as fast there
 again "train" ppx-train recipe=quickstart resume=true steps="${PPX_QUICK_STEPS:-240}" trainer.precision=$precision
-step "export" $here/export ppx-export checkpoint=$here/run out=$here/export
+step "export" $here/export ppx-export --checkpoint $here/run --out $here/export
 step "a held-out caller" $here/caller ppx-data extract $here/shards/heldout --source service --out $here/caller
 step "chat" $here/out.wav ppx-chat --model $here/export --input-wav $here/caller/user.flac \
   --voice-prompt $here/caller/voice.flac --text-prompt "$(cat $here/caller/role.txt)" --seed 1 \

@@ -8,9 +8,9 @@ The learning rate ends with the given minutes (or --steps), so plan them once.
 
 The shipped file was trained on 43 minutes of Kokoro speech (Apache-2.0, 28 English voices) for 50 minutes on one shared
 CPU core, the first third with AdamW alone and less telephone sound, the rest as it is here.
-
-Shapes: B batch, S samples at 24 kHz, D codec width, T frames of 80 ms.
 """
+
+# Shapes: B batch, D width, S samples, T frames, V vocabulary, Z quantiser width
 
 import argparse
 import hashlib
@@ -79,7 +79,7 @@ def load_folder(folders: list[Path]) -> list[np.ndarray]:
         audio = soxr.resample(audio.mean(axis=1), rate, SAMPLE_RATE)
         clips.append((np.clip(audio, -1, 1) * 32767).astype(np.int16))
     if not clips:
-        raise UserError(f"no readable .wav or .flac under {', '.join(map(str, folders))}")
+        raise UserError(f"no readable .wav or .flac under {', '.join(map(str, folders))}", code="no-data")
     return clips
 
 
@@ -231,7 +231,7 @@ def init_weights(model: Mimi) -> None:
 
 
 @dataclass
-class Run:
+class CodecRun:
     """Everything that a checkpoint brings back."""
 
     model: Mimi
@@ -254,7 +254,7 @@ class Run:
         os.replace(partial, path)
 
     @classmethod
-    def start(cls, path: Path, config: MimiConfig, rate: float) -> "Run":
+    def start(cls, path: Path, config: MimiConfig, rate: float) -> "CodecRun":
         """Resumes from path if it exists. Raises: UserError if it was trained with another config."""
         model = Mimi(config)
         init_weights(model)
@@ -265,7 +265,7 @@ class Run:
         if path.exists():
             state = torch.load(path, weights_only=True)
             if state["config"] != config.to_json():
-                raise UserError(f"{path} was trained with another config: choose another --out")
+                raise UserError(f"{path} was trained with another config: choose another --out", code="other-settings")
             model.load_state_dict(state["model"])
             run.readout.load_state_dict(state["readout"])
             for optimizer, values in zip(run.optimizers, state["optimizers"], strict=True):
@@ -280,7 +280,7 @@ def export(model: Mimi, path: Path) -> None:
     rounded = Mimi(replace(model.config, silence_codes=None, sine_codes=None)).eval()
     rounded.load_state_dict(model.state_dict())
     for codebook in rounded.codebooks():  # centroids over counts of one round better than sums over counts
-        codebook.embedding_sum.copy_(codebook.centroids_VQ)
+        codebook.embedding_sum.copy_(codebook.centroids_VZ)
         codebook.cluster_usage.fill_(1)
     rounded.load_state_dict({name: tensor.half().float() for name, tensor in rounded.state_dict().items()})
     write_mimi(rounded, path, torch.float16)
@@ -293,7 +293,7 @@ def fill_codebooks(model: Mimi, crops: Crops) -> None:
     init_codebooks(model.quantizer, torch.cat(batches))
 
 
-def losses(run: Run, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf16: bool) -> dict[str, Tensor]:
+def losses(run: CodecRun, spectral: SpectralLoss, wav_B1S: Tensor, acoustic: int, bf16: bool) -> dict[str, Tensor]:
     """The terms of the objective; `total` is their weighted sum."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         latent_BDT = run.model.latent(wav_B1S)
@@ -318,7 +318,7 @@ def learning_rate(peak: float, step: int, progress: float) -> float:
     return peak * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-def train_step(run: Run, spectral: SpectralLoss, crops: Crops, peak: float, progress: float) -> dict[str, float]:
+def train_step(run: CodecRun, spectral: SpectralLoss, crops: Crops, peak: float, progress: float) -> dict[str, float]:
     """One update on the next batch; returns the terms of the loss and the norm of the gradient."""
     if run.step == UNQUANTIZED_STEPS:
         fill_codebooks(run.model, crops)
@@ -344,14 +344,14 @@ def train(args: argparse.Namespace) -> None:
     for name in ("minutes", "steps", "batch", "rate", "save_minutes"):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: give a positive number")
+            raise UserError(f"--{name.replace('_', '-')} {value}: give a positive number", code="bad-value")
     config = small_config()
     clips = load_folder(args.audio)
     print(f"{len(clips)} recordings, {sum(map(len, clips)) / SAMPLE_RATE / 60:.1f} minutes", flush=True)
     crops = Crops(clips, CROP_FRAMES * config.frame_samples, args.batch, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    run = Run.start(args.out / "last.pt", config, args.rate)
+    run = CodecRun.start(args.out / "last.pt", config, args.rate)
     spectral = SpectralLoss()
     means: dict[str, float] = {}  # moving averages over some 50 steps
     bar = tqdm(total=args.steps or round(args.minutes), unit="step" if args.steps else "min")
@@ -376,7 +376,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.out / CODEC_NAME}: {hashlib.sha256((args.out / CODEC_NAME).read_bytes()).hexdigest()}")
 
 
-def save(run: Run, folder: Path) -> None:
+def save(run: CodecRun, folder: Path) -> None:
     """Writes the training state and the codec so far."""
     run.save(folder / "last.pt")
     export(run.model, folder / CODEC_NAME)

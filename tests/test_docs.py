@@ -1,7 +1,5 @@
 """README and docs: links and pictures exist, every command shown is one that the tools understand, examples run."""
 
-import argparse
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,18 +12,18 @@ import yaml
 from safetensors.torch import save_file
 
 import ppx_train
+from data_pipelines.arguments import Parser, option_flags
 from data_pipelines.make import plan
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.sound.audio import write_flac
-from data_pipelines.verbs import VERBS
+from data_pipelines.verbs import VERBS, overview, verb_parser
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
-from ppx_train.config import CONFIGS, GROUPS, load, recipe_names
-from ppx_train.export import convert_voice
-from ppx_train.export.export import DTYPES, HELP, LAYOUTS
+from ppx_train.cli import chat, export, train, voice
+from ppx_train.config import load
 from ppx_train.help import settings_help
-from ppx_train.inference import offline
+from ppx_train.recipes import GROUPS, group_names, recipe_names
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
@@ -34,7 +32,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-EXPORT_KEYS = set(re.findall(r"^  (\w+)=", HELP, re.MULTILINE))
+COMMANDS = ("ppx-train", "ppx-data", "ppx-export", "ppx-voice", "ppx-chat")
 
 
 def name_of(page: Path) -> str:
@@ -54,39 +52,26 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
                 yield words
 
 
-def parser_of(words: list[str]) -> argparse.ArgumentParser:
-    """The parser of `ppx-data VERB` or `ppx-chat`."""
-    parser = argparse.ArgumentParser(" ".join(words[:2]), exit_on_error=False)
-    if words[0] == "ppx-chat":
-        offline.add_arguments(parser)
-    else:
-        assert words[1] in VERBS, f"{' '.join(words)}: no such verb"
-        importlib.import_module(VERBS[words[1]][0]).add_arguments(parser)
-    return parser
+def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
+    """The parser of a command or of its verb, and the words that it reads."""
+    own = {"ppx-train": train.parser, "ppx-export": export.parser, "ppx-voice": voice.parser, "ppx-chat": chat.parser}
+    if words[0] in own:
+        return own[words[0]](), words[1:]
+    if len(words) > 1 and not words[1].isupper() and not words[1].startswith("-"):
+        return verb_parser(words[1]), words[2:]
+    return overview(ppx_train.__version__), words[1:]
 
 
 def check_command(words: list[str]) -> None:
     """Fails if one of the ppx tools would refuse these words before it looks at any file."""
-    tool, rest = words[0], words[1:]
-    if rest in (["--help"], ["VERB", "--help"], ["voice", "--help"]):
+    if words[-1] in ("--help", "--version"):
         return
-    if tool == "ppx-train" and rest != ["recipes"]:
-        load([word for word in rest if word != "--print"])
-    elif words[:2] == ["ppx-export", "voice"]:
-        given = {word.split("=", 1)[0] for word in rest[1:]}
-        assert {"in", "model", "out"} <= given <= set(convert_voice.KEYS), words
-    elif tool == "ppx-export":
-        given = dict(word.split("=", 1) for word in rest)
-        assert set(given) <= EXPORT_KEYS and {"checkpoint", "out"} <= set(given), words
-        assert given.get("layout", "kyutai") in LAYOUTS and given.get("dtype", "float32") in DTYPES, words
-    elif words[:2] == ["ppx-data", "make"]:
-        plan(words[2], [word for word in words[3:] if word != "--dry-run"])
-    elif tool in ("ppx-data", "ppx-chat"):
-        parser = parser_of(words)
-        try:
-            parser.parse_args(rest[1:] if tool == "ppx-data" else rest)
-        except SystemExit:
-            pytest.fail(f"{' '.join(words)}: refused")
+    parser, rest = parser_of(words)
+    args = parser.parse_intermixed_args(rest) if words[0] == "ppx-train" else parser.parse_args(rest)
+    if words[0] == "ppx-train" and args.settings != ["recipes"]:
+        load(args.settings)
+    if words[:2] == ["ppx-data", "make"]:
+        plan(args.pipeline, args.settings)
 
 
 def make_targets() -> set[str]:
@@ -151,11 +136,10 @@ def test_commands_within_the_text_name_tools_verbs_and_flags_that_exist(page: Pa
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
     for command in re.findall(r"`(ppx-[^`]+)`", text):
         words = command.replace("\\|", " ").replace("[", " ").replace("]", " ").split()
-        assert words[0] in ("ppx-train", "ppx-data", "ppx-export", "ppx-chat"), command
-        if words[0] == "ppx-data" and len(words) > 1 and not words[1].isupper() or words[0] == "ppx-chat":
-            flags = parser_of(words).format_help()
-            for flag in re.findall(r"(?<!\S)--[\w-]+", command):
-                assert re.search(rf"{flag}\b(?!-)", flags), command
+        assert words[0] in COMMANDS, command
+        parser, _ = parser_of(words)
+        flags = {flag for one in (parser, *parser.subcommands.values()) for flag in option_flags(one.options.values())}
+        assert set(re.findall(r"(?<!\S)--[\w-]+", command)) <= flags, command
         if recipe := re.search(r"recipe=([a-z_0-9]+)\b", command):
             assert recipe[1] in recipe_names(), command
 
@@ -185,12 +169,11 @@ def test_the_tables_of_groups_and_options_are_complete() -> None:
     for group in GROUPS:
         row = re.search(rf"^\| `{group}` \|(.*)$", recipes, re.MULTILINE)
         assert row, group
-        assert set(re.findall(r"`(\w+)`", row[1])) == {path.stem for path in (CONFIGS / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", row[1])) == set(group_names(group))
     inference = (ROOT / "docs/guide/inference.md").read_text("utf-8")
-    flags = {flag for action in parser_of(["ppx-chat"])._actions for flag in action.option_strings if flag[:2] == "--"}
-    assert set(re.findall(r"`(--[\w-]+)`", inference)) >= flags - {"--help"}
-    keys = (EXPORT_KEYS | set(convert_voice.KEYS)) - {"checkpoint", "out"}
-    assert set(re.findall(r"^\| `(\w+)` \|", inference, re.MULTILINE)) >= keys
+    rows = set(re.findall(r"`(--[\w-]+)`", inference))
+    for parser in (chat.parser(), export.parser(), *voice.parser().subcommands.values()):
+        assert rows >= set(option_flags(parser.options.values())) - {"--help", "--version"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

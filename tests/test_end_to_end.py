@@ -17,7 +17,7 @@ from tests.paths import ROOT
 def call(folder: Path, command: str, *arguments: str) -> str:
     """One command in its own process, in `folder`. Returns what it printed; fails the test if it failed."""
     program = f"import sys; sys.path[0] = {str(ROOT)!r}; sys.argv[0] = 'ppx-{command}'; "
-    program += f"from ppx_train.cli.commands import {command}; {command}()"
+    program += f"from ppx_train.cli.{command} import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=folder, env=environment, capture_output=True, text=True
@@ -52,7 +52,7 @@ def test_from_text_to_a_conversation(tmp_path: Path) -> None:
         before, after = (value for _, value in losses[f"heldout/{stream}_loss"])
         assert after < before, stream
 
-    call(tmp_path, "export", "checkpoint=run", "out=model")
+    call(tmp_path, "export", "--checkpoint", "run", "--out", "model")
     call(tmp_path, "data", "extract", "shards/heldout", "--source", "service", "--out", "caller")
     role = (tmp_path / "caller" / "role.txt").read_text("utf-8")
     chat = ["--model", "model", "--input-wav", "caller/user.flac", "--text-prompt", role, "--seed", "3"]

@@ -151,7 +151,11 @@ def test_a_subprocess_finds_the_hub_through_its_environment(hub: Hub, tmp_path: 
     hub.add("org/model", {"model.safetensors": WEIGHTS}, private=True)
     code = "from huggingface_hub import hf_hub_download as get; print(get('org/model', 'model.safetensors'))"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        env=hub.environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == WEIGHTS

@@ -117,7 +117,7 @@ def connect(cluster: Cluster) -> ModuleType:
         except (ConnectionError, RuntimeError, ValueError) as why:
             reason = str(why).strip().splitlines()[0]
             raise UserError(
-                f"--address {address}: no Ray cluster to work with ({reason}): see `ray status`", code="unreachable"
+                f"--address {address} is no Ray cluster to work with ({reason}): see `ray status`", code="unreachable"
             ) from why
     there = ray.cluster_resources().get("GPU", 0)
     if cluster.gpus > there and address == "local":
@@ -140,7 +140,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as why:
         raise UserError(
-            f"--address {address}: no connection ({why}): see `ray status` on the cluster", code="unreachable"
+            f"--address {address} does not connect ({why}): see `ray status` on the cluster", code="unreachable"
         ) from why
 
 

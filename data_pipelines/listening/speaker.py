@@ -6,6 +6,8 @@ different embedders cannot be compared: every number must be stored with `identi
 On Kokoro's voices Resemblyzer gives 0.84 and more for one voice, 0.83 and less for two, with 2 s of voice or more.
 """
 
+# Shapes: B batch, D width, L layers, S samples
+
 import hashlib
 from collections.abc import Sequence
 from functools import cache
@@ -129,8 +131,8 @@ class Resemblyzer:
         """Returns float32 [256] of norm 1. Shape: voiced [samples] at 16 kHz, as `voiced` gives it."""
         starts = _slice_starts(len(voiced))
         padded = np.pad(voiced, (0, max(0, (starts[-1] + SLICE_FRAMES) * HOP - len(voiced))))
-        mel_FM = mel_spectrogram(torch.from_numpy(padded.astype(np.float32)))
-        _, (hidden_LBD, _) = self._lstm(torch.stack([mel_FM[i : i + SLICE_FRAMES] for i in starts]))
+        mel = mel_spectrogram(torch.from_numpy(padded.astype(np.float32)))
+        _, (hidden_LBD, _) = self._lstm(torch.stack([mel[i : i + SLICE_FRAMES] for i in starts]))
         each_BD = torch.nn.functional.normalize(torch.relu(self._linear(hidden_LBD[-1])), dim=1)
         return torch.nn.functional.normalize(each_BD.mean(0), dim=0).numpy()
 

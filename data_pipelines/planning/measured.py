@@ -3,6 +3,8 @@
 Speeds count CPU seconds, which other programs hardly change. A stage whose package is missing is left out.
 """
 
+# Shapes: C channels, S samples
+
 import os
 import platform
 import tempfile

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_pipelines.arguments import add_old_flag
 from data_pipelines.planning.rates import SHIPPED, UNITS, Rates, load_rates
 from model.config import FRAME_RATE
 from model.errors import UserError
@@ -215,20 +216,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--writer", choices=("template", "llm"), default=default.writer, help="who writes scripts and roles of calls"
     )
     parser.add_argument(
-        "--speech", choices=("kokoro", "espeak", "chatterbox"), default=default.speech, help="the speech engine"
+        "--engine",
+        dest="speech",
+        choices=("kokoro", "espeak", "chatterbox"),
+        default=default.speech,
+        help="the speech engine",
     )
     parser.add_argument(
-        "--codec", choices=("full", "small"), default=default.codec, help="Mimi at full size, or the shipped small one"
+        "--codec-size",
+        dest="codec",
+        choices=("full", "small"),
+        default=default.codec,
+        help="Mimi at full size, or the shipped small one",
     )
     parser.add_argument("--encode-on", choices=("cpu", "gpu"), default=default.encode_on, help="where to encode")
     parser.add_argument("--machines", type=int, default=default.machines, help="number of machines")
-    parser.add_argument("--cores", type=int, default=default.cores, help="number of cores of each machine")
-    parser.add_argument("--gpus", type=int, default=default.gpus, help="number of GPUs of each machine")
+    parser.add_argument("--cores-per-machine", type=int, default=default.cores, help="number of cores of each machine")
+    parser.add_argument("--gpus-per-machine", type=int, default=default.gpus, help="number of GPUs of each machine")
     parser.add_argument("--num", type=int, default=10_000_000, help="number of dialogues of the last table")
     parser.add_argument(
         "--llm-price-input", type=float, default=0.0, help="price of a million tokens that a model reads"
     )
     parser.add_argument("--llm-price-output", type=float, default=0.0, help="price of a million tokens that it writes")
+    add_old_flag(parser, "--speech", "--engine")
+    add_old_flag(parser, "--codec", "--codec-size")
+    add_old_flag(parser, "--cores", "--cores-per-machine")
+    add_old_flag(parser, "--gpus", "--gpus-per-machine")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -262,19 +275,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _choice(args: argparse.Namespace) -> Choice:
-    for name, least in (("machines", 1), ("cores", 1), ("gpus", 0), ("num", 1)):
+    for name, least in (("machines", 1), ("cores_per_machine", 1), ("gpus_per_machine", 0), ("num", 1)):
         if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: give {least} or more", code="bad-value")
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(args, name)}: give {least} or more", code="bad-value")
     for name in ("llm_price_input", "llm_price_output"):
         if not getattr(args, name) >= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g}: give 0 or more", code="bad-value")
     if args.encode_on == "gpu" and args.codec == "small":
         raise UserError(
-            "--encode-on gpu --codec small: the small codec runs on CPUs, choose --codec full", code="bad-combination"
+            "--encode-on gpu --codec-size small: the small codec runs on CPUs, choose --codec-size full",
+            code="bad-combination",
         )
     needs = args.encode_on == "gpu" or args.speech == "chatterbox"
-    if needs and not args.gpus:
-        raise UserError("--encode-on gpu and --speech chatterbox need GPUs: add --gpus 1", code="missing-option")
+    if needs and not args.gpus_per_machine:
+        raise UserError(
+            "--encode-on gpu and --engine chatterbox need GPUs: add --gpus-per-machine 1", code="missing-option"
+        )
     prices = args.llm_price_input or args.llm_price_output
     if prices and args.writer != "llm":
         raise UserError(
@@ -287,8 +304,8 @@ def _choice(args: argparse.Namespace) -> Choice:
         codec=args.codec,
         encode_on=args.encode_on,
         machines=args.machines,
-        cores=args.cores,
-        gpus=args.gpus,
+        cores=args.cores_per_machine,
+        gpus=args.gpus_per_machine,
         price_input=args.llm_price_input,
         price_output=args.llm_price_output,
     )

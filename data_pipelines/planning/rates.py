@@ -98,7 +98,7 @@ def load_rates(path: Path) -> Rates:
     """
     if not path.is_file():
         raise UserError(
-            f"--rates {path}: no such file: measure your machine with `ppx-data plan --measure {path}`",
+            f"--rates {path} is no file: measure your machine with `ppx-data plan --measure {path}`",
             code="not-found",
         )
     try:
@@ -107,7 +107,7 @@ def load_rates(path: Path) -> Rates:
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as why:
         reason = " ".join(str(why).split())
         raise UserError(
-            f"{path}: no file of rates ({reason}): write `rates:` and under it `NAME: {{value: 1.5}}`",
+            f"{path} is no file of rates ({reason}): write `rates:` and under it `NAME: {{value: 1.5}}`",
             code="unreadable",
         ) from why
     return Rates({name: _rate(path, name, entry) for name, entry in entries}, str(content.get("machine", "unknown")))
@@ -117,15 +117,15 @@ def _rate(path: Path, name: str, entry: Any) -> Rate:
     """One entry of a file, {value, unit, source} or a number. Raises UserError."""
     if name not in UNITS:
         hint = nearest(str(name), list(UNITS)) or f", choose from {', '.join(UNITS)}"
-        raise UserError(f"{path}: no rate {name!r}{hint}", code="unknown-name")
+        raise UserError(f"{path} has no rate {name!r}{hint}", code="unknown-name")
     try:
         rate = record(Rate, json.dumps(entry if isinstance(entry, dict) else {"value": entry}))
     except (ValueError, TypeError) as why:
-        raise UserError(f"{path}: {name}: {why}: give value, unit and source", code="bad-record") from why
+        raise UserError(f"{path}, {name}: {why}, give value, unit and source", code="bad-record") from why
     if rate.value is not None and not 0 < rate.value < math.inf:
         raise UserError(
-            f"{path}: {name}: {rate.value:g}: give a number above 0 in {UNITS[name]}, or null", code="bad-value"
+            f"{path}, {name} is {rate.value:g}: give a number above 0 in {UNITS[name]}, or null", code="bad-value"
         )
     if rate.unit not in ("", UNITS[name]):
-        raise UserError(f"{path}: {name}: unit {rate.unit!r}: give it in {UNITS[name]}", code="bad-value")
+        raise UserError(f"{path}, {name} has the unit {rate.unit!r}: give it in {UNITS[name]}", code="bad-value")
     return rate

@@ -8,6 +8,8 @@
 "ppx" keeps what the format has no place for: role prompts, speakers, licence. Other tools ignore it.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import io
 import json

@@ -87,16 +87,16 @@ def _duplicates(
 
 def _meeting_keys(texts: Sequence[Keys]) -> Iterator[list[tuple[int, int]]]:
     """Yields for each text the (band, key) pairs that another text has, too."""
-    keys_NB = np.zeros((len(texts), BANDS), np.uint64)
+    keys = np.zeros((len(texts), BANDS), np.uint64)
     for n, runs in enumerate(texts):
         if len(runs):
-            keys_NB[n] = _RUNS.sketch(runs).reshape(BANDS, ROWS) @ _RUNS.powers[1 : ROWS + 1]
-    meets_NB = np.zeros(keys_NB.shape, bool)
+            keys[n] = _RUNS.sketch(runs).reshape(BANDS, ROWS) @ _RUNS.powers[1 : ROWS + 1]
+    meets = np.zeros(keys.shape, bool)
     for band in range(BANDS):
-        _, place, counts = np.unique(keys_NB[:, band], return_inverse=True, return_counts=True)
-        meets_NB[:, band] = counts[place] > 1
+        _, place, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
+        meets[:, band] = counts[place] > 1
     for n, runs in enumerate(texts):
-        yield [(int(b), int(keys_NB[n, b])) for b in np.flatnonzero(meets_NB[n])] if len(runs) else []
+        yield [(int(b), int(keys[n, b])) for b in np.flatnonzero(meets[n])] if len(runs) else []
 
 
 def _leaks(

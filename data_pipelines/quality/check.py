@@ -1,5 +1,7 @@
 """`ppx-data check`: are these shards whole, and does every sample hold what training relies on?"""
 
+# Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
+
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.arguments import add_old_flag, refuse_old_flag
 from data_pipelines.files import sha256_file
 from data_pipelines.listening.asr import Recogniser, open_asr
 from data_pipelines.quality.transcription import hear_split
@@ -35,54 +38,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec", help="encode some samples again and compare: small (shipped), a folder, a file or a hub repository"
     )
-    parser.add_argument("--again", type=int, help=f"with --codec: how many samples of each split (default: {AGAIN})")
     parser.add_argument(
-        "--asr", type=int, metavar="N", help="transcribe N dialogues of each split and compare with their words"
+        "--codec-samples", type=int, metavar="N", help=f"with --codec: samples of each split (default: {AGAIN})"
     )
     parser.add_argument(
-        "--asr-model", metavar="MODEL", help="with --asr: tiny.en (default), a faster-whisper model, or parakeet:MODEL"
+        "--asr-samples", type=int, metavar="N", help="transcribe N dialogues of each split (default: none)"
     )
-    parser.add_argument("--device", help="with --asr: where it runs: cpu (default), cuda, cuda:1, ...")
     parser.add_argument(
-        "--max-wer", type=float, help=f"with --asr: the highest word error rate that passes (default: {MAX_WER})"
+        "--asr", help="with --asr-samples: recogniser: tiny.en (default), a faster-whisper model, or parakeet:MODEL"
     )
+    parser.add_argument("--device", help="with --asr-samples: where it runs: cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "--max-wer",
+        type=float,
+        help=f"with --asr-samples: the highest word error rate that passes (default: {MAX_WER})",
+    )
+    add_old_flag(parser, "--again", "--codec-samples")
+    add_old_flag(parser, "--asr-model", "--asr")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints every problem and raises UserError if there is one; else one line for each split."""
     codec = recogniser = None
-    if args.again is not None and (args.codec is None or args.again < 1):
+    if args.asr is not None and args.asr.isdigit():
+        refuse_old_flag(f"--asr {args.asr}", f"--asr-samples {args.asr}")
+    if args.codec_samples is not None and (args.codec is None or args.codec_samples < 1):
         raise UserError(
-            f"--again {args.again}: give 1 or more, together with --codec",
+            f"--codec-samples {args.codec_samples}: give 1 or more, together with --codec",
             code="bad-combination" if args.codec is None else "bad-value",
         )
-    if args.asr is not None and args.asr < 1:
-        raise UserError(f"--asr {args.asr}: give 1 or more", code="bad-value")
-    if args.max_wer is not None and (args.asr is None or not args.max_wer > 0):
+    if args.asr_samples is not None and args.asr_samples < 1:
+        raise UserError(f"--asr-samples {args.asr_samples}: give 1 or more", code="bad-value")
+    if args.max_wer is not None and (args.asr_samples is None or not args.max_wer > 0):
         raise UserError(
-            f"--max-wer {args.max_wer:g}: give more than 0, together with --asr",
-            code="bad-combination" if args.asr is None else "bad-value",
+            f"--max-wer {args.max_wer:g}: give more than 0, together with --asr-samples",
+            code="bad-combination" if args.asr_samples is None else "bad-value",
         )
-    for option, value in (("--asr-model", args.asr_model), ("--device", args.device)):
-        if value is not None and args.asr is None:
+    for option, value in (("--asr", args.asr), ("--device", args.device)):
+        if value is not None and args.asr_samples is None:
             raise UserError(
-                f"{option} {value} has an effect with --asr only: add --asr N, the number of dialogues",
-                code="bad-combination",
+                f"{option} {value} has an effect with --asr-samples only: add --asr-samples N", code="bad-combination"
             )
     if args.codec is not None:
         from model.mimi.files import load_mimi
 
         codec = load_mimi(codec_path(args.codec)).eval()
-    if args.asr is not None:
-        recogniser = open_asr(args.asr_model or "tiny.en", args.device or "cpu")
-    problems = check_shards(args.shards, codec, args.again or AGAIN)
+    if args.asr_samples is not None:
+        recogniser = open_asr(args.asr or "tiny.en", args.device or "cpu")
+    problems = check_shards(args.shards, codec, args.codec_samples or AGAIN)
     if recogniser is not None and not problems:  # samples that cannot be read cannot be heard
-        problems = _check_words(args.shards, recogniser, args.asr, args.max_wer or MAX_WER)
+        problems = _check_words(args.shards, recogniser, args.asr_samples, args.max_wer or MAX_WER)
     for problem in problems:
         print(problem)
     if problems:
         raise UserError(
-            f"{args.shards}: {len(problems)} problems, listed above: make these shards again", code="bad-shards"
+            f"{args.shards} has {len(problems)} problems, listed above: make these shards again", code="bad-shards"
         )
     for split, by_source in read_manifest(args.shards).content.items():
         counts = ", ".join(f"{source} {group.samples}" for source, group in by_source.items())
@@ -184,10 +194,10 @@ def _check_samples(reader: ShardReader, manifest: Manifest, split: str) -> list[
 def _faults(sample: Sample, dialogue: Dialogue, manifest: Manifest, split: str) -> list[str]:
     """The faults of one sample that could be read."""
     faults, card, agent = [], manifest.codec.card, dialogue.side(sample.side)
-    for name, codes in (("codes", sample.codes_KT), ("voice codes", sample.voice_codes_CP)):
+    for name, codes in (("codes", sample.codes_QT), ("voice codes", sample.voice_codes_QP)):
         if int(codes.max()) >= card:
             faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
-    seconds, voice_seconds = sample.codes_KT.shape[1] / FRAME_RATE, sample.voice_codes_CP.shape[1] / FRAME_RATE
+    seconds, voice_seconds = sample.codes_QT.shape[1] / FRAME_RATE, sample.voice_codes_QP.shape[1] / FRAME_RATE
     for side in SIDES:
         if any(word.end > seconds + 0.05 for word in dialogue.side(side).words):
             faults.append(f"{side} words end after the audio of {seconds:.2f} s")
@@ -227,14 +237,14 @@ def _check_codes(reader: ShardReader, codec: Codec, again: int) -> list[str]:
         row = reader.rows[i]
         try:
             sample, (wav_CS, _) = reader.read(i), reader.audio(i)
-            voice_CP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
+            voice_QP = encode_audio(codec, voice_prompt(*reader.voice_clip(i), "voice.flac"))[0]
         except UserError as why:
             problems.append(f"{reader.name}: {row.id}/{row.side}: {why}")
             continue
-        codes_KT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
+        codes_QT = np.concatenate(encode_audio(codec, wav_CS if row.side == "left" else wav_CS[::-1].copy()))
         for name, ours, stored in (
-            ("codes", codes_KT, sample.codes_KT.numpy()),
-            ("voice codes", voice_CP, sample.voice_codes_CP.numpy()),
+            ("codes", codes_QT, sample.codes_QT.numpy()),
+            ("voice codes", voice_QP, sample.voice_codes_QP.numpy()),
         ):
             share = float((ours != stored).mean()) if ours.shape == stored.shape else 1.0
             if share > 0.01:

@@ -4,6 +4,8 @@ Gates catch faults of the pipeline (swapped channels, words off their sound, hot
 measured here need audio and words alone; `ppx-data gate` measures the others.
 """
 
+# Shapes: C channels, S samples
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise

@@ -121,7 +121,7 @@ def gate_dialogues(
         first = report.rejected[0]
         raise UserError(
             f"none of {len(found)} dialogues passes the gates, see {out / REPORT}; "
-            f"the first: {first.id}: {first.reasons[0]}",
+            f"the first is {first.id} ({first.reasons[0]})",
             code="no-data",
         )
     return report, len(todo)
@@ -136,7 +136,7 @@ def _check_engines(listening: Listening, limits: Limits, executor: Executor) -> 
     name = shared_speaker(listening.speaker).name
     if name != limits.speaker_embedder:
         raise UserError(
-            f"--speaker {name}: the limits are for {limits.speaker_embedder}, whose numbers differ: give "
+            f"the limits are for {limits.speaker_embedder}, whose numbers differ from those of --speaker {name}: give "
             f"--set speaker_embedder={name} with speaker_similarity and user_similarity of its own, or null",
             code="bad-combination",
         )

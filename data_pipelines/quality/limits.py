@@ -50,7 +50,7 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(
-            f"--gates {name}: no such limits: give a .yaml file or one of {_shipped()}",
+            f"--gates {name} names no limits: give a .yaml file or one of {_shipped()}",
             code="not-found" if path.parent != FOLDER else "unknown-name",
         )
     try:
@@ -58,7 +58,7 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
         layers = [(str(path), OmegaConf.create({} if content is None else content))]
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as why:
         raise UserError(
-            f"{path}: not YAML ({' '.join(str(why).split())}): write key: value lines", code="unreadable"
+            f"{path} is not YAML ({' '.join(str(why).split())}): write `key: value` lines", code="unreadable"
         ) from why
     for item in overrides:
         if "=" not in item:
@@ -75,7 +75,7 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
     values: dict[str, Any] = OmegaConf.to_container(limits)  # type: ignore[assignment]
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--gates or --set: {key}={value}: give a number, or null for no limit", code="bad-value")
+            raise UserError(f"{key}={value} (--gates or --set): give a number, or null for no limit", code="bad-value")
     return Limits(**values)
 
 

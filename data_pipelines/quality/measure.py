@@ -1,5 +1,7 @@
 """All values of one dialogue that need nothing but its folder: the jobs of `ppx-data gate`, one a dialogue."""
 
+# Shapes: C channels, S samples
+
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Do the stored words match the audio? A recogniser transcribes the turns, and the word error rate shows it."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 

@@ -4,6 +4,8 @@ Audio files become dialogues as in `ppx-data import`. Dialogue folders are copie
 without words have them; nothing else in the record changes.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -1,5 +1,7 @@
 """Voice clips out of a recording: which stretches of one side can be one, which of them is taken, and its sound."""
 
+# Shapes: S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

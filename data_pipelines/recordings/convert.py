@@ -3,6 +3,8 @@
 Fisher's calls have steps of their own (see `fisher/call.py`).
 """
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field

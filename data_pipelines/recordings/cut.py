@@ -1,5 +1,7 @@
 """Cuts windows out of a recording of any format and writes them as dialogue folders."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +100,7 @@ def channel_ratio(utterances: Sequence[Utterance], audio_S: Audio, rate: int) ->
 def _with_words(side: Side, utterances: Sequence[Utterance], window: Window) -> Side:
     """Adds the words that lie in the window, timed from its start."""
     words = sorted((word for u in utterances for word in u.words), key=lambda word: (word.start, word.end))
+    # The tolerance is that of times, which are rounded to a millisecond.
     inside = [w for w in words if w.start >= window.start - 1e-3 and w.end <= window.end + 1e-3]
     return replace(
         side,

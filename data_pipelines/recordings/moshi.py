@@ -5,6 +5,8 @@ with the model on the left. Beside each lies a .json of {"alignments": [[word, [
 moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown.
 """
 
+# Shapes: C channels, S samples
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The options that `ppx-data import` and `annotate` share, and the settings that they ask for."""
 
+# Shapes: C channels, S samples
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

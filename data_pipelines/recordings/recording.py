@@ -1,5 +1,7 @@
 """What every format is turned into: recordings to import, in batches that any worker can open."""
 
+# Shapes: C channels, S samples
+
 import hashlib
 import re
 from collections.abc import Callable, Iterator

@@ -1,5 +1,7 @@
 """The codec of a stage whose work is spread over processes: it is pickled as a path and opened once in each process."""
 
+# Shapes: B batch, S samples
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

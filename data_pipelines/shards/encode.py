@@ -4,6 +4,8 @@ The first pass encodes every dialogue into SHARDS/.work, so that a killed run lo
 tars, whose cuts depend on sizes alone. A run that was killed and repeated gives the same bytes.
 """
 
+# Shapes: B batch, C channels, Q codebooks, S samples, T frames
+
 import argparse
 import io
 import shutil
@@ -113,15 +115,15 @@ def build_shards(
     write_json(out / "report.json", {"done": len(dialogues), "rejected": rejected})
     if not dialogues:
         raise UserError(
-            f"none of {len(found)} dialogues can be used: see {out / 'report.json'}; the first: "
-            f"{rejected[0]['reason']}",
+            f"none of {len(found)} dialogues can be used, see {out / 'report.json'}; the first reason is "
+            f"{rejected[0]['reason']!r}",
             code="no-data",
         )
     shards = pack_all(dialogues, out, out / WORK, shard_mb * 1_000_000)
     for split in {dialogue.split for dialogue in dialogues}:
         if problems := build_index(out / split):
             raise UserError(
-                f"{out / split}: a file changed during the run ({problems[0]}): start again", code="bad-shards"
+                f"a file of {out / split} changed during the run ({problems[0]}): start again", code="bad-shards"
             )
     silence, sine = (tuple(int(code) for code in codes) for codes in codec.constants())
     facts = CodecFacts(
@@ -200,10 +202,10 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
     wav_B1S = torch.from_numpy(wav_CS).unsqueeze(1)
     batches = wav_B1S.split(1) if str(codec.device) == "cpu" else [wav_B1S]
     with one_thread():
-        codes_BCT = torch.cat([codec.encode(batch) for batch in batches]).numpy()
-    if codes_BCT.min() < 0 or codes_BCT.max() >= codec.card:
+        codes_BQT = torch.cat([codec.encode(batch) for batch in batches]).numpy()
+    if codes_BQT.min() < 0 or codes_BQT.max() >= codec.card:
         raise RuntimeError(f"the codec gave codes outside 0..{codec.card - 1}")
-    return codes_BCT.astype(np.int16)
+    return codes_BQT.astype(np.int16)
 
 
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:

@@ -1,5 +1,7 @@
 """`ppx-data extract`: writes one stored dialogue as files to listen to and to chat with."""
 
+# Shapes: C channels, S samples
+
 import argparse
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if not fitting:
         wanted = " and ".join(repr(name) for name in (args.id, args.source) if name)
         some = ", ".join(dict.fromkeys(f"{row.source} {row.id}" for row in reader.rows[:6]))
-        raise UserError(f"{args.split}: no sample of {wanted}: it begins with {some}", code="unknown-name")
+        raise UserError(f"{args.split} has no sample of {wanted}: it begins with {some}", code="unknown-name")
     row, dialogue = reader.rows[fitting[0]], reader.dialogue(fitting[0])
     (audio_CS, rate), clip = reader.audio(fitting[0]), reader.voice_clip(fitting[0])
     agent, user = audio_CS if row.side == "left" else audio_CS[::-1]

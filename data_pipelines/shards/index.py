@@ -4,6 +4,8 @@ A sample is (dialogue, agent side). Any process or thread reads a sample by its 
 its tar, on disk or by URL.
 """
 
+# Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
+
 import argparse
 import io
 from dataclasses import dataclass
@@ -46,9 +48,9 @@ class Sample:
     id: str
     side: str
     source: str
-    codes_KT: Tensor
+    codes_QT: Tensor
     """int64 [16, T]: the agent's eight codebooks, then the user's."""
-    voice_codes_CP: Tensor
+    voice_codes_QP: Tensor
     """int64 [8, P]: the agent's voice prompt."""
     role_prompt: str
     words: list[WordStart]
@@ -66,9 +68,7 @@ class ShardReader:
         """
         self.storage: Storage = storage_at(path) if isinstance(path, (str, Path)) else path
         if isinstance(self.storage, Folder) and not self.storage.path.is_dir():
-            raise UserError(
-                f"{self.storage}: no such folder of shards: make it with `ppx-data shard`", code="not-found"
-            )
+            raise UserError(f"{self.storage} is no folder of shards: make it with `ppx-data shard`", code="not-found")
         self.index = Index.load(self.storage)
         self.rows = SampleRows(self.index)
         self._check_sizes()
@@ -95,7 +95,7 @@ class ShardReader:
             if actual != expected:
                 found = "is missing" if actual is None else f"has {actual} bytes"
                 raise UserError(
-                    f"{self.storage}/{name}: {found}, its index expects {expected} bytes: copy it again, "
+                    f"{self.storage}/{name} {found}, its index expects {expected} bytes: copy it again, "
                     f"or index what is there with `ppx-data index {self.storage}`",
                     code="bad-shards",
                 )
@@ -108,7 +108,7 @@ class ShardReader:
     def read(self, i: int) -> Sample:
         """Sample i. Raises BadSample if its bytes are damaged, StorageError if they cannot be read."""
         row = self.rows[i]
-        codes_KT, voice_CP, text = self._codes(i, "text")
+        codes_QT, voice_QP, text = self._codes(i, "text")
         try:
             role_prompt, words = parse_text(text)
         except ValueError as why:
@@ -117,8 +117,8 @@ class ShardReader:
             id=row.id,
             side=row.side,
             source=row.source,
-            codes_KT=codes_KT,
-            voice_codes_CP=voice_CP,
+            codes_QT=codes_QT,
+            voice_codes_QP=voice_QP,
             role_prompt=role_prompt,
             words=words,
         )
@@ -128,8 +128,8 @@ class ShardReader:
 
         Shapes: int64 [16, T], agent first, and [8, P].
         """
-        codes_KT, voice_CP, *_ = self._codes(i)
-        return codes_KT, voice_CP
+        codes_QT, voice_QP, *_ = self._codes(i)
+        return codes_QT, voice_QP
 
     def dialogue(self, i: int) -> Dialogue:
         """The record of row i. Raises BadSample."""
@@ -164,17 +164,17 @@ class ShardReader:
         return self._bytes(i, part)[0]
 
     def _codes(self, i: int, *more: str) -> tuple[Any, ...]:
-        """codes_KT, voice_CP and the bytes of further parts, by one read."""
+        """codes_QT, voice_QP and the bytes of further parts, by one read."""
         columns = self.index.columns
         codes, voice, *others = self._bytes(i, "codes", "voice", *more)
         try:
-            codes_KT = parse_codes(codes, "codes", 16, int(columns["num_frames"][i])).astype(np.int64)
-            voice_CP = parse_codes(voice, "voice codes", 8, int(columns["voice_frames"][i])).astype(np.int64)
+            codes_QT = parse_codes(codes, "codes", 16, int(columns["num_frames"][i])).astype(np.int64)
+            voice_QP = parse_codes(voice, "voice codes", 8, int(columns["voice_frames"][i])).astype(np.int64)
         except ValueError as why:
             raise BadSample(self.index.id(i), str(why)) from why
         if SIDES[columns["side"][i]] == "right":
-            codes_KT = np.concatenate([codes_KT[8:], codes_KT[:8]])
-        return torch.from_numpy(codes_KT), torch.from_numpy(voice_CP), *others
+            codes_QT = np.concatenate([codes_QT[8:], codes_QT[:8]])
+        return torch.from_numpy(codes_QT), torch.from_numpy(voice_QP), *others
 
     def _bytes(self, i: int, *parts: str) -> list[bytes]:
         """The bytes of some members, by one read of the stretch from the first to the last."""
@@ -186,8 +186,8 @@ class ShardReader:
         data = self.storage.read(shard, int(columns["offset"][i]) + start, end - start)
         if len(data) != end - start:
             raise StorageError(
-                f"{self.storage}/{shard}: {len(data)} of {end - start} bytes at {columns['offset'][i] + start}: "
-                f"not the file that was indexed, copy it again",
+                f"{self.storage}/{shard} has {len(data)} of {end - start} bytes at {columns['offset'][i] + start}, so "
+                "it is not the file that was indexed: copy it again",
                 code="bad-shards",
             )
         return [data[at - start : at - start + size] for at, size in ranges]

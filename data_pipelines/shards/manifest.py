@@ -129,12 +129,12 @@ def read_manifest(shards: Path | str | Storage) -> Manifest:
     storage = storage_at(shards) if isinstance(shards, (Path, str)) else shards
     path = f"{storage}/{NAME}"
     if not storage.is_remote and not Path(str(storage)).is_dir():
-        raise UserError(f"{storage}: no such folder: make it with `ppx-data shard --out {storage}`", code="not-found")
+        raise UserError(f"{storage} is no folder: make it with `ppx-data shard --out {storage}`", code="not-found")
     data = storage.whole(NAME)
     if data is None:
         above = Path(str(storage)).absolute().parent
         if storage.is_remote:
-            raise UserError(f"{path}: not there: check the URL, or copy it after the shards", code="not-found")
+            raise UserError(f"{path} is not there: check the URL, or copy it after the shards", code="not-found")
         if (above / NAME).is_file():
             raise UserError(f"{storage} is one split of shards: give {above}", code="bad-shards")
         raise UserError(
@@ -144,19 +144,19 @@ def read_manifest(shards: Path | str | Storage) -> Manifest:
         content = json.loads(data)
     except ValueError as why:
         raise UserError(
-            f"{path}: not JSON ({why}): make the shards again with `ppx-data shard`", code="unreadable"
+            f"{path} is not JSON ({why}): make the shards again with `ppx-data shard`", code="unreadable"
         ) from why
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise UserError(
-            f"{path}: a manifest of format {found!r}, not {FORMAT}: make the shards again with `ppx-data shard`",
+            f"{path} is a manifest of format {found!r}, not {FORMAT}: make the shards again with `ppx-data shard`",
             code="bad-shards",
         )
     try:
         return record(Manifest, data)
     except ValueError as why:
         raise UserError(
-            f"{path}: damaged ({why}): make the shards again with `ppx-data shard`", code="bad-shards"
+            f"{path} is damaged ({why}): make the shards again with `ppx-data shard`", code="bad-shards"
         ) from why
 
 

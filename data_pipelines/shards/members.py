@@ -86,6 +86,7 @@ def parse_codes(data: bytes, what: str, codebooks: int, frames: int | None = Non
     Shapes: int16 [codebooks, frames].
     Raises: ValueError for anything else, negative codes included.
     """
+    array: npt.NDArray[Any]
     head = _npy_head(codebooks, frames) if frames else b"no"
     if data.startswith(head) and frames and len(data) == len(head) + 2 * codebooks * frames:
         array = np.frombuffer(data, np.dtype("<i2"), offset=len(head)).reshape(codebooks, frames)
@@ -94,8 +95,8 @@ def parse_codes(data: bytes, what: str, codebooks: int, frames: int | None = Non
     if array.dtype != np.int16 or array.ndim != 2 or array.shape != (codebooks, frames or array.shape[1]):
         wanted = [codebooks, "frames" if frames is None else frames]
         raise ValueError(f"{what} are {array.dtype} {list(array.shape)}, not int16 {wanted}")
-    if not array.size or array.min() < 0:
-        raise ValueError(f"{what} hold the negative value {array.min()}" if array.size else f"{what} are empty")
+    if not array.size or np.min(array) < 0:
+        raise ValueError(f"{what} hold the negative value {np.min(array)}" if array.size else f"{what} are empty")
     return array
 
 

@@ -102,14 +102,14 @@ class Index:
         except StorageError:
             raise
         except Exception as why:  # a damaged file fails in many ways
-            raise UserError(f"{where}: broken index ({why}): {again}", code="unreadable") from why
+            raise UserError(f"{where} is damaged ({why}): {again}", code="unreadable") from why
         if found is None:
-            raise UserError(f"{where}: no index: {again}", code="not-found")
+            raise UserError(f"{where} is not there: {again}", code="not-found")
         facts, columns = found
         same = {name: column.dtype for name, column in columns.items()} == COLUMNS
         whole = facts.keys() >= {"sources", "shards", "sizes"} and len({len(c) for c in columns.values()}) == 1
         if facts.get("layout") != LAYOUT or not same or not whole:
-            raise UserError(f"{where}: an index of another version: {again}", code="bad-shards")
+            raise UserError(f"{where} is an index of another version: {again}", code="bad-shards")
         return Index(columns, facts["sources"], facts["shards"], facts["sizes"])
 
 

@@ -43,13 +43,15 @@ def scan_tar(path: Path) -> dict[str, Members]:
                     key, name = member.name.split(".", 1)
                     found.setdefault(key, {})[name] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError) as why:
-        raise UserError(f"{path}: not a whole plain tar ({why}): copy it or make it again", code="bad-shards") from why
+        raise UserError(f"{path} is no whole plain tar ({why}): copy it or make it again", code="bad-shards") from why
     if not found:
-        raise UserError(f"{path}: an empty shard: delete it or make it again with `ppx-data shard`", code="bad-shards")
+        raise UserError(
+            f"{path} is an empty shard: delete it or make it again with `ppx-data shard`", code="bad-shards"
+        )
     last = max(offset + size for members in found.values() for offset, size in members.values())
     if last > path.stat().st_size:
         raise UserError(
-            f"{path}: truncated at {path.stat().st_size} of at least {last} bytes: copy it again", code="bad-shards"
+            f"{path} is truncated at {path.stat().st_size} of at least {last} bytes: copy it again", code="bad-shards"
         )
     return found
 
@@ -60,10 +62,10 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
     Raises: UserError if the folder holds no tar, if a tar is broken or empty, or if no sample is usable.
     """
     if not split_dir.is_dir():
-        raise UserError(f"{split_dir}: no such folder of shards: make it with `ppx-data shard`", code="not-found")
+        raise UserError(f"{split_dir} is no folder of shards: make it with `ppx-data shard`", code="not-found")
     paths = sorted(split_dir.glob("*.tar"))
     if not paths:
-        raise UserError(f"{split_dir}: holds no shard (*.tar): make some with `ppx-data shard`", code="no-data")
+        raise UserError(f"{split_dir} holds no shard (*.tar): make some with `ppx-data shard`", code="no-data")
     parts: list[dict[str, npt.NDArray[Any]]] = []
     names: list[str] = []  # of sources, in the order in which they turn up
     problems: list[str] = []
@@ -79,7 +81,8 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
             parts.append(_columns(found, number, names))
     if not parts:
         raise UserError(
-            f"{split_dir}: no usable sample in {len(paths)} shards; the first: {problems[0]}", code="no-data"
+            f"{split_dir} has no usable sample in {len(paths)} shards; the first problem is {problems[0]!r}",
+            code="no-data",
         )
     columns = _joined(parts)
     order = np.argsort(names)
@@ -156,15 +159,15 @@ def build_index(split_dir: Path) -> list[str]:
 
 
 def split_folders(shards: Path) -> list[Path]:
-    """The splits below SHARDS, or SHARDS itself if it holds tars. Raises UserError if there is none."""
+    """The splits below SHARDS, or SHARDS itself if it holds tars. Raises: UserError without either."""
     if not shards.is_dir():
-        raise UserError(f"{shards}: no such folder of shards: make it with `ppx-data shard`", code="not-found")
+        raise UserError(f"{shards} is no folder of shards: make it with `ppx-data shard`", code="not-found")
     if any(shards.glob("*.tar")):
         return [shards]
     folders = [shards / split for split in SPLITS if (shards / split).is_dir()]
     if not folders:
         raise UserError(
-            f"{shards}: holds no shard and neither of {', '.join(SPLITS)}: give the folder of `ppx-data shard`",
+            f"{shards} holds no shard and neither of {', '.join(SPLITS)}: give the folder of `ppx-data shard`",
             code="no-data",
         )
     return folders

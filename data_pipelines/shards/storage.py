@@ -90,12 +90,12 @@ class Folder:
             found = {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
         except OSError as why:
             raise StorageError(
-                f"{self.path}: cannot be listed ({why.strerror}): copy it again", code="unreadable"
+                f"{self.path} cannot be listed ({why.strerror}): copy it again", code="unreadable"
             ) from why
         return [found.get(name) for name in names]
 
     def _unreadable(self, name: str, why: OSError) -> StorageError:
-        return StorageError(f"{self.path / name}: cannot be read ({why.strerror}): copy it again", code="unreadable")
+        return StorageError(f"{self.path / name} cannot be read ({why.strerror}): copy it again", code="unreadable")
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class Remote:
         data: bytes = self._retried(name, lambda: fs.cat_file(f"{root}/{name}", start=offset, end=offset + size))
         if len(data) > size:
             raise StorageError(
-                f"{self.url}/{name}: the server sent {len(data)} bytes instead of the {size} asked for: it ignores "
-                f"byte ranges, use another one, or simplecache::{self.url} to copy each shard once",
+                f"the server of {self.url}/{name} sent {len(data)} instead of {size} bytes because it ignores byte "
+                f"ranges: use another one, or simplecache::{self.url} to copy each shard once",
                 code="bad-answer",
             )
         return data
@@ -159,21 +159,21 @@ class Remote:
                 return request()
             except FileNotFoundError as why:
                 raise NotThere(
-                    f"{where}: not there: check the URL, or copy the shards again", code="not-found"
+                    f"{where} is not there: check the URL, or copy the shards again", code="not-found"
                 ) from why
             except PermissionError as why:
                 raise StorageError(
-                    f"{where}: access denied: check the credentials of its storage", code="no-access"
+                    f"{where} denies access: check the credentials of its storage", code="no-access"
                 ) from why
             except Exception as why:  # each of fsspec's clients has errors of its own
                 reason = f"{type(why).__name__}: {why}".strip(": ").splitlines()[0]
                 if not _is_temporary(why):
                     raise StorageError(
-                        f"{where}: refused ({reason}): check the URL and its credentials", code="no-access"
+                        f"{where} is refused ({reason}): check the URL and its credentials", code="no-access"
                     ) from why
                 if wait is None:
                     raise StorageError(
-                        f"{where}: cannot be read after {len(WAITS) + 1} tries ({reason}): check the network and "
+                        f"{where} cannot be read after {len(WAITS) + 1} tries ({reason}): check the network and "
                         "start again, nothing is lost",
                         code="unreachable",
                     ) from why
@@ -190,11 +190,12 @@ def _file_system(url: str, process: int) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(url)
     except ImportError as why:
         raise UserError(
-            f"{url}: {str(why).splitlines()[0]}: then try again (`pip install` it)", code="missing-package"
+            f"{url} cannot be opened ({str(why).splitlines()[0]}): `pip install` it and try again",
+            code="missing-package",
         ) from why
     except (ValueError, OSError) as why:
         raise UserError(
-            f"{url}: no URL that fsspec can open ({why}): give e.g. s3://BUCKET/shards", code="bad-value"
+            f"{url} is no URL that fsspec can open ({why}): give e.g. s3://BUCKET/shards", code="bad-value"
         ) from why
     return fs, root.rstrip("/")
 

@@ -4,6 +4,8 @@ Arrays are float32 in [-1, 1]. Files on the way to training are 16-bit FLAC at 2
 prompts, stereo (left side, right side) for dialogues.
 """
 
+# Shapes: C channels, S samples
+
 import io
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Levels of audio: peaks, clipping, silence, and whether a channel sounds where its words are."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Sequence
 
 import numpy as np

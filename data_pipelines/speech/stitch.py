@@ -4,6 +4,8 @@ Left is the agent, right the user. All choices depend on (seed, script id) only,
 the order or the number of workers.
 """
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field

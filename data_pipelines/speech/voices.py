@@ -13,6 +13,8 @@
 A speaker is held out by a hash of the name, decided once and stored: such voices never speak in training.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import csv
 import hashlib
@@ -45,7 +47,7 @@ MANIFEST = "voices.yaml"
 
 
 @dataclass(kw_only=True, frozen=True)
-class VoiceClip:
+class ConsentedClip:
     """One recording of one speaker, and the right to use it."""
 
     path: str
@@ -68,7 +70,7 @@ class Pool:
     """The clips of one manifest."""
 
     folder: Path
-    clips: tuple[VoiceClip, ...]
+    clips: tuple[ConsentedClip, ...]
 
     @cached_property
     def sha256(self) -> str:
@@ -76,7 +78,7 @@ class Pool:
         return digest(*sorted(str(sorted((asdict(clip) | {"path": clip.key}).items())) for clip in self.clips))
 
     @cached_property
-    def _by_key(self) -> dict[str, VoiceClip]:
+    def _by_key(self) -> dict[str, ConsentedClip]:
         return {clip.key: clip for clip in self.clips}
 
     def voices(self, engine: str) -> tuple[Voice, ...]:
@@ -139,10 +141,10 @@ def load_pool(place: Path) -> Pool:
     return Pool(path.parent, clips)
 
 
-def _clip(folder: Path, entry: dict[str, Any]) -> VoiceClip:
+def _clip(folder: Path, entry: dict[str, Any]) -> ConsentedClip:
     """One entry, completed and checked. Raises UserError naming the clip and the reason."""
     name = entry.get("path", "an entry without path")
-    known = (*VoiceClip.__dataclass_fields__,)
+    known = (*ConsentedClip.__dataclass_fields__,)
     if unknown := sorted(map(str, set(entry) - set(known))):
         raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}", code="bad-record")
     if reason := reason_against(entry):
@@ -155,7 +157,7 @@ def _clip(folder: Path, entry: dict[str, Any]) -> VoiceClip:
             is_there = (folder / entry["path"]).is_file()
             raise UserError(f"{name}: {reason}", code="bad-audio" if is_there else "not-found")
         entry["sha256"] = _sha256(folder / entry["path"])
-    return VoiceClip(**entry)
+    return ConsentedClip(**entry)
 
 
 def is_held_out(speaker: str, share: float = HELD_OUT_SHARE) -> bool:
@@ -249,7 +251,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--heldout {args.heldout}: must be 0 to below 1", code="bad-value")
     speakers = _read_speakers(args.speakers or args.folder / "speakers.csv")
     files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    clips: list[VoiceClip] = []
+    clips: list[ConsentedClip] = []
     rejected, taken = {}, set()
     for path in tqdm(files, unit="clip", desc="voices"):
         name = path.parent.name
@@ -263,7 +265,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             held_out = is_held_out(entry["speaker"], args.heldout)
             taken.add((name, path.stem))
-            clips.append(VoiceClip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
+            clips.append(ConsentedClip(**entry, held_out=held_out, sha256=_sha256(path)))  # type: ignore[arg-type]
     for name, reason in rejected.items():
         print(f"rejected {name}: {reason}")
     if not clips:

@@ -6,6 +6,8 @@ serves to try the import of telephone calls, and tests. Material of the readers 
 of one reader have the same sentences in another order.
 """
 
+# Shapes: C channels, S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Writes a corpus in the shapes of the Fisher release: discs, transcripts and tables of both parts."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Reads the utterances of the recorded corpus: three speakers out of Debian packages, which are fetched once."""
 
+# Shapes: C channels, S samples
+
 import gzip
 import os
 import re

@@ -1,5 +1,7 @@
 """Speaks small talk with an engine and lays it out in time: who says which word when."""
 
+# Shapes: S samples
+
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@ The truth is written beside the layout, as truth/CALL.json: words, broken-off wo
 both sides with times in the audio, and the facts of both speakers.
 """
 
+# Shapes: C channels, S samples
+
 import random
 import re
 from collections.abc import Sequence

@@ -114,13 +114,13 @@ class Mimi(nn.Module):
         return torch.cat([self.encode_frame(state, piece) for piece in pieces], dim=2)
 
     @torch.no_grad()
-    def decode(self, codes_BCT: Tensor) -> Tensor:
+    def decode(self, codes_BQT: Tensor) -> Tensor:
         """The waveform [B, 1, T * 1920] of codes of 1 to n_q codebooks.
 
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
-        state = self.init_decoder_state(codes_BCT.shape[0])
-        return torch.cat([self.decode_frame(state, piece) for piece in codes_BCT.split(PIECE_FRAMES, dim=-1)], dim=2)
+        state = self.init_decoder_state(codes_BQT.shape[0])
+        return torch.cat([self.decode_frame(state, piece) for piece in codes_BQT.split(PIECE_FRAMES, dim=-1)], dim=2)
 
     # Streams
 
@@ -148,29 +148,29 @@ class Mimi(nn.Module):
         return self.quantizer.encode(self.latent(wav_B1S, state), self.num_codebooks)
 
     @torch.no_grad()
-    def decode_frame(self, state: CodecState, codes_BCT: Tensor) -> Tensor:
+    def decode_frame(self, state: CodecState, codes_BQT: Tensor) -> Tensor:
         """The waveform [B, 1, n * 1920] of the next n frames; it updates the state.
 
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
         count = self.config.quantizer.n_q
-        if codes_BCT.dim() != 3 or not 1 <= codes_BCT.shape[1] <= count or codes_BCT.shape[2] == 0:
+        if codes_BQT.dim() != 3 or not 1 <= codes_BQT.shape[1] <= count or codes_BQT.shape[2] == 0:
             raise UserError(
-                f"codes of shape {tuple(codes_BCT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]",
+                f"codes of shape {tuple(codes_BQT.shape)}: give [B, 1 to {count} codebooks, at least 1 frame]",
                 code="bad-value",
             )
-        if codes_BCT.shape[0] != state.batch:
+        if codes_BQT.shape[0] != state.batch:
             raise UserError(
-                f"codes of {codes_BCT.shape[0]} streams for a state of {state.batch}: give as many",
+                f"codes of {codes_BQT.shape[0]} streams for a state of {state.batch}: give as many",
                 code="bad-combination",
             )
-        low, high = (int(value) for value in codes_BCT.aminmax())
+        low, high = (int(value) for value in codes_BQT.aminmax())
         if low < 0 or high >= self.card:
             raise UserError(
                 f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first",
                 code="bad-value",
             )
-        return self.synthesize(self.quantizer.decode(codes_BCT), state)
+        return self.synthesize(self.quantizer.decode(codes_BQT), state)
 
     # Constants and identity
 

@@ -22,19 +22,19 @@ class Codebook(nn.Module):
     _initialized: Tensor
     cluster_usage: Tensor
     embedding_sum: Tensor
-    centroids_VQ: Tensor
+    centroids_VZ: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.register_buffer("_initialized", torch.ones(1))
         self.register_buffer("cluster_usage", torch.ones(config.bins))
         self.register_buffer("embedding_sum", torch.randn(config.bins, config.dimension))
-        self.register_buffer("centroids_VQ", torch.empty(config.bins, config.dimension), persistent=False)
+        self.register_buffer("centroids_VZ", torch.empty(config.bins, config.dimension), persistent=False)
         self.refresh()
 
     def refresh(self) -> None:
         """Recomputes the centroids; call it after changing the sums or the counts."""
-        self.centroids_VQ = self.embedding_sum / self.cluster_usage.clamp(min=USAGE_FLOOR)[:, None]
+        self.centroids_VZ = self.embedding_sum / self.cluster_usage.clamp(min=USAGE_FLOOR)[:, None]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -43,12 +43,12 @@ class Codebook(nn.Module):
     def nearest(self, x_BTZ: Tensor) -> Tensor:
         """Index [B, T] of the nearest centroid."""
         # The scores are -|x - c|^2 / 2 without |x|^2, which is the same for every centroid.
-        scores_BTV = x_BTZ @ self.centroids_VQ.t() - self.centroids_VQ.square().sum(dim=1) / 2
+        scores_BTV = x_BTZ @ self.centroids_VZ.t() - self.centroids_VZ.square().sum(dim=1) / 2
         return scores_BTV.argmax(dim=-1)
 
     def lookup(self, codes_BT: Tensor) -> Tensor:
         """The centroids [B, T, Z] of some codes."""
-        return F.embedding(codes_BT, self.centroids_VQ)
+        return F.embedding(codes_BT, self.centroids_VZ)
 
 
 class Layer(nn.Module):
@@ -97,9 +97,9 @@ class ResidualQuantizer(nn.Module):
             residual_BTZ = residual_BTZ - codebook.lookup(codes[-1])
         return codes
 
-    def decode(self, codes_BCT: Tensor) -> Tensor:
+    def decode(self, codes_BQT: Tensor) -> Tensor:
         """The sum of the centroids at the codec's width, [B, Q, T] -> [B, D, T]."""
-        columns = zip(self.codebooks, codes_BCT.unbind(1), strict=False)
+        columns = zip(self.codebooks, codes_BQT.unbind(1), strict=False)
         return self.project_out(torch.stack([codebook.lookup(codes) for codebook, codes in columns]).sum(0))
 
 
@@ -116,9 +116,9 @@ class SplitQuantizer(nn.Module):
         codes = self.rvq_first.encode(latent_BDT, 1) + self.rvq_rest.encode(latent_BDT, count - 1)
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes_BCT: Tensor) -> Tensor:
+    def decode(self, codes_BQT: Tensor) -> Tensor:
         """The latent [B, D, T] of codes of 1 to n_q codebooks."""
-        latent_BDT = self.rvq_first.decode(codes_BCT[:, :1])
-        if codes_BCT.shape[1] > 1:
-            latent_BDT = latent_BDT + self.rvq_rest.decode(codes_BCT[:, 1:])
+        latent_BDT = self.rvq_first.decode(codes_BQT[:, :1])
+        if codes_BQT.shape[1] > 1:
+            latent_BDT = latent_BDT + self.rvq_rest.decode(codes_BQT[:, 1:])
         return latent_BDT

@@ -93,4 +93,4 @@ def _kmeans(codebook: Codebook, x_NZ: Tensor) -> None:
         codebook.embedding_sum.copy_(sums_VZ)
         codebook.refresh()
     codebook.cluster_usage.mul_(1 / codebook.cluster_usage.mean())
-    codebook.embedding_sum.copy_(codebook.centroids_VQ * codebook.cluster_usage[:, None])
+    codebook.embedding_sum.copy_(codebook.centroids_VZ * codebook.cluster_usage[:, None])

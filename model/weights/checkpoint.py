@@ -130,6 +130,7 @@ def _copy(targets: Iterable[tuple[Tensor | StoredTensor, Tensor]]) -> None:
     for part, target in targets:
         for rows, piece in pieces(part):
             target[rows].copy_(piece)
+            del piece  # otherwise it lives on while the next one is read
 
 
 def _create(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device | str | None) -> nn.Parameter:
@@ -210,7 +211,7 @@ def from_pretrained(
 
     All names and shapes are checked before a value is read. The values go from the file into place, at most 16 MiB at
     a time, on a GPU without a copy on the CPU.
-    config: None reads config.json beside the weights, or takes the public 7B sizes where there is none. If its dep_q
+    config: None reads config.json beside the weights, or takes the public 7B sizes without it. If its dep_q
     differs from the file's, the depth stack is expanded or cut, and the log says how.
     dtype: None keeps the file's type.
     Raises: UserError if the weights are missing, broken, hold NaN or do not fit.

@@ -33,7 +33,7 @@ REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
 def codec_path(name: str) -> Path:
     """File of the Mimi weights; `name`: `small`, a folder, a .safetensors file or a hub repository.
 
-    Raises: UserError if there is none, or the hub does not give it.
+    Raises: UserError if it is missing, or the hub does not give it.
     """
     if name == "small":
         return asset("mimi_small.safetensors")
@@ -43,7 +43,7 @@ def codec_path(name: str) -> Path:
 def tokenizer_path(name: str) -> Path:
     """File of the SentencePiece model; `name`: a folder, a .model file or a hub repository.
 
-    Raises: UserError if there is none, or the hub does not give it.
+    Raises: UserError if it is missing, or the hub does not give it.
     """
     return _find(
         name, "tokenizer", (TOKENIZER_FILE, "tokenizer.model"), TOKENIZER_FILE, make="`ppx-data tokenizer` makes one"

@@ -118,7 +118,7 @@ def shortened(names: list[str]) -> str:
 def weights_path(path: Path) -> Path:
     """The weights file of a model folder (its index, if it is in several parts), or the file itself.
 
-    Raises: UserError if there is none ("not-found"), or only a pickle ("unsafe").
+    Raises: UserError if it is missing ("not-found"), or only a pickle is there ("unsafe").
     """
     if not path.is_dir():
         if not path.is_file():

@@ -36,14 +36,14 @@ class PickledVoice:
 
     path: Path
     embeddings_PD: Tensor
-    cache_KS: Tensor
+    cache_KW: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveredVoice:
     """Codes [8, P] of a voice; exact: whether they give the file's sums bit by bit, not only up to rounding."""
 
-    codes_CP: Tensor
+    codes_QP: Tensor
     exact: bool
 
 
@@ -81,7 +81,7 @@ def read_pickle(path: Path) -> PickledVoice:
             f"{path}: not a voice, with {shapes} instead of [frames, 1, 1, width] and [1, 17, slots]",
             code="bad-weights",
         )
-    return PickledVoice(path=path, embeddings_PD=embeddings.flatten(0, -2), cache_KS=cache[0].long())
+    return PickledVoice(path=path, embeddings_PD=embeddings.flatten(0, -2), cache_KW=cache[0].long())
 
 
 def recover(voice: PickledVoice, weights: Mapping[str, StoredTensor], config: LMConfig) -> RecoveredVoice:
@@ -136,7 +136,7 @@ def recover(voice: PickledVoice, weights: Mapping[str, StoredTensor], config: LM
         )
     _check_ring(voice, inputs_KP)
     exact = torch.equal(_embed(fed_KP, tables, dtype)[0], sums_PD)
-    return RecoveredVoice(codes_CP=_undelayed(inputs_KP, config), exact=exact)
+    return RecoveredVoice(codes_QP=_undelayed(inputs_KP, config), exact=exact)
 
 
 def nearest_rows(sums_ND: Tensor, tables: Sequence[Tensor], tries: int = 1) -> Tensor:
@@ -189,16 +189,16 @@ def nearest_rows_whitened(sums_ND: Tensor, tables: Sequence[Tensor]) -> Tensor:
 
 def _known_inputs(voice: PickledVoice, config: LMConfig) -> Tensor:
     """Tokens [17, P + 1] of positions 0 .. P, as far as the ring holds them; the agent's others are ZERO_ID."""
-    num_frames, num_slots = len(voice.embeddings_PD) + 1, voice.cache_KS.shape[1]
-    if voice.cache_KS.shape[0] != config.num_streams or num_slots < max(config.delays) + 2:
+    num_frames, num_slots = len(voice.embeddings_PD) + 1, voice.cache_KW.shape[1]
+    if voice.cache_KW.shape[0] != config.num_streams or num_slots < max(config.delays) + 2:
         raise UserError(
-            f"{voice.path}: not a voice of this model, with a cache of shape {list(voice.cache_KS.shape)}",
+            f"{voice.path}: not a voice of this model, with a cache of shape {list(voice.cache_KW.shape)}",
             code="bad-combination",
         )
     inputs_KP = torch.full((config.num_streams, num_frames + 1), ZERO_ID)
     for k, delay in enumerate(config.delays):
         last = num_frames - 1 + delay  # The position of the last frame's token of this stream.
-        inputs_KP[k, num_frames - 1 : last + 1] = voice.cache_KS[k, torch.arange(num_frames - 1, last + 1) % num_slots]
+        inputs_KP[k, num_frames - 1 : last + 1] = voice.cache_KW[k, torch.arange(num_frames - 1, last + 1) % num_slots]
         if k == 0 or k > config.num_codebooks:
             inputs_KP[k, : num_frames - 1] = config.text_padding_id if k == 0 else inputs_KP[k, last]
         inputs_KP[k, : delay + 1] = config.text_start_id if k == 0 else config.audio_start_id
@@ -213,9 +213,9 @@ def _known_inputs(voice: PickledVoice, config: LMConfig) -> Tensor:
 
 def _check_ring(voice: PickledVoice, inputs_KP: Tensor) -> None:
     """Raises UserError if the ring holds other tokens than those found for the positions that it holds."""
-    num_positions, num_slots = inputs_KP.shape[1] - 1, voice.cache_KS.shape[1]
+    num_positions, num_slots = inputs_KP.shape[1] - 1, voice.cache_KW.shape[1]
     for p in range(max(0, num_positions + 1 - num_slots), num_positions):
-        if not torch.equal(inputs_KP[:, p], voice.cache_KS[:, p % num_slots]):
+        if not torch.equal(inputs_KP[:, p], voice.cache_KW[:, p % num_slots]):
             raise UserError(
                 f"{voice.path}: its embeddings and its cache differ at frame {p}; it is damaged, or no voice",
                 code="bad-weights",
@@ -242,5 +242,5 @@ def _undelayed(inputs_KP: Tensor, config: LMConfig) -> Tensor:
     """The agent's codes [8, P] of frames 0 .. P - 1, where frame 0 gets the codes of frame 1."""
     num_frames = inputs_KP.shape[1] - 1
     delays_Q = config.delays[config.agent_audio]
-    codes_CP = torch.stack([inputs_KP[1 + c, 1 + delay : num_frames + delay] for c, delay in enumerate(delays_Q)])
-    return torch.cat((codes_CP[:, :1], codes_CP), dim=1)
+    codes_QP = torch.stack([inputs_KP[1 + c, 1 + delay : num_frames + delay] for c, delay in enumerate(delays_Q)])
+    return torch.cat((codes_QP[:, :1], codes_QP), dim=1)

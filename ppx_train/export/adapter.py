@@ -23,7 +23,10 @@ from ppx_train.inference.lora_folder import ADAPTER_NAME
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The weights that an adapter adds to. name: hub repository or local path; commit: of the repository."""
+    """The weights that an adapter is added to.
+
+    name: hub repository or local path. commit: of the repository; None for a path. steps: how many depth steps it has.
+    """
 
     name: str
     commit: str | None
@@ -32,16 +35,17 @@ class Base:
 
     @property
     def local(self) -> bool:
+        """Whether only this machine has it."""
         return self.commit is None
 
     @property
     def for_stock_moshi(self) -> bool:
-        """Whether the stock moshi package can load it: in one file, of 8 depth steps, since it cannot cut 16."""
+        """Whether the stock moshi package can load it: it wants one file, of 8 depth steps, since it cannot cut 16."""
         return self.steps == 8 and self.file.suffix == ".safetensors"
 
     @property
     def address(self) -> str:
-        """The weights as a stock config.json names them: in another repository, or on this machine."""
+        """How a stock config.json names the weights: in another repository, or on this machine."""
         return f"file://{self.file}" if self.local else f"hf://{self.name}/{self.file.name}"
 
 
@@ -50,19 +54,23 @@ def check_adapter(run: Run, layout: str, base: str | None) -> None:
     if not run.model.lora.rank:
         if layout == "lora":
             raise UserError(
-                "layout=lora: the run trained all weights, there is no adapter: choose layout=kyutai or nvidia"
+                "--layout lora: the run trained all weights, there is no adapter, choose kyutai or nvidia",
+                code="bad-combination",
             )
         if base is not None:
-            raise UserError(f"base={base} has no effect: the run trained all weights: leave it out")
+            raise UserError(
+                f"--base {base} has no effect, since the run trained all weights: leave it out", code="bad-combination"
+            )
     if layout == "lora" and run.model.init == "scratch" and base is None:
         raise UserError(
-            "layout=lora: the run started from random weights (model.init=scratch), which nobody has: "
-            "choose layout=kyutai or nvidia"
+            "--layout lora: the run started from random weights (model.init=scratch), which nobody has, choose kyutai "
+            "or nvidia",
+            code="bad-combination",
         )
 
 
 def point_to_base(run: Run, base: str | None, commit: str | None) -> Run:
-    """`run` with its start weights named by the place and commit to read them from now."""
+    """Returns `run` with its start weights named by the place and commit to read them from now."""
     model = run.model
     if base is not None:
         return replace(run, model=replace(model, init=base, revision=None))
@@ -70,7 +78,7 @@ def point_to_base(run: Run, base: str | None, commit: str | None) -> Run:
 
 
 def find_base(run: Run) -> Base:
-    """The start weights of a run. Raises: UserError if they are not to be had."""
+    """Returns the start weights of a run. Raises UserError if they are not found or cannot be fetched."""
     path, name = Path(run.model.init), run.model.init
     folder = path.resolve() if path.exists() else hub_model(name, HUB_FILES, run.model.revision)
     file = weights_path(folder)
@@ -84,14 +92,14 @@ def find_base(run: Run) -> Base:
 
 
 def save_adapter(folder: Path, model: DuplexLM, dtype: torch.dtype) -> int:
-    """Writes lora.safetensors; returns its number of values. Raises: UserError as `adapter_state_dict` does."""
+    """Writes lora.safetensors and returns its number of values. Raises UserError as `adapter_state_dict` does."""
     tensors = cut_adapter(adapter_state_dict(model, complete=True))
     write_weights(folder / ADAPTER_NAME, {name: tensor.to(dtype) for name, tensor in tensors.items()})
     return sum(tensor.numel() for tensor in tensors.values())
 
 
 def adapter_keys(run: Run, base: Base) -> dict[str, Any]:
-    """Keys of a stock config.json that make a runtime load the base with the adapter on top."""
+    """Returns the keys of a stock config.json that make a runtime load the base with the adapter on top."""
     lora = {"lora": True, "lora_name": ADAPTER_NAME}
     lora |= {"lora_rank": run.model.lora.rank, "lora_scaling": run.model.lora.scaling}
     return {"moshi_name": base.address, **lora}

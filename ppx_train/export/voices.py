@@ -1,5 +1,7 @@
 """Voices of an exported model: codes of short clips with their terms of use, one safetensors file each."""
 
+# Shapes: P prompt frames, Q codebooks
+
 import hashlib
 import json
 import re
@@ -20,31 +22,37 @@ from model.mimi.codec import Mimi
 from ppx_train.inference.loading import AUDIO_SUFFIXES, encode_voice
 
 RECORDED_SOURCES = ("fisher",)
-"""Real people who agreed to be recorded, not to lend their voice to a machine: never exported as a voice."""
+"""Sources of real people who agreed to be recorded, not to lend a machine their voice: these are never exported."""
 
 
-@dataclass(kw_only=True)
-class Voice:
-    """codes_CP: [8, P]. `consent` says why the speaker may be imitated; `sha256` is that of the clip or its codes."""
+@dataclass(frozen=True, kw_only=True)
+class ExportedVoice:
+    """A voice that the model can be prompted with, and its terms.
+
+    Shapes: codes_QP [8, P].
+    consent: why the speaker may be imitated. sha256: of the clip, or of its codes.
+    """
 
     name: str
     label: str
     licence: str
     consent: str
     sha256: str
-    codes_CP: Tensor
+    codes_QP: Tensor
 
 
-def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
-    """The first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
+def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedVoice]:
+    """Returns the first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
 
     Raises: UserError if a shard folder is missing or broken.
     """
-    voices: dict[str, Voice] = {}
+    voices: dict[str, ExportedVoice] = {}
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
-                f"{folder}: the run's shards are not there: give data=DIR, or voices=DIR of clips, or voices=none"
+                f"{folder}: the run's shards are not there; give --data DIR, or --include-voices with a folder of "
+                "clips or none",
+                code="not-found",
             )
         storage = storage_at(folder)
         if "heldout" not in read_manifest(storage).content:
@@ -59,83 +67,95 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[Voice]:
             if name in voices:
                 continue
             sample = reader.read(i)
-            voices[name] = Voice(
+            voices[name] = ExportedVoice(
                 name=name,
                 label=speaker,
                 licence=dialogue.licence,
                 consent="synthetic voice of a text-to-speech engine, no natural speaker",
-                sha256=hashlib.sha256(sample.voice_codes_CP.numpy().tobytes()).hexdigest(),
-                codes_CP=sample.voice_codes_CP,
+                sha256=hashlib.sha256(sample.voice_codes_QP.numpy().tobytes()).hexdigest(),
+                codes_QP=sample.voice_codes_QP,
             )
     return [voices[name] for name in sorted(voices)][:limit]
 
 
-def voices_of_folder(folder: Path, codec: Mimi) -> list[Voice]:
-    """Encodes every clip of a folder; NAME.wav needs NAME.json with licence and consent, and may have a label.
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """On what terms the voice of a clip may be used, as its owner states them. label: the speaker's name."""
+
+    licence: str
+    consent: str
+    label: str | None = None
+
+
+def read_terms(path: Path) -> Terms:
+    """Reads NAME.json of a clip. Raises UserError if it is missing, or licence or consent are."""
+    example = '{"licence": "CC-BY-4.0", "consent": "the speaker agreed in writing on 2026-01-31", "label": "Anna"}'
+    if not path.is_file():
+        raise UserError(f"{path}: missing, say on what terms the voice may be used, e.g. {example}", code="licence")
+    try:
+        terms = json.loads(path.read_text("utf-8"))
+    except ValueError as why:
+        raise UserError(f"{path}: not JSON ({why}), write e.g. {example}", code="unreadable") from why
+    if not isinstance(terms, dict) or not all(str(terms.get(key, "")).strip() for key in ("licence", "consent")):
+        raise UserError(f"{path}: needs licence and consent, e.g. {example}", code="licence")
+    label = str(terms["label"]) if "label" in terms else None
+    return Terms(licence=str(terms["licence"]), consent=str(terms["consent"]), label=label)
+
+
+def voices_of_folder(folder: Path, codec: Mimi) -> list[ExportedVoice]:
+    """Encodes every clip of a folder. NAME.wav needs NAME.json with licence and consent, which may have a label, too.
 
     Raises: UserError if there is no clip, or a clip is unusable or without its terms.
     """
     if not folder.is_dir():
-        raise UserError(f"voices={folder}: no such folder: give a folder of clips, or voices=none")
+        raise UserError(f"--include-voices {folder}: no such folder, give a folder of clips, or none", code="not-found")
     clips = sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
     if not clips:
-        raise UserError(f"voices={folder}: holds no clip ({', '.join(AUDIO_SUFFIXES)})")
+        raise UserError(f"--include-voices {folder}: holds no clip ({', '.join(AUDIO_SUFFIXES)})", code="no-data")
     voices = []
     for clip in clips:
-        terms = _terms(clip)
+        terms = read_terms(clip.with_suffix(".json"))
         voices.append(
-            Voice(
+            ExportedVoice(
                 name=_file_name(clip.stem),
-                label=terms.get("label", clip.stem),
-                licence=terms["licence"],
-                consent=terms["consent"],
+                label=clip.stem if terms.label is None else terms.label,
+                licence=terms.licence,
+                consent=terms.consent,
                 sha256=sha256_file(clip),
-                codes_CP=encode_voice(clip, codec).cpu(),
+                codes_QP=encode_voice(clip, codec).cpu(),
             )
         )
     names = [voice.name for voice in voices]
     if len(set(names)) < len(names):
-        raise UserError(f"voices={folder}: two clips have the same name up to case and signs: rename one")
+        raise UserError(
+            f"--include-voices {folder}: two clips have the same name up to signs, rename one", code="bad-combination"
+        )
     return voices
 
 
-def write_voices(folder: Path, voices: list[Voice]) -> None:
+def write_voices(folder: Path, voices: list[ExportedVoice]) -> None:
     """Writes FOLDER/NAME.safetensors (int32 `codes`, the terms as metadata) and FOLDER/voices.json."""
     if not voices:
         return
     folder.mkdir()
     facts = []
     for voice in voices:
-        values = {key: value for key, value in asdict(voice).items() if key != "codes_CP"}
-        codes_CP = voice.codes_CP.to(torch.int32).contiguous()
-        data = _sorted_header(save({"codes": codes_CP}, metadata=values))
+        values = {key: value for key, value in asdict(voice).items() if key != "codes_QP"}
+        codes_QP = voice.codes_QP.to(torch.int32).contiguous()
+        data = _sorted_header(save({"codes": codes_QP}, metadata=values))
         (folder / f"{voice.name}.safetensors").write_bytes(data)
-        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_CP.shape[1]})
+        facts.append(values | {"file": f"{voice.name}.safetensors", "frames": codes_QP.shape[1]})
     (folder / "voices.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _sorted_header(data: bytes) -> bytes:
-    """The bytes of a safetensors file with the keys of its header in order: safetensors shuffles metadata."""
+    """The bytes of a safetensors file with the keys of its header in order, since safetensors shuffles metadata."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
-def _terms(clip: Path) -> dict[str, str]:
-    path = clip.with_suffix(".json")
-    example = '{"licence": "CC-BY-4.0", "consent": "the speaker agreed in writing on 2026-01-31", "label": "Anna"}'
-    if not path.is_file():
-        raise UserError(f"{path}: missing: say on what terms the voice may be used, e.g. {example}")
-    try:
-        terms = json.loads(path.read_text("utf-8"))
-    except ValueError as why:
-        raise UserError(f"{path}: not JSON ({why}): write e.g. {example}") from why
-    if not isinstance(terms, dict) or not all(str(terms.get(key, "")).strip() for key in ("licence", "consent")):
-        raise UserError(f"{path}: needs licence and consent, e.g. {example}")
-    return {key: str(value) for key, value in terms.items()}
-
-
 def _file_name(text: str) -> str:
-    """Letters, digits, - and _: safe as a file name and in a URL."""
+    """The text with letters, digits, - and _ only, which are safe in a file name and in a URL."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "voice"

@@ -1,22 +1,25 @@
 """Loading a model to talk to: an exported folder, or a public repository in the Moshi or PersonaPlex layout."""
 
+# Shapes: P prompt frames, Q codebooks, S samples
+
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_pipelines.sound.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
 from model.config import LMConfig
+from model.devices import check_device
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.files import load_mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
 from model.text import TextTokenizer
-from model.weights.checkpoint import CONFIG_NAME, config_from_dict, from_pretrained, read_config
+from model.weights.checkpoint import CONFIG_NAME, from_pretrained, read_config
 from model.weights.native import depth_steps
 from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.weights.tensor_files import (
@@ -28,20 +31,25 @@ from model.weights.tensor_files import (
     weights_path,
 )
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
+from ppx_train.inference.sidecar import SIDECAR, Sidecar, read_sidecar
 
-SIDECAR = "personaplex.json"
 VOICES = "voices"
-FORMAT = 1
-"""Version of the sidecar."""
+"""The folder of voice files inside a model's folder."""
 SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 1.0, 30.0
+"""What is accepted as a voice clip; 3 to 10 s is what models are trained with."""
 HUB_FILES = ("*.json", "*.model", "*.safetensors")
 """What is fetched of a repository, in its subfolders too."""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+"""The audio files that may be voice clips."""
 
 
 @dataclass(kw_only=True)
 class Release:
-    """All that a conversation needs. `voices` maps names to files in the folder; they are read when chosen."""
+    """All that a conversation needs.
+
+    silence_codes, sine_codes: codes [8] of one frame of silence and of the tone in the user's stream during the prompt.
+    voice_lufs: the loudness to which voice clips are levelled. voices: files by name, each read when it is chosen.
+    """
 
     name: str
     lm: DuplexLM
@@ -55,18 +63,21 @@ class Release:
 
     @property
     def device(self) -> torch.device:
+        """Where the language model computes."""
         return self.lm.text_emb.weight.device
 
-    def prompt(self, voice_codes_CP: Tensor | None, role: str) -> Tensor | None:
-        """Prompt frames [17, P] of a voice and a role text; None if there is neither.
+    def prompt(self, voice_codes_QP: Tensor | None, role: str) -> Tensor | None:
+        """Returns the prompt frames [17, P] of a voice and a role text; None if there is neither.
+
+        Shapes: voice_codes_QP [8, frames of the clip].
 
         Raises: UserError if the role text cannot be spelled or the voice is another codec's.
         """
         text_ids = role_ids(role, self.tokenizer)
-        if voice_codes_CP is None and not text_ids:
+        if voice_codes_QP is None and not text_ids:
             return None
         return hybrid_prompt(
-            self.lm.config, voice_codes_CP, text_ids, self.silence_codes, self.sine_codes, self.pause_frames
+            self.lm.config, voice_codes_QP, text_ids, self.silence_codes, self.sine_codes, self.pause_frames
         )
 
 
@@ -75,26 +86,27 @@ def load_release(
 ) -> Release:
     """Loads language model, codec, tokenizer and voices of a folder or a hub repository.
 
-    dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec stays in fp32.
+    dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec computes in fp32.
     Raises: UserError if a file is missing or broken, the parts do not fit each other, or the device is not usable.
     """
     check_device(device)
     folder = _folder(str(model), revision)
     sidecar = read_sidecar(folder)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
-    names = _file_names(folder)
+    names = _file_names(folder, sidecar)
     codec = load_mimi(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
     tokenizer = TextTokenizer(
         folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
     )
-    if sidecar is not None and sidecar.get("layout") == "lora":
-        lm = load_adapted(folder, sidecar, str(folder / SIDECAR), dtype, device)
+    if sidecar is not None and sidecar.base is not None and sidecar.adapter is not None:
+        config = sidecar.lm_config(str(folder / SIDECAR))
+        lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, device)
     else:
         _, config = _header(folder, sidecar)
         lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
     check_parts(lm.config, codec, tokenizer, str(folder))
-    silence_codes, sine_codes = _constants(codec, sidecar)
-    prompt = sidecar["prompt"] if sidecar else {"pause_frames": PAUSE_FRAMES, "voice_lufs": VOICE_LUFS}
+    prompt = sidecar.prompt if sidecar else None
+    silence_codes, sine_codes = (prompt.silence_codes, prompt.sine_codes) if prompt else codec.constants()
     return Release(
         name=folder.name,
         lm=lm.eval().requires_grad_(False),
@@ -102,105 +114,96 @@ def load_release(
         tokenizer=tokenizer,
         silence_codes=silence_codes,
         sine_codes=sine_codes,
-        pause_frames=int(prompt["pause_frames"]),
-        voice_lufs=float(prompt["voice_lufs"]),
+        pause_frames=prompt.pause_frames if prompt else PAUSE_FRAMES,
+        voice_lufs=prompt.voice_lufs if prompt else VOICE_LUFS,
         voices={path.stem: path for path in sorted((folder / VOICES).glob("*.safetensors"))},
     )
 
 
 def model_header(model: str, revision: str | None = None) -> tuple[dict[str, StoredTensor], LMConfig]:
-    """Names and shapes of a model's weights, and its configuration. Reads no values.
+    """Returns names and shapes of a model's weights, and its configuration, without reading any values.
 
-    Raises: UserError if it is no model, cannot be downloaded, or is broken.
+    Raises: UserError if it is no model, cannot be downloaded, or is damaged.
     """
     folder = _folder(model, revision)
     return _header(folder, read_sidecar(folder))
 
 
-def _header(folder: Path, sidecar: dict[str, Any] | None) -> tuple[dict[str, StoredTensor], LMConfig]:
+def _header(folder: Path, sidecar: Sidecar | None) -> tuple[dict[str, StoredTensor], LMConfig]:
     weights = read_header(weights_path(folder))
     found = depth_steps(weights)
-    config = config_from_dict(sidecar["lm"], str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
+    config = sidecar.lm_config(str(folder / SIDECAR)) if sidecar else read_config(folder / CONFIG_NAME)
     if config is not None and config.dep_q != found:
         raise UserError(
-            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them: not one model's"
+            f"{folder}: weights of {found} depth steps, but dep_q={config.dep_q} beside them; they belong to different "
+            "models",
+            code="bad-weights",
         )
     return weights, config or LMConfig(dep_q=found)
 
 
-def check_device(device: str) -> None:
-    """Raises UserError if nothing can be computed on `device`."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as why:
-        reason = str(why).splitlines()[0]
-        raise UserError(f"device {device!r} is not usable here ({reason}): choose cpu, cuda or cuda:N") from why
-
-
 def check_parts(config: LMConfig, codec: Mimi, tokenizer: TextTokenizer, where: str) -> None:
-    """Raises UserError if the codec or the tokenizer has not the vocabulary the language model was made for."""
+    """Raises UserError if codec or tokenizer do not have the vocabulary that the language model was made for."""
     if codec.card != config.card or codec.num_codebooks != config.num_codebooks:
         raise UserError(
             f"{where}: the codec has {codec.num_codebooks} codebooks of {codec.card} entries, the language model "
-            f"{config.num_codebooks} of {config.card}: they belong to different models"
+            f"{config.num_codebooks} of {config.card}; they belong to different models",
+            code="bad-weights",
         )
     if tokenizer.card > config.text_card:
         raise UserError(
-            f"{where}: the tokenizer has {tokenizer.card} pieces, the language model {config.text_card}: "
-            "they belong to different models"
+            f"{where}: the tokenizer has {tokenizer.card} pieces, the language model {config.text_card}; "
+            "they belong to different models",
+            code="bad-weights",
         )
 
 
-def read_sidecar(folder: Path) -> dict[str, Any] | None:
-    """personaplex.json of a folder; None if there is none (public repositories). Raises UserError if it is unusable."""
-    path = folder / SIDECAR
-    if not path.is_file():
-        return None
-    content = _read_json(path)
-    if not {"format", "lm", "prompt"} <= content.keys() or content["format"] != FORMAT:
-        raise UserError(f"{path}: not a sidecar of format {FORMAT}: export the model again")
-    return content
-
-
 def read_voice(path: Path, config: LMConfig) -> Tensor:
-    """Codes [8, P] of a voice file of an exported folder. Raises UserError if it is broken or another codec's."""
+    """Returns the codes [8, P] of a voice file. Raises UserError if it is damaged or another codec's."""
     with open_safetensors(path) as file:
         if "codes" not in file.keys():
-            raise UserError(f"{path}: not a voice file: export the model again, or give a wav file")
-        codes_CP = file.get_tensor("codes").long()
-    if codes_CP.ndim != 2 or codes_CP.shape[0] != config.num_codebooks or not codes_CP.numel():
-        raise UserError(f"{path}: codes of shape {tuple(codes_CP.shape)}: give [{config.num_codebooks}, frames]")
-    return codes_CP
+            raise UserError(f"{path}: not a voice file; export the model again, or give a wav file", code="bad-weights")
+        codes_QP = file.get_tensor("codes").long()
+    if codes_QP.ndim != 2 or codes_QP.shape[0] != config.num_codebooks or not codes_QP.numel():
+        raise UserError(
+            f"{path}: codes of shape {tuple(codes_QP.shape)}; give [{config.num_codebooks}, frames]",
+            code="bad-weights",
+        )
+    return codes_QP
 
 
 def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
-    """Codes [8, P] of an audio file of any rate: mono 24 kHz, levelled, encoded with fresh codec state.
+    """Encodes an audio file of any rate as a voice prompt, and returns its codes [8, P].
 
+    The clip is made mono at 24 kHz, levelled to `lufs`, and encoded with fresh codec state.
     Raises: UserError if it cannot be read, is silent, or lasts less than 1 s or more than 30 s.
     """
     audio, rate = read_audio(path)
     seconds = audio.shape[-1] / rate
     if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
         raise UserError(
-            f"{path}: a voice prompt of {seconds:.1f} s: give 3 to 10 s of one speaker "
-            f"(allowed: {SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s)"
+            f"{path}: a voice prompt of {seconds:.1f} s; give 3 to 10 s of one speaker "
+            f"({SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s are allowed)",
+            code="bad-audio",
         )
     clip_S = to_mono_24k(audio, rate)
     try:
         clip_S = loudness_normalise(clip_S, codec.config.sample_rate, lufs)
     except UserError as why:
-        raise UserError(f"{path}: {why}") from why
+        raise UserError(f"{path}: {why}", code=why.code) from why
     return codec.encode(torch.from_numpy(clip_S)[None, None].to(codec.device))[0]
 
 
 def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Tensor:
-    """Codes [8, P] of a voice: an audio or voice file, or a name in `voice_dir` or among the model's own voices.
+    """Returns the codes [8, P] of a voice: a file, or a name in `voice_dir` or else among the model's own voices.
+
+    A file is audio, or a voice file (.safetensors).
 
     Raises: UserError listing the names there are.
     """
     path = Path(name)
     if path.suffix.lower() == ".pt":
-        raise _pickled_voice(path)
+        raise _pickled_voice(path if voice_dir is None else voice_dir / path)
     if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
         return encode_voice(path, release.codec, release.voice_lufs)
     if path.suffix == ".safetensors" and path.is_file():
@@ -210,9 +213,12 @@ def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Te
         if stem in release.voices:
             return read_voice(release.voices[stem], release.lm.config)
         choices = ", ".join(release.voices) or "none"
-        raise UserError(f"voice {name}: no such audio file and no such voice in {release.name}; its voices: {choices}")
+        raise UserError(
+            f"voice {name}: no such audio file and no such voice in {release.name}, which has {choices}",
+            code="unknown-name",
+        )
     if not voice_dir.is_dir():
-        raise UserError(f"voice folder {voice_dir}: no such folder")
+        raise UserError(f"voice folder {voice_dir}: no such folder", code="not-found")
     if (voice_dir / f"{stem}.safetensors").is_file():
         return read_voice(voice_dir / f"{stem}.safetensors", release.lm.config)
     for file in [voice_dir / path.name, *(voice_dir / f"{path.name}{suffix}" for suffix in AUDIO_SUFFIXES)]:
@@ -221,51 +227,44 @@ def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Te
     if (voice_dir / f"{stem}.pt").is_file():
         raise _pickled_voice(voice_dir / f"{stem}.pt")
     found = sorted({p.stem for p in voice_dir.iterdir() if p.suffix.lower() in (".safetensors", *AUDIO_SUFFIXES)})
-    raise UserError(f"voice {name}: not in {voice_dir}, which has: {', '.join(found) or 'none'}")
+    raise UserError(f"voice {name}: not in {voice_dir}, which has {', '.join(found) or 'none'}", code="unknown-name")
 
 
 def _pickled_voice(path: Path) -> UserError:
+    command = shlex.join(
+        ["ppx-voice", "convert", str(path), "--model", "MODEL", "--out", str(path.with_suffix(".safetensors"))]
+    )
     return UserError(
-        f"voice {path}: a pickle for one model: convert it once with `ppx-export voice in={path} model=MODEL "
-        f"out={path.with_suffix('.safetensors')}`, or give a wav of the speaker"
+        f"voice {path}: a pickle for one model; convert it once with `{command}`, or give a wav of the speaker",
+        code="unreadable",
     )
 
 
 def _folder(model: str, revision: str | None) -> Path:
-    """The local folder of a model, downloaded if it names a hub repository."""
+    """Returns the local folder of a model, which is downloaded if it is a hub repository."""
     path = Path(model)
     if path.is_dir():
         if revision is not None:
-            raise UserError(f"revision {revision} has no effect on the folder {model}: leave it out")
+            raise UserError(
+                f"revision {revision} has no effect on the folder {model}: leave it out", code="bad-combination"
+            )
         if not (path / ADAPTER_NAME).is_file():
             weights_path(path)
         return path
     if path.exists() or not REPOSITORY.match(model):
-        raise UserError(f"{model}: no such folder: give one made by ppx-export, or a hub repository")
+        raise UserError(f"{model}: no such folder; give one made by ppx-export, or a hub repository", code="not-found")
     return hub_model(model, HUB_FILES, revision, one_of=(WEIGHTS_NAME, INDEX_NAME, ADAPTER_NAME))
 
 
-def _file_names(folder: Path) -> dict[str, str]:
-    """File names that config.json or the sidecar gives for codec and tokenizer."""
-    names: dict[str, str] = {}
-    for file in (CONFIG_NAME, SIDECAR):
-        content = _read_json(folder / file) if (folder / file).is_file() else {}
-        names |= {key: Path(content[key]).name for key in ("mimi_name", "tokenizer_name") if key in content}
-    return names
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _file_names(folder: Path, sidecar: Sidecar | None) -> dict[str, str]:
+    """The names of codec and tokenizer in the folder: those of personaplex.json, else of config.json, if it has any."""
+    if sidecar is not None:
+        return {"mimi_name": Path(sidecar.mimi_name).name, "tokenizer_name": Path(sidecar.tokenizer_name).name}
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as why:
-        raise UserError(f"{path}: not JSON ({why}): export or fetch the model again") from why
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object: export or fetch the model again")
-    return content
-
-
-def _constants(codec: Mimi, sidecar: dict[str, Any] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Silence and sine frames: as exported, else as the codec has them."""
-    if sidecar is not None:
-        return tuple(sidecar["prompt"]["silence_codes"]), tuple(sidecar["prompt"]["sine_codes"])
-    return codec.constants()
+        return {key: Path(content[key]).name for key in ("mimi_name", "tokenizer_name") if key in content}
+    except (ValueError, TypeError) as why:
+        raise UserError(f"{path}: not a configuration ({why}), fetch the model again", code="bad-record") from why

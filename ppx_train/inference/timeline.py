@@ -1,6 +1,7 @@
 """A picture of a conversation: both waveforms over time and the agent's words where they were said."""
 
-import os
+# Shapes: S samples
+
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import SAMPLE_RATE
+from model.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,27 +24,30 @@ AGENT_COLOUR = "#d1495b"
 TEXT_COLOUR = "#222222"
 GRID_COLOUR = "#e4e4e8"
 ROW_WIDTH_INCHES = 14.0
-LETTER_INCHES = 0.078  # mean width of a letter at 8.5 points, measured on DejaVu Sans
+LETTER_INCHES = 0.078
+"""Mean width of a letter at 8.5 points, measured on DejaVu Sans."""
 WORD_LEVELS = 4
+"""Lines below a waveform on which words are written."""
 LONGEST_ROW_SECONDS = 15.0
 
 
 @dataclass(kw_only=True, frozen=True)
-class SpokenWord:
-    """A word of the agent and the second at which its first piece came."""
+class AgentWord:
+    """A word of the agent, and the second in which the model generated its first piece."""
 
     text: str
     seconds: float
 
 
 def draw_timeline(
-    path: Path, user_S: Audio, agent_S: Audio, words: Sequence[SpokenWord], *, title: str, facts: Sequence[str]
+    path: Path, user_S: Audio, agent_S: Audio, words: Sequence[AgentWord], *, title: str, facts: Sequence[str]
 ) -> None:
-    """Draws user above agent, in rows of at most 15 s, and writes a PNG atomically.
+    """Draws user above agent, in rows of at most 15 s, and writes a PNG that appears whole or not at all.
 
-    user_S, agent_S: mono 24 kHz. facts: short strings for the line under the title, such as "voice NATF0".
+    Shapes: user_S, agent_S mono samples at 24 kHz.
+    facts: short strings for the line under the title, such as "voice NATF0".
     """
-    # a figure of its own instead of pyplot: no global state, no window system
+    # A figure of its own instead of pyplot needs neither global state nor a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,33 +67,28 @@ def draw_timeline(
     line = "   |   ".join(facts)
     figure.text(0.045, 1 - 0.5 / height, line, ha="left", va="top", fontsize=9, color="#666666", parse_math=False)
     figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.82 / height, bottom=0.5 / height, hspace=0.22)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a rare script is drawn as boxes
-            figure.savefig(temporary, dpi=130, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a rare script is drawn as boxes
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 def printable(text: str) -> str:
-    """Text without control characters: an untrained model says any byte, also those that steer a terminal."""
+    """Returns text without control characters: an untrained model says any byte, also those that steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _row_seconds(total: float) -> float:
-    """Length of a row: rows of equal whole seconds, so that the last is not left half empty."""
+    """The length of a row. Rows have equal whole seconds, so that the last is not left half empty."""
     num_rows = max(1, int(np.ceil(total / LONGEST_ROW_SECONDS - 1e-6)))
     return max(total, 1.0) if num_rows == 1 else float(np.ceil(total / num_rows))
 
 
 def _draw_row(
-    axis: "Axes", start: float, seconds: float, user_S: Audio, agent_S: Audio, words: Sequence[SpokenWord]
+    axis: "Axes", start: float, seconds: float, user_S: Audio, agent_S: Audio, words: Sequence[AgentWord]
 ) -> None:
     """One row: user centred on y = 2, agent on y = 0, words below."""
     for signal_S, centre, colour, name in ((user_S, 2.0, USER_COLOUR, "user"), (agent_S, 0.0, AGENT_COLOUR, "agent")):
-        # one scale for the whole signal, so that rows compare; a silent side stays a line
+        # The whole signal has one scale, so that rows compare; a silent side stays a line.
         scale = 0.92 / max(float(np.abs(signal_S).max(initial=0.0)), 0.05)
         times, low, high = _envelope(signal_S, start, seconds)
         axis.axhline(centre, color=colour, linewidth=0.5, alpha=0.5)
@@ -123,7 +123,7 @@ def _draw_row(
 
 
 def _envelope(signal_S: Audio, start: float, seconds: float) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
-    """Lowest and highest sample of each of up to 1500 slices of a row: exact peaks at any length."""
+    """The lowest and highest sample of each of up to 1500 slices of a row: the peaks are exact at any length."""
     part = signal_S[int(start * SAMPLE_RATE) : int((start + seconds) * SAMPLE_RATE)]
     if not len(part):
         return np.array([start]), np.zeros(1), np.zeros(1)
@@ -131,8 +131,8 @@ def _envelope(signal_S: Audio, start: float, seconds: float) -> tuple[npt.NDArra
     return start + edges / SAMPLE_RATE, np.minimum.reduceat(part, edges), np.maximum.reduceat(part, edges)
 
 
-def _levels(words: Sequence[SpokenWord], seconds: float) -> list[int]:
-    """Line of each word: the highest on which it does not touch the word before; if all are full, the freest."""
+def _levels(words: Sequence[AgentWord], seconds: float) -> list[int]:
+    """The line of each word: the highest on which it does not touch the word before, else the one that ends first."""
     free_from = [0.0] * WORD_LEVELS
     levels = []
     for word in words:
@@ -143,6 +143,6 @@ def _levels(words: Sequence[SpokenWord], seconds: float) -> list[int]:
     return levels
 
 
-def _width(word: SpokenWord, seconds: float) -> float:
-    """Width of a word with the space after it, in seconds of a row."""
+def _width(word: AgentWord, seconds: float) -> float:
+    """The width of a word with the space after it, in seconds of a row."""
     return (len(word.text) + 1) * LETTER_INCHES * seconds / (ROW_WIDTH_INCHES * 0.94)

@@ -1,7 +1,6 @@
-"""From shards to micro-batches: sequences with their prompt, in an order that is a pure function of the seed.
+"""From shards to micro-batches: sequences with their prompt, in an order that is a pure function of the seed."""
 
-Shapes: B batch, K streams (17), C codebooks (8), T frames, P prompt frames.
-"""
+# Shapes: B batch, K streams, P prompt frames, Q codebooks, T frames
 
 import queue
 import threading
@@ -110,20 +109,20 @@ class SequenceBuilder:
 
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
         """
-        codes_CT = sample.codes_KT
-        if codes_CT.max() >= self.lm.card:
-            raise BadSample(sample.id, f"code {int(codes_CT.max())} is outside 0..{self.lm.card - 1}")
+        codes_QT = sample.codes_QT
+        if codes_QT.max() >= self.lm.card:
+            raise BadSample(sample.id, f"code {int(codes_QT.max())} is outside 0..{self.lm.card - 1}")
         role = role_ids(sample.role_prompt, self.tokenizer)
-        prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_CP, role, self.silence, self.sine)
+        prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_QP, role, self.silence, self.sine)
         room = self.data.max_frames - (prompt_KP.shape[1] - 1)
-        frames = min(room, codes_CT.shape[1])
+        frames = min(room, codes_QT.shape[1])
         if frames < MIN_DIALOGUE_FRAMES:
             raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
         words = [word for word in sample.words if word.start * FRAME_RATE < frames]
         text = text_stream(words, frames, self.words, self.lm)
         if text.max_lag_frames > self.data.max_text_lag_frames:
             raise BadSample(sample.id, f"text falls {text.max_lag_frames} frames behind the audio")
-        dialogue_KT = torch.cat([text.ids_T[None], codes_CT[:, :frames]])
+        dialogue_KT = torch.cat([text.ids_T[None], codes_QT[:, :frames]])
         codes_KT, has_loss_T = training_sequence(self.lm, prompt_KP, dialogue_KT)
         return f"{sample.id}/{sample.side}", codes_KT, has_loss_T
 

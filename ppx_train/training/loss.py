@@ -1,7 +1,6 @@
-"""The weight of every target, and how the summed losses become one number.
+"""The weight of every target, and how the summed losses become one number."""
 
-Shapes: B batch, K streams (17), T frames.
-"""
+# Shapes: B batch, G groups, K streams, T frames
 
 from typing import NamedTuple
 

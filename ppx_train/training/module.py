@@ -4,6 +4,8 @@ Optimisation is manual because the losses are divided by the weight of the whole
 micro-batches: so the result does not depend on how the step was split.
 """
 
+# Shapes: B batch, K streams, T frames
+
 from typing import Any
 
 import lightning as L
@@ -27,7 +29,7 @@ MAX_SKIPPED = 5
 class DuplexModule(L.LightningModule):
     """Trains a DuplexLM.
 
-    `sums_SK` holds [loss, weight, correct, count] of each stream, summed over the micro-batches of the last step on
+    `sums_4K` holds [loss, weight, correct, count] of each stream, summed over the micro-batches of the last step on
     this rank.
     """
 
@@ -45,7 +47,7 @@ class DuplexModule(L.LightningModule):
         """Whether any rank had caught a signal when the step began; equal on all ranks."""
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
-        self.sums_SK = torch.zeros(0)
+        self.sums_4K = torch.zeros(0)
         self.gradient_norm = torch.zeros(())
         self.frames = 0
 
@@ -81,16 +83,16 @@ class DuplexModule(L.LightningModule):
         shared = all_sum(torch.cat([shared, shared.new_tensor([float(self.stop_signal)])]))
         self.stop_agreed = bool(shared[-1] > 0)
 
-        sums_SK: Tensor | None = None
+        sums_4K: Tensor | None = None
         for number, (micro, weights_BKT) in enumerate(zip(micro_batches, weights, strict=True)):
             self._synchronise_gradients(number == len(micro_batches) - 1)
-            micro_sums_SK = self(micro, weights_BKT)
+            micro_sums_4K = self(micro, weights_BKT)
             # Gradients are averaged over ranks, while the loss is already divided by the weight of all of them.
-            self.manual_backward(total_loss(micro_sums_SK[0], shared[:2], self.run.loss) * world_size())
-            detached = micro_sums_SK.detach()
-            sums_SK = detached if sums_SK is None else sums_SK + detached
-        assert sums_SK is not None
-        self.sums_SK = sums_SK
+            self.manual_backward(total_loss(micro_sums_4K[0], shared[:2], self.run.loss) * world_size())
+            detached = micro_sums_4K.detach()
+            sums_4K = detached if sums_4K is None else sums_4K + detached
+        assert sums_4K is not None
+        self.sums_4K = sums_4K
         self.frames = sum(micro.frames for micro in micro_batches)
         self._update(optimizer)
 
@@ -126,10 +128,10 @@ class DuplexModule(L.LightningModule):
     def score(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Returns [loss, weight, correct, count] x streams, summed over the micro-batches of all ranks; no gradient."""
         self.lm.eval()
-        total_SK = torch.zeros(4, self.lm.config.num_streams, device=self.device, dtype=torch.float64)
+        total_4K = torch.zeros(4, self.lm.config.num_streams, device=self.device, dtype=torch.float64)
         for micro in micro_batches:
             micro = micro.to(self.device)
             with self.trainer.strategy.precision_plugin.forward_context():
-                total_SK += self.forward(micro, self.weigh(micro)).double()
+                total_4K += self.forward(micro, self.weigh(micro)).double()
         self.lm.train()
-        return all_sum(total_SK)
+        return all_sum(total_4K)

@@ -6,6 +6,8 @@ It writes shards of random codes (no audio) with words as dense as those of call
 order. With --rows it also opens an index of that many rows.
 """
 
+# Shapes: P prompt frames, Q codebooks, T frames
+
 import argparse
 import json
 import os
@@ -146,8 +148,8 @@ def child(what: str, split: Path, reads: int) -> Any:
 
 def small_codes(sample: Any, builder: SequenceBuilder) -> Any:
     """The sample with codes of the full codec folded into the range of the small one, whose weights are here."""
-    sample.codes_KT.remainder_(builder.lm.card)
-    sample.voice_codes_CP.remainder_(builder.lm.card)
+    sample.codes_QT.remainder_(builder.lm.card)
+    sample.voice_codes_QP.remainder_(builder.lm.card)
     return sample
 
 

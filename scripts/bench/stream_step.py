@@ -9,6 +9,8 @@ All choose the likeliest token, so the tokens of ours and theirs must be equal. 
 sentencepiece, tqdm), NVIDIA's package sphn too. Ours alone is filled by one pass, beside another frame by frame.
 """
 
+# Shapes: B batch, Q codebooks
+
 import argparse
 import importlib
 import importlib.util
@@ -83,7 +85,7 @@ def step_rows(model: DuplexLM, args: argparse.Namespace) -> list[dict[str, Any]]
     return rows
 
 
-class Run:
+class SteppedRun:
     """A runtime that is stepped: every call of `frame` feeds the next random user frame and keeps the agent's."""
 
     def __init__(self, batch: int, args: argparse.Namespace, step: Callable[[Tensor], Tensor | None]) -> None:
@@ -92,19 +94,19 @@ class Run:
         self.tokens: list[Tensor | None] = []
 
     def frame(self) -> None:
-        row_C = torch.randint(self.card, (1, 8), generator=self.user)  # the same for every row and runtime
-        self.tokens.append(self.step(row_C.expand(self.batch, -1).to(self.device)))
+        row_1Q = torch.randint(self.card, (1, 8), generator=self.user)  # the same for every row and runtime
+        self.tokens.append(self.step(row_1Q.expand(self.batch, -1).to(self.device)))
 
 
-def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> Run:
+def ours(model: DuplexLM, batch: int, args: argparse.Namespace) -> SteppedRun:
     stream = DuplexStream(model, Sampling(greedy=True))
     state = stream.init_state(batch)
     if not args.against and args.filled:
         stream.prefill(state, random_prompt(model.config, batch, args.filled))
-    return Run(batch, args, lambda user_BC: stream.step(state, user_BC))
+    return SteppedRun(batch, args, lambda user_BQ: stream.step(state, user_BQ))
 
 
-def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitStack) -> Run:
+def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitStack) -> SteppedRun:
     """The generator of the public runtime, on our very weights."""
     models = public_models(args)
     weights, config = native_state_dict(model), model.config
@@ -120,11 +122,11 @@ def theirs(model: DuplexLM, batch: int, args: argparse.Namespace, stack: ExitSta
     stack.enter_context(torch.no_grad())
     stack.enter_context(generator.streaming(batch))
 
-    def step(user_BC: Tensor) -> Tensor | None:
-        tokens = generator.step(user_BC[:, :, None])
+    def step(user_BQ: Tensor) -> Tensor | None:
+        tokens = generator.step(user_BQ[:, :, None])
         return None if tokens is None else tokens[:, :9, 0]
 
-    return Run(batch, args, step)
+    return SteppedRun(batch, args, step)
 
 
 def public_models(args: argparse.Namespace) -> Any:
@@ -145,7 +147,7 @@ def public_models(args: argparse.Namespace) -> Any:
     return importlib.import_module(f"{spec.name}.models")
 
 
-def check_tokens(ours: Run, theirs: Run, name: str) -> None:
+def check_tokens(ours: SteppedRun, theirs: SteppedRun, name: str) -> None:
     """Ours answer frame j with frame j, NVIDIA's one call later; both begin with nothing."""
     late = 1 if name == "personaplex" else 0
     pairs = [(a, b) for a, b in zip(ours.tokens, theirs.tokens[late:], strict=False) if b is not None]

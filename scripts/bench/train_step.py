@@ -8,6 +8,8 @@ On a GPU the 7B with LoRA:  python scripts/bench/train_step.py --gpu7b
 same weights, and the losses must agree. Its package has no loss: it is the weighted cross-entropy of all its logits.
 """
 
+# Shapes: B batch, K streams, T frames
+
 import argparse
 import multiprocessing
 import os
@@ -113,7 +115,7 @@ def matmul_peak_of(args: argparse.Namespace) -> float:
 
 
 def work(pipe: Connection, name: str, args: argparse.Namespace) -> None:
-    """Answers (prompt share, whether memory is to be measured) with figures of one step, until the pipe closes."""
+    """Sends figures of a step for each (prompt share, whether to measure memory), until the pipe closes."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     config = SIZES[args.size]

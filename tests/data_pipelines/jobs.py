@@ -3,9 +3,18 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from model.errors import UserError
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 1200) -> None:
+    """Returns when the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 def square(number: int) -> int:
@@ -15,9 +24,14 @@ def square(number: int) -> int:
 
 def note_process(path: Path) -> Path:
     """Writes who worked on it: process, threads allowed, working folder."""
-    time.sleep(0.05)
     path.write_text(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {os.getcwd()}")
     return path
+
+
+def meet(path: Path) -> None:
+    """Writes who works on it, and ends when another process has done so in the same folder."""
+    note_process(path)
+    wait_for(lambda: len({other.read_text().partition(" ")[0] for other in path.parent.iterdir()} - {""}) > 1)
 
 
 def refuse_three(number: int) -> int:
@@ -48,10 +62,10 @@ def kill_always(name: str) -> str:
     return name
 
 
-def wait_long(path: Path) -> Path:
-    """Says that it began, and ends after two seconds."""
+def wait_for_go(path: Path) -> Path:
+    """Says that it began, and ends when the file `go` is there."""
     path.with_suffix(".begun").write_text(str(os.getpid()))
-    time.sleep(2)
+    wait_for((path.parent / "go").exists)
     path.write_text("done")
     return path
 
@@ -59,7 +73,7 @@ def wait_long(path: Path) -> Path:
 def wait_for_ever(path: Path) -> None:
     """Says that it began; writes its file only if nobody ends it."""
     path.with_suffix(".begun").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(3600)
     path.write_text("done")
 
 

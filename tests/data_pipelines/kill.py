@@ -56,7 +56,7 @@ def kill_everywhere(tmp_path: Path, argv: list[str], *, most: int = 6, setup: st
     }
     command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["faults"] == {}, result

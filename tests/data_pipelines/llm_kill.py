@@ -34,9 +34,9 @@ def killed_and_resumed(
 
     with LLMServer(reply) as server:
         words = command(server.url)
-        code = f"from ppx_train.cli.commands import data; import sys; sys.argv = ['ppx-data'] + {words!r}; data()"
+        code = f"from ppx_train.cli.data import main; import sys; sys.argv = ['ppx-data'] + {words!r}; main()"
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        is_held = held.wait(300)
+        is_held = held.wait(1200)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         killed.set()

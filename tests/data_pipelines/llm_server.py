@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -97,14 +96,10 @@ def drop(handler: Handler) -> None:
     handler.close_connection = True
 
 
-def hang(seconds: float) -> Reply:
-    """Comes too late."""
-
-    def reply(handler: Handler) -> None:
-        time.sleep(seconds)
-        handler.close_connection = True
-
-    return reply
+def hang(handler: Handler) -> None:
+    """Says nothing as long as the server runs."""
+    handler.server.llm.stopped.wait()
+    handler.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,6 +122,7 @@ class LLMServer:
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
+        self.stopped = threading.Event()
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.llm = self
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
@@ -137,5 +133,6 @@ class LLMServer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()

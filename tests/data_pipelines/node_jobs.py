@@ -1,11 +1,11 @@
 """Work for tests that kill a node of a Ray cluster: it says where it is done, and waits for the file `go`."""
 
 import os
-import time
 from pathlib import Path
 
 from torch import Tensor
 
+from tests.data_pipelines.jobs import wait_for
 from tests.data_pipelines.tiny_dialogues import TinyCodec
 
 
@@ -38,7 +38,4 @@ def mark_node(path: Path) -> None:
 
 def wait_for_go(folder: Path) -> None:
     """Returns when the file `go` is there."""
-    end = time.monotonic() + 200
-    while not (folder / "go").exists():
-        assert time.monotonic() < end, "nobody says go"
-        time.sleep(0.02)
+    wait_for((folder / "go").exists)

@@ -2,10 +2,10 @@
 
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,9 +20,10 @@ class Served:
     faults: list[int] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Path and Range header of every request."""
-    delay: float = 0.0
-    """Seconds before each answer, as over a long line."""
     most_at_once: int = 0
+    together: int = 1
+    gather: str = ""
+    """Requests for paths of this pattern wait until `together` were under way at once, for ten minutes at most."""
 
 
 @contextmanager
@@ -30,17 +31,18 @@ def serve(folder: Path) -> Iterator[Served]:
     """Serves a folder; no listing, as on most web servers."""
     served = Served(folder)
 
-    lock, waiting = threading.Lock(), [0]
+    arrived, waiting = threading.Condition(), [0]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            with lock:
+            with arrived:
                 waiting[0] += 1
                 served.most_at_once = max(served.most_at_once, waiting[0])
-            time.sleep(served.delay)
-            with lock:
+                arrived.notify_all()
+                if fnmatch(self.path, served.gather):
+                    arrived.wait_for(lambda: served.most_at_once >= served.together, 600)
                 waiting[0] -= 1
             wanted = self.headers.get("Range", "")
             served.requests.append((self.path, wanted))

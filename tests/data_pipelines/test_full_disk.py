@@ -26,7 +26,7 @@ mount -o remount,size=64m disk
 "$@"
 cp -r disk/out out
 """
-RUN = "from ppx_train.cli.commands import data\nif __name__ == '__main__':\n    data()\n"
+RUN = "from ppx_train.cli.data import main\nif __name__ == '__main__':\n    main()\n"
 
 
 def may_mount() -> bool:
@@ -47,7 +47,7 @@ def test_one_line_says_that_the_disk_is_full_and_the_same_command_goes_on(
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "run.py", *verb, "disk/out"]
     mounted = ["unshare", "-rm", "bash", "-c", SCRIPT, "bash", *command]
-    done = subprocess.run(mounted, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(mounted, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     errors = (tmp_path / "errors.txt").read_text().splitlines()
     message = r"error: no space left on the disk while writing disk/out/\.work/\S+: free some and run it again"

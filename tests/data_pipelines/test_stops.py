@@ -93,9 +93,7 @@ def test_speak_on_two_workers_whose_command_is_killed(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     scripts = write_scripts("service", num=8, seed=1)
     (tmp_path / "scripts.jsonl").write_text("".join(script.to_json() + "\n" for script in scripts))
-    (tmp_path / "run.py").write_text(
-        "from ppx_train.cli.commands import data\nif __name__ == '__main__':\n    data()\n"
-    )
+    (tmp_path / "run.py").write_text("from ppx_train.cli.data import main\nif __name__ == '__main__':\n    main()\n")
     argv = ["speak", "--scripts", str(tmp_path / "scripts.jsonl"), "--engine", "espeak", "--out"]
     command = [sys.executable, str(tmp_path / "run.py"), *argv, str(tmp_path / "out"), "--workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

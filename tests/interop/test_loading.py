@@ -49,8 +49,8 @@ def assert_same_logits(model: DuplexLM, lm: Any) -> None:
     codes_BKT = torch.randint(config.card, (2, 17, 30))
     codes_BKT[:, 0] = torch.randint(config.text_card, (2, 30))
     theirs, ours = their_logits(lm, codes_BKT), model.logits(codes_BKT)
-    assert torch.equal(ours.audio_mask_BCT, theirs.mask) and theirs.mask.any()
-    assert (ours.audio_BCTV - theirs.logits)[theirs.mask].abs().max() < 1e-4 < theirs.logits[theirs.mask].std()
+    assert torch.equal(ours.audio_mask_BQT, theirs.mask) and theirs.mask.any()
+    assert (ours.audio_BQTV - theirs.logits)[theirs.mask].abs().max() < 1e-4 < theirs.logits[theirs.mask].std()
     assert (ours.text_BTV - theirs.text_logits[:, 0]).abs().max() < 1e-4 < theirs.text_logits.std()
 
 
@@ -81,20 +81,20 @@ def saved_voice(personaplex: Any, tmp_path: Path) -> tuple[Any, Path, Tensor]:
     """(their model in bf16, a voice saved by their generator, the codes of its clip); the weights lie in tmp_path."""
     lm = their_model(personaplex, SMALL).bfloat16()
     save_file(lm.state_dict(), tmp_path / "model.safetensors")
-    codes_CP = torch.randint(2048, (8, 51))
+    codes_QP = torch.randint(2048, (8, 51))
     generator = personaplex.LMGen(lm, device="cpu", save_voice_prompt_embeddings=True)
-    generator._encode_voice_prompt_frames = lambda _: iter(codes_CP.T[:, None, :, None])  # instead of Mimi's
+    generator._encode_voice_prompt_frames = lambda _: iter(codes_QP.T[:, None, :, None])  # instead of Mimi's
     generator.voice_prompt, generator.voice_prompt_audio = str(tmp_path / "NATF0.wav"), "not read"
     with generator.streaming(1):
         generator._step_voice_prompt(None)
-    return lm, tmp_path / "NATF0.pt", codes_CP
+    return lm, tmp_path / "NATF0.pt", codes_QP
 
 
 def test_a_voice_saved_by_nvidias_generator_is_recovered(saved_voice: tuple[Any, Path, Tensor], tmp_path: Path) -> None:
-    _, path, codes_CP = saved_voice
+    _, path, codes_QP = saved_voice
     voice = recover(read_pickle(path), read_header(tmp_path / "model.safetensors"), SMALL)
     assert voice.exact
-    assert torch.equal(voice.codes_CP[:, 1:], codes_CP[:, 1:])
+    assert torch.equal(voice.codes_QP[:, 1:], codes_QP[:, 1:])
 
 
 def test_a_recovered_voice_prompts_us_as_the_file_prompts_nvidias_generator(
@@ -109,15 +109,15 @@ def test_a_recovered_voice_prompts_us_as_the_file_prompts_nvidias_generator(
         lm, device="cpu", use_sampling=False, audio_silence_frame_cnt=PAUSE_FRAMES, text_prompt_tokens=[5, 17, 4]
     )
     generator.load_voice_prompt_embeddings(str(path))
-    user_CT = torch.randint(2048, (8, 60))
+    user_QT = torch.randint(2048, (8, 60))
     with generator.streaming(1):
         generator.step_system_prompts(None)
-        theirs = torch.cat([generator.step(user_C[None, :, None])[0, :9] for user_C in user_CT.T], dim=1)
+        theirs = torch.cat([generator.step(user_Q[None, :, None])[0, :9] for user_Q in user_QT.T], dim=1)
 
     stream = DuplexStream(from_pretrained(tmp_path, SMALL, dtype=torch.float32), Sampling(greedy=True))
     conversation = stream.init_state(1)
-    stream.prefill(conversation, hybrid_prompt(SMALL, voice.codes_CP, [5, 17, 4], SILENCE, SINE)[None])
-    ours = torch.stack([stream.step(conversation, user_C[None])[0] for user_C in user_CT.T], dim=1)
+    stream.prefill(conversation, hybrid_prompt(SMALL, voice.codes_QP, [5, 17, 4], SILENCE, SINE)[None])
+    ours = torch.stack([stream.step(conversation, user_Q[None])[0] for user_Q in user_QT.T], dim=1)
     assert len(ours.unique()) > 100
     # theirs answers one call later; their prompt was rounded to bf16, ours was not
     assert torch.equal(ours[:, :-1], theirs[:, 1:])

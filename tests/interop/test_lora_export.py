@@ -10,8 +10,8 @@ import torch
 
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
+from ppx_train.cli import export
 from ppx_train.config import load
-from ppx_train.export.export import main
 from ppx_train.inference.loading import load_release
 from tests.hub_server import Hub, hub_server
 from tests.ppx_train.fixtures import make_shards, run_arguments, write_checkpoint
@@ -42,8 +42,8 @@ def checkpoint(hub: Hub, tmp_path: Path) -> Path:
 def test_kyutais_loader_gives_our_logits_and_codes_from_the_name_alone(
     kyutai: Any, hub: Hub, checkpoint: Path, tmp_path: Path, layout: str, fused: bool
 ) -> None:
-    words = [f"checkpoint={checkpoint}", f"out={tmp_path / layout}", "dtype=float32", f"layout={layout}"]
-    assert main([*words, f"push_to_hub=org/{layout}"]) == 0
+    words = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / layout), "--dtype", "fp32", "--layout", layout]
+    export.command([*words, "--push", f"org/{layout}"])
     ours = load_release(f"org/{layout}")
 
     info = kyutai.loaders.CheckpointInfo.from_hf_repo(f"org/{layout}")
@@ -51,9 +51,9 @@ def test_kyutais_loader_gives_our_logits_and_codes_from_the_name_alone(
     codes_BKT = torch.randint(64, (2, 17, 10), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, logits = theirs(codes_BKT), ours.lm.logits(codes_BKT)
-    assert torch.equal(expected.mask, logits.audio_mask_BCT) and expected.mask.any()
+    assert torch.equal(expected.mask, logits.audio_mask_BQT) and expected.mask.any()
     for found, wanted, mask in (
-        (logits.audio_BCTV, expected.logits, expected.mask),
+        (logits.audio_BQTV, expected.logits, expected.mask),
         (logits.text_BTV[:, None], expected.text_logits, expected.text_mask),
     ):
         torch.testing.assert_close(found[mask], wanted[mask], rtol=1e-4, atol=1e-4)
@@ -70,8 +70,8 @@ def test_kyutais_loader_refuses_an_adapter_of_a_base_with_sixteen_steps(kyutai: 
     save_native(tmp_path / "start", DuplexLM(load(run_arguments(tmp_path, tmp_path)).model.lm))
     hub.add(BASE, tmp_path / "start")
     folder, _ = write_checkpoint(tmp_path, tmp_path / "run", 2, *LORA)
-    words = [f"checkpoint={folder}", f"out={tmp_path / 'out'}", "layout=lora", "push_to_hub=org/lora"]
-    assert main(words) == 0
+    words = ["--checkpoint", str(folder), "--out", str(tmp_path / "out"), "--layout", "lora", "--push", "org/lora"]
+    export.command(words)
     assert "dim" not in json.loads((tmp_path / "out" / "config.json").read_text())
     with pytest.raises((TypeError, RuntimeError, OSError)):
         kyutai.loaders.CheckpointInfo.from_hf_repo("org/lora").get_moshi(dtype=torch.float32)

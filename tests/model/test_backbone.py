@@ -18,8 +18,8 @@ def plain_sums(model: DuplexLM, codes_BKT: Tensor, weights_BKT: Tensor) -> Strea
     logits = model.logits(codes_BKT)
     rows = [torch.zeros(17) for _ in range(4)]
     for stream in range(1 + model.config.dep_q):
-        values = logits.text_BTV if stream == 0 else logits.audio_BCTV[:, stream - 1]
-        mask = logits.text_mask_BT if stream == 0 else logits.audio_mask_BCT[:, stream - 1]
+        values = logits.text_BTV if stream == 0 else logits.audio_BQTV[:, stream - 1]
+        mask = logits.text_mask_BT if stream == 0 else logits.audio_mask_BQT[:, stream - 1]
         mask = mask & (weights_BKT[:, stream] > 0)
         chosen, target, weight = values[mask], codes_BKT[:, stream][mask], weights_BKT[:, stream][mask]
         sums = (
@@ -42,7 +42,7 @@ def test_forward_logits_equal_the_public_runtimes(name: str) -> None:
     with torch.no_grad():
         logits = language_model(name).logits(golden["forward.codes"])
     for ours, our_mask, theirs, mask in (
-        (logits.audio_BCTV, logits.audio_mask_BCT, golden["forward.audio_logits"], golden["forward.audio_mask"]),
+        (logits.audio_BQTV, logits.audio_mask_BQT, golden["forward.audio_logits"], golden["forward.audio_mask"]),
         (logits.text_BTV, logits.text_mask_BT, golden["forward.text_logits"][:, 0], golden["forward.text_mask"][:, 0]),
     ):
         assert torch.equal(our_mask, mask)

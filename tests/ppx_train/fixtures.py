@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -14,10 +16,13 @@ from torch import Tensor
 from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.shards import encode
 from data_pipelines.sound.audio import write_flac
+from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.streaming.sample import Sampling
 from model.streaming.stream import DuplexStream
+from model.weights.checkpoint import config_to_dict
 from ppx_train.config import Run, load
+from ppx_train.inference.sidecar import Origin, PromptFormat, Sidecar
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.checkpoint import BASE
 from ppx_train.training.origin import KEY, origin
@@ -142,7 +147,21 @@ def greedy_tokens(lm: DuplexLM) -> Tensor:
     stream = DuplexStream(lm, Sampling(greedy=True))
     state = stream.init_state(1)
     user = torch.randint(lm.config.card, (12, 1, 8), generator=torch.Generator().manual_seed(0))
-    return torch.stack([stream.step(state, user_BC) for user_BC in user])
+    return torch.stack([stream.step(state, user_BQ) for user_BQ in user])
+
+
+def sidecar_of(config: LMConfig, **changes: Any) -> Sidecar:
+    """The record of personaplex.json of a model that was made from nothing."""
+    prompt = PromptFormat(
+        order=("voice", "pause", "text", "pause"), system_tag="<system>", pause_frames=6, voice_lufs=-24.0,
+        silence_codes=(0,) * 8, sine_codes=(1,) * 8, discarded_frames=1,
+    )  # fmt: skip
+    sidecar = Sidecar(
+        format=2, engine="ppx-train", layout="nvidia", lm=config_to_dict(config), mimi_name="mimi.safetensors",
+        tokenizer_name="tokenizer.model", inference_dep_q=8, generated_audio_codebooks=8, prompt=prompt,
+        origin=Origin(recipe="tiny", step=1, engine="ppx-train", request=""), ingredients=(),
+    )  # fmt: skip
+    return replace(sidecar, **changes)
 
 
 def metrics_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:

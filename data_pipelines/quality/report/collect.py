@@ -3,6 +3,8 @@
 Only for a few dialogues the place of the audio is kept. Numbers are kept in arrays of 4 bytes each.
 """
 
+# Shapes: C channels, S samples
+
 import hashlib
 import json
 import math
@@ -245,7 +247,7 @@ def _count_rejected(content: Content, path: Path) -> None:
             content.rejected.update(reason_kinds(str(item["reason"])))
     except (ValueError, KeyError, TypeError) as why:
         raise UserError(
-            f"{report}: not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
+            f"{report} is not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
         ) from why
 
 

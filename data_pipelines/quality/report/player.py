@@ -1,5 +1,7 @@
 """One dialogue for the page: its audio, both waveforms, words and events, on one ruler in pixels."""
 
+# Shapes: C channels, S samples
+
 import base64
 import io
 import math
@@ -87,7 +89,9 @@ def player_of(entry: LazyDialogue) -> Player:
     audio_CS = audio_CS[:, round(start * RATE_HZ) : round((start + seconds) * RATE_HZ)]
     seconds = audio_CS.shape[1] / RATE_HZ
     if not seconds:
-        raise UserError(f"dialogue {dialogue.id}: its audio ends before {start:.0f} s: make it again", code="bad-audio")
+        raise UserError(
+            f"the audio of dialogue {dialogue.id} ends before {start:.0f} s: make it again", code="bad-audio"
+        )
     loudest = max(float(np.abs(audio_CS).max(initial=0)), 0.05)
     part = "" if seconds >= dialogue.seconds - 0.1 else f"; shown: {start:.0f} to {start + seconds:.0f} s"
     about = f"{dialogue.source}, {dialogue.split}, {dialogue.scenario}, {dialogue.seconds:.0f} s{part}"

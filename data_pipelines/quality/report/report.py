@@ -66,4 +66,5 @@ def table(content: Content) -> str:
         lines.append(f"{missing} dialogues without words on one side are left out of the turn taking")
     if content.unreadable:
         lines.append(f"{content.unreadable} dialogues cannot be read, look with `ppx-data check` or `ppx-data gate`")
-    return "\n".join(lines + [f"rejected {count}: {why}" for why, count in content.rejected.most_common()])
+    rejected = sorted(content.rejected.items(), key=lambda item: (-item[1], item[0]))
+    return "\n".join(lines + [f"rejected {count}: {why}" for why, count in rejected])

@@ -4,6 +4,8 @@ Such models live in environments of their own, so the interface is a command lin
 back is trusted: the programs are made for single sentences, and a wrong file would put words off their sound.
 """
 
+# Shapes: C channels, S samples
+
 import io
 import shlex
 import shutil
@@ -136,4 +138,4 @@ def _correlation(x_S: Audio, y_S: Audio, most: int, piece: int) -> float:
         found = np.fft.irfft(np.fft.rfft(x, size).conj() * np.fft.rfft(y[: len(x)], size), size)
         sums += np.concatenate((found[-most:], found[: most + 1]))
     power = np.sqrt(float(np.square(x_S[:num], dtype=np.float64).sum() * np.square(y_S[:num], dtype=np.float64).sum()))
-    return float(sums.max()) / max(power, 1e-12)
+    return float(np.max(sums)) / max(power, 1e-12)

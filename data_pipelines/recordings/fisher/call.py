@@ -1,5 +1,7 @@
 """Imports one Fisher call in a worker: reads it, aligns its words, and cuts it into dialogue folders."""
 
+# Shapes: C channels, S samples
+
 import random
 import shutil
 from collections.abc import Mapping, Sequence

@@ -52,7 +52,7 @@ def describe(corpus: FisherFiles, tables: Tables, calls: Sequence[CallFiles]) ->
         if len(found) > len(corpus.calls):
             lines.append(f"{len(found) - len(corpus.calls)} calls are left out: they have no {what}")
     effects = {
-        "calldata": "speakers are told apart by call and side only, topics are unknown",
+        "calldata": "speakers are distinguished by call and side only, topics are unknown",
         "topics": "every role prompt is the bare sentence",
         "filetable": "sexes come from calldata alone",
     }

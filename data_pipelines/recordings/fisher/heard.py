@@ -1,5 +1,7 @@
 """Aligns the lines of a call: every utterance with the times of its words, laughter and signs of listening."""
 
+# Shapes: C channels, S samples
+
 from collections.abc import Sequence
 from dataclasses import replace
 

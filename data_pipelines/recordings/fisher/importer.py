@@ -132,8 +132,8 @@ def import_corpus(
             write_draft(out / DRAFTS / f"{draft.call}.json", draft)
         return read_drafts(out / DRAFTS, CallDraft)
 
-    before = read_drafts(out / DRAFTS, CallDraft)
-    todo = [files for files in calls if files.call not in before or before[files.call].rejected]
+    before = {call for call, draft in read_drafts(out / DRAFTS, CallDraft).items() if not draft.rejected}
+    todo = [files for files in calls if files.call not in before]
     drafts = do(todo)
     settled = settle(drafts.values())
     missing = {call for call, dialogue in settled.kept if not has_audio(out / dialogue.id, dialogue.agent_sides)}

@@ -1,5 +1,7 @@
 """Reads one call: its transcript, its audio, and the audio at the codec's rate."""
 
+# Shapes: C channels, S samples
+
 from dataclasses import dataclass
 
 import numpy as np

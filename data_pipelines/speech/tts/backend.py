@@ -1,5 +1,7 @@
 """The common part of engines that only make sound: the request, the checks of the answer, and the store on disk."""
 
+# Shapes: C channels, S samples
+
 import hashlib
 import json
 import os

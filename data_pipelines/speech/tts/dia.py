@@ -2,7 +2,7 @@
 
 The published work does not say how it split the mixture. Here: the script is aligned to the sound, cut in the silence
 between two turns, and each piece goes to its speaker's channel. Where there is no silence the turns touch or lie on
-each other and cannot be told apart: the dialogue is refused. Barge-ins and backchannels get their place afterwards,
+each other and cannot be separated, so the dialogue is refused. Barge-ins and backchannels get their place afterwards,
 like with every other engine.
 """
 
@@ -167,7 +167,7 @@ def _longest_silence(audio: Audio, rate: int, start: float, stop: float) -> tupl
     loud = frames >= 0.03 * float(frames.max(initial=0.0))
     first, last = max(0, round(start * 100)), min(len(loud), round(stop * 100))
     edges = np.concatenate(([-1], np.flatnonzero(loud[first:last]), [last - first]))
-    widest = int(np.diff(edges).argmax())
+    widest = int(np.argmax(np.diff(edges)))
     return (first + int(edges[widest]) + 1) / 100, (first + int(edges[widest + 1])) / 100
 
 

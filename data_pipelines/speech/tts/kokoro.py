@@ -15,7 +15,7 @@ from data_pipelines.speech.protocols import Speech, Voice, trim_silence, trim_wo
 from data_pipelines.speech.tts.phonemes import Phonemes
 from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
-from model.extras import package_dir, require
+from model.extras import require
 
 RATE_HZ = 24_000
 HELD_OUT = frozenset(("bf_emma", "af_kore", "am_puck", "bm_george"))
@@ -40,9 +40,7 @@ class KokoroEngine:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        self._symbols: dict[str, int] = json.loads(
-            (package_dir("kokoro_onnx", extra="tts") / "config.json").read_text("utf-8")
-        )["vocab"]
+        self._symbols: dict[str, int] = json.loads((folder / "symbols.json").read_text("utf-8"))["vocab"]
         self._phonemes: dict[str, Phonemes] = {}
         self._styles: dict[str, Any] = {}
         self._folder = folder
@@ -85,7 +83,7 @@ class KokoroEngine:
                 f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}", code="unknown-name"
             )
         if known.accent not in self._phonemes:
-            self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols))
+            self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols), self._folder / "lexicons")
         said = self._phonemes[known.accent].words([piece for word in words for piece in word.spoken])
         phones, at = [], 0
         for word in words:

@@ -1,14 +1,15 @@
 """English words to Kokoro's phoneme symbols, one word at a time so that word times stay known.
 
-Lexicons come from misaki's JSON files (no misaki code is imported: it wants spaCy); what they lack is built
-from the stem and a suffix, and the rest is pronounced by eSpeak NG through phonemizer.
+Lexicons are misaki's JSON files, fetched with the model (no misaki code is imported: it wants spaCy); what they lack
+is built from the stem and a suffix, and the rest is pronounced by eSpeak NG through phonemizer.
 """
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from model.extras import package_dir, require
+from model.extras import require
 
 # The lexicons are wrong for running speech here: they hold "a" as the letter's name, and "the" as before a vowel.
 WEAK = {"a": "\u0250", "an": "\u0250n", "the": "\u00f0\u0259", "to": "t\u0259"}
@@ -34,13 +35,12 @@ ESPEAK_GB = (
 
 
 class Phonemes:
-    """Pronunciations in one accent ("us" or "gb"). Raises UserError if the tts extra is missing."""
+    """Pronunciations in one accent ("us" or "gb"); `folder` holds its lexicons. Raises UserError without extra tts."""
 
-    def __init__(self, accent: str, symbols: frozenset[str]) -> None:
-        data = package_dir("misaki", extra="tts") / "data"
+    def __init__(self, accent: str, symbols: frozenset[str], folder: Path) -> None:
         self.is_british = accent == "gb"
         self.symbols = symbols
-        self.lexicons = [json.loads((data / f"{accent}_{n}.json").read_text("utf-8")) for n in ("gold", "silver")]
+        self.lexicons = [json.loads((folder / f"{accent}_{n}.json").read_text("utf-8")) for n in ("gold", "silver")]
         self._espeak: Any = None
         self.of = lru_cache(maxsize=20_000)(self._of)
 

@@ -1,5 +1,7 @@
 """Progress bar and log of a run: losses of each stream, gradient norm, learning rates, speed."""
 
+# Shapes: K streams
+
 import time
 from typing import Any
 
@@ -15,12 +17,12 @@ from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import all_sum
 
 
-def stream_metrics(sums_SK: Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
+def stream_metrics(sums_4K: Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
     """Returns mean weighted loss and accuracy of each stream group, and the total loss, by metric name.
 
-    Shapes: sums_SK is [loss, weight, correct, count] x streams, summed over whatever is to be reported.
+    Shapes: sums_4K is [loss, weight, correct, count] x streams, summed over whatever is to be reported.
     """
-    loss_K, weight_K, correct_K, count_K = sums_SK.double().cpu()
+    loss_K, weight_K, correct_K, count_K = sums_4K.double().cpu()
     metrics = {}
     for name, channels in stream_groups(module.lm.config):
         index = list(channels)
@@ -63,7 +65,7 @@ class Meters(L.Callback):
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
-        self.sums = module.sums_SK if self.sums is None else self.sums + module.sums_SK
+        self.sums = module.sums_4K if self.sums is None else self.sums + module.sums_4K
         self.frames += module.frames
         self.bar.n = trainer.global_step
         step = trainer.global_step

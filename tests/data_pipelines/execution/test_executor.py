@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,11 @@ import pytest
 from data_pipelines.execution.executor import Executor
 from model.errors import Code, UserError
 from tests.data_pipelines import jobs
+from tests.data_pipelines.jobs import wait_for
 from tests.paths import ROOT
 from tests.refusals import refused
 
 TWO = Executor(workers=2)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Returns when the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -36,7 +27,7 @@ def test_all_jobs_are_done(workers: int) -> None:
 
 def test_workers_are_other_processes_with_one_thread_each(tmp_path: Path) -> None:
     paths = [tmp_path / str(n) for n in range(8)]
-    list(TWO.run(jobs.note_process, paths))
+    list(TWO.run(jobs.meet, paths))
     processes, threads, _ = zip(*(path.read_text().split() for path in paths), strict=True)
     assert len(set(processes)) == 2 and str(os.getpid()) not in processes
     assert set(threads) == {"1"}
@@ -86,6 +77,7 @@ import sys
 from pathlib import Path
 from data_pipelines.execution.executor import Executor
 from tests.data_pipelines import jobs
+from tests.data_pipelines.jobs import wait_for
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     list(Executor(workers=2).run(getattr(jobs, sys.argv[2]), [folder / f"{n}.txt" for n in range(6)]))
@@ -111,10 +103,12 @@ def is_alive(process: int) -> bool:
 
 
 def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path: Path) -> None:
-    run = start(tmp_path, "wait_long")
+    run = start(tmp_path, "wait_for_go")
     os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=30)
-    assert run.returncode != 0 and b"stopping after what is in progress" in errors
+    assert any(b"stopping after what is in progress" in line for line in run.stderr)
+    (tmp_path / "go").touch()
+    run.communicate(timeout=1200)
+    assert run.returncode != 0
     begun = {path.stem for path in tmp_path.glob("*.begun")}
     assert {path.stem for path in tmp_path.glob("*.txt")} == begun and 2 <= len(begun) < 6
 

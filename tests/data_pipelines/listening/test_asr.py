@@ -142,12 +142,12 @@ def test_dialogues_are_chosen_evenly_and_a_call_between_equals_is_heard_once(tmp
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
-    with refused("bad-value", "--asr 0"):
-        verbs.main(["check", str(tmp_path), "--asr", "0"])
-    with refused("bad-combination", "--max-wer 0.3", "--asr"):
+    with refused("bad-value", "--asr-samples 0"):
+        verbs.main(["check", str(tmp_path), "--asr-samples", "0"])
+    with refused("bad-combination", "--max-wer 0.3", "--asr-samples"):
         verbs.main(["check", str(tmp_path), "--max-wer", "0.3"])
     with refused("bad-value", "--max-wer 0"):
-        verbs.main(["check", str(tmp_path), "--asr", "2", "--max-wer", "0"])
+        verbs.main(["check", str(tmp_path), "--asr-samples", "2", "--max-wer", "0"])
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,9 +303,9 @@ def test_the_check_passes_spoken_words_and_fails_when_they_are_on_the_wrong_side
         soundfile.write(place / "audio.flac", channels.T, RATE, subtype="PCM_16")
         build_shards([tmp_path / id], TinyCodec(), tmp_path / f"{id}-shards")
 
-    verbs.main(["check", str(tmp_path / "good-shards"), "--asr", "4"])
+    verbs.main(["check", str(tmp_path / "good-shards"), "--asr-samples", "4"])
     out = capsys.readouterr().out
     assert "'model': 'tiny.en'" in out and "0 of 1 judged dialogues above 0.5" in out and "train: good (" in out
     with refused("bad-shards", "1 problems, listed above"):
-        verbs.main(["check", str(tmp_path / "swapped-shards"), "--asr", "4"])
+        verbs.main(["check", str(tmp_path / "swapped-shards"), "--asr-samples", "4"])
     assert "train: swapped: the transcript does not match the audio" in capsys.readouterr().out

@@ -67,8 +67,9 @@ def test_faults_of_the_line_are_waited_out(tmp_path: Path, replies: list[Reply],
 
 
 def test_a_slow_server_times_out_and_is_asked_again(tmp_path: Path) -> None:
-    asked = Asked(tmp_path, [hang(2.5), say(GOOD)], timeout=1.5)
-    assert (asked.value, asked.requests) == (GOOD, 2)
+    asked = Asked(tmp_path, [hang, say(GOOD)], timeout=1.5)
+    # A slow machine may need more than two requests, because the good answer can come too late as well.
+    assert asked.value == GOOD and asked.requests >= 2
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_slow_server_times_out_and_is_asked_again(tmp_path: Path) -> None:
     [
         (status(500, "out of memory"), {}, "HTTP 500: .*out of memory.*asked 4 times"),
         (status(429, "slow down"), {"retries": 0}, "HTTP 429: .*slow down.*asked 1 times"),
-        (hang(1.0), {"timeout": 0.1, "retries": 1}, "timeout: no answer in 0.1 s, asked 2 times"),
+        (hang, {"timeout": 0.1, "retries": 1}, "timeout: no answer in 0.1 s, asked 2 times"),
         (drop, {"retries": 1}, "connection: .*asked 2 times"),
         (status(429, Retry_After="90000"), {}, "asks to wait 90000 s, asked 1 times"),
     ],
@@ -179,7 +180,7 @@ def test_tokens_and_cost_are_counted(tmp_path: Path) -> None:
 
 
 def test_retry_after_may_be_a_date() -> None:
-    for offset, least, most in ((300, 200, 300), (-30, 0, 0)):
+    for offset, least, most in ((3000, 2000, 3000), (-30, 0, 0)):
         wait = retry_after(formatdate(time() + offset, usegmt=True))
         assert wait is not None and least <= wait <= most
     assert retry_after("soon") is None and retry_after(None) is None

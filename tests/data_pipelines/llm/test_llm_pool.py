@@ -29,7 +29,7 @@ def test_many_questions_keep_their_order_and_the_width_is_bounded(tmp_path: Path
         with lock:
             busy[0] += 1
             most[0] = max(most[0], busy[0])
-        gate.wait(30)  # Three requests at a time, or the test fails.
+        gate.wait(600)  # Three requests at a time, or the test fails.
         with lock:
             busy[0] -= 1
         return {"city": body["messages"][1]["content"]}
@@ -86,22 +86,23 @@ def test_a_server_that_refuses_everything_ends_the_run_but_one_that_refuses_some
     assert len(server.bodies) == (30 if answered_first else GIVE_UP_AFTER)
 
 
-def test_when_one_item_ends_the_run_nobody_keeps_waiting_for_the_server(tmp_path: Path) -> None:
+def test_when_one_item_ends_the_run_nobody_keeps_waiting_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seven threads are in a back-off of five minutes when the eighth meets a wrong key."""
     waiting = threading.Barrier(8)
-    ended = threading.Event()
+    woken: list[bool] = []
 
     def reply(body: Body) -> Reply:
-        waiting.wait(30)
+        if not woken:
+            waiting.wait(600)
         return status(401) if body["seed"] == 7 else status(503, Retry_After="300")
-
-    def run() -> None:
-        with refused("no-access", "answers 401"):
-            list(in_threads(lambda n: reason(client, n), range(8), client))
-        ended.set()
 
     with LLMServer(reply) as server:
         client = client_of(server, tmp_path, concurrency=8)
-        threading.Thread(target=run, daemon=True).start()
-        assert ended.wait(120)
+        wait = client._stopping.wait
+        monkeypatch.setattr(client, "_sleep", lambda seconds: woken.append(wait(seconds)))
+        with refused("no-access", "answers 401"):
+            list(in_threads(lambda n: reason(client, n), range(8), client))
+    assert woken == [True] * 7  # A wait that lasts to its end returns False.
     assert len(server.bodies) == 8

@@ -98,7 +98,7 @@ def test_the_shipped_rates_say_where_they_come_from(capsys: pytest.CaptureFixtur
     for name, unit in UNITS.items():
         assert (shipped[name] is None) == (shipped.rates[name].source == "not measured")
         assert stated[name]["unit"] == shipped.rates[name].unit == unit
-    verbs.main(["plan", "--machines", "2", "--cores", "32"])
+    verbs.main(["plan", "--machines", "2", "--cores-per-machine", "32"])
     out = capsys.readouterr().out
     for line in ("service: 105,410 dialogues, 1,840 h", "assistant: 39,322 dialogues, 410 h", "10,000,000 dialogues"):
         assert line in out
@@ -138,8 +138,12 @@ def test_a_rate_may_be_a_plain_number_or_null(tmp_path: Path) -> None:
         (["--rates", "nowhere.yaml"], "not-found", ["nowhere.yaml", "`ppx-data plan --measure nowhere.yaml`"]),
         (["--rates", "a.yaml", "--measure", "b.yaml"], "bad-combination", ["--rates a.yaml", "--measure b.yaml"]),
         (["--machines", "0"], "bad-value", ["--machines 0"]),
-        (["--encode-on", "gpu"], "missing-option", ["--encode-on gpu", "--gpus"]),
-        (["--encode-on", "gpu", "--gpus", "1", "--codec", "small"], "bad-combination", ["--codec small"]),
+        (["--encode-on", "gpu"], "missing-option", ["--encode-on gpu", "--gpus-per-machine"]),
+        (
+            ["--encode-on", "gpu", "--gpus-per-machine", "1", "--codec-size", "small"],
+            "bad-combination",
+            ["small codec"],
+        ),
         (["--llm-price-input", "1"], "bad-combination", ["--llm-price-input", "--writer llm"]),
         (["--writer", "llm", "--llm-price-output", "-1"], "bad-value", ["--llm-price-output -1"]),
     ],

@@ -257,7 +257,7 @@ def test_an_upload_is_private_comes_back_whole_and_replaces_nothing(
         )
         environment = hub.environment(tmp_path / "home2") | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1200
         )
         assert done.stdout.strip() == "['talk']", done.stderr[-2000:]
         hub.add("org/mine", {"data/x.parquet": b"mine"}, kind="dataset", private=True)

@@ -127,12 +127,13 @@ def test_a_split_instead_of_the_shards_is_refused(shards: Path) -> None:
 
 
 def test_an_option_that_does_nothing_is_refused(shards: Path) -> None:
-    for option, value in (("--again", "3"), ("--max-wer", "0.4"), ("--asr-model", "large-v3"), ("--device", "cuda")):
-        with refused("bad-combination", f"{option} {value}", "--codec" if option == "--again" else "--asr"):
+    for option, value in (("--codec-samples", "3"), ("--max-wer", "0.4"), ("--asr", "large-v3"), ("--device", "cuda")):
+        partner = "--codec" if option == "--codec-samples" else "--asr-samples"
+        with refused("bad-combination", f"{option} {value}", partner):
             verbs.main(["check", str(shards), option, value])
-    for option, value in (("--again", "0"), ("--max-wer", "0"), ("--asr", "0")):
+    for option, value in (("--codec-samples", "0"), ("--max-wer", "0"), ("--asr-samples", "0")):
         with refused("bad-value", f"{option} {value}"):
-            verbs.main(["check", str(shards), "--codec", "small", "--asr", "1", option, value])
+            verbs.main(["check", str(shards), "--codec", "small", "--asr-samples", "1", option, value])
 
 
 def test_any_recogniser_may_listen(
@@ -152,8 +153,8 @@ def test_any_recogniser_may_listen(
         return Deaf()
 
     monkeypatch.setattr(check, "open_asr", open_deaf)
-    words = ["check", str(shards), "--asr", "2", "--max-wer", "1"]
-    verbs.main([*words, "--asr-model", "parakeet:folder", "--device", "cuda"])
+    words = ["check", str(shards), "--asr-samples", "2", "--max-wer", "1"]
+    verbs.main([*words, "--asr", "parakeet:folder", "--device", "cuda"])
     verbs.main(words)
     assert opened == [("parakeet:folder", "cuda"), ("tiny.en", "cpu")]
     assert "heard by {'name': 'deaf'}" in capsys.readouterr().out

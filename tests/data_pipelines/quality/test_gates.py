@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.listening import speaker
 from data_pipelines.listening.asr import Hears
-from data_pipelines.quality.across import Finding, Record, compare
+from data_pipelines.quality.across import BANDS, Finding, Record, compare
 from data_pipelines.quality.agreement import (
     asr_values,
     name_words,
@@ -28,6 +28,7 @@ from data_pipelines.quality.role_fidelity import role_values
 from data_pipelines.quality.transcription import hear_turns
 from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.sound.audio import Audio
+from data_pipelines.text.minhash import Keys, jaccard
 from data_pipelines.text.words import word_errors
 from model.errors import Code
 from model.text import TextTokenizer
@@ -312,6 +313,15 @@ def test_a_company_of_another_role_is_a_leak_of_its_context() -> None:
     assert kinds(findings) == {"b": ["role context leak"]} and "blue moon bakery" in findings["b"].reasons[0]
 
 
-def test_one_duplicate_is_found_among_many() -> None:
+def test_only_texts_that_share_something_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[float] = []
+
+    def noted(a: Keys, b: Keys) -> float:
+        compared.append(jaccard(a, b))
+        return compared[-1]
+
+    monkeypatch.setattr("data_pipelines.quality.across.jaccard", noted)
     records = [record(f"r{n:05d}", sentence(n, 110)) for n in range(300)] + [record("z", sentence(7, 110))]
     assert kinds(compare(records, Limits())) == {"z": ["duplicate"]}
+    # The pair meets in every band; of the 45,000 other pairs none is compared.
+    assert compared == [1.0] * BANDS

@@ -348,7 +348,7 @@ def test_a_browser_plays_every_sample_and_goes_where_one_presses(shards: Path, t
     page = (tmp_path / "pressed.html").as_uri()
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     assert BROWSER
-    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=120).stdout
+    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=1200).stdout
     (root,) = re.findall(r"<html[^>]*>", dom)
     assert 'data-players="4"' in root and "data-error" not in root
     assert 'data-sought="2.70"' in root

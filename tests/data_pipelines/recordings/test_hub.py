@@ -149,7 +149,7 @@ def test_a_repository_of_the_hub_is_streamed(tmp_path: Path, parquet: tuple[Path
             "PATH": os.environ["PATH"],
         }
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1200
         )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(recordings(imported(tmp_path / "out"))) == 3

@@ -1,12 +1,13 @@
 """Windows and voice clips as they are planned on times alone."""
 
 import random
+from typing import Any
 
 import pytest
 
 from data_pipelines.recordings.clips import VoiceClip, candidate_clips
 from data_pipelines.recordings.utterances import Spoken, Utterance
-from data_pipelines.recordings.windows import WindowLimits, judge, plan_windows
+from data_pipelines.recordings.windows import Window, WindowLimits, judge, plan_windows
 from data_pipelines.records.schema import SIDES, Word
 
 Turn = tuple[float, float, str, bool]
@@ -88,7 +89,16 @@ def test_no_voice_clip_lies_in_any_window_of_its_recording(seconds: int, silent:
     assert sum(window.end - window.start for window in windows if window.clips) > 0.5 * seconds
 
 
-def test_windows_of_a_ten_minute_recording_leave_little_out() -> None:
+def test_windows_of_a_ten_minute_recording_leave_little_out_and_few_are_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged: list[Window] = []
+
+    def noted(*given: Any) -> Window:
+        judged.append(judge(*given))
+        return judged[-1]
+
+    monkeypatch.setattr("data_pipelines.recordings.windows.judge", noted)
     rng = random.Random(0)
     turns: list[Turn] = []
     time = 0.0
@@ -98,6 +108,7 @@ def test_windows_of_a_ten_minute_recording_leave_little_out() -> None:
         time += length + rng.uniform(-0.3, 0.5)
     said = spoken(turns)
     windows = plan_windows(said, clips_of(said), 600.0, WindowLimits(max_seconds=150))
+    assert len(judged) < 12 * len(turns)  # It is 57 for each turn if a window may start anywhere.
     assert sum(window.end - window.start for window in windows) > 500
     assert all(window.end - window.start <= 150 and set(window.clips) == {"left", "right"} for window in windows)
     assert all(first.end <= second.start for first, second in zip(windows, windows[1:], strict=False))

@@ -51,10 +51,10 @@ def test_the_shard_verb_stores_what_mimi_gives_for_each_channel(
     wav_CS = torch.from_numpy(reader.audio(4)[0])
     left, right = (mimi.encode(wav_CS[None, n : n + 1])[0] for n in (0, 1))
     assert not torch.equal(left, right)
-    assert torch.equal(reader.read(4).codes_KT, torch.cat([left, right]))
-    assert torch.equal(reader.read(5).codes_KT, torch.cat([right, left]))
+    assert torch.equal(reader.read(4).codes_QT, torch.cat([left, right]))
+    assert torch.equal(reader.read(5).codes_QT, torch.cat([right, left]))
     assert read_manifest(tmp_path / "out").codec.fingerprint == mimi.fingerprint()
-    verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--again", "2"])
+    verbs.main(["check", str(tmp_path / "out"), "--codec", str(tmp_path / "codec"), "--codec-samples", "2"])
     assert "train: good" in capsys.readouterr().out
     with refused("bad-combination", "--device cuda", "--gpus 0", "add --gpus"):
         verbs.main(["shard", *argv, "--device", "cuda", "--executor", "ray"])
@@ -71,10 +71,10 @@ def test_stored_codes_are_those_that_the_streaming_runtime_makes_frame_by_frame(
     reader = ShardReader(tmp_path / "out" / "train")
     for i in (reader.sources()["service"][3], reader.sources()["fisher"][1]):
         row, (wav_CS, _) = reader.rows[i], reader.audio(i)
-        codes_KT, voice_CP = reader.codes(i)
+        codes_QT, voice_QP = reader.codes(i)
         agent, user = wav_CS if row.side == "left" else wav_CS[::-1]
         voice = loudness_normalise(*reader.voice_clip(i))[0]
-        for wav_S, stored in ((agent, codes_KT[:8]), (user, codes_KT[8:]), (voice, voice_CP)):
+        for wav_S, stored in ((agent, codes_QT[:8]), (user, codes_QT[8:]), (voice, voice_QP)):
             wav_S = torch.from_numpy(np.pad(wav_S, (0, -len(wav_S) % 1920)))
             state = mimi.init_encoder_state(1)
             frames = [mimi.encode_frame(state, frame[None, None]) for frame in wav_S.split(1920)]

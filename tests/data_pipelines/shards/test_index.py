@@ -59,14 +59,14 @@ def test_a_sample_has_the_agent_first_whichever_side_it_is(train: Path) -> None:
     reader = ShardReader(train)
     codes = np.load(io.BytesIO(stored(train, "call-0")[1]["codes.npy"]))
     left, right = reader.read(2), reader.read(3)
-    assert torch.equal(left.codes_KT, torch.from_numpy(codes.astype(np.int64)))
-    assert torch.equal(right.codes_KT, torch.from_numpy(np.concatenate([codes[8:], codes[:8]]).astype(np.int64)))
+    assert torch.equal(left.codes_QT, torch.from_numpy(codes.astype(np.int64)))
+    assert torch.equal(right.codes_QT, torch.from_numpy(np.concatenate([codes[8:], codes[:8]]).astype(np.int64)))
     for sample in (left, right):
         agent = reader.dialogue(2).side(sample.side)
         assert sample.role_prompt == agent.role_prompt == f"You are {sample.side}."
         assert sample.words == [(word.text, word.start) for word in agent.words] and sample.words
         voice = np.load(io.BytesIO(stored(train, "call-0")[1][f"{sample.side}.voice.npy"]))
-        assert np.array_equal(sample.voice_codes_CP, voice)
+        assert np.array_equal(sample.voice_codes_QP, voice)
 
 
 def test_audio_comes_back_as_recorded(train: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_audio_comes_back_as_recorded(train: Path, tmp_path: Path) -> None:
 def checksum(reader: ShardReader, i: int) -> tuple[str, str, int]:
     """Identifies a sample."""
     sample = reader.read(i)
-    return sample.id, sample.side, int((sample.codes_KT * torch.arange(16)[:, None]).sum())
+    return sample.id, sample.side, int((sample.codes_QT * torch.arange(16)[:, None]).sum())
 
 
 def test_an_error_of_a_sample_crosses_processes_whole() -> None:

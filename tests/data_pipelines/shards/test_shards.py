@@ -81,9 +81,9 @@ def test_stored_codes_are_those_of_the_files(corpus: list[Path], tmp_path: Path)
     wav_SC, _ = soundfile.read(corpus[0] / "service-1" / "audio.flac", dtype="float32")
     wav_SC = np.pad(wav_SC, ((0, -len(wav_SC) % 1920), (0, 0)))
     levels = np.abs(wav_SC).reshape(-1, 1920, 2).mean(axis=1) * 200
-    assert np.array_equal(sample.codes_KT[0], np.floor(levels[:, 0]))
-    assert np.array_equal(sample.codes_KT[15], np.floor(levels[:, 1]) + 7)
-    assert sample.codes_KT.shape == (16, 38) and sample.codes_KT.dtype == torch.int64
+    assert np.array_equal(sample.codes_QT[0], np.floor(levels[:, 0]))
+    assert np.array_equal(sample.codes_QT[15], np.floor(levels[:, 1]) + 7)
+    assert sample.codes_QT.shape == (16, 38) and sample.codes_QT.dtype == torch.int64
 
 
 def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path: Path) -> None:
         soundfile.write(folder / "left.voice.flac", noise(3.5, level, 1), RATE, subtype="PCM_16")
     build_shards([tmp_path / "d"], Listening(), tmp_path / "out")
     reader = ShardReader(tmp_path / "out" / "train")
-    assert torch.equal(reader.read(0).voice_codes_CP, reader.read(1).voice_codes_CP)
+    assert torch.equal(reader.read(0).voice_codes_QP, reader.read(1).voice_codes_QP)
     voices = [wav for wav in seen if wav.shape[2] == round(3.5 * RATE)]
     assert [loudness(wav[0].numpy(), RATE) for wav in voices] == pytest.approx([-24, -24], abs=0.01)
 

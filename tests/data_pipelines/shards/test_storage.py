@@ -53,7 +53,7 @@ def content(reader: ShardReader) -> Iterator[tuple[Any, ...]]:
     """Everything that a reader gives, to compare."""
     for i in range(len(reader)):
         sample = reader.read(i)
-        yield reader.rows[i], sample.codes_KT.tolist(), sample.voice_codes_CP.tolist(), sample.role_prompt, sample.words
+        yield reader.rows[i], sample.codes_QT.tolist(), sample.voice_codes_QP.tolist(), sample.role_prompt, sample.words
         yield reader.dialogue(i), reader.audio(i)[0].tobytes(), reader.voice_clip(i)[0].tobytes()
 
 
@@ -103,8 +103,8 @@ def test_a_cache_of_fsspec_copies_each_shard_once(server: Served, shards: Path, 
 
 def total(reader: ShardReader, i: int) -> int:
     """A sum over the codes of a sample."""
-    codes_KT, voice_CP = reader.codes(i)
-    return int((codes_KT * torch.arange(16)[:, None]).sum()) + int(voice_CP.sum())
+    codes_QT, voice_QP = reader.codes(i)
+    return int((codes_QT * torch.arange(16)[:, None]).sum()) + int(voice_QP.sum())
 
 
 def test_threads_forked_and_spawned_processes_share_a_reader_by_url(server: Served, shards: Path) -> None:

@@ -3,12 +3,15 @@ fitted timing and augmentation."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,14 +22,15 @@ pytest.importorskip("pocketsphinx")
 
 from data_pipelines import verbs  # noqa: E402
 from data_pipelines.records.folder import load_dialogue  # noqa: E402
-from data_pipelines.records.schema import Script, Turn  # noqa: E402
+from data_pipelines.records.schema import Script, Turn, Word  # noqa: E402
 from data_pipelines.sound.audio import loudness, read_audio, require_stereo_24k, to_mono_24k  # noqa: E402
+from data_pipelines.speech import speak as speak_module  # noqa: E402
 from data_pipelines.speech.protocols import EngineGone  # noqa: E402
-from data_pipelines.speech.stitch import BABBLE_VOICES  # noqa: E402
 from data_pipelines.speech.timing import Table, Timing  # noqa: E402
-from model.errors import UserError  # noqa: E402
+from model.errors import Code  # noqa: E402
 from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.speech_servers import ROOT, SPEAKERS, Server  # noqa: E402
+from tests.data_pipelines.speech_servers import ROOT, Server  # noqa: E402
+from tests.refusals import refused  # noqa: E402
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 
@@ -39,7 +43,11 @@ TURNS = (
 )
 
 
-def script(name: str, split: str = "train", *extra: Turn) -> Script:
+Spoken = tuple[Path, dict[str, Any]]
+"""A folder of dialogues and the report of the run that wrote it."""
+
+
+def script(name: str, split: Literal["train", "heldout"] = "train", *extra: Turn) -> Script:
     return Script(id=name, source="service", split=split, scenario="x", role_prompt="You work.", turns=(*TURNS, *extra))
 
 
@@ -48,9 +56,9 @@ def write(path: Path, *scripts: Script) -> Path:
     return path
 
 
-def speak(scripts: Path, out: Path, *options: str) -> dict:
+def speak(scripts: Path, out: Path, *options: str) -> dict[str, Any]:
     verbs.main(["speak", "--scripts", str(scripts), "--out", str(out), "--voice-seconds", "3.2", *options])
-    return json.loads((out / "report.json").read_text())
+    return dict(json.loads((out / "report.json").read_text()))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -59,19 +67,21 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def scripts(tmp_path_factory):
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scripts")
     return write(folder / "scripts.jsonl", script("a"), script("b"), script("c", "heldout"))
 
 
 @pytest.fixture(scope="module")
-def cloned(scripts, chatterbox_server, manifest, tmp_path_factory):
+def cloned(
+    scripts: Path, chatterbox_server: Server, manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Spoken:
     out = tmp_path_factory.mktemp("cloned") / "out"
     return out, speak(scripts, out, "--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
 
 
 # ---- Chatterbox
-def test_chatterbox_speaks_whole_dialogues_in_the_voices_of_the_pool(cloned):
+def test_chatterbox_speaks_whole_dialogues_in_the_voices_of_the_pool(cloned: Spoken) -> None:
     out, report = cloned
     assert report["done"] == 3 and report["rejected"] == [] and report["engine"] == "chatterbox"
     for name, people in (("a", {"anna", "bob"}), ("b", {"anna", "bob"}), ("c", {"cleo", "dan"})):
@@ -82,63 +92,55 @@ def test_chatterbox_speaks_whole_dialogues_in_the_voices_of_the_pool(cloned):
         assert "$8/month," in [word.text for word in dialogue.left.words] or dialogue.events
         voice, rate = read_audio(out / name / "left.voice.flac")
         assert 3 <= voice.shape[1] / rate <= 3.6
-    assert set(SPEAKERS) == {"anna", "bob", "cleo", "dan"}
 
 
 def test_bytes_do_not_depend_on_workers_order_or_what_was_stored(
-    cloned, scripts, chatterbox_server, manifest, tmp_path
-):
+    cloned: Spoken, scripts: Path, chatterbox_server: Server, manifest: Path, tmp_path: Path
+) -> None:
     out, _ = cloned
-    turned = write(
-        tmp_path / "turned.jsonl", *reversed([Script.from_json(s, "") for s in scripts.read_text().splitlines()])
-    )  # noqa: E501
+    backwards = reversed([Script.from_json(line, "") for line in scripts.read_text().splitlines()])
+    turned = write(tmp_path / "turned.jsonl", *backwards)
     options = ("--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
     speak(turned, tmp_path / "two", *options, "--workers", "2", "--store", str(tmp_path / "store"))
     assert contents(tmp_path / "two") == contents(out) and not (tmp_path / "two" / ".speech").exists()
-    asked = len(chatterbox_server.log.read_text().splitlines())
+    asked = chatterbox_server.requests()
     speak(scripts, tmp_path / "three", *options, "--store", str(tmp_path / "store"))
     assert contents(tmp_path / "three") == contents(out)
-    assert len(chatterbox_server.log.read_text().splitlines()) == asked  # all of it was in the store
+    assert chatterbox_server.requests() == asked  # All of it was in the store.
 
 
-def test_a_run_that_is_complete_says_so_and_asks_for_nothing(cloned, scripts, chatterbox_server, manifest, capsys):
+def test_a_run_that_is_complete_says_so_and_asks_for_nothing(
+    cloned: Spoken, scripts: Path, chatterbox_server: Server, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, _ = cloned
     before = contents(out)
     speak(scripts, out, "--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
     assert "3 were there" in capsys.readouterr().out and contents(out) == before
 
 
-def test_other_voices_are_other_settings(cloned, scripts, chatterbox_server, tmp_path, manifest):
-    import shutil
-
+def test_other_voices_are_other_settings(
+    cloned: Spoken, scripts: Path, chatterbox_server: Server, tmp_path: Path, manifest: Path
+) -> None:
     out, _ = cloned
     shutil.copytree(manifest.parent, tmp_path / "voices")
     other = tmp_path / "voices" / "voices.yaml"
     other.write_text(manifest.read_text().replace("CC0-1.0", "CC-BY-4.0"))
-    with pytest.raises(UserError, match="was made with engine.voices_sha256"):
+    with refused("other-settings", out, "engine.voices_sha256"):
         speak(scripts, out, "--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(other))
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(cloned, scripts, chatterbox_server, manifest, tmp_path):
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(
+    cloned: Spoken, scripts: Path, chatterbox_server: Server, manifest: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     options = ["--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest)]
     code = "import sys; from data_pipelines.verbs import main; main(sys.argv[1:])"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "speak",
-        "--scripts",
-        str(scripts),
-        "--out",
-        str(out),
-        "--voice-seconds",
-        "3.2",
-    ]
+    command = [sys.executable, "-c", code, "speak", "--scripts", str(scripts), "--out", str(out)]
+    command += ["--voice-seconds", "3.2"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    for answers in (3, 9):  # killed in the middle of the first and of the second dialogue
+    for answers in (3, 9):  # This kills it in the middle of the first and of the second dialogue.
         process = subprocess.Popen([*command, *options], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 60
+        deadline = time.time() + 1200
         while len(list(out.glob(".speech/*/*.flac"))) < answers and process.poll() is None and time.time() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -149,22 +151,20 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(cloned, scripts, chatterb
 
 
 def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
-    cloned, scripts, fakes, manifest, tmp_path, monkeypatch
-):
-    from data_pipelines.speech import speak as module
-
+    cloned: Spoken, scripts: Path, fakes: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     first = Server(fakes, "chatterbox", "--model", str(fakes / "weights"))
     options = ["--engine", "chatterbox", "--voices", str(manifest)]
-    one = module.speak_one
+    one = speak_module.speak_one
 
-    def dies_after_the_first(spoken, *rest):
+    def dies_after_the_first(spoken: Script, *rest: Any) -> speak_module.SpokenScript:
         if spoken.id == "b":
             first.stop()
         return one(spoken, *rest)
 
-    monkeypatch.setattr(module, "speak_one", dies_after_the_first)
-    with pytest.raises(EngineGone, match="no answer in 6 tries .*: start it and run this again"):
+    monkeypatch.setattr(speak_module, "speak_one", dies_after_the_first)
+    with refused("unreachable", first.url, "6 tries", "start it and run this again", error=EngineGone):
         speak(scripts, tmp_path / "out", *options, "--url", first.url)
     assert (tmp_path / "out" / "a" / "meta.json").is_file() and not (tmp_path / "out" / "b").exists()
     monkeypatch.undo()
@@ -176,7 +176,9 @@ def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
     assert report["done"] == 3 and contents(tmp_path / "out") == contents(cloned[0])
 
 
-def test_the_voice_prompt_may_be_the_clip_itself(cloned, scripts, chatterbox_server, manifest, tmp_path):
+def test_the_voice_prompt_may_be_the_clip_itself(
+    cloned: Spoken, scripts: Path, chatterbox_server: Server, manifest: Path, tmp_path: Path
+) -> None:
     options = ("--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
     store = str(cloned[0] / ".speech")
     speak(scripts, tmp_path / "out", *options, "--voice-prompt", "clip", "--store", store)
@@ -190,17 +192,21 @@ def test_the_voice_prompt_may_be_the_clip_itself(cloned, scripts, chatterbox_ser
         assert load_dialogue(cloned[0] / name).left.words == dialogue.left.words
 
 
-def test_one_bad_answer_rejects_one_script_with_its_reason(chatterbox_server, manifest, tmp_path, monkeypatch):
+def test_one_silent_turn_rejects_one_script_with_its_reason(
+    chatterbox_server: Server, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = script("bad", "train", Turn(speaker="user", text="Silence fell over the room."))
     mixed = write(tmp_path / "mixed.jsonl", script("good"), bad)
     report = speak(mixed, tmp_path / "out", "--engine", "chatterbox", "--url", chatterbox_server.url, "--voices",
                    str(manifest))  # fmt: skip
-    assert report["done"] == 1 and report["rejected"] == [{"id": "bad", "reason": "the engine answered silence"}]
+    assert report["done"] == 1 and report["rejected"] == [{"id": "bad", "reason": "the engine returned silence"}]
     assert not (tmp_path / "out" / "bad").exists()
 
 
 # ---- Dia
-def test_dia_speaks_both_sides_of_a_dialogue_on_their_channels(scripts, dia_server, tmp_path):
+def test_dia_speaks_both_sides_of_a_dialogue_on_their_channels(
+    scripts: Path, dia_server: Server, tmp_path: Path
+) -> None:
     report = speak(scripts, tmp_path / "out", "--engine", "dia", "--url", dia_server.url)
     assert report["done"] == 3 and report["rejected"] == []
     dialogue = load_dialogue(tmp_path / "out" / "a")
@@ -212,13 +218,13 @@ def test_dia_speaks_both_sides_of_a_dialogue_on_their_channels(scripts, dia_serv
         for word in side.words:
             inside[max(0, round((word.start - 0.1) * 24000)) : round((word.end + 0.15) * 24000)] = True
         assert np.square(audio_CS[channel, inside]).mean() > 100 * np.square(audio_CS[channel, ~inside]).mean()
-    # the stand-in's first voice is a woman's (espeak f2, 180 Hz and more), the second a man's
+    # The stand-in's first voice is a woman's (espeak f2, 180 Hz and more), the second a man's.
     assert pitch(audio_CS[0], dialogue.left.words) > 1.3 * pitch(audio_CS[1], dialogue.right.words)
     voice, rate = read_audio(tmp_path / "out" / "a" / "left.voice.flac")
     assert pitch(voice[0], ()) == pytest.approx(pitch(audio_CS[0], dialogue.left.words), rel=0.15)
 
 
-def pitch(channel: np.ndarray, words) -> float:
+def pitch(channel: np.ndarray, words: Sequence[Word]) -> float:
     """Fundamental by autocorrelation, median over frames of 40 ms within the words."""
     spans = [(w.start, w.end) for w in words] or [(0.0, len(channel) / 24000)]
     found = []
@@ -233,16 +239,14 @@ def pitch(channel: np.ndarray, words) -> float:
     return float(np.median(found))
 
 
-def test_babble_needs_an_engine_with_voices(scripts, dia_server, tmp_path):
-    with pytest.raises(UserError, match="dia has no voices for babble"):
+def test_babble_needs_an_engine_with_voices(scripts: Path, dia_server: Server, tmp_path: Path) -> None:
+    with refused("bad-combination", "dia", "babble", "--augment"):
         speak(scripts, tmp_path / "out", "--engine", "dia", "--url", dia_server.url, "--augment", "room")
     assert not (tmp_path / "out").exists()
 
 
 # ---- timing and augmentation, with eSpeak NG itself
-def test_a_fitted_timing_decides_gaps_pauses_and_backchannels(scripts, tmp_path):
-    from dataclasses import asdict
-
+def test_a_fitted_timing_decides_gaps_pauses_and_backchannels(scripts: Path, tmp_path: Path) -> None:
     slow = replace(Timing(), name="slow", gap=Table.uniform(1.0, 1.0), user_silence_share=0.0, pause_rate=0.3,
                    pause=Table.uniform(0.7, 0.7), backchannel_rate=0.5)  # fmt: skip
     (tmp_path / "slow.json").write_text(json.dumps({"timing": asdict(slow)}))
@@ -261,11 +265,11 @@ def test_a_fitted_timing_decides_gaps_pauses_and_backchannels(scripts, tmp_path)
         pauses += [b.start - a.end for a, b in zip(said[:-1], said[1:], strict=True)]
     assert ("backchannel", "left") in kinds
     assert sum(abs(pause - 0.7) < 0.02 for pause in pauses) >= 1
-    with pytest.raises(UserError, match="was made with options.timing"):
+    with refused("other-settings", tmp_path / "out", "options.timing"):
         speak(some, tmp_path / "out", "--engine", "espeak")
 
 
-def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts, tmp_path):
+def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts: Path, tmp_path: Path) -> None:
     speak(scripts, tmp_path / "clean", "--engine", "espeak")
     (tmp_path / "all.yaml").write_text(
         "noise: {share: 1, kinds: [babble], snr_db: [15, 15]}\ncodec: {share: 1, kinds: [mulaw]}\n"
@@ -287,21 +291,22 @@ def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts, t
         assert min(int(cross.argmax()), size - int(cross.argmax())) <= 3
     speak(scripts, tmp_path / "again", "--engine", "espeak", "--augment", str(tmp_path / "all.yaml"), "--workers", "2")
     assert contents(tmp_path / "again") == contents(tmp_path / "noisy")
-    assert BABBLE_VOICES == 8
-    with pytest.raises(UserError, match="was made with augmentation.name 'all'|was made with options.augmentation"):
+    with refused("other-settings", tmp_path / "noisy", "augmentation"):
         speak(scripts, tmp_path / "noisy", "--engine", "espeak")
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--engine", "espeak", "--store", "x"], "--store has no effect with --engine espeak"),
-    (["--engine", "espeak", "--engine-option", "a=1"], "--engine-option has no effect"),
-    (["--engine", "dia", "--engine-option", "loud"], "--engine-option 'loud': give KEY=NUMBER"),
-    (["--engine", "chatterbox"], "imitates voices: give --voices"),
-    (["--engine", "espeak", "--voice-prompt", "clip"], "--engine espeak imitates no clip: leave --voice-prompt out"),
-    (["--engine", "espeak", "--timing", "no.json"], "--timing no.json: no such file"),
-    (["--engine", "espeak", "--augment", "studio"], "--augment studio: no such file"),
+@pytest.mark.parametrize("options, code, named", [
+    (["--engine", "espeak", "--store", "x"], "bad-combination", ["--store", "--engine espeak"]),
+    (["--engine", "espeak", "--engine-option", "a=1"], "bad-combination", ["--engine-option", "--engine espeak"]),
+    (["--engine", "dia", "--engine-option", "loud"], "bad-value", ["--engine-option 'loud'", "KEY=NUMBER"]),
+    (["--engine", "chatterbox"], "missing-option", ["--voices"]),
+    (["--engine", "espeak", "--voice-prompt", "clip"], "bad-combination", ["--engine espeak", "--voice-prompt"]),
+    (["--engine", "espeak", "--timing", "no.json"], "not-found", ["--timing no.json"]),
+    (["--engine", "espeak", "--augment", "studio"], "not-found", ["--augment studio"]),
 ])  # fmt: skip
-def test_options_that_cannot_be_are_refused_before_anything_is_written(options, message, scripts, tmp_path):
-    with pytest.raises(UserError, match=message):
+def test_options_that_cannot_be_are_refused_before_anything_is_written(
+    options: list[str], code: Code, named: list[str], scripts: Path, tmp_path: Path
+) -> None:
+    with refused(code, *named):
         speak(scripts, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()

@@ -11,8 +11,6 @@ from data_pipelines.speech import engines
 from data_pipelines.speech.protocols import Engine, Speech, trim_silence, trim_word_ends
 from data_pipelines.speech.tts.espeak import CLAUSE_END, WORD, word_times
 from data_pipelines.text.spoken import expand
-from model.errors import UserError
-from model.extras import package_dir
 from tests.refusals import refused
 
 TEXT = "One of the agents will call you, at 9:30 PM. The price is $8/month for AB-1234. I don't know what to say!"
@@ -173,18 +171,15 @@ def test_long_texts_are_cut_at_sentence_ends_then_commas_then_words() -> None:
 def symbols() -> frozenset[str]:
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("phonemizer")
-    try:
-        folder = package_dir("kokoro_onnx", extra="tts")
-        package_dir("misaki", extra="tts")
-    except UserError as why:
-        pytest.skip(str(why))
-    return frozenset(json.loads((folder / "config.json").read_text("utf-8"))["vocab"])
+    if not engines.is_kokoro_fetched():
+        pytest.skip("Kokoro is not fetched: run `ppx-data fetch kokoro`")
+    return frozenset(json.loads((engines.kokoro_folder() / "symbols.json").read_text("utf-8"))["vocab"])
 
 
 def test_weak_words_suffixes_and_letters_have_their_sounds(symbols: frozenset[str]) -> None:
     from data_pipelines.speech.tts.phonemes import Phonemes
 
-    us = Phonemes("us", symbols)
+    us = Phonemes("us", symbols, engines.kokoro_folder() / "lexicons")
     # The expected sounds are the IPA of a learner's dictionary in Kokoro's symbols, whose capitals are diphthongs.
     expected = {
         "a": "\u0250",
@@ -208,7 +203,7 @@ def test_weak_words_suffixes_and_letters_have_their_sounds(symbols: frozenset[st
 def test_invented_names_are_pronounced_with_known_symbols_only(symbols: frozenset[str], accent: str) -> None:
     from data_pipelines.speech.tts.phonemes import Phonemes
 
-    lexicon = Phonemes(accent, symbols)
+    lexicon = Phonemes(accent, symbols, engines.kokoro_folder() / "lexicons")
     for name in ("Ayelen", "Lucero", "Zxqvor", "shakshuka", "Br\u00fbl\u00e9e", "Nguyen's"):
         sounds = lexicon.of(name)
         assert len(sounds) >= 3 and set(sounds) <= symbols

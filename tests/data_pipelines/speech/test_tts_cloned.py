@@ -13,7 +13,7 @@ pytest.importorskip("pocketsphinx")
 
 from data_pipelines.speech.engines import open_engine  # noqa: E402
 from data_pipelines.speech.tts import cloned  # noqa: E402
-from data_pipelines.speech.voices import Pool, VoiceClip  # noqa: E402
+from data_pipelines.speech.voices import ConsentedClip, Pool  # noqa: E402
 from model.errors import Code  # noqa: E402
 from tests.data_pipelines import speech_servers  # noqa: E402
 from tests.data_pipelines.speech_servers import SPEAKERS, Server, check_speech, choice_of  # noqa: E402
@@ -116,7 +116,7 @@ def test_unknown_options_are_refused(
 
 
 def test_a_clip_that_was_replaced_is_not_spoken_with(tmp_path: Path) -> None:
-    clip = VoiceClip(
+    clip = ConsentedClip(
         path="a.wav", speaker="a", sex="male", accent="us", licence="x", consent="y", held_out=False, sha256="0"
     )
     (tmp_path / "a.wav").write_bytes(b"other")

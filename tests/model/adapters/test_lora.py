@@ -29,7 +29,7 @@ def check_logits(model: DuplexLM) -> None:
     with torch.no_grad():
         logits = model.logits(golden["forward.codes"])
     for ours, mask, theirs in (
-        (logits.audio_BCTV, logits.audio_mask_BCT, golden["forward.audio_logits"]),
+        (logits.audio_BQTV, logits.audio_mask_BQT, golden["forward.audio_logits"]),
         (logits.text_BTV[:, None], logits.text_mask_BT[:, None], golden["forward.text_logits"]),
     ):
         assert (ours - theirs)[mask].abs().max() < 1e-4
@@ -178,7 +178,7 @@ def test_an_adapter_of_16_steps_cut_to_8_gives_the_logits_of_the_agents_steps() 
     codes = tensors("lm_small")["forward.codes"]
     with torch.no_grad():
         ours, full = small.logits(codes), model.logits(codes)
-    torch.testing.assert_close(ours.audio_BCTV, full.audio_BCTV[:, :8])
+    torch.testing.assert_close(ours.audio_BQTV, full.audio_BQTV[:, :8])
     torch.testing.assert_close(ours.text_BTV, full.text_BTV)
     assert cut_adapter(cut).keys() == cut.keys()  # 8 steps have nothing to lose
 

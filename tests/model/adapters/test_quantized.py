@@ -211,8 +211,8 @@ def test_logits_stay_near_those_of_the_full_weights(kind: str, worst: float) -> 
     quantize_base(model, kind)
     with torch.no_grad():
         ours, theirs = model.logits(codes), full.logits(codes)
-    mask = theirs.audio_mask_BCT
-    ours_NV, theirs_NV = ours.audio_BCTV[mask].log_softmax(-1), theirs.audio_BCTV[mask].log_softmax(-1)
+    mask = theirs.audio_mask_BQT
+    ours_NV, theirs_NV = ours.audio_BQTV[mask].log_softmax(-1), theirs.audio_BQTV[mask].log_softmax(-1)
     divergence = F.kl_div(ours_NV, theirs_NV, log_target=True, reduction="batchmean")
     assert 0 < divergence < worst
 

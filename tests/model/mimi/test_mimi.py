@@ -73,9 +73,9 @@ def encode_in_chunks(codec: Mimi, wav_B1S: Tensor, frames: int) -> Tensor:
     return torch.cat([codec.encode_frame(state, chunk) for chunk in wav_B1S.split(frames * FRAME, dim=2)], dim=2)
 
 
-def decode_in_chunks(codec: Mimi, codes_BCT: Tensor, frames: int) -> Tensor:
-    state = codec.init_decoder_state(codes_BCT.shape[0])
-    return torch.cat([codec.decode_frame(state, chunk) for chunk in codes_BCT.split(frames, dim=2)], dim=2)
+def decode_in_chunks(codec: Mimi, codes_BQT: Tensor, frames: int) -> Tensor:
+    state = codec.init_decoder_state(codes_BQT.shape[0])
+    return torch.cat([codec.decode_frame(state, chunk) for chunk in codes_BQT.split(frames, dim=2)], dim=2)
 
 
 def relative(made: Tensor, wanted: Tensor) -> float:

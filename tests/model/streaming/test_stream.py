@@ -89,7 +89,7 @@ def test_streamed_tokens_are_the_argmax_of_the_full_forward_on_the_training_sequ
     scored = has_loss.clone()
     scored[-1] = False  # the delayed codebooks of the last frame are past the end
     assert torch.equal(logits.text_BTV[0].argmax(-1)[scored], agent[0, 0, :-1])
-    assert torch.equal(logits.audio_BCTV[0, :8].argmax(-1)[:, scored], agent[0, 1:, :-1])
+    assert torch.equal(logits.audio_BQTV[0, :8].argmax(-1)[:, scored], agent[0, 1:, :-1])
 
 
 @pytest.mark.parametrize("cuts", [[1] * 24, [7, 1, 16], [20, 4]])

@@ -114,7 +114,8 @@ def test_expanded_agent_logits_equal_those_of_the_8_step_model() -> None:
     load_native(model, expand_depth(weights("lora_small"))[0])
     with torch.no_grad():
         ours, theirs = (m.logits(golden["forward.codes"]) for m in (model, language_model("lora_small")))
-    assert torch.allclose(ours.audio_BCTV[:, :8], theirs.audio_BCTV, atol=1e-6)
+    # Sums over 16 steps may run in another order than over 8. Logits up to 7 are 5e-7 apart in fp32: 20 roundings.
+    torch.testing.assert_close(ours.audio_BQTV[:, :8], theirs.audio_BQTV, rtol=0, atol=1e-5)
 
 
 def test_cutting_undoes_the_expansion_and_keeps_the_agents_logits() -> None:
@@ -126,8 +127,8 @@ def test_cutting_undoes_the_expansion_and_keeps_the_agents_logits() -> None:
     with torch.no_grad():
         logits = model.logits(golden["forward.codes"])
     mask = golden["forward.audio_mask"][:, :8]
-    assert torch.equal(logits.audio_mask_BCT, mask)
-    assert (logits.audio_BCTV - golden["forward.audio_logits"][:, :8])[mask].abs().max() < 1e-4
+    assert torch.equal(logits.audio_mask_BQT, mask)
+    assert (logits.audio_BQTV - golden["forward.audio_logits"][:, :8])[mask].abs().max() < 1e-4
 
 
 def test_expanding_or_cutting_the_wrong_number_of_steps_is_refused() -> None:

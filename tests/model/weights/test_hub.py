@@ -214,7 +214,7 @@ def test_the_environment_of_huggingface_hub_decides_where_and_with_which_token(h
     for token, expected in (("hf_reader", ""), (None, "is gated: ask for access")):
         environment = hub.environment(tmp_path / f"home-{token}", token) | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=1200
         )
         assert (done.returncode == 0) == (expected == ""), done.stderr
         assert expected in done.stderr

@@ -35,10 +35,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredTensor]
     return read_header(folder / "model.safetensors")
 
 
-def fed(codes_CP: Tensor) -> Tensor:
+def fed(codes_QP: Tensor) -> Tensor:
     """[17, P + 1]: what the runtime holds at positions 0 .. P after a clip of P frames; -2: nothing yet."""
-    num_frames = codes_CP.shape[1]
-    frames = [[CONFIG.text_padding_id, *codes_CP[:, n].tolist(), *SINE] for n in range(num_frames)]
+    num_frames = codes_QP.shape[1]
+    frames = [[CONFIG.text_padding_id, *codes_QP[:, n].tolist(), *SINE] for n in range(num_frames)]
     inputs_KP = torch.full((17, num_frames + 1), -2)
     for n, frame in enumerate(frames):
         for k, delay in enumerate(CONFIG.delays):
@@ -51,14 +51,14 @@ def fed(codes_CP: Tensor) -> Tensor:
 def write_voice(
     path: Path,
     weights: dict[str, StoredTensor],
-    codes_CP: Tensor,
+    codes_QP: Tensor,
     *,
     dtype: torch.dtype = torch.bfloat16,
     slots: int = SLOTS,
 ) -> Path:
     """A .pt as the published runtime saves it: sums in its order, audio tables first; the ring after the last frame."""
-    inputs_KP = fed(codes_CP)
-    num_frames = codes_CP.shape[1]
+    inputs_KP = fed(codes_QP)
+    num_frames = codes_QP.shape[1]
     sums = []
     for p in range(num_frames - 1):
         total = weights["emb.0.weight"].read().to(dtype)[inputs_KP[1, p]]
@@ -86,35 +86,35 @@ def recovered(path: Path, weights: dict[str, StoredTensor]) -> RecoveredVoice:
 def test_codes_come_back_from_their_sums(
     tmp_path: Path, weights: dict[str, StoredTensor], num_frames: int, dtype: torch.dtype
 ) -> None:
-    codes_CP = random_voice(num_frames)
-    voice = recovered(write_voice(tmp_path / "voice.pt", weights, codes_CP, dtype=dtype), weights)
+    codes_QP = random_voice(num_frames)
+    voice = recovered(write_voice(tmp_path / "voice.pt", weights, codes_QP, dtype=dtype), weights)
     assert voice.exact
-    assert torch.equal(voice.codes_CP[:, 1:], codes_CP[:, 1:])
-    assert torch.equal(voice.codes_CP[:, 0], codes_CP[:, 1])  # frame 0 never reaches the model
+    assert torch.equal(voice.codes_QP[:, 1:], codes_QP[:, 1:])
+    assert torch.equal(voice.codes_QP[:, 0], codes_QP[:, 1])  # frame 0 never reaches the model
 
 
 def test_the_model_is_fed_the_same_with_the_clip_and_with_the_recovered_voice(
     tmp_path: Path, weights: dict[str, StoredTensor]
 ) -> None:
-    codes_CP = random_voice(9)
-    voice = recovered(write_voice(tmp_path / "voice.pt", weights, codes_CP), weights)
-    prompts = [hybrid_prompt(CONFIG, codes, [5, 6, 7], SILENCE, SINE) for codes in (codes_CP, voice.codes_CP)]
+    codes_QP = random_voice(9)
+    voice = recovered(write_voice(tmp_path / "voice.pt", weights, codes_QP), weights)
+    prompts = [hybrid_prompt(CONFIG, codes, [5, 6, 7], SILENCE, SINE) for codes in (codes_QP, voice.codes_QP)]
     dialogue_KT = torch.randint(50, (17, 4))
     model = DuplexLM(CONFIG, device="meta")
     inputs = [model.delayed_inputs(training_sequence(CONFIG, prompt, dialogue_KT)[0][None])[0] for prompt in prompts]
     assert torch.equal(*inputs)
-    assert torch.equal(inputs[1][0, :, :8], fed(codes_CP)[:, :8])  # and those are what the sums were made of
+    assert torch.equal(inputs[1][0, :, :8], fed(codes_QP)[:, :8])  # and those are what the sums were made of
 
 
 def test_sums_added_in_another_order_are_recovered_but_not_called_exact(
     tmp_path: Path, weights: dict[str, StoredTensor]
 ) -> None:
-    codes_CP = random_voice(20)
-    path = write_voice(tmp_path / "voice.pt", weights, codes_CP, dtype=torch.float32)
+    codes_QP = random_voice(20)
+    path = write_voice(tmp_path / "voice.pt", weights, codes_QP, dtype=torch.float32)
     state = torch.load(path)
     torch.save({**state, "embeddings": state["embeddings"].bfloat16()}, path)  # rounded once, not 16 times
     voice = recovered(path, weights)
-    assert torch.equal(voice.codes_CP[:, 1:], codes_CP[:, 1:]) and not voice.exact
+    assert torch.equal(voice.codes_QP[:, 1:], codes_QP[:, 1:]) and not voice.exact
 
 
 @pytest.mark.parametrize("decode", [nearest_rows, nearest_rows_whitened])

@@ -35,18 +35,22 @@ import json, os, sys
 import torch
 from model.weights.checkpoint import from_pretrained
 from model.config import LMConfig
-from model.duplex import DuplexLM
 
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key + ":")) * 1024
 
-def peak(path, dep_q, dtype):
-    before = status("VmRSS")
+def peak(small, path, dep_q, dtype):
+    dtype = dtype and getattr(torch, dtype)
+    from_pretrained(small, dtype=dtype)  # what the process itself needs to load anything depends on the machine
     config = LMConfig(**json.load(open(sys.argv[1])) | {"dep_q": dep_q})
-    model = from_pretrained(path, config, dtype=dtype and getattr(torch, dtype))
+    # Memory counts once it is written. Filled at once, parameters are there before the first value is read, and a copy
+    # adds to all of them wherever its values stand in the file.
+    empty = torch.empty
+    torch.empty = lambda *args, **kwargs: empty(*args, **kwargs).fill_(0)
+    before = status("VmRSS")
+    model = from_pretrained(path, config, dtype=dtype)
     return status("VmHWM") - before, sum(p.nbytes for p in model.parameters()), status("VmRSS") - before
 
-DuplexLM(LMConfig(dim=8, num_heads=2, num_layers=1), device="meta")  # imports packages, 70 MB of them
 for case in json.loads(sys.argv[2]):
     read, write = os.pipe()
     if os.fork() == 0:  # its peak starts at what it has now
@@ -58,33 +62,41 @@ for case in json.loads(sys.argv[2]):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_loading_takes_at_most_a_tenth_more_memory_than_the_model(tmp_path: Path) -> None:
+def test_loading_copies_neither_the_model_nor_its_largest_parameter(tmp_path: Path) -> None:
     config = LMConfig(
-        dim=512, num_layers=8, num_heads=8, depformer_dim=384, depformer_dim_feedforward=1536, depformer_num_heads=4,
-        depformer_num_layers=2, text_card=8000,
+        dim=512, num_layers=1, num_heads=8, depformer_dim=1024, depformer_dim_feedforward=384, depformer_num_heads=4,
+        depformer_num_layers=1, text_card=8000, card=256,
     )  # fmt: skip
     torch.manual_seed(0)
     fused = native_state_dict(DuplexLM(config))
+    sizes = {name: tensor.nbytes for name, tensor in fused.items()}
+    # A parameter that loading holds twice costs at least twice the fifth that it is allowed beside the model.
+    assert max(sizes.values()) > 0.4 * sum(sizes.values()) > 160 * MIB
     write_weights(tmp_path / "fused.safetensors", fused)
     write_weights(tmp_path / "split.safetensors", {k: v.clone() for k, v in split_fused(fused, 16).items()})
     write_weights(tmp_path / "eight.safetensors", fuse_split(cut_depth(fused)))
     write_weights(tmp_path / "half.safetensors", {name: tensor.bfloat16() for name, tensor in fused.items()})
-    assert sum(tensor.nbytes for tensor in fused.values()) > 400 * MIB
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    save_native(tmp_path / "small", language_model("lm_small"))
+    save_native(tmp_path / "small_half", language_model("lm_small"), dtype=torch.bfloat16)
     del fused
     cases: list[tuple[str, int, str | None]] = [
         ("fused", 16, None), ("split", 16, None), ("eight", 16, None), ("fused", 8, None), ("split", 8, None),
         ("half", 16, None), ("half", 16, "float32"), ("fused", 16, "bfloat16"),
     ]  # fmt: skip
-    asked = [(str(tmp_path / f"{name}.safetensors"), dep_q, dtype) for name, dep_q, dtype in cases]
+    small = {"half": str(tmp_path / "small_half")}
+    asked = [
+        (small.get(name, str(tmp_path / "small")), str(tmp_path / f"{name}.safetensors"), dep_q, dtype)
+        for name, dep_q, dtype in cases
+    ]
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "config.json"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     for case, line in zip(cases, lines, strict=True):
         peak, size, kept = json.loads(line)
         assert kept > 0.95 * size, case  # the measure sees the model itself
-        assert peak <= 1.1 * size, (case, peak / size)
+        assert peak <= 1.2 * size, (case, peak / size)
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 1000])

@@ -1,28 +1,59 @@
-"""The commands as a person meets them: help, lists, one-line errors and exit codes."""
+"""The commands as a person meets them: help, versions, lists, one-line errors and exit codes."""
 
 import errno
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from data_pipelines.arguments import Parser
 from model.errors import UserError
-from ppx_train import roots
-from ppx_train.cli import commands as cli
-from ppx_train.config import recipe_names
+from ppx_train import __version__, roots
+from ppx_train.cli import chat, export, voice
+from ppx_train.cli.run import run
+from ppx_train.recipes import recipe_names
 from ppx_train.training.checkpoint import PlainFiles
 from tests.paths import ROOT
+from tests.refusals import refused
 
 
 def call(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """One of the four commands in a fresh interpreter."""
+    """One of the commands in a fresh interpreter."""
     program = f"import sys; sys.argv[0] = 'ppx-{command}'; sys.path[0] = {str(ROOT)!r}; "
-    program += f"from ppx_train.cli.commands import {command}; {command}()"
+    program += f"from ppx_train.cli.{command} import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=1200
     )
+
+
+COMMANDS = ("train", "data", "export", "voice", "chat")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_version_and_help_need_neither_torch_nor_training_libraries(command: str) -> None:
+    """Help that takes seconds is not read: only light modules may be imported for it."""
+    program = f"import sys; sys.path[0] = {str(ROOT)!r}; sys.argv = ['ppx-{command}', '--OPTION']\n"
+    program += f"from ppx_train.cli.{command} import main\n"
+    program += "try:\n    main()\nexcept SystemExit as why:\n    assert not why.code\n"
+    program += "print([name for name in ('torch', 'lightning', 'numpy', 'huggingface_hub') if name in sys.modules])"
+    for option, text in (("version", f"ppx-train {__version__}"), ("help", "usage: ")):
+        done = subprocess.run(
+            [sys.executable, "-c", program.replace("OPTION", option)], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(text) and done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("parser", [chat.parser(), export.parser(), *voice.parser().subcommands.values()])
+def test_every_option_has_a_help_text_with_its_default(parser: Parser) -> None:
+    for name, action in parser.options.items():
+        assert action.help, name
+        says_default = "default" in action.help
+        assert action.required or action.nargs == 0 or not action.option_strings or says_default, name
 
 
 def test_recipes_are_listed_with_a_line_each() -> None:
@@ -38,61 +69,95 @@ def test_help_names_every_group_and_setting() -> None:
     assert result.returncode == 0
     for text in ("tiny", "personaplex_7b", "optim.lr.depth = 4e-06", "data.max_frames = 2048", "resume=true"):
         assert text in result.stdout
-    assert "2048 frames" not in result.stderr
+    assert not result.stderr
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "message"),
+    ("command", "arguments", "code", "named"),
     [
-        ("train", ["recipe=quikstart"], "did you mean 'quickstart'"),
-        ("train", ["recipe=quickstart", "data.paths=[nowhere]", "model.tokenizer=none.model"], "none.model"),
-        ("data", ["spaek"], "did you mean 'speak'"),
-        ("data", ["check", "nowhere"], "nowhere"),
-        ("export", ["checkpoint=nowhere", "out=there"], "nowhere"),
-        ("export", ["chekpoint=a"], "chekpoint"),
-        ("chat", ["--model", "nowhere", "--input-wav", "a.wav", "--output-wav", "b.wav"], "a.wav: no such audio file"),
+        ("train", ["recipe=quikstart"], "unknown-name", "did you mean 'quickstart'"),
+        ("train", [], "missing-option", "recipe=NAME"),
+        ("train", ["recipe=quickstart", "--fast"], "unknown-name", "ppx-train: no option --fast"),
+        ("train", ["recipe=quickstart", "--prnt"], "unknown-name", "did you mean '--print'?"),
+        ("data", ["spaek"], "unknown-name", "did you mean 'speak'?"),
+        ("data", [], "missing-option", "VERB"),
+        ("data", ["shard", "--dialogues", "a"], "missing-option", "--codec, --out must be given"),
+        ("data", ["shard", "--dialogues", "a", "--out", "b", "--codec", "c", "--wokers", "2"], "unknown-name",
+         "ppx-data shard: no option --wokers, did you mean '--workers'?"),
+        ("export", ["--checkpoint", "nowhere", "--out", "there"], "not-found", "nowhere"),
+        ("export", ["checkpoint=a", "out=b"], "old-form", "`ppx-export --checkpoint a --out b`"),
+        ("voice", ["convert", "a.pt", "--model", "m"], "missing-option", "--out must be given"),
+        ("chat", ["--model", "nowhere"], "missing-option", "--input-wav, --output-wav must be given"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_two(
-    command: str, arguments: list[str], message: str, tmp_path: Path
+    command: str, arguments: list[str], code: str, named: str, tmp_path: Path
 ) -> None:
     result = call(command, *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.startswith("error[")
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"error[{code}]: ") and named in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not result.stdout
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        ("train", ["recipe=quickstart", "data.paths=[nowhere]", "model.tokenizer=none.model"], "none.model"),
+        ("data", ["check", "nowhere"], "nowhere"),
+        ("chat", ["--model", "m", "--input-wav", "a.wav", "--output-wav", "b.wav"], "a.wav: no such audio file"),
+    ],
+)
+def test_a_file_that_is_not_there_is_one_line(command: str, arguments: list[str], named: str, tmp_path: Path) -> None:
+    result = call(command, *arguments, cwd=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert result.stderr.startswith("error[") and named in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_print_stands_anywhere_and_prints_a_recipe(tmp_path: Path) -> None:
+    result = call("train", "recipe=quickstart", "--print", "steps=7", "optim.warmup_steps=2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "steps: 7  # command line\n" in result.stdout
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    again = call("train", "recipe=./mine.yaml", "--print", cwd=tmp_path)
+    assert yaml.safe_load(again.stdout) == yaml.safe_load(result.stdout) | {"recipe": "mine"}
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ppx_train", "recipes"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("fisher_only ")
+
+
 def run_failing(why: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    def command(_: list[str]) -> int:
+    def command(_: Sequence[str]) -> int:
         raise why
 
     with pytest.raises(SystemExit) as caught:
-        cli._run(command)
+        run(command)
     assert isinstance(caught.value.code, int)
     return caught.value.code, capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_exit_code_one(capsys: pytest.CaptureFixture[str]) -> None:
-    def fill(_: list[str]) -> int:
+    def fill(_: Sequence[str]) -> int:
         with open("/dev/full", "w") as full:
             full.write("x" * 100_000)
         return 0
 
     with pytest.raises(SystemExit) as caught:
-        cli._run(fill)
+        run(fill)
     assert caught.value.code == 1
     assert "no space left on the disk" in capsys.readouterr().err
 
 
 def test_a_bug_is_not_dressed_up_as_a_mistake_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_: list[str]) -> int:
+    def broken(_: Sequence[str]) -> int:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        cli._run(broken)
-    assert run_failing(UserError("mend this"), capsys) == (2, "error[bad-value]: mend this\n")
+        run(broken)
+    assert run_failing(UserError("fix this", code="exists"), capsys) == (2, "error[exists]: fix this\n")
     assert run_failing(KeyboardInterrupt(), capsys) == (130, "error: interrupted: run the same command again\n")
 
 
@@ -102,13 +167,13 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(
         roots, "find_spec", lambda name: type("S", (), {"origin": str(tmp_path / name / "__init__.py")})
     )
-    with pytest.raises(UserError, match=f"`model` comes from {tmp_path}"):
+    with refused("bad-combination", "`model`", tmp_path):
         roots.check_packages()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     why = OSError(errno.EROFS, "Read-only file system", "/there/out")
-    expected = "error: /there/out: Read-only file system: choose a folder that can be written\n"
+    expected = "error: /there/out: Read-only file system; choose a folder that can be written\n"
     assert run_failing(why, capsys) == (1, expected)
 
 

@@ -2,29 +2,36 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from model.duplex import DuplexLM
-from model.errors import UserError
+from model.errors import Code, UserError
 from model.mimi.files import load_mimi
 from model.streaming.sample import Sampling
 from model.weights.checkpoint import native_state_dict
 from ppx_train import __version__
-from ppx_train.export.export import export, find_checkpoint, main
+from ppx_train.cli import export
+from ppx_train.export.export_settings import ExportSettings
+from ppx_train.export.folder import export_checkpoint, find_checkpoint
 from ppx_train.export.voices import voices_of_shards
 from ppx_train.inference.loading import find_voice, load_release
 from ppx_train.inference.offline import chat
+from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.origin import project_commit
 from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
+from tests.refusals import refused
 
-# the keys that the stock loader takes out or hands to its constructor; any other is a crash there
+# The stock loader takes these keys out or hands them to its constructor; any other is a crash there.
 STOCK_KEYS = set(
     """
 moshi_name mimi_name mimi_config_name tokenizer_name lora_name model_type lm_gen_config tts_config stt_config model_id
@@ -53,7 +60,11 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dup
 
 @pytest.fixture(scope="module")
 def exported(run: tuple[Path, DuplexLM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(run[0], tmp_path_factory.mktemp("out") / "my-model", dtype="float32")
+    return make(run[0], tmp_path_factory.mktemp("out") / "my-model", dtype="fp32")
+
+
+def make(checkpoint: Path, out: Path, **settings: Any) -> Path:
+    return export_checkpoint(checkpoint, out, ExportSettings(**settings))
 
 
 def digest(path: Path) -> str:
@@ -101,7 +112,8 @@ def test_the_sidecar_says_how_to_prompt(data: Path, exported: Path) -> None:
 
 
 def test_every_file_is_in_the_sums_and_codec_and_tokenizer_are_copied_byte_for_byte(data: Path, exported: Path) -> None:
-    sums = dict(reversed(line.split("  ")) for line in (exported / "SHA256SUMS").read_text().splitlines())
+    lines = (exported / "SHA256SUMS").read_text().splitlines()
+    sums = {name: value for value, name in (line.split("  ") for line in lines)}
     files = {p.relative_to(exported).as_posix() for p in exported.rglob("*") if p.is_file()} - {"SHA256SUMS"}
     assert set(sums) == files
     assert all(digest(exported / name) == value for name, value in sums.items())
@@ -125,37 +137,61 @@ def test_held_out_synthetic_voices_are_included_and_recorded_people_are_not(data
     assert speakers == {"a"}  # "b" speaks only in recorded calls
 
 
-def test_the_card_tells_recipe_data_licences_figures_and_voices(exported: Path) -> None:
-    card = (exported / "README.md").read_text()
-    assert card.startswith("---\nlicense: other\n") and "pipeline_tag: audio-to-audio" in card
+def test_the_card_says_recipe_data_licences_figures_and_voices(exported: Path) -> None:
+    card = ModelCard.load(exported / "README.md")
+    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == ("other", "audio-to-audio", "moshi")
+    assert card.data.base_model is None and "full-duplex" in card.data.tags
     for part in (
-        "`quickstart`, step 6",
-        "| train | service | 2 |",
-        "CC0-1.0",
-        "| loss | 2.5000 |",
-        "| a | a |",
-        "ppx-chat",
-    ):
-        assert part in card, part
-    assert "9.0" not in card  # logged after the exported step
-    assert str(exported.parent) not in card
+        "`quickstart`, step 6", "| train | service | 2 |", "CC0-1.0", "| loss | 2.5000 |", "| a | a |", "ppx-chat",
+        "parameters in float32;",
+    ):  # fmt: skip
+        assert part in card.text, part
+    assert "9.0" not in card.text  # logged after the exported step
+    assert str(exported.parent) not in card.content
 
 
-def test_the_card_tells_the_commits_and_the_type(exported: Path) -> None:
+def test_the_card_and_the_record_say_which_commit_trained_and_exported(exported: Path) -> None:
     card, commit = (exported / "README.md").read_text(), project_commit()
     engine = f"ppx-train {__version__}" + (f", commit {commit}" if commit else "")
-    for part in (f"| trained with | {engine} |", f"| exported with | {engine} |", "parameters in float32;"):
+    for part in (f"| trained with | {engine} |", f"| exported with | {engine} |"):
         assert part in card, part
-    assert json.loads((exported / "personaplex.json").read_text())["origin"].get("commit", "") == commit
+    sidecar = read_sidecar(exported)
+    assert sidecar is not None and (sidecar.origin.commit or "") == commit
 
 
-def test_the_licence_chain_goes_on_through_start_weights_that_were_exported_here(
+def test_licences_go_on_through_start_weights_that_were_exported_here(
     data: Path, exported: Path, tmp_path: Path
 ) -> None:
-    folder, _ = write_checkpoint(data, tmp_path / "run", 2, f"model.init={exported}")
-    card = (export(folder, tmp_path / "out", voices="none") / "README.md").read_text()
+    folder, _ = write_checkpoint(data, tmp_path / "run", 2, f"model.init={exported}", f"model.codec={exported}")
+    (exported / "README.md").rename(tmp_path / "README.md")  # The card is for people: nothing is read from it.
+    try:
+        second = make(folder, tmp_path / "second", voices="none", licence="mit")
+    finally:
+        (tmp_path / "README.md").rename(exported / "README.md")
+    own, before = read_sidecar(second), read_sidecar(exported)
+    assert own is not None and own.ingredients is not None and before is not None and before.ingredients
+    start, codec, trained = own.ingredients
+    assert (start.part, start.name, start.ingredients) == ("start weights", "my-model", before.ingredients)
+    assert (codec.part, codec.name, trained.part) == ("codec", "my-model", "training data")
+    card = (second / "README.md").read_text()
     assert "- start weights `my-model` under its own licence, itself derived from training data under CC0-1.0 (" in card
-    assert str(exported.parent) not in card
+    assert str(exported.parent) not in card and str(exported.parent) not in (second / "personaplex.json").read_text()
+
+    folder, _ = write_checkpoint(data, tmp_path / "again", 2, f"model.init={second}")
+    third = ModelCard.load(make(folder, tmp_path / "third", voices="none") / "README.md")
+    assert third.data.license == "mit"
+    assert "start weights `second` under mit, itself derived from start weights `my-model` under its own" in third.text
+
+
+def test_a_start_whose_record_is_damaged_is_refused(data: Path, exported: Path, tmp_path: Path) -> None:
+    start = Path(shutil.copytree(exported, tmp_path / "start"))
+    folder, _ = write_checkpoint(data, tmp_path / "run", 2, f"model.init={start}")
+    record = json.loads((start / "personaplex.json").read_text())
+    record["ingredients"][0]["licence"] = 3
+    (start / "personaplex.json").write_text(json.dumps(record))
+    with refused("bad-record", start / "personaplex.json", "ingredients[0].licence is 3"):
+        make(folder, tmp_path / "out", voices="none")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_exported_model_talks_in_its_voice(exported: Path) -> None:
@@ -170,7 +206,7 @@ def test_an_exported_model_talks_in_its_voice(exported: Path) -> None:
 def test_bfloat16_is_the_default_and_halves_the_weights(
     run: tuple[Path, DuplexLM], exported: Path, tmp_path: Path
 ) -> None:
-    small = export(run[0], tmp_path / "small", voices="none")
+    small = make(run[0], tmp_path / "small", voices="none")
     assert {t.dtype for t in load_file(small / "model.safetensors").values()} == {torch.bfloat16}
     assert not (small / "voices").exists() and "None included" in (small / "README.md").read_text()
 
@@ -178,7 +214,7 @@ def test_bfloat16_is_the_default_and_halves_the_weights(
 def test_the_nvidia_layout_keeps_sixteen_steps_and_hides_its_shape_from_stock_moshi(
     run: tuple[Path, DuplexLM], tmp_path: Path
 ) -> None:
-    out = export(run[0], tmp_path / "out", layout="nvidia", dtype="float32")
+    out = make(run[0], tmp_path / "out", layout="nvidia", dtype="fp32")
     own = native_state_dict(run[1])
     written = load_file(out / "model.safetensors")
     assert set(written) == set(own) and all(torch.equal(written[name], own[name]) for name in own)
@@ -194,17 +230,17 @@ def test_adapters_are_merged_and_the_checkpoint_is_left_as_it_was(data: Path, tm
     lora = ["model.lora.rank=3", "model.lora.patterns=['.*']"]
     folder, lm = write_checkpoint(data, tmp_path / "run", 4, *lora)
     before = digest(folder / "checkpoint.ckpt")
-    release = load_release(export(folder, tmp_path / "out", dtype="float32"))
+    release = load_release(make(folder, tmp_path / "out", dtype="fp32"))
     assert digest(folder / "checkpoint.ckpt") == before
     codes = torch.randint(64, (1, 17, 10), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         adapted, merged = lm.logits(codes), release.lm.logits(codes)
         for module in lm.modules():
             if hasattr(module, "scaling"):
-                module.scaling = 0.0
+                setattr(module, "scaling", 0.0)  # noqa: B010
         plain = lm.logits(codes)
     torch.testing.assert_close(merged.text_BTV, adapted.text_BTV, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(merged.audio_BCTV, adapted.audio_BCTV[:, :8], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged.audio_BQTV, adapted.audio_BQTV[:, :8], rtol=1e-4, atol=1e-4)
     assert (plain.text_BTV - adapted.text_BTV).abs().max() > 0.1
 
 
@@ -212,13 +248,13 @@ def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], tmp_pat
     clips = tmp_path / "clips"
     clips.mkdir()
     soundfile.write(clips / "Anna B.wav", 0.1 * np.random.default_rng(0).standard_normal(72000), 24000)
-    with pytest.raises(UserError, match="Anna B.json: missing: say on what terms"):
-        export(run[0], tmp_path / "out", voices=clips)
+    with refused("licence", "Anna B.json"):
+        make(run[0], tmp_path / "out", voices=clips)
     (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0"}')
-    with pytest.raises(UserError, match="needs licence and consent"):
-        export(run[0], tmp_path / "out", voices=clips)
+    with refused("licence", "Anna B.json", "needs licence and consent"):
+        make(run[0], tmp_path / "out", voices=clips)
     (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0", "consent": "agreed", "label": "Anna"}')
-    out = export(run[0], tmp_path / "out", voices=clips)
+    out = make(run[0], tmp_path / "out", voices=clips)
     with safe_open(out / "voices" / "Anna-B.safetensors", "pt") as file:
         assert file.metadata()["label"] == "Anna"
         assert file.metadata()["sha256"] == digest(clips / "Anna B.wav")
@@ -227,8 +263,8 @@ def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], tmp_pat
 
 def test_an_existing_folder_is_never_touched(run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="out exists: choose another"):
-        export(run[0], tmp_path / "out")
+    with refused("exists", f"--out {tmp_path / 'out'}"):
+        make(run[0], tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -238,9 +274,9 @@ def test_a_failed_export_leaves_nothing_behind(
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ppx_train.export.export.write_sums", full_disk)
+    monkeypatch.setattr("ppx_train.export.folder.write_sums", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        export(run[0], tmp_path / "out")
+        make(run[0], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +285,7 @@ def test_a_damaged_checkpoint_is_one_line(data: Path, tmp_path: Path) -> None:
     file = folder / "checkpoint.ckpt"
     file.write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(UserError, match="checkpoint.ckpt is damaged") as why:
-        export(folder, tmp_path / "out")
+        make(folder, tmp_path / "out")
     assert "\n" not in str(why.value) and not (tmp_path / "out").exists()
 
 
@@ -258,35 +294,42 @@ def test_a_checkpoint_of_another_architecture_is_one_line(data: Path, tmp_path: 
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("num_layers: 2\n    hidden", "num_layers: 3\n    hidden"))
     assert (folder / "config.yaml").read_text() != config
-    with pytest.raises(UserError, match=r"not of the model in config.yaml: .* missing") as why:
-        export(folder, tmp_path / "out")
+    with pytest.raises(UserError, match=r"not of the model in config.yaml.* missing") as why:
+        make(folder, tmp_path / "out")
     assert "\n" not in str(why.value)
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match="no checkpoint there"):
+        with refused("not-found", f"--checkpoint {path}"):
             find_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "code", "named"),
     [
-        (["checkpoint=a"], "out is not given"),
-        (["checkpoint=a", "out=b", "layuot=nvidia"], "layuot=nvidia"),
-        (["checkpoint=a", "out=b", "layout=onnx"], "choose one of kyutai, nvidia, lora"),
-        (["checkpoint=a", "out=b", "dtype=int8"], "choose one of bfloat16, float32"),
-        (["checkpoint=a", "out=b", "max_voices=many"], "max_voices=many"),
+        ("--checkpoint a", "missing-option", "ppx-export: --out must be given"),
+        ("--checkpoint a --out b --layuot nvidia", "unknown-name", "no option --layuot, did you mean '--layout'?"),
+        ("--checkpoint a --out b --layout onnx", "bad-value", "ppx-export --layout: invalid choice 'onnx'"),
+        ("--checkpoint a --out b --dtype int8", "bad-value", "ppx-export --dtype: invalid choice 'int8'"),
+        ("--checkpoint a --out b --max-voices many", "bad-value", "ppx-export --max-voices: invalid int value 'many'"),
+        ("--checkpoint a --out b --max-voices -1", "bad-value", "--max-voices -1"),
+        ("--checkpoint a --out b --public", "bad-combination", "--public has no effect without --push ORG/NAME"),
     ],
 )
-def test_the_command_refuses_wrong_arguments(arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        main(arguments)
+def test_the_command_refuses_wrong_words(words: str, code: Code, named: str) -> None:
+    with refused(code, named):
+        export.command(words.split())
+
+
+def test_settings_from_python_are_checked_as_those_of_the_command(tmp_path: Path) -> None:
+    for settings in ({"layout": "onnx"}, {"dtype": "float32"}):
+        with refused("bad-value", *settings.values()):
+            make(tmp_path, tmp_path / "out", **settings)
 
 
 def test_the_command_exports_and_says_how_to_go_on(
     run: tuple[Path, DuplexLM], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([f"checkpoint={run[0]}", f"out={tmp_path / 'out'}", "voices=none"]) == 0
-    assert "ppx-chat --model" in capsys.readouterr().out
-    assert main(["--help"]) == 0
+    export.command(["--checkpoint", str(run[0]), "--out", str(tmp_path / "out"), "--include-voices", "none"])
+    assert f"ppx-chat --model {tmp_path / 'out'}" in capsys.readouterr().out

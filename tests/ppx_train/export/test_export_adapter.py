@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,18 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.weights.checkpoint import save_native
 from ppx_train.config import load
-from ppx_train.export.export import export
+from ppx_train.export.export_settings import ExportSettings
+from ppx_train.export.folder import export_checkpoint
 from ppx_train.inference.loading import load_release
 from tests.ppx_train.fixtures import greedy_tokens, run_arguments, write_checkpoint
+from tests.refusals import refused
 
 LORA = ("model.lora.rank=3", "model.lora.scaling=1.5", "model.lora.patterns=['self_attn', 'linears', 'text_linear']")
 LAYERS, STEPS = 2, 8
+
+
+def make(checkpoint: Path, out: Path, **settings: Any) -> Path:
+    return export_checkpoint(checkpoint, out, ExportSettings(**settings))
 
 
 def make_base(data: Path, folder: Path, dep_q: int) -> Path:
@@ -42,19 +49,19 @@ def trained(prepared: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def adapter(trained: tuple[Path, DuplexLM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(trained[0], tmp_path_factory.mktemp("out") / "mine", layout="lora", dtype="float32")
+    return make(trained[0], tmp_path_factory.mktemp("out") / "mine", layout="lora", dtype="fp32")
 
 
 @pytest.fixture(scope="module")
 def merged(trained: tuple[Path, DuplexLM], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(trained[0], tmp_path_factory.mktemp("out") / "merged", dtype="float32")
+    return make(trained[0], tmp_path_factory.mktemp("out") / "merged", dtype="fp32")
 
 
 def logits(lm: DuplexLM) -> tuple[Tensor, Tensor]:
     codes = torch.randint(64, (1, 17, 10), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         out = lm.logits(codes)
-    return out.text_BTV, out.audio_BCTV[:, :8]
+    return out.text_BTV, out.audio_BQTV[:, :8]
 
 
 def test_base_and_adapter_say_what_the_merged_export_and_the_trained_model_say(
@@ -123,13 +130,13 @@ def test_the_card_names_the_base_but_not_where_it_lies(base: Path, adapter: Path
 
 def test_a_run_of_all_weights_has_no_adapter(prepared: Path, tmp_path: Path) -> None:
     full, _ = write_checkpoint(prepared, tmp_path / "run", 2)
-    with pytest.raises(UserError, match="there is no adapter: choose layout=kyutai or nvidia"):
-        export(full, tmp_path / "out", layout="lora")
+    with refused("bad-combination", "--layout lora", "there is no adapter"):
+        make(full, tmp_path / "out", layout="lora")
     folder, _ = write_checkpoint(prepared, tmp_path / "run2", 2, *LORA)
-    with pytest.raises(UserError, match="model.init=scratch.*choose layout=kyutai or nvidia"):
-        export(folder, tmp_path / "out", layout="lora")
-    with pytest.raises(UserError, match="base=a/b has no effect: the run trained all"):
-        export(full, tmp_path / "out", layout="nvidia", base="a/b")
+    with refused("bad-combination", "--layout lora", "model.init=scratch"):
+        make(folder, tmp_path / "out", layout="lora")
+    with refused("bad-combination", "--base a/b has no effect"):
+        make(full, tmp_path / "out", layout="nvidia", base="a/b")
     assert not (tmp_path / "out").exists()
 
 
@@ -141,16 +148,16 @@ def test_another_base_than_the_trained_one_is_refused(
     (tmp_path / "other").mkdir()
     save_file(tensors, tmp_path / "other" / "model.safetensors")
     with pytest.raises(UserError, match="other: these are not the start weights"):
-        export(trained[0], tmp_path / "out", layout="lora", base=str(tmp_path / "other"))
+        make(trained[0], tmp_path / "out", layout="lora", base=str(tmp_path / "other"))
     with pytest.raises(UserError, match="nowhere: no such path"):
-        export(trained[0], tmp_path / "out", layout="lora", base="nowhere")
+        make(trained[0], tmp_path / "out", layout="lora", base="nowhere")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_without_its_base_is_one_line(prepared: Path, tmp_path: Path) -> None:
     start = make_base(prepared, tmp_path / "start", 8)
     folder, _ = write_checkpoint(prepared, tmp_path / "run", 2, *LORA, f"model.init={start}")
-    out = export(folder, tmp_path / "out", layout="lora")
+    out = make(folder, tmp_path / "out", layout="lora")
     start.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="is an adapter and needs its base model: .*start") as why:
         load_release(out)
@@ -160,13 +167,11 @@ def test_an_adapter_without_its_base_is_one_line(prepared: Path, tmp_path: Path)
 def test_start_weights_that_have_moved_are_found_again_by_base(prepared: Path, tmp_path: Path) -> None:
     start = make_base(prepared, tmp_path / "start", 8)
     folder, _ = write_checkpoint(prepared, tmp_path / "run", 2, *LORA, f"model.init={start}")
-    before = load_file(export(folder, tmp_path / "before", voices="none") / "model.safetensors")
+    before = load_file(make(folder, tmp_path / "before", voices="none") / "model.safetensors")
     start.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="start: no such path"):
-        export(folder, tmp_path / "out", voices="none")
-    after = load_file(
-        export(folder, tmp_path / "out", voices="none", base=str(tmp_path / "moved")) / "model.safetensors"
-    )
+        make(folder, tmp_path / "out", voices="none")
+    after = load_file(make(folder, tmp_path / "out", voices="none", base=str(tmp_path / "moved")) / "model.safetensors")
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 

@@ -1,4 +1,4 @@
-"""`push_to_hub`: an export goes up to a local hub, comes back the same, and nothing there is ever replaced."""
+"""`--push`: an export goes up to a local hub, comes back the same, and nothing there is ever replaced."""
 
 import json
 import os
@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.weights.checkpoint import save_native
+from ppx_train.cli import export
 from ppx_train.config import load
-from ppx_train.export.export import main
+from ppx_train.export import folder
+from ppx_train.export.export_settings import ExportSettings
 from ppx_train.inference.loading import find_voice, load_release
 from tests.hub_server import Hub, User, hub_server
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import greedy_tokens, run_arguments, write_checkpoint
+from tests.refusals import refused
 
-COMMAND = [sys.executable, "-c", "from ppx_train.cli.commands import export; export()"]
+COMMAND = [sys.executable, "-c", "from ppx_train.cli.export import main; main()"]
 
 
 @pytest.fixture
@@ -38,13 +42,15 @@ def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def arguments(run_dir: Path, out: Path, *more: str) -> list[str]:
-    return [f"checkpoint={run_dir}", f"out={out}", "dtype=float32", "push_to_hub=org/talker", *more]
+    """The words of ppx-export, with one option in each of `more`."""
+    words = ["--checkpoint", str(run_dir), "--out", str(out), "--dtype", "fp32", "--push", "org/talker"]
+    return words + " ".join(more).split()
 
 
 def as_command(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
     environment = environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*COMMAND, *words], env=environment, text=True, timeout=240, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, *words], env=environment, text=True, timeout=1200, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.returncode, done.stdout
 
@@ -78,32 +84,32 @@ def test_after_a_lost_connection_the_same_command_only_uploads(
     out = tmp_path / "out"
     hub.fail("PUT", "/storage/", cut=0.5, times=-1)
     with pytest.raises(UserError, match="no answer from the hub") as why:
-        main(arguments(run[0], out))
+        export.command(arguments(run[0], out))
     assert "\n" not in str(why.value)
     assert f"`hf upload org/talker {out} --private`" in str(why.value)
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert hub.repositories["org/talker"].messages == ["initial"]
     hub.faults.clear()
-    assert main(arguments(run[0], out)) == 0
+    export.command(arguments(run[0], out))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == made
     assert hub.content("org/talker", "model.safetensors") == (out / "model.safetensors").read_bytes()
     sent, commits = uploads(hub), len(hub.repositories["org/talker"].commits)
-    assert main(arguments(run[0], out)) == 0
+    export.command(arguments(run[0], out))
     assert (uploads(hub), len(hub.repositories["org/talker"].commits)) == (sent, commits)
 
 
 def test_a_folder_that_is_not_this_export_is_not_uploaded(hub: Hub, run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(arguments(run[0], out, "voices=none")) == 0
-    with pytest.raises(UserError, match="is not the export asked for"):
-        main(arguments(run[0], out, "layout=nvidia", "voices=none"))
+    export.command(arguments(run[0], out, "--include-voices none"))
+    with refused("other-settings", f"--out {out} exists"):
+        export.command(arguments(run[0], out, "--layout nvidia", "--include-voices none"))
     (out / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="config.json has changed since the export"):
-        main(arguments(run[0], out, "voices=none"))
+    with refused("checksum", out / "config.json"):
+        export.command(arguments(run[0], out, "--include-voices none"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="mine exists, and is not the export asked for"):
-        main(arguments(run[0], tmp_path / "mine"))
+    with refused("other-settings", tmp_path / "mine"):
+        export.command(arguments(run[0], tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     assert len(hub.repositories["org/talker"].commits) == 2
 
@@ -118,12 +124,16 @@ def test_a_repository_with_other_files_is_left_as_it_is(
     if when == "before the export":
         fill()
     else:
-        from ppx_train.export.export import export
+        real = folder.export_checkpoint
 
-        real = export.export
-        monkeypatch.setattr(export, "export", lambda *a, **k: (real(*a, **k), fill()))
+        def export_then_fill(checkpoint: Path, out: Path, settings: ExportSettings) -> Path:
+            real(checkpoint, out, settings)
+            fill()
+            return out
+
+        monkeypatch.setattr(folder, "export_checkpoint", export_then_fill)
     with pytest.raises(UserError, match=r"holds other files \(README.md, model.safetensors\), which are not replaced"):
-        main(arguments(run[0], tmp_path / "out", "voices=none"))
+        export.command(arguments(run[0], tmp_path / "out", "--include-voices none"))
     assert (tmp_path / "out").exists() == (when == "after the export")
     assert hub.content("org/talker", "model.safetensors") == b"theirs"
 
@@ -131,15 +141,13 @@ def test_a_repository_with_other_files_is_left_as_it_is(
 def test_public_must_be_asked_for_and_is_never_changed(hub: Hub, run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
     hub.add("org/open")
     hub.add("org/closed", private=True)
-    words = [f"checkpoint={run[0]}", f"out={tmp_path / 'out'}", "voices=none"]
-    with pytest.raises(UserError, match="org/open exists and is public: give public=true"):
-        main([*words, "push_to_hub=org/open"])
-    with pytest.raises(UserError, match="org/closed exists and is private: leave out public=true"):
-        main([*words, "push_to_hub=org/closed", "public=true"])
-    with pytest.raises(UserError, match="public=true has no effect without push_to_hub"):
-        main([*words, "public=true"])
+    words = ["--checkpoint", str(run[0]), "--out", str(tmp_path / "out"), "--include-voices", "none"]
+    with pytest.raises(UserError, match="--push org/open exists and is public.* give --public"):
+        export.command([*words, "--push", "org/open"])
+    with pytest.raises(UserError, match="--push org/closed exists and is private.* leave out --public"):
+        export.command([*words, "--push", "org/closed", "--public"])
     assert not (tmp_path / "out").exists()
-    assert main([*words, "push_to_hub=org/new", "public=true"]) == 0
+    export.command([*words, "--push", "org/new", "--public"])
     assert not hub.repositories["org/new"].private
 
 
@@ -166,7 +174,7 @@ def test_what_cannot_be_uploaded_is_refused_before_the_export(
 ) -> None:
     hub.connect(monkeypatch, tmp_path / "home", token)
     with pytest.raises(UserError, match=message) as why:
-        main([f"checkpoint={run[0]}", f"out={tmp_path / 'out'}", f"push_to_hub={name}"])
+        export.command(["--checkpoint", str(run[0]), "--out", str(tmp_path / "out"), "--push", name])
     assert "\n" not in str(why.value) and name in str(why.value)
     assert not (tmp_path / "out").exists() and not hub.repositories
 
@@ -176,10 +184,10 @@ def test_a_hub_that_cannot_be_reached_is_said_before_the_export(
 ) -> None:
     hub.fail("GET", "/api/whoami", times=-1)
     with pytest.raises(UserError, match="no answer from the hub .*check the network"):
-        main(arguments(run[0], tmp_path / "out"))
+        export.command(arguments(run[0], tmp_path / "out"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="unset HF_HUB_OFFLINE"):
-        main(arguments(run[0], tmp_path / "out"))
+        export.command(arguments(run[0], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -189,7 +197,7 @@ def test_a_right_that_is_lost_during_the_export_is_said_and_the_export_stays(
     hub.users["hf_writer"] = User(name="ann", orgs=("org",), role="fineGrained")
     hub.fail("POST", "/api/repos/create", status=403)
     with pytest.raises(UserError, match="refused by the hub .*what your token may do; .*out is whole"):
-        main(arguments(run[0], tmp_path / "out", "voices=none"))
+        export.command(arguments(run[0], tmp_path / "out", "--include-voices none"))
     assert (tmp_path / "out" / "SHA256SUMS").is_file()
 
 
@@ -204,16 +212,20 @@ def test_an_adapter_goes_up_with_the_name_and_commit_of_its_base_on_the_hub(
     folder, _ = write_checkpoint(prepared, tmp_path / "run", 2, *lora)
     hub.add("kyutai/moshiko-pytorch-bf16", {"notes.txt": b"a later commit"})
     merged = load_release(_export(folder, tmp_path / "merged")).lm
-    assert main(arguments(folder, tmp_path / "out", "layout=lora")) == 0
+    export.command(arguments(folder, tmp_path / "out", "--layout lora"))
 
     sidecar = json.loads(hub.content("org/talker", "personaplex.json"))
     assert sidecar["base"] == {"name": "kyutai/moshiko-pytorch-bf16", "commit": commit}
     config = json.loads(hub.content("org/talker", "config.json"))
     assert config["moshi_name"] == "hf://kyutai/moshiko-pytorch-bf16/model.safetensors"
-    card = hub.content("org/talker", "README.md").decode()
-    assert "base_model: kyutai/moshiko-pytorch-bf16\nbase_model_relation: adapter" in card
-    assert f"| start weights | kyutai/moshiko-pytorch-bf16, revision {commit} |" in card
-    assert "- start weights `kyutai/moshiko-pytorch-bf16` under cc-by-4.0" in card
+    card = ModelCard(hub.content("org/talker", "README.md").decode())
+    facts = card.data.to_dict()
+    assert facts["base_model"] == "kyutai/moshiko-pytorch-bf16"
+    assert (facts["base_model_relation"], facts["license"]) == ("adapter", "cc-by-4.0")
+    assert f"| start weights | kyutai/moshiko-pytorch-bf16, revision {commit} |" in card.text
+    assert "- start weights `kyutai/moshiko-pytorch-bf16` under cc-by-4.0" in card.text
+    [start, *_] = sidecar["ingredients"]
+    assert (start["name"], start["revision"], start["licence"]) == (facts["base_model"], commit, "cc-by-4.0")
     assert torch.equal(greedy_tokens(load_release("org/talker").lm), greedy_tokens(merged))
 
 
@@ -223,11 +235,11 @@ def test_an_adapter_of_a_local_base_needs_a_place_where_others_find_it(
     torch.manual_seed(11)
     save_native(tmp_path / "start", DuplexLM(load(run_arguments(prepared, tmp_path)).model.lm), dep_q=8)
     folder, _ = write_checkpoint(prepared, tmp_path / "run", 2, "model.lora.rank=3", f"model.init={tmp_path / 'start'}")
-    words = arguments(folder, tmp_path / "out", "layout=lora")
-    with pytest.raises(UserError, match="is on this machine only: give base=ORG/NAME"):
-        main(words)
+    words = arguments(folder, tmp_path / "out", "--layout lora")
+    with pytest.raises(UserError, match="is on this machine only.* give --base ORG/NAME"):
+        export.command(words)
     hub.add("org/start", tmp_path / "start")
-    assert main([*words, "base=org/start"]) == 0
+    export.command([*words, "--base", "org/start"])
     assert json.loads(hub.content("org/talker", "personaplex.json"))["base"]["name"] == "org/start"
     assert os.fspath(tmp_path).encode() not in b"".join(
         hub.content("org/talker", name) for name in ("README.md", "config.json", "personaplex.json")
@@ -235,5 +247,5 @@ def test_an_adapter_of_a_local_base_needs_a_place_where_others_find_it(
 
 
 def _export(folder: Path, out: Path) -> Path:
-    assert main([f"checkpoint={folder}", f"out={out}", "dtype=float32"]) == 0
+    export.command(["--checkpoint", str(folder), "--out", str(out), "--dtype", "fp32"])
     return out

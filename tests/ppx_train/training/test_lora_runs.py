@@ -10,7 +10,8 @@ import torch
 from model.errors import Code
 from model.weights.checkpoint import from_pretrained, save_native
 from ppx_train.config import load
-from ppx_train.export.export import export
+from ppx_train.export.export_settings import ExportSettings
+from ppx_train.export.folder import export_checkpoint
 from ppx_train.training.build import base_lm
 from ppx_train.training.checkpoint import FILE
 from ppx_train.training.curves import read_metrics
@@ -70,7 +71,9 @@ def test_a_checkpoint_holds_adapters_and_their_moments_alone(lora_run: tuple[Pat
 
 def test_an_export_adds_adapters_to_the_full_start_weights(lora_run: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, arguments = lora_run
-    out = export(folder / "run", tmp_path / "out", layout="nvidia", dtype="float32", voices="none")
+    out = export_checkpoint(
+        folder / "run", tmp_path / "out", ExportSettings(layout="nvidia", dtype="fp32", voices="none")
+    )
     exported = from_pretrained(out, load(arguments).model.lm)
     # by hand: the start weights, plus scaling x B x A of the checkpoint
     start, saved = base_lm(load(arguments)), state(folder / "run", 4)["state_dict"]
@@ -98,7 +101,7 @@ def test_other_start_weights_than_the_checkpoints_are_refused(lora_run: tuple[Pa
     resume = [argument.replace(str(folder), str(tmp_path)) for argument in arguments] + ["resume=true"]
     for act in (
         lambda: train(load(resume)),
-        lambda: export(saved.parent, tmp_path / "out", voices="none"),
+        lambda: export_checkpoint(saved.parent, tmp_path / "out", ExportSettings(voices="none")),
     ):
         with refused("bad-weights", "model.init=", "weights"):
             act()

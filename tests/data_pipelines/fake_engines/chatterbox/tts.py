@@ -66,6 +66,9 @@ class ChatterboxTTS:
             raise RuntimeError("CUDA error: the device is gone")
         if "Sometimes" in text and chance > 0.55:
             audio = np.zeros_like(audio)
-        if "Slowly" in text:
-            time.sleep(1.5)
+        if "Waiting for" in text:
+            go = Path(text.split()[-1])
+            go.with_suffix(".begun").touch()
+            while not go.exists():
+                time.sleep(0.02)
         return torch.from_numpy(audio).unsqueeze(0)

@@ -267,4 +267,6 @@ def test_missing_tables_are_printed(tmp_path: Path, corpus: Path, capsys: pytest
     write_tables(corpus)
     write_call(corpus, "00009", talk(90), 90)
     imported([corpus], tmp_path / "more")
-    assert "1 calls have no row in calldata: speakers are told apart by call and side only" in capsys.readouterr().out
+    assert (
+        "1 calls have no row in calldata: speakers are distinguished by call and side only" in capsys.readouterr().out
+    )

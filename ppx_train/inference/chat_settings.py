@@ -1,0 +1,47 @@
+"""What `ppx-chat` is asked for. Importing it is fast, so that the command's help is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+NO_VOICE = "none"
+"""The name that stands for a conversation without a voice prompt."""
+ROLE = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
+"""The role of the published PersonaPlex tool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """A conversation from file to file. The names are those of the published PersonaPlex tool's options.
+
+    model: an exported folder or a hub repository. output_text, timeline: None puts them beside `output_wav`.
+    voice_prompt: None is the model's first voice, if it has any. seed: -1 gives a new conversation each time.
+    topk_audio, topk_text: 0 samples from all tokens. device: None is cuda if there is one.
+    """
+
+    model: str
+    input_wav: Path
+    output_wav: Path
+    revision: str | None = None
+    output_text: Path | None = None
+    timeline: Path | None = None
+    text_prompt: str = ROLE
+    voice_prompt: str | None = None
+    voice_prompt_dir: Path | None = None
+    seed: int = -1
+    temp_audio: float = 0.8
+    temp_text: float = 0.7
+    topk_audio: int = 250
+    topk_text: int = 25
+    greedy: bool = False
+    device: str | None = None
+    overwrite: bool = False
+
+    @property
+    def text_path(self) -> Path:
+        """Where the text goes."""
+        return self.output_text or self.output_wav.with_suffix(".json")
+
+    @property
+    def timeline_path(self) -> Path:
+        """Where the picture goes."""
+        return self.timeline or self.output_wav.with_suffix(".png")

@@ -1,0 +1,100 @@
+"""Model folders and voices: what is found, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from model.config import LMConfig
+from model.duplex import DuplexLM
+from model.errors import UserError
+from model.prompt import role_ids
+from model.weights.checkpoint import config_to_dict, save_native
+from ppx_train.inference.loading import Release, encode_voice, find_voice, load_release, read_voice
+from tests.ppx_train.fixtures import sidecar_of
+from tests.ppx_train.inference.noise import CONFIG, noise
+from tests.refusals import refused
+
+
+def test_a_voice_is_found_by_its_file_and_a_pickled_one_points_to_its_conversion(
+    release: Release, tmp_path: Path
+) -> None:
+    codes_QP = torch.randint(64, (8, 20), dtype=torch.int32)
+    save_file({"codes": codes_QP}, tmp_path / "anna.safetensors")
+    (tmp_path / "NATF0.pt").write_bytes(b"pickle")
+    assert torch.equal(find_voice(release, str(tmp_path / "anna.safetensors")), codes_QP.long())
+    assert torch.equal(find_voice(release, "anna", tmp_path), codes_QP.long())
+    for name, folder in ((str(tmp_path / "NATF0.pt"), None), ("NATF0.pt", tmp_path), ("NATF0", tmp_path)):
+        path = tmp_path / "NATF0.pt"
+        with refused("unreadable", f"ppx-voice convert {path} --model MODEL --out {path.with_suffix('.safetensors')}`"):
+            find_voice(release, name, folder)
+
+
+def test_a_voice_clip_is_encoded_at_one_loudness_from_any_rate(release: Release, tmp_path: Path) -> None:
+    times = np.arange(24000 * 3) / 24000
+    clip = 0.3 * np.sin(2 * np.pi * 300 * times) * (1 + np.sin(2 * np.pi * 3 * times))
+    soundfile.write(tmp_path / "loud.wav", clip, 24000, "FLOAT")
+    soundfile.write(tmp_path / "quiet.wav", clip / 8, 24000, "FLOAT")
+    loud, quiet = (encode_voice(tmp_path / name, release.codec) for name in ("loud.wav", "quiet.wav"))
+    assert loud.shape == (8, 38)
+    assert torch.equal(loud, quiet)
+    assert torch.equal(find_voice(release, "quiet", tmp_path), quiet)
+
+
+def test_a_voice_clip_that_is_silent_or_too_short_is_refused(release: Release, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(72000), 24000)
+    soundfile.write(tmp_path / "short.wav", noise(0.5), 24000)
+    with pytest.raises(UserError, match="silent.wav: .*silent"):
+        encode_voice(tmp_path / "silent.wav", release.codec)
+    with refused("bad-audio", "short.wav: a voice prompt of 0.5 s"):
+        encode_voice(tmp_path / "short.wav", release.codec)
+
+
+def test_a_codec_of_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_native(tmp_path / "model", DuplexLM(LMConfig(**(CONFIG.to_dict() | {"card": 32}))))
+    for name in ("mimi.safetensors", "tokenizer.model"):
+        (tmp_path / "model" / name).write_bytes((folder / name).read_bytes())
+    with refused("bad-weights", "8 codebooks of 64 entries, the language model 8 of 32"):
+        load_release(tmp_path / "model")
+
+
+def test_weights_with_another_number_of_depth_steps_than_their_configuration_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shape = config_to_dict(CONFIG) | {"dep_q": 8}
+    (tmp_path / "personaplex.json").write_text(json.dumps(sidecar_of(CONFIG, lm=shape).to_json()))
+    with refused("bad-weights", "weights of 16 depth steps, but dep_q=8 beside them"):
+        load_release(tmp_path)
+    (tmp_path / "personaplex.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    with refused("bad-weights", "weights of 16 depth steps, but dep_q=8 beside them"):
+        load_release(tmp_path)
+
+
+def test_a_voice_file_without_codes_or_of_another_codec_is_refused(tmp_path: Path) -> None:
+    save_file({"embeddings": torch.zeros(2, 3)}, tmp_path / "other.safetensors")
+    save_file({"codes": torch.zeros(4, 20, dtype=torch.int32)}, tmp_path / "four.safetensors")
+    with refused("bad-weights", tmp_path / "other.safetensors"):
+        read_voice(tmp_path / "other.safetensors", CONFIG)
+    with refused("bad-weights", tmp_path / "four.safetensors", "(4, 20)"):
+        read_voice(tmp_path / "four.safetensors", CONFIG)
+
+
+def test_the_prompt_is_that_of_the_record_beside_the_weights(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    own = sidecar_of(CONFIG)
+    own = replace(own, prompt=replace(own.prompt, pause_frames=9, silence_codes=(7,) * 8))
+    (tmp_path / "personaplex.json").write_text(json.dumps(own.to_json()))
+    release = load_release(tmp_path)
+    prompt_KP = release.prompt(None, "hello")
+    assert prompt_KP is not None and prompt_KP.shape[1] == 9 + len(role_ids("hello", release.tokenizer)) + 9
+    assert (release.pause_frames, release.silence_codes) == (9, (7,) * 8)
