@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,subtitles,ray,dev
-venv=${PPX_VENV:-.venv}
-export PATH="$PWD/$venv/bin:$PATH"
+PATH="$(cd "${PPX_VENV:-.venv}" && pwd)/bin:$PATH"
+export PATH
 export OMP_NUM_THREADS=1 # two test processes on two cores: more threads make both slower
 export HF_HUB_OFFLINE=1
 
