@@ -153,5 +153,5 @@ def test_shards_made_before_a_gate_changed_its_mind_are_not_complete(tmp_path: P
 def test_settings_of_a_run_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")
     (tmp_path / "out" / "gate.json").write_text("{")
-    with pytest.raises(UserError, match="gate.json: not the settings of a run .*: give another --out"):
+    with pytest.raises(UserError, match="gate.json does not hold the settings of a run .*: give another --out"):
         claim_folder(tmp_path / "out", "gate.json", {"asr": "none"}, "gate")
