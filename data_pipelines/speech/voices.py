@@ -32,12 +32,11 @@ from tqdm import tqdm
 from data_pipelines.files import digest, save_once
 from data_pipelines.records.schema import ID_PATTERN
 from data_pipelines.records.split import bucket
-from data_pipelines.sound.audio import Audio, read_audio
+from data_pipelines.sound.audio import VOICE_SECONDS, Audio, read_audio
 from data_pipelines.sound.levels import clipped_runs
 from data_pipelines.speech.protocols import Voice
 from model.errors import UserError
 
-CLIP_SECONDS = (3.0, 10.0)
 VOICED_SECONDS = 3.0
 HELD_OUT_SHARE = 0.1
 SEXES = ("female", "male")
@@ -184,7 +183,7 @@ def reason_against_sound(path: Path) -> str:
         samples_CS, rate = read_audio(path)
     except UserError as why:
         return str(why).removeprefix(f"{path}: ")
-    (low, high), seconds = CLIP_SECONDS, samples_CS.shape[1] / rate
+    (low, high), seconds = VOICE_SECONDS, samples_CS.shape[1] / rate
     if samples_CS.shape[0] != 1:
         return f"{samples_CS.shape[0]} channels: one speaker on one channel is needed"
     if rate < 16_000:

@@ -229,7 +229,7 @@ def test_the_verb_prints_what_it_did_and_fails_only_if_nothing_passes(
     noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["gate", "--dialogues", str(noise), "--out", str(tmp_path / "out"), "--asr", "none", "--speaker", "none"]
-    with refused("no-data", "4 dialogues", judge.REPORT, "the first: d0"):
+    with refused("no-data", "4 dialogues", judge.REPORT, "the first is d0"):
         verbs.main([*words, "--set", "peak_dbfs=-90"])
     switches = ["swap_ratio=null", "shared_text=null", "agent_seconds=7.6"]
     verbs.main([*words, *(part for item in switches for part in ("--set", item))])
