@@ -225,7 +225,7 @@ class DuplexLM(nn.Module):
 
 def _packed(values_BKT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     """The sequences of a batch one after another, without what lies behind their lengths, [B, K, T] -> [K, N]."""
-    batch, _, num_frames = values_BKT.shape
+    _batch, _, num_frames = values_BKT.shape
     if lengths is None or min(lengths) == num_frames:
         return values_BKT.transpose(0, 1).flatten(1)
     return torch.cat([row_KT[:, :length] for row_KT, length in zip(values_BKT, lengths, strict=True)], dim=1)

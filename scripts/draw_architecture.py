@@ -1,5 +1,6 @@
-"""Draws, in docs/images, architecture.png (the way of the data), rooms.png (which room may import which) and
-sequence.png (what the model sees).
+"""Draws the pictures of the docs.
+
+architecture.png shows the way of the data, rooms.png which room may import which, and sequence.png what the model sees.
 
 python scripts/draw_architecture.py
 """

@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 began=$SECONDS
 bash scripts/setup.sh tts,align,fisher
 installed=$SECONDS
-export PATH="$PWD/${PPX_VENV:-.venv}/bin:$PATH"
+PATH="$(cd "${PPX_VENV:-.venv}" && pwd)/bin:$PATH"
+export PATH
 here=quickstart
 engine=${PPX_ENGINE:-kokoro}
 workers=$(nproc)

@@ -17,6 +17,15 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
   echo "setup: $venv has the extras $extras"
   exit 0
 fi
+if [ -x "$venv/bin/python" ] && [ -n "${PYTHON:-}" ]; then # an environment keeps its Python
+  version='import sys; print("%d.%d" % sys.version_info[:2])'
+  has=$("$venv/bin/python" -c "$version")
+  wanted=$("$PYTHON" -c "$version")
+  if [ "$has" != "$wanted" ]; then
+    echo "setup: $venv has Python $has, not $wanted: remove it, or name another with PPX_VENV" >&2
+    exit 2
+  fi
+fi
 if [ ! -x "$venv/bin/pip" ]; then
   echo "setup: creating $venv"
   "${PYTHON:-python3}" -m venv --clear "$venv"

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from model.config import SAMPLE_RATE
 from model.errors import UserError
+from model.files import whole_file
 from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.conv import CausalConv1d
@@ -241,7 +241,6 @@ class CodecRun:
     minutes: float = 0.0
 
     def save(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")
         state = {
             "config": self.model.config.to_json(),
             "model": self.model.state_dict(),
@@ -250,8 +249,8 @@ class CodecRun:
             "step": self.step,
             "minutes": self.minutes,
         }
-        torch.save(state, partial)
-        os.replace(partial, path)
+        with whole_file(path) as temporary:
+            torch.save(state, temporary)
 
     @classmethod
     def start(cls, path: Path, config: MimiConfig, rate: float) -> "CodecRun":

@@ -159,7 +159,7 @@ def features() -> Any:
     }
     return d.Features(
         {
-            **{name: text for name in ("id", "source", "scenario", "licence")},
+            **dict.fromkeys(("id", "source", "scenario", "licence"), text),
             "seconds": number,
             "audio": sound,
             "left": side,

@@ -198,9 +198,11 @@ def _faults(sample: Sample, dialogue: Dialogue, manifest: Manifest, split: str) 
         if int(codes.max()) >= card:
             faults.append(f"{name} up to {int(codes.max())}, the codec has 0 to {card - 1}")
     seconds, voice_seconds = sample.codes_QT.shape[1] / FRAME_RATE, sample.voice_codes_QP.shape[1] / FRAME_RATE
-    for side in SIDES:
-        if any(word.end > seconds + 0.05 for word in dialogue.side(side).words):
-            faults.append(f"{side} words end after the audio of {seconds:.2f} s")
+    faults += [
+        f"{side} words end after the audio of {seconds:.2f} s"
+        for side in SIDES
+        if any(word.end > seconds + 0.05 for word in dialogue.side(side).words)
+    ]
     stored = [(word.text, word.start) for word in agent.words]
     if sample.words != stored or sample.role_prompt != agent.role_prompt:
         faults.append("words or role prompt for training are not those of its record")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_pipelines.execution.executor import executor_of
-from data_pipelines.files import claim_folder, write_bytes, write_json, write_line
+from data_pipelines.files import claim_folder, write_json, write_line
 from data_pipelines.recordings.audio_folder import FolderRecording, Patterns, find
 from data_pipelines.recordings.cut import MIN_PLACED_SHARE, voice_file
 from data_pipelines.recordings.drafts import Note
@@ -27,6 +27,7 @@ from data_pipelines.records.folder import ROLES, find_dialogues, load_dialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.sound.audio import RATE_HZ, require_stereo_24k
 from model.errors import UserError
+from model.files import write_bytes
 
 FROM_RECORD = (
     "source", "licence", "agent", "role_prompt", "role_field", "speaker_field", "speakers", "voice", "voice_field",

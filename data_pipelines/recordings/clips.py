@@ -10,9 +10,9 @@ import numpy as np
 
 from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.records.schema import Word
-from data_pipelines.sound.audio import RATE_HZ, Audio, fade_in, fade_out
+from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_in, fade_out
 
-MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 3.0, 10.0
+MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = VOICE_SECONDS
 CLIP_PAUSE = 0.3
 """Longer pauses are cut out of a voice clip, in seconds, except for the margins of the words."""
 APART_SECONDS = 30.0

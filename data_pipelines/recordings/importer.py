@@ -162,8 +162,8 @@ def import_batches(
     done = read_drafts(out / DONE, RecordingDraft).values()
     rejected = [Note(id=draft.name, reason=draft.rejected) for draft in done if draft.rejected]
     notes = [Note(id=draft.name, reason=reason) for draft in done for reason in draft.notes]
-    for name in sorted(settings.speakers.keys() - {draft.name for draft in done}):
-        notes.append(Note(id=name, reason="--speakers names it, but no recording that was read"))
+    unread = sorted(settings.speakers.keys() - {draft.name for draft in done})
+    notes += [Note(id=name, reason="--speakers names it, but no recording that was read") for name in unread]
     report = ImportReport(
         recordings=len(done) - len(rejected),
         dialogues=[dialogue for draft in done for dialogue in draft.dialogues],

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class OpenRecord:
             self.other_keys[name] = vars(self).pop(name)
 
 
-@lru_cache(maxsize=16)
+@cache
 def _adapter(kind: Any) -> "TypeAdapter[Any]":
     """Made once, and only where records are read, because importing pydantic takes a tenth of a second."""
     from pydantic import ConfigDict, TypeAdapter, with_config

@@ -179,8 +179,10 @@ def speech_rms(channel: Audio, words: Sequence[Word]) -> float:
 
 
 def room_response(rt60: float, drr_db: float, rng: np.random.Generator) -> Audio:
-    """Impulse response of a diffuse room: the direct sound at sample 0, then noise that falls by 60 dB in `rt60`
-    seconds. `drr_db` is the energy of the direct sound over that of the rest.
+    """Returns the impulse response of a diffuse room.
+
+    The direct sound is at sample 0, then comes noise that falls by 60 dB in `rt60` seconds. `drr_db` is the energy of
+    the direct sound over that of the rest.
 
     Source: Polack's statistical model of reverberation (1988).
     """

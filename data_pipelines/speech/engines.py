@@ -16,10 +16,6 @@ whatever the source of the weights; a folder of your own may hold these files, t
 import argparse
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +31,7 @@ from data_pipelines.speech.kokoro_files import (
     with_durations,
 )
 from model.errors import UserError
+from model.files import whole_folder
 
 
 def kokoro_folder() -> Path:
@@ -98,28 +95,11 @@ def _write(record: dict[str, Any], files: dict[str, bytes]) -> None:
     """Puts the files and engine.json into the cache in place of what is there; completes the record."""
     record["pronunciation"] = PRONUNCIATION_LICENCES
     record["files"] = {name: sha256(data) for name, data in files.items()}
-    with _whole_folder(kokoro_folder()) as target:
+    with whole_folder(kokoro_folder(), replace=True) as target:
         for name, data in files.items():
             (target / name).parent.mkdir(exist_ok=True)
             (target / name).write_bytes(data)
         (target / "engine.json").write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the place of `target` only if the block succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield fresh
-        fresh.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            os.replace(target, old)
-            shutil.rmtree(old)
-        os.replace(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def check_kokoro() -> dict[str, Any]:

@@ -136,7 +136,7 @@ def from_hub() -> Weights:
             paths = [
                 Path(hub.hf_hub_download(HUB_REPO, name, revision=HUB_REVISION, local_dir=temporary)) for name in files
             ]
-        except Exception as why:  # noqa: BLE001 - every failure of the network has its own type
+        except Exception as why:
             raise SourceMissing(f"download from the hub failed: {_first_line(why)}", code="unreachable") from why
         model, *voices = (path.read_bytes() for path in paths)
     verified(model, MODEL_SHA256["hub"], f"{HUB_REPO}/{HUB_MODEL}")
@@ -278,7 +278,7 @@ def check_voices(voices: dict[str, bytes]) -> str:
 
 def find_weights(source: Source | None, folder: Path | None) -> Weights:
     """Takes the weights from `source`, or from the first of the three that is there, and says which."""
-    if source == "local" or source is None and folder is not None:
+    if source == "local" or (source is None and folder is not None):
         return from_local(folder)
     if source == "hub":
         return from_hub()

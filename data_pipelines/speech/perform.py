@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.records.schema import Script, Turn
-from data_pipelines.sound.audio import RATE_HZ, Audio, fade_out, loudness_normalise, to_rate
+from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_out, loudness_normalise, to_rate
 from data_pipelines.speech.protocols import CloningEngine, ConversationEngine, Engine, Speech, Voice
 from data_pipelines.speech.voices import draw_voice
 from model.errors import UserError
-
-VOICE_SECONDS = (3.0, 10.0)
-"""Length of a voice prompt: at least 3 s of voice to know a speaker by, at most what cloning engines read."""
 
 NEUTRAL_SENTENCES = (
     "The morning train was late again, so we walked along the river instead.",

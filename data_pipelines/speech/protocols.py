@@ -50,8 +50,11 @@ class Engine(Protocol):
     """Whether `speed` has an effect."""
 
     def identity(self) -> dict[str, Any]:
-        """Provenance: name, version, model (id and sha256 where there is one), licence of the engine,
-        output_licence of what it says, deterministic."""
+        """Returns the provenance.
+
+        It holds name, version, model (id and sha256 where there is one), the licence of the engine, the output_licence
+        of what it says, and whether it is deterministic.
+        """
 
     def voices(self) -> tuple[Voice, ...]:
         """All voices, in a fixed order."""

@@ -17,11 +17,11 @@ import numpy as np
 from data_pipelines.files import digest
 from data_pipelines.quality.gates import Limits, reason_to_reject, rounded, signal_values
 from data_pipelines.records.schema import SIDES, Dialogue, Script, Side, Word
-from data_pipelines.sound.audio import RATE_HZ, Audio, fade_out, loudness
+from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_out, loudness
 from data_pipelines.sound.levels import dbfs
 from data_pipelines.speech.asides import with_backchannels, with_pauses
 from data_pipelines.speech.augment import Augmentation, augment
-from data_pipelines.speech.perform import NEUTRAL_SENTENCES, VOICE_SECONDS, at_24k, perform
+from data_pipelines.speech.perform import NEUTRAL_SENTENCES, at_24k, perform
 from data_pipelines.speech.protocols import ConversationEngine, Engine, Speech
 from data_pipelines.speech.timing import Slot, Timing, place
 from model.errors import UserError

@@ -33,12 +33,11 @@ from data_pipelines.arguments import add_old_flag
 from data_pipelines.files import digest, save_once
 from data_pipelines.records.schema import ID_PATTERN
 from data_pipelines.records.split import bucket
-from data_pipelines.sound.audio import Audio, read_audio
+from data_pipelines.sound.audio import VOICE_SECONDS, Audio, read_audio
 from data_pipelines.sound.levels import clipped_runs
 from data_pipelines.speech.protocols import Voice
 from model.errors import UserError
 
-CLIP_SECONDS = (3.0, 10.0)
 VOICED_SECONDS = 3.0
 HELD_OUT_SHARE = 0.1
 SEXES = ("female", "male")
@@ -137,7 +136,7 @@ def load_pool(place: Path) -> Pool:
     both = {clip.speaker for clip in clips if clip.held_out} & {clip.speaker for clip in clips if not clip.held_out}
     if both:
         raise UserError(
-            f"{path}: speaker {sorted(both)[0]} is held out and not: a speaker must be one of them", code="bad-record"
+            f"{path}: speaker {min(both)} is held out and not: a speaker must be one of them", code="bad-record"
         )
     return Pool(path.parent, clips)
 
@@ -185,7 +184,7 @@ def reason_against_sound(path: Path) -> str:
         samples_CS, rate = read_audio(path)
     except UserError as why:
         return str(why).removeprefix(f"{path}: ")
-    (low, high), seconds = CLIP_SECONDS, samples_CS.shape[1] / rate
+    (low, high), seconds = VOICE_SECONDS, samples_CS.shape[1] / rate
     if samples_CS.shape[0] != 1:
         return f"{samples_CS.shape[0]} channels: one speaker on one channel is needed"
     if rate < 16_000:
@@ -220,8 +219,11 @@ def _sha256(path: Path) -> str:
 
 
 def draw_voice(voices: Sequence[Voice], rng: Any) -> Voice:
-    """A voice, both sexes alike; accents by the square root of their number of speakers, so that rare ones are
-    heard more than their share and yet their few speakers are not worn out; then speakers alike, then clips."""
+    """Draws a voice: both sexes alike, then an accent, then speakers alike, then clips.
+
+    An accent is drawn by the square root of its number of speakers, so that rare ones are heard more than their share,
+    and yet their few speakers not all the time.
+    """
     sex = rng.choice(sorted({voice.sex for voice in voices}))
     accents: dict[str, dict[str, list[Voice]]] = {}
     for voice in (voice for voice in voices if voice.sex == sex):

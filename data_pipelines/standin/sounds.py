@@ -3,7 +3,6 @@
 # Shapes: C channels, S samples
 
 import gzip
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from data_pipelines.files import cache_root, verified
 from data_pipelines.sound.audio import Audio, read_audio, to_rate
 from data_pipelines.standin.release import Person
 from model.errors import UserError
+from model.files import whole_folder
 
 RATE_HZ = 8000
 PACKAGES = {
@@ -159,10 +159,7 @@ def fetch_sounds() -> Path:
                 f"{tool} is missing: unpack the Debian packages {names} elsewhere and give --sounds DIR",
                 code="missing-package",
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temp:
-        target = Path(temp, "sounds")
-        target.mkdir()
+    with tempfile.TemporaryDirectory() as temp, whole_folder(folder) as target:
         for name in PACKAGES:
             package = _download(name, Path(temp))
             done = subprocess.run(["dpkg-deb", "-x", str(package), str(target)], capture_output=True, text=True)
@@ -171,7 +168,6 @@ def fetch_sounds() -> Path:
                     f"{package.name}: dpkg-deb cannot unpack it, try again ({done.stderr.strip()})",
                     code="program-failed",
                 )
-        os.replace(target, folder)
     return folder
 
 

@@ -5,8 +5,6 @@ of invented people who answer each other, spoken by an engine, with the true tim
 """
 
 import argparse
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from data_pipelines.standin.recorded import make_recorded
 from data_pipelines.standin.sounds import fetch_sounds
 from data_pipelines.standin.synthetic import make_synthetic
 from model.errors import UserError
+from model.files import whole_folder
 
 NOISE_DBFS = -62.0
 """The hiss of a quiet telephone line."""
@@ -96,10 +95,5 @@ def _whole(out: Path, num_calls: int, seconds: float, noise_dbfs: float, make: C
     for option, value, least, most in ranges:
         if not least <= value <= most:
             raise UserError(f"--{option} {value:g}: must be from {least} to {most}", code="bad-value")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temp:
-        corpus = Path(temp, "corpus")
-        corpus.mkdir()
-        total = make(corpus)
-        os.replace(corpus, out)
-    return total
+    with whole_folder(out) as corpus:
+        return make(corpus)

@@ -160,7 +160,7 @@ class MimiConfig:
             raise UserError(
                 f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer", code="unreadable"
             ) from why
-        width = seanet["dimension"] if "dimension" in seanet else None
+        width = seanet.get("dimension", None)
         widths = {"input_dimension": width, "output_dimension": width}
         _take_fixed("mimi", values, {"channels": 1})
         _take_fixed("seanet", seanet, FIXED_SEANET)

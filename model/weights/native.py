@@ -161,7 +161,7 @@ def cut_depth(tensors: Mapping[str, W]) -> dict[str, W]:
     result = {}
     for name, tensor in split_fused(tensors, found).items():
         step, table = DEPTH_STEP.fullmatch(name), DEPTH_TABLE.fullmatch(name)
-        if not (step and int(step["step"]) >= 8 or table and int(table["table"]) >= 7):
+        if not ((step and int(step["step"]) >= 8) or (table and int(table["table"]) >= 7)):
             result[name] = tensor
     return result
 

@@ -27,7 +27,7 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
     except KeyboardInterrupt:
         _fail(f"interrupted: {again}", 130)
     except BrokenPipeError:  # the reader, such as `head`, has read enough
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open until the process ends
         code = 0
     except OSError as why:
         if why.errno in FULL:

@@ -237,7 +237,8 @@ class StepLoader:
         def put(item: list[MicroBatch] | BaseException) -> None:
             while not stopped.is_set():
                 try:
-                    return ahead.put(item, timeout=0.2)
+                    ahead.put(item, timeout=0.2)
+                    return
                 except queue.Full:
                     continue
 
@@ -246,7 +247,7 @@ class StepLoader:
                 while not stopped.is_set():
                     put(self.step(cursor, rank(), world_size()))
                     cursor += 1
-            except BaseException as why:  # The training thread raises it.
+            except BaseException as why:  # noqa: BLE001 - the training thread raises it
                 put(why)
 
         thread = threading.Thread(target=read, args=(self.consumed,), daemon=True)

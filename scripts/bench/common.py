@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from model import devices
 from model.config import LMConfig
+from model.errors import UserError
 from model.kernels.matmul import linear
 
 SIZES = {
@@ -43,9 +45,11 @@ def machine(device: str) -> str:
 
 
 def check_device(parser: argparse.ArgumentParser, device: str) -> None:
-    """Ends the benchmark with one line if the device is not there."""
-    if device != "cpu" and not torch.cuda.is_available():
-        parser.error(f"{device}: no GPU that PyTorch can use")
+    """Ends the benchmark with one line if the device cannot be used."""
+    try:
+        devices.check_device(device)
+    except UserError as why:
+        parser.error(str(why))
 
 
 def synchronise(device: str) -> None:

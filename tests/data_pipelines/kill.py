@@ -95,7 +95,7 @@ def _main(spec: dict[str, Any]) -> None:
             if count_to is not None:
                 os.write(os.open(note, os.O_CREAT | os.O_WRONLY), str(count()).encode())
             code = 0
-        except BaseException as why:
+        except BaseException as why:  # noqa: BLE001 - the exit code tells how the child ended
             traceback.print_exc()
             code = FULL if isinstance(why, OSError) and why.errno == errno.ENOSPC else 1
         finally:
@@ -137,11 +137,11 @@ def _arm(folder: Path, count_to: int | None, how: str) -> Callable[[], int]:
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         nonlocal num
-        if count_to is None or not (event in changes or event == "open" and args[2] & writes):
+        if count_to is None or not (event in changes or (event == "open" and args[2] & writes)):
             return
         path = args[0] if isinstance(args[0], (str, os.PathLike)) else ""
         path = os.fspath(path)
-        if isinstance(path, bytes) or not path or os.path.isabs(path) and not path.startswith(inside):
+        if isinstance(path, bytes) or not path or (os.path.isabs(path) and not path.startswith(inside)):
             return
         if event == "os.mkdir" and os.path.isdir(path):
             return  # changes nothing

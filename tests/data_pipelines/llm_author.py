@@ -63,7 +63,7 @@ def description(text: str, rng: Random) -> dict[str, Any]:
 
 def transcript(text: str, rng: Random) -> dict[str, Any]:
     """The transcript of a plan."""
-    company, business = field(text, "Company").rsplit(", a ", 1)
+    company, _business = field(text, "Company").rsplit(", a ", 1)
     agent, customer = field(text, "Agent"), field(text, "Customer").split(",")[0]
     price, days, thing = rng.randrange(5, 40), rng.randrange(2, 9), rng.choice(THINGS)
     turns: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # Headers and body are two writes.
 
-    def do_POST(self) -> None:  # noqa: N802 (the name is part of http.server)
+    def do_POST(self) -> None:
         """Notes the request and replies."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         llm = self.server.llm
@@ -25,10 +25,7 @@ class Handler(BaseHTTPRequestHandler):
             number = len(llm.bodies)
             llm.bodies.append(body)
             llm.headers.append({k.lower(): v for k, v in self.headers.items()} | {"path": self.path})
-        if callable(llm.replies):
-            reply = llm.replies(body)
-        else:
-            reply = llm.replies[min(number, len(llm.replies) - 1)]
+        reply = llm.replies(body) if callable(llm.replies) else llm.replies[min(number, len(llm.replies) - 1)]
         (reply if callable(reply) else say(reply))(self)
 
     def send(self, code: int, data: bytes, headers: Mapping[str, str] | None = None) -> None:

@@ -49,13 +49,15 @@ def serve(folder: Path) -> Iterator[Served]:
             fault = served.faults.pop(0) if served.faults else None
             path = served.folder / self.path.lstrip("/")
             if fault or not path.is_file():
-                return self.answer(fault or 404, b"")
+                self.answer(fault or 404, b"")
+                return
             data = path.read_bytes()
             match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted) if served.ranges else None
             if match:
                 start, end = int(match[1]), int(match[2]) + 1
                 if start >= len(data):
-                    return self.answer(416, b"")
+                    self.answer(416, b"")
+                    return
                 data = data[start:end]
             self.answer(206 if match else 200, data, cut=fault == 0)
 

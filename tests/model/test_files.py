@@ -25,10 +25,9 @@ def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path: Path) -> No
 def test_a_block_that_fails_leaves_the_older_file_and_nothing_else(tmp_path: Path, shared: bool) -> None:
     path = tmp_path / "a.txt"
     write_bytes(path, b"old")
-    with pytest.raises(KeyboardInterrupt):
-        with whole_file(path, shared=shared) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), whole_file(path, shared=shared) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
     assert path.read_bytes() == b"old" and names(tmp_path) == ["a.txt"]
 
 
@@ -52,9 +51,8 @@ def test_processes_that_share_a_file_write_to_paths_of_their_own(tmp_path: Path)
 
 
 def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as caught:
-        with whole_file(tmp_path / "a.txt"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError) as caught, whole_file(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a.txt")
 
 
@@ -70,10 +68,9 @@ def test_a_folder_appears_whole_with_usual_permissions(tmp_path: Path) -> None:
 def test_a_folder_that_fails_leaves_the_older_one(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "a") as fresh:
         (fresh / "old").touch()
-    with pytest.raises(RuntimeError):
-        with whole_folder(tmp_path / "a", replace=True) as fresh:
-            (fresh / "new").touch()
-            raise RuntimeError
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a", replace=True) as fresh:
+        (fresh / "new").touch()
+        raise RuntimeError
     assert names(tmp_path) == ["a", "a/old"]
 
 
@@ -82,7 +79,6 @@ def test_a_folder_is_replaced_only_on_demand(tmp_path: Path) -> None:
         with whole_folder(tmp_path / "a", replace=True) as fresh:
             (fresh / name).touch()
     assert names(tmp_path) == ["a", "a/second"]
-    with pytest.raises(OSError):
-        with whole_folder(tmp_path / "a") as fresh:
-            (fresh / "third").touch()
+    with pytest.raises(OSError), whole_folder(tmp_path / "a") as fresh:
+        (fresh / "third").touch()
     assert names(tmp_path) == ["a", "a/second"]

@@ -4,6 +4,7 @@
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def excerpt(dialogue: Dialogue, longest: float) -> tuple[float, float]:
     if dialogue.seconds <= longest:
         return 0.0, dialogue.seconds
     words = sorted((w.start, side) for side in SIDES for w in dialogue.side(side).words)
-    changes = [b[0] for a, b in zip(words, words[1:], strict=False) if a[1] != b[1]]
+    changes = [b[0] for a, b in itertools.pairwise(words) if a[1] != b[1]]
     starts = [max(0.0, min(time - 1.0, dialogue.seconds - longest)) for time in [1.0, *changes]]
     return max(starts, key=lambda s: sum(s <= time < s + longest for time in changes)), longest
 

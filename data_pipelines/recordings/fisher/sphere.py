@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from data_pipelines.files import write_bytes
 from model.errors import UserError
 from model.extras import require
+from model.files import write_bytes
 
 MAGIC = b"NIST_1A"
 HEADER_BYTES = 1024

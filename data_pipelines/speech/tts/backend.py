@@ -4,7 +4,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -18,6 +17,7 @@ from data_pipelines.sound.audio import Audio, read_audio, write_flac
 from data_pipelines.speech.protocols import EngineGone
 from data_pipelines.speech.tts.server import Refused
 from model.errors import UserError
+from model.files import whole_file
 
 SECONDS_A_LETTER = (0.02, 0.3)
 """Speech has about 15 letters a second; outside of this range the engine did not say the text."""
@@ -151,14 +151,8 @@ class StoredBackend:
             audio, rate = self.backend.say(text, reference, seed, options)
             audio = checked(audio, rate, letters)
             path.parent.mkdir(parents=True, exist_ok=True)
-            own = path.with_name(
-                f".{key}.{os.getpid()}.flac"
-            )  # Another worker may write the answer to the same request.
-            try:
+            with whole_file(path, shared=True) as own:  # another worker may speak the same request
                 write_flac(own, audio, rate)
-                os.replace(own, path)
-            finally:
-                own.unlink(missing_ok=True)
         samples_CS, rate = read_audio(path)
         return samples_CS[0], rate
 

@@ -7,6 +7,7 @@ Structures and constants: eSpeak NG 1.52, speak_lib.h.
 import _ctypes
 import ctypes
 import hashlib
+import itertools
 import shutil
 import sys
 import tempfile
@@ -221,5 +222,5 @@ def word_times(
         stop = min([stop, *(end for end in clause_ends if start < end)])
         sizes = [b - a for a, b in spans[word:following]]
         edges = start + (stop - start) * np.concatenate(([0], np.cumsum(sizes))) / sum(sizes)
-        times += [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        times += [(float(a), float(b)) for a, b in itertools.pairwise(edges)]
     return times

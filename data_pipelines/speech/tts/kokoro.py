@@ -135,8 +135,10 @@ class KokoroEngine:
 
 
 def split_phrases(words: list[SpokenWord], sizes: list[int], limit: int = MAX_TOKENS) -> list[slice]:
-    """Cuts a text into runs of at most `limit` symbols: at the last sentence end that fits, else at the last
-    comma, else at a word. `sizes` counts each word's phonemes; its space and punctuation are added here.
+    """Cuts a text into runs of at most `limit` symbols.
+
+    It cuts at the last sentence end that fits, else at the last comma, else at a word. `sizes` counts each word's
+    phonemes; its space and punctuation are added here.
 
     Raises: UserError if one word alone is too long.
     """

@@ -82,13 +82,13 @@ class Phonemes:
             ("ing", [word[:-3], word[:-3] + "e", word[:-4] if word[-4:-3] == word[-5:-4] else ""]),
             ("ly", [word[:-2]]),
         ):
-            if not word.endswith(suffix) or suffix == "s" and word.endswith("ss"):
+            if not word.endswith(suffix) or (suffix == "s" and word.endswith("ss")):
                 continue
             for stem in stems:
                 # A letter's name takes a plural ("DVDs"); other stems of one letter are accidents of spelling.
                 said = (
                     self._look_up(stem.upper() if len(stem) == 1 else stem)
-                    if len(stem) > 2 or suffix in ("'s",) and stem
+                    if len(stem) > 2 or (suffix == "'s" and stem)
                     else None
                 )
                 if said:

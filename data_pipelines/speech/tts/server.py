@@ -19,10 +19,11 @@ import os
 import struct
 import tempfile
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 MAX_REQUEST_BYTES = 1 << 25
 DIA_TEXT_BYTES = 1024
@@ -67,7 +68,7 @@ def _check(options: dict, ranges: dict) -> dict:
 class Chatterbox:
     """One turn at a time, in the voice of a reference clip; 24 kHz. `model` is a folder, None downloads the weights."""
 
-    OPTIONS = {"exaggeration": (0.0, 2.0), "cfg_weight": (0.0, 1.0), "temperature": (0.05, 2.0)}
+    OPTIONS: ClassVar = {"exaggeration": (0.0, 2.0), "cfg_weight": (0.0, 1.0), "temperature": (0.05, 2.0)}
 
     def __init__(self, model: str | None = None, device: str = "cpu") -> None:
         engine = import_module("chatterbox.tts").ChatterboxTTS
@@ -99,8 +100,13 @@ class Dia:
     With a reference, the text begins with what is said in it; the result holds what comes after it.
     """
 
-    OPTIONS = {"guidance_scale": (1.0, 10.0), "temperature": (0.05, 3.0), "top_p": (0.05, 1.0), "top_k": (1, 1024)}
-    DEFAULTS = {"guidance_scale": 3.0, "temperature": 1.8, "top_p": 0.90, "top_k": 45}
+    OPTIONS: ClassVar = {
+        "guidance_scale": (1.0, 10.0),
+        "temperature": (0.05, 3.0),
+        "top_p": (0.05, 1.0),
+        "top_k": (1, 1024),
+    }
+    DEFAULTS: ClassVar = {"guidance_scale": 3.0, "temperature": 1.8, "top_p": 0.90, "top_k": 45}
     HUB = "nari-labs/Dia-1.6B-0626"
 
     def __init__(self, model: str | None = None, device: str = "cpu") -> None:
@@ -243,7 +249,5 @@ def main() -> None:
     server = ThreadingHTTPServer((args.host, args.port), make_handler(engine, key))
     server.daemon_threads = True
     print(f"{args.engine} at http://{args.host}:{server.server_address[1]}", flush=True)
-    try:
+    with suppress(KeyboardInterrupt):
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass

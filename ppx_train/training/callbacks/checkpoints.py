@@ -24,6 +24,7 @@ class Checkpoints(L.Callback):
         self.origin: dict[str, str] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        """Makes the folder and writes the resolved configuration."""
         self.saved = trainer.global_step
         self.origin = origin(self.run)
         if trainer.is_global_zero:  # Only now, so that a run that fails to start leaves no folder behind.
@@ -31,6 +32,7 @@ class Checkpoints(L.Callback):
             (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+        """Adds the origin, and takes out the weights that are frozen under adapters."""
         checkpoint[KEY] = self.origin
         if module.base_sha256 is None:
             return
@@ -39,9 +41,11 @@ class Checkpoints(L.Callback):
         checkpoint[BASE] = module.base_sha256
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+        """Raises UserError if the adapters of the checkpoint belong to other start weights."""
         check_base(self.run, module.base_sha256, checkpoint.get(BASE))
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
+        """Saves if this step is due or a signal was caught, and then stops the run."""
         step = trainer.global_step
         due = step % self.run.trainer.checkpoint_every == 0 or step == self.run.steps
         # All ranks decide alike: stop_agreed was shared when the step began; a later signal waits for the next step.

@@ -20,11 +20,13 @@ class HeldOut(L.Callback):
         self.scored = -1
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        """Reads the held-out samples, and scores them before the first step."""
         self.batches = heldout_batches(self.pool, self.run.data)  # The number of ranks is known only now.
         if trainer.global_step == 0:
             self._score(trainer, module)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
+        """Scores if this step is due."""
         if trainer.global_step % self.run.trainer.heldout_every == 0 or trainer.global_step == self.run.steps:
             self._score(trainer, module)
 

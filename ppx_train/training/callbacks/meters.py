@@ -49,6 +49,7 @@ class Meters(L.Callback):
         self.bar: Any = None
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        """Shows the progress bar on the first rank."""
         self.bar = tqdm(
             total=self.run.steps,
             initial=trainer.global_step,
@@ -65,6 +66,7 @@ class Meters(L.Callback):
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
+        """Adds up the step, and logs every `logging.every` steps and after the last one."""
         self.sums = module.sums_4K if self.sums is None else self.sums + module.sums_4K
         self.frames += module.frames
         self.bar.n = trainer.global_step
@@ -89,8 +91,10 @@ class Meters(L.Callback):
         self._restart()
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Closes the progress bar."""
         self.bar.close()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Closes the progress bar before an error is printed."""
         if self.bar is not None:  # The message that follows then begins a line of its own.
             self.bar.close()

@@ -21,6 +21,8 @@ class StopSignals(L.Callback):
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        """Takes over both signals."""
+
         def ask_to_stop(number: int, _: FrameType | None) -> None:
             if module.stop_signal:  # A second signal does not wait for the end of the step.
                 signal.signal(number, signal.SIG_DFL)
@@ -32,5 +34,6 @@ class StopSignals(L.Callback):
             self.previous[number] = signal.signal(number, ask_to_stop)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Gives both signals back to their former handlers."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)

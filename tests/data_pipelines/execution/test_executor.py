@@ -77,7 +77,6 @@ import sys
 from pathlib import Path
 from data_pipelines.execution.executor import Executor
 from tests.data_pipelines import jobs
-from tests.data_pipelines.jobs import wait_for
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     list(Executor(workers=2).run(getattr(jobs, sys.argv[2]), [folder / f"{n}.txt" for n in range(6)]))

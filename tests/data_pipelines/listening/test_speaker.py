@@ -78,10 +78,19 @@ def test_a_small_random_wavlm_embeds_and_says_which_weights_it_has(tmp_path: Pat
     import torch
 
     torch.manual_seed(0)
-    small: dict[str, Any] = dict(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, xvector_output_dim=8
-    )
-    small |= dict(conv_dim=(8,) * 7, tdnn_dim=(8,) * 5, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "xvector_output_dim": 8,
+    }
+    small |= {
+        "conv_dim": (8,) * 7,
+        "tdnn_dim": (8,) * 5,
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+    }
     transformers.WavLMForXVector(transformers.WavLMConfig(**small)).save_pretrained(tmp_path / "tiny")
     embedder = speaker.open_speaker(f"wavlm:{tmp_path / 'tiny'}")
     a, b = (embedder.embed(speaker.voiced(voice(3, pitch), RATE)) for pitch in (110, 210))

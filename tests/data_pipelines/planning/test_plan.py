@@ -110,9 +110,9 @@ def test_the_shipped_rates_say_where_they_come_from(capsys: pytest.CaptureFixtur
     [
         ("rates: [1, 2]", "unreadable", ["rates:"]),
         ("rates: {speak_kokro: {value: 3}}", "unknown-name", ["'speak_kokro'", "did you mean 'speak_kokoro'"]),
-        ("rates: {gate: {value: -1}}", "bad-value", ["gate: -1", "x real time"]),
+        ("rates: {gate: {value: -1}}", "bad-value", ["gate is -1", "x real time"]),
         ("rates: {gate: {vale: 3}}", "bad-record", ["gate: vale"]),
-        ("rates: {gate: .inf}", "bad-value", ["gate: inf"]),
+        ("rates: {gate: .inf}", "bad-value", ["gate is inf"]),
         ("rates: {gate: fast}", "bad-record", ["gate", "'fast'"]),
         ("rates: {gate: true}", "bad-record", ["gate", "True"]),
         ("rates: {gate: 2026-01-01}", "bad-record", ["gate"]),

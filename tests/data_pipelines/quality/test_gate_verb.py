@@ -13,21 +13,21 @@ import sentencepiece
 
 pytest.importorskip("espeakng_loader")
 
-from data_pipelines import verbs  # noqa: E402
-from data_pipelines.execution.executor import Executor  # noqa: E402
-from data_pipelines.quality import judge, measure  # noqa: E402
-from data_pipelines.quality.gates import Limits  # noqa: E402
-from data_pipelines.quality.limits import load_limits  # noqa: E402
-from data_pipelines.quality.measure import Listening  # noqa: E402
-from data_pipelines.records.folder import load_dialogue, rejections  # noqa: E402
-from data_pipelines.records.schema import Dialogue, Script, Side, Turn  # noqa: E402
-from data_pipelines.shards.encode import build_shards  # noqa: E402
-from data_pipelines.sound.audio import Audio, read_audio, write_flac  # noqa: E402
-from data_pipelines.speech.speak import speak_scripts  # noqa: E402
-from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
-from model.errors import UserError  # noqa: E402
-from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines import verbs
+from data_pipelines.execution.executor import Executor
+from data_pipelines.quality import judge, measure
+from data_pipelines.quality.gates import Limits
+from data_pipelines.quality.limits import load_limits
+from data_pipelines.quality.measure import Listening
+from data_pipelines.records.folder import load_dialogue, rejections
+from data_pipelines.records.schema import Dialogue, Script, Side, Turn
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.sound.audio import Audio, read_audio, write_flac
+from data_pipelines.speech.speak import speak_scripts
+from data_pipelines.speech.stitch import StitchOptions
+from model.errors import UserError
+from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
+from tests.refusals import refused
 
 PROMPT = (
     "You work for Blue Moon Bakery which is a bakery and your name is Ann Fisher. Information: "
@@ -229,7 +229,7 @@ def test_the_verb_prints_what_it_did_and_fails_only_if_nothing_passes(
     noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["gate", "--dialogues", str(noise), "--out", str(tmp_path / "out"), "--asr", "none", "--speaker", "none"]
-    with refused("no-data", "4 dialogues", judge.REPORT, "the first: d0"):
+    with refused("no-data", "4 dialogues", judge.REPORT, "the first is d0"):
         verbs.main([*words, "--set", "peak_dbfs=-90"])
     switches = ["swap_ratio=null", "shared_text=null", "agent_seconds=7.6"]
     verbs.main([*words, *(part for item in switches for part in ("--set", item))])

@@ -266,7 +266,7 @@ def kinds(findings: Mapping[str, Finding]) -> dict[str, list[str]]:
 def test_of_near_duplicates_the_first_id_stays_in_any_order() -> None:
     text = sentence(1)
     words = text.split()
-    near = " ".join(words[:40] + ["other"] + words[41:])
+    near = " ".join([*words[:40], "other", *words[41:]])
     records = [record("b", text), record("a", near), record("c", sentence(2)), record("d", text)]
     expected = {"b": ["duplicate"], "d": ["duplicate"]}
     for order in itertools.permutations(records):

@@ -353,6 +353,6 @@ def test_a_browser_plays_every_sample_and_goes_where_one_presses(shards: Path, t
     assert 'data-players="4"' in root and "data-error" not in root
     assert 'data-sought="2.70"' in root
     id = re.findall(r'<section class="card sample".*?<h3>([^<]*)</h3>', html, re.DOTALL)[0]
-    found = [entry.dialogue for entry in collect([shards], 4).examples if entry.dialogue.id == id][0]
+    found = next(entry.dialogue for entry in collect([shards], 4).examples if entry.dialogue.id == id)
     lit = " ".join(w.text for side in (found.left, found.right) for w in side.words if w.start <= 2.7 < w.end)
     assert f'data-lit="{lit}"' in root

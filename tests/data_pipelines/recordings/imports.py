@@ -1,6 +1,7 @@
 """What the tests of the four general formats share: inputs of noise bursts, and what an import made of them."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def loud_words(dialogue: Dialogue, audio_CS: npt.NDArray[Any], rate: int) -> tup
             np.abs(audio_CS[channel, int((w.start + 0.02) * rate) : int((w.end - 0.02) * rate)]).mean() for w in words
         ]
         inside_loud += [value > 0.05 for value in level]
-        gaps = [(a.end + 0.02, b.start - 0.02) for a, b in zip(words, words[1:], strict=False)]
+        gaps = [(a.end + 0.02, b.start - 0.02) for a, b in itertools.pairwise(words)]
         outside_loud += [np.abs(audio_CS[channel, int(a * rate) : int(b * rate)]).mean() > 0.05 for a, b in gaps]
     return float(np.mean(inside_loud)), float(np.mean(outside_loud))
 

@@ -59,7 +59,7 @@ def test_broken_members_and_cut_tars_cost_only_what_they_break(tmp_path: Path) -
             add(tar, f"{key}.json", both_sides(words))
     data = (tmp_path / "a.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
-        end = [entry for entry in tar if entry.name == "cut.flac"][0].offset_data
+        end = next(entry for entry in tar if entry.name == "cut.flac").offset_data
     (tmp_path / "a.tar").write_bytes(data[: end + 1000])
     found = run_format("webdataset", tmp_path)
     assert recordings(found) == ["a.tar/good", "a.tar/good2"]

@@ -1,5 +1,6 @@
 """Windows and voice clips as they are planned on times alone."""
 
+import itertools
 import random
 from typing import Any
 
@@ -25,7 +26,7 @@ def spoken(turns: list[Turn]) -> Spoken:
 
     def words(start: float, end: float) -> tuple[Word, ...]:
         edges = [start + (end - start) * quarter / 4 for quarter in range(5)]
-        return tuple(Word(text="word", start=a, end=b) for a, b in zip(edges[:-1], edges[1:], strict=True))
+        return tuple(Word(text="word", start=a, end=b) for a, b in itertools.pairwise(edges))
 
     return {
         side: [
@@ -111,4 +112,4 @@ def test_windows_of_a_ten_minute_recording_leave_little_out_and_few_are_judged(
     assert len(judged) < 12 * len(turns)  # It is 57 for each turn if a window may start anywhere.
     assert sum(window.end - window.start for window in windows) > 500
     assert all(window.end - window.start <= 150 and set(window.clips) == {"left", "right"} for window in windows)
-    assert all(first.end <= second.start for first, second in zip(windows, windows[1:], strict=False))
+    assert all(first.end <= second.start for first, second in itertools.pairwise(windows))

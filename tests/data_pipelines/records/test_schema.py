@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipelines.records.schema import Dialogue, Event, Fact, Probe, Script, read_scripts
+from data_pipelines.records.typed import values_of
 from model.errors import Code
 from tests.refusals import refused
 
@@ -69,7 +70,7 @@ def test_what_may_be_left_out_has_its_default_and_numbers_stay_as_they_were(
 def test_events_keep_the_keys_they_were_written_with(event: dict[str, Any], record: Event) -> None:
     dialogue = Dialogue.from_json(changed(DIALOGUE, "events.0", event), "here")
     assert dialogue.events == (record,)
-    assert json.loads(dialogue.to_json())["events"] == [event]
+    assert json.loads(dialogue.to_json())["events"] == values_of(dialogue)["events"] == [event]
     assert record.span == (event["start"], event.get("end", event["start"]))
 
 

@@ -167,7 +167,7 @@ def test_a_second_run_asks_nothing_and_writes_nothing(tmp_path: Path, capsys: py
     out = capsys.readouterr().out
     assert "3 dialogues were done before; tokens spent 0, saved 0: " in out
     assert "0 dialogues were done before; tokens spent 0, saved 720: " in out
-    assert times.keys() == {path for path in (tmp_path / "calls").glob("*/*")}
+    assert times.keys() == set((tmp_path / "calls").glob("*/*"))
 
 
 def test_a_dialogue_that_changed_is_annotated_again(tmp_path: Path) -> None:

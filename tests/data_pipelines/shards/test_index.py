@@ -5,7 +5,6 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from data_pipelines.shards.pack import write_shard
 from data_pipelines.shards.rows import NAME, Index
 from data_pipelines.shards.scan import build_index
 from model.errors import UserError
+from tests.data_pipelines.forked import forked_totals, total
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
 from tests.refusals import refused
 
@@ -76,12 +76,6 @@ def test_audio_comes_back_as_recorded(train: Path, tmp_path: Path) -> None:
     assert rate == 24000 and np.array_equal(wav_CS, expected.T)
 
 
-def checksum(reader: ShardReader, i: int) -> tuple[str, str, int]:
-    """Identifies a sample."""
-    sample = reader.read(i)
-    return sample.id, sample.side, int((sample.codes_QT * torch.arange(16)[:, None]).sum())
-
-
 def test_an_error_of_a_sample_crosses_processes_whole() -> None:
     why = pickle.loads(pickle.dumps(BadSample("service-1", "torn")))
     assert (why.id, why.reason, why.code) == ("service-1", "torn", "bad-shards")
@@ -91,11 +85,11 @@ def test_an_error_of_a_sample_crosses_processes_whole() -> None:
 def test_threads_and_forked_processes_share_a_reader(train: Path) -> None:
     reader = ShardReader(train)
     order = [7, 2, 9, 0, 3, 1, 8, 5, 4, 6] * 5
-    alone = [checksum(reader, i) for i in order]
+    alone = {i: total(ShardReader(train), i) for i in range(10)}
+    assert len(set(alone.values())) > 1
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda i: checksum(reader, i), order)) == alone
-    with get_context("fork").Pool(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        assert pool.starmap(checksum, [(reader, i) for i in order]) == alone
+        assert list(pool.map(total, [reader] * 50, order)) == [alone[i] for i in order]
+    assert forked_totals(str(train)) == list(alone.values())
 
 
 def test_reading_leaves_no_file_open(train: Path) -> None:

@@ -106,7 +106,7 @@ def test_voice_prompts_are_encoded_at_minus_24_lufs(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_by_size() -> None:
-    assert cut_into_shards([4, 4, 4, 9, 1, 1], 8) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
+    assert cut_into_shards([4, 4, 4, 9, 1, 1], 8) == [range(2), range(2, 3), range(3, 4), range(4, 6)]
     assert cut_into_shards([], 8) == []
 
 
@@ -119,7 +119,19 @@ def test_a_small_limit_gives_several_shards_with_all_dialogues(tmp_path: Path) -
     assert [row.id for row in ShardReader(tmp_path / "out" / "train").rows] == [f"x-{n}" for n in range(9)]
 
 
-@pytest.mark.parametrize("stop", ["encode", "pack", "manifest"])
+def interrupted_at(stop: str, folders: list[Path], codec: TinyCodec, out: Path, patch: pytest.MonkeyPatch) -> None:
+    """Interrupts a run where it calls the function `stop`, or leaves it to the codec if that is "encode"."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with patch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if stop != "encode":
+            patched.setattr(encode, stop, interrupt)
+        build_shards(folders, codec, out)
+
+
+@pytest.mark.parametrize("stop", ["encode", "build_index", "make_manifest"])
 def test_a_killed_run_resumes_and_gives_the_same_bytes(
     corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:
@@ -133,16 +145,7 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
                 raise KeyboardInterrupt
             return super().encode(wav_B1S)
 
-    def interrupted(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        if stop == "pack":
-            patch.setattr(encode, "build_index", interrupted)
-        if stop == "manifest":
-            patch.setattr(encode, "make_manifest", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_shards(corpus, Killed(), tmp_path / "out")
+    interrupted_at(stop, corpus, Killed(), tmp_path / "out", monkeypatch)
     assert not (tmp_path / "out" / "manifest.json").exists()
     first = len(encoded)
     stop = ""
@@ -182,13 +185,7 @@ def test_a_codec_for_many_workers_is_pickled_as_its_path() -> None:
 def test_more_dialogues_may_join_an_unfinished_run(
     corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encode, "make_manifest", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_shards(corpus[:1], TinyCodec(), tmp_path / "out")
+    interrupted_at("make_manifest", corpus[:1], TinyCodec(), tmp_path / "out", monkeypatch)
     manifest = build_shards(corpus[1:], TinyCodec(), tmp_path / "out")
     assert list(manifest.shards) == ["train/fisher-00000.tar"]
     assert len(ShardReader(tmp_path / "out" / "train")) == 4
@@ -227,13 +224,7 @@ def test_wrong_folders_are_named(corpus: list[Path], tmp_path: Path) -> None:
 def test_a_file_of_the_user_in_an_unfinished_run_is_never_deleted(
     corpus: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encode, "make_manifest", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            build_shards(corpus, TinyCodec(), tmp_path / "out")
+    interrupted_at("make_manifest", corpus, TinyCodec(), tmp_path / "out", monkeypatch)
     for name in ("notes.txt", "mine-00000.tar"):
         mine = tmp_path / "out" / "train" / name
         mine.write_text("keep me")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-transformers = pytest.importorskip("transformers", minversion="5.23")
+transformers = pytest.importorskip("transformers", minversion="5.20")
 pytest.importorskip("pocketsphinx")
 
 from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402

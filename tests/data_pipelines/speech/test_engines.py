@@ -181,7 +181,7 @@ def test_a_damaged_hub_file_is_an_error_and_not_a_reason_to_take_the_packages(
 ) -> None:
     use_hub(
         monkeypatch,
-        FakeHub({name: b"x" for name in [weights.HUB_MODEL, *(f"voices/{n}.bin" for n in weights.VOICE_NAMES)]}),
+        FakeHub(dict.fromkeys([weights.HUB_MODEL, *(f"voices/{n}.bin" for n in weights.VOICE_NAMES)], b"x")),
     )
     monkeypatch.setattr(weights, "from_packages", lambda: pytest.fail("took the packages"))
     with refused("checksum", "--from"):

@@ -13,12 +13,12 @@ pytest.importorskip("num2words")
 
 from data_pipelines.execution.executor import Executor
 from data_pipelines.files import RUN_ONLY
-from data_pipelines.records.schema import Dialogue, Script, Turn  # noqa: E402
-from data_pipelines.sound.audio import read_audio, require_stereo_24k  # noqa: E402
-from data_pipelines.speech import speak  # noqa: E402
-from data_pipelines.speech.engines import EngineChoice  # noqa: E402
-from data_pipelines.speech.stitch import StitchOptions  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines.records.schema import Dialogue, Script, Turn
+from data_pipelines.sound.audio import read_audio, require_stereo_24k
+from data_pipelines.speech import speak
+from data_pipelines.speech.engines import EngineChoice
+from data_pipelines.speech.stitch import StitchOptions
+from tests.refusals import refused
 
 OPTIONS = StitchOptions(voice_seconds=3.2)
 ESPEAK = EngineChoice(name="espeak")

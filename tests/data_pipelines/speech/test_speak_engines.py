@@ -20,17 +20,19 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
-from data_pipelines import verbs  # noqa: E402
-from data_pipelines.records.folder import load_dialogue  # noqa: E402
-from data_pipelines.records.schema import Script, Turn, Word  # noqa: E402
-from data_pipelines.sound.audio import loudness, read_audio, require_stereo_24k, to_mono_24k  # noqa: E402
-from data_pipelines.speech import speak as speak_module  # noqa: E402
-from data_pipelines.speech.protocols import EngineGone  # noqa: E402
-from data_pipelines.speech.timing import Table, Timing  # noqa: E402
-from model.errors import Code  # noqa: E402
-from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.speech_servers import ROOT, Server  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+import itertools
+
+from data_pipelines import verbs
+from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.schema import Script, Turn, Word
+from data_pipelines.sound.audio import loudness, read_audio, require_stereo_24k, to_mono_24k
+from data_pipelines.speech import speak as speak_module
+from data_pipelines.speech.protocols import EngineGone
+from data_pipelines.speech.timing import Table, Timing
+from model.errors import Code
+from tests.data_pipelines import speech_servers
+from tests.data_pipelines.speech_servers import ROOT, Server
+from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 
@@ -220,7 +222,7 @@ def test_dia_speaks_both_sides_of_a_dialogue_on_their_channels(
         assert np.square(audio_CS[channel, inside]).mean() > 100 * np.square(audio_CS[channel, ~inside]).mean()
     # The stand-in's first voice is a woman's (espeak f2, 180 Hz and more), the second a man's.
     assert pitch(audio_CS[0], dialogue.left.words) > 1.3 * pitch(audio_CS[1], dialogue.right.words)
-    voice, rate = read_audio(tmp_path / "out" / "a" / "left.voice.flac")
+    voice, _rate = read_audio(tmp_path / "out" / "a" / "left.voice.flac")
     assert pitch(voice[0], ()) == pytest.approx(pitch(audio_CS[0], dialogue.left.words), rel=0.15)
 
 
@@ -257,12 +259,12 @@ def test_a_fitted_timing_decides_gaps_pauses_and_backchannels(scripts: Path, tmp
     for name in "ab":
         dialogue = load_dialogue(tmp_path / "out" / name)
         assert dialogue.provenance["timing"] == {"name": "slow", "sha256": slow.sha256}
-        first = [w for w in dialogue.left.words if w.text == "you?"][0]
-        answer = [w for w in dialogue.right.words if w.text == "Hi"][0]
+        first = next(w for w in dialogue.left.words if w.text == "you?")
+        answer = next(w for w in dialogue.right.words if w.text == "Hi")
         assert answer.start - first.end == pytest.approx(1.0, abs=0.12)  # 1 s and the silence that engines leave
         kinds |= {(event.kind, event.side) for event in dialogue.events}
         said = dialogue.right.words
-        pauses += [b.start - a.end for a, b in zip(said[:-1], said[1:], strict=True)]
+        pauses += [b.start - a.end for a, b in itertools.pairwise(said)]
     assert ("backchannel", "left") in kinds
     assert sum(abs(pause - 0.7) < 0.02 for pause in pauses) >= 1
     with refused("other-settings", tmp_path / "out", "options.timing"):

@@ -3,21 +3,23 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 
 pytest.importorskip("num2words")
 
-from data_pipelines.quality import gates  # noqa: E402
-from data_pipelines.records.schema import Dialogue, Script, Side, Turn, Word  # noqa: E402
-from data_pipelines.sound.audio import Audio, loudness  # noqa: E402
-from data_pipelines.speech.perform import choose_voices  # noqa: E402
-from data_pipelines.speech.protocols import Speech, Voice  # noqa: E402
-from data_pipelines.speech.stitch import StitchOptions, measure, render, stitch, words_of  # noqa: E402
-from data_pipelines.speech.timing import Slot, Table, Timing, place  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+import itertools
+
+from data_pipelines.quality import gates
+from data_pipelines.records.schema import Dialogue, Script, Side, Turn, Word
+from data_pipelines.sound.audio import Audio, loudness
+from data_pipelines.speech.perform import choose_voices
+from data_pipelines.speech.protocols import Speech, Voice
+from data_pipelines.speech.stitch import StitchOptions, measure, render, stitch, words_of
+from data_pipelines.speech.timing import Slot, Table, Timing, place
+from tests.refusals import refused
 
 RATE = 24000
 WORD, PAUSE = 0.3, 0.1
@@ -29,7 +31,7 @@ class ToneEngine:
 
     name = "tone"
     sets_speed = False
-    pitch = {"tone/a": 200.0, "tone/b": 300.0, "tone/c": 450.0, "tone/held1": 600.0, "tone/held2": 700.0}
+    pitch: ClassVar = {"tone/a": 200.0, "tone/b": 300.0, "tone/c": 450.0, "tone/held1": 600.0, "tone/held2": 700.0}
 
     def identity(self) -> dict[str, Any]:
         return {"name": "tone", "version": "1", "licence": "MIT", "output_licence": "CC0", "deterministic": True}
@@ -126,7 +128,7 @@ def test_gaps_follow_the_settings() -> None:
     turns = [agent(5), user(5)] * 400
     seconds = [2.0] * len(turns)
     slots = place(turns, seconds, random.Random(0), replace(Timing(), user_silence_share=0.0)).slots
-    gaps = np.array([b.start - a.stop for a, b in zip(slots[:-1], slots[1:], strict=True)])
+    gaps = np.array([b.start - a.stop for a, b in itertools.pairwise(slots)])
     assert gaps.min() >= -0.4001 and gaps.max() <= 1.5001
     # N(0.25, 0.35) clipped at -0.4 and 1.5 keeps its median; P(gap < 0) is 0.2375.
     assert np.median(gaps) == pytest.approx(0.25, abs=0.05) and (gaps < 0).mean() == pytest.approx(0.2375, abs=0.05)
@@ -147,7 +149,7 @@ def test_no_side_ever_talks_over_itself() -> None:
         schedule = place(turns, seconds, random.Random(n), Timing())
         for side in ("left", "right"):
             own = [slot for slot in schedule.slots if slot.side == side]
-            assert all(a.stop <= b.start for a, b in zip(own[:-1], own[1:], strict=True))
+            assert all(a.stop <= b.start for a, b in itertools.pairwise(own))
         assert all(0 <= s.start < s.stop <= schedule.seconds for s in schedule.slots)
         assert all(s.stop - s.start <= seconds[s.turn] + 1e-6 for s in schedule.slots)
 

@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
-from scipy import stats  # noqa: E402
+import itertools
 
-from data_pipelines import verbs  # noqa: E402
-from data_pipelines.records.schema import Dialogue, Side, Turn, Word  # noqa: E402
-from data_pipelines.records.turn_taking import turn_taking  # noqa: E402
-from data_pipelines.speech.asides import BACKCHANNELS, with_backchannels, with_pauses  # noqa: E402
-from data_pipelines.speech.protocols import Speech  # noqa: E402
-from data_pipelines.speech.timing import Table, Timing, load_timing, place  # noqa: E402
-from data_pipelines.speech.timing_fit import NEEDED, Observed, add_arguments, fit  # noqa: E402
-from model.errors import Code  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from scipy import stats
+
+from data_pipelines import verbs
+from data_pipelines.records.schema import Dialogue, Side, Turn, Word
+from data_pipelines.records.turn_taking import turn_taking
+from data_pipelines.speech.asides import BACKCHANNELS, with_backchannels, with_pauses
+from data_pipelines.speech.protocols import Speech
+from data_pipelines.speech.timing import Table, Timing, load_timing, place
+from data_pipelines.speech.timing_fit import NEEDED, Observed, add_arguments, fit
+from model.errors import Code
+from tests.refusals import refused
 
 TRUTH = {"gap": (0.1, 0.3), "pause": (0.3, 1.2), "overlap": (0.6, 0.95)}
 """Gaps are normal (mean, deviation), clipped to -0.45..2; pauses and how long the interrupted go on are uniform."""
@@ -38,7 +40,7 @@ def known_call(name: str, seconds: float = 600) -> Dialogue:
     def say(side: str, start: float, length: float) -> None:
         """Words of 0.25 s without gaps that count as pauses."""
         edges = np.linspace(start, start + length, max(2, round(length / 0.25) + 1))
-        words[side] += [Word(text="word", start=a, end=b - 0.01) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        words[side] += [Word(text="word", start=a, end=b - 0.01) for a, b in itertools.pairwise(edges)]
 
     at, side, other, start_of_turn = 1.0, "left", "right", 1.0
     while at < seconds - 20:
@@ -201,7 +203,7 @@ def test_placed_turns_follow_the_fitted_gaps(observed: Observed) -> None:
     timing = fit(observed, "known")
     turns = long_turns(2000)
     slots = place(turns, [8.0] * len(turns), random.Random(1), timing).slots
-    gaps = [b.start - a.stop for a, b in zip(slots[:-1], slots[1:], strict=True)]
+    gaps = [b.start - a.stop for a, b in itertools.pairwise(slots)]
     # The two samples of this Kolmogorov-Smirnov test are what was observed and what was placed.
     assert stats.ks_2samp(gaps, observed.gap).pvalue > 0.01
 

@@ -14,17 +14,17 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
-from data_pipelines.sound.audio import Audio  # noqa: E402
-from data_pipelines.speech import engines  # noqa: E402
-from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402
-from data_pipelines.speech.protocols import ConversationEngine, Engine, EngineGone  # noqa: E402
-from data_pipelines.speech.tts.backend import StoredBackend, checked  # noqa: E402
-from data_pipelines.speech.tts.timed import timed_speech  # noqa: E402
-from data_pipelines.text.spoken import expand  # noqa: E402
-from model.errors import Code  # noqa: E402
-from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.speech_servers import LINES, check_speech, choice_of  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines.sound.audio import Audio
+from data_pipelines.speech import engines
+from data_pipelines.speech.engines import EngineChoice, open_engine
+from data_pipelines.speech.protocols import ConversationEngine, Engine, EngineGone
+from data_pipelines.speech.tts.backend import StoredBackend, checked
+from data_pipelines.speech.tts.timed import timed_speech
+from data_pipelines.text.spoken import expand
+from model.errors import Code
+from tests.data_pipelines import speech_servers
+from tests.data_pipelines.speech_servers import LINES, check_speech, choice_of
+from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 

@@ -11,13 +11,13 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
-from data_pipelines.speech.engines import open_engine  # noqa: E402
-from data_pipelines.speech.tts import cloned  # noqa: E402
-from data_pipelines.speech.voices import ConsentedClip, Pool  # noqa: E402
-from model.errors import Code  # noqa: E402
-from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.speech_servers import SPEAKERS, Server, check_speech, choice_of  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines.speech.engines import open_engine
+from data_pipelines.speech.tts import cloned
+from data_pipelines.speech.voices import ConsentedClip, Pool
+from model.errors import Code
+from tests.data_pipelines import speech_servers
+from tests.data_pipelines.speech_servers import SPEAKERS, Server, check_speech, choice_of
+from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 

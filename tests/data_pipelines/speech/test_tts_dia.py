@@ -9,14 +9,14 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
-from data_pipelines.sound.audio import Audio  # noqa: E402
-from data_pipelines.speech.engines import open_engine  # noqa: E402
-from data_pipelines.speech.protocols import Speech  # noqa: E402
-from data_pipelines.speech.tts import dia, server  # noqa: E402
-from data_pipelines.text.spoken import expand  # noqa: E402
-from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.speech_servers import LINES, check_speech, choice_of  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines.sound.audio import Audio
+from data_pipelines.speech.engines import open_engine
+from data_pipelines.speech.protocols import Speech
+from data_pipelines.speech.tts import dia, server
+from data_pipelines.text.spoken import expand
+from tests.data_pipelines import speech_servers
+from tests.data_pipelines.speech_servers import LINES, check_speech, choice_of
+from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 
@@ -69,7 +69,7 @@ def mixture(
 
 @pytest.mark.parametrize("gap", [0.1, 0.2, 0.5])
 def test_a_mixture_is_cut_between_the_turns(gap: float) -> None:
-    audio, rate, parts, offset = mixture(gap)
+    audio, rate, parts, _offset = mixture(gap)
     texts = ("Hello there, my friend.", "What does it cost today?")
     split = dia.split_mixture(audio, rate, [expand(text) for text in texts])
     for speech, truth in zip(split, parts, strict=True):

@@ -17,15 +17,15 @@ pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
 pytest.importorskip("pocketsphinx")
 
-from data_pipelines.speech.engines import EngineChoice, open_engine  # noqa: E402
-from data_pipelines.speech.protocols import EngineGone  # noqa: E402
-from data_pipelines.speech.tts import remote, server  # noqa: E402
-from data_pipelines.speech.voices import load_pool  # noqa: E402
-from model.errors import Code, UserError  # noqa: E402
-from tests.data_pipelines import speech_servers  # noqa: E402
-from tests.data_pipelines.jobs import wait_for  # noqa: E402
-from tests.data_pipelines.speech_servers import LINES, Server  # noqa: E402
-from tests.refusals import refused  # noqa: E402
+from data_pipelines.speech.engines import EngineChoice, open_engine
+from data_pipelines.speech.protocols import EngineGone
+from data_pipelines.speech.tts import remote, server
+from data_pipelines.speech.voices import load_pool
+from model.errors import Code, UserError
+from tests.data_pipelines import speech_servers
+from tests.data_pipelines.jobs import wait_for
+from tests.data_pipelines.speech_servers import LINES, Server
+from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
 

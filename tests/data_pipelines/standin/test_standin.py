@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import itertools
 import json
 import re
 import shutil
@@ -174,7 +175,7 @@ def test_the_two_sides_answer_each_other(synthetic: Path) -> None:
     questions = answers = 0
     for path in sorted(synthetic.rglob("*.txo")):
         turns = [line.split(":  ", 1) for line in path.read_text("cp1252").splitlines()]
-        for (side, text), (other, _) in zip(turns, turns[1:], strict=False):
+        for (side, text), (other, _) in itertools.pairwise(turns):
             if text.rstrip("[] ?").endswith("?") or text.endswith("?"):
                 questions += 1
                 answers += side != other

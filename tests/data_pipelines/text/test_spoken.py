@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("num2words")
 
-from data_pipelines.text.numerals import number_words, year_words  # noqa: E402
-from data_pipelines.text.spoken import expand  # noqa: E402
+from data_pipelines.text.numerals import number_words, year_words
+from data_pipelines.text.spoken import expand
 
 CASES = {
     "$8/month": "eight dollars per month",

@@ -129,7 +129,7 @@ def test_statistics_and_costs_stand_beside_the_scripts(calls: Run) -> None:
 def test_the_next_run_is_free_and_gives_the_same_bytes(
     calls: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder, bodies = calls
+    _, folder, _bodies = calls
     with LLMServer([status(500)]) as down:
         synth(folder / "s.jsonl", down, num=60, heldout=0.3)
         assert "already there, unchanged" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What the written scripts say: grounded in their prompts, speakable, and as people talk."""
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import replace
@@ -39,7 +40,7 @@ def test_every_number_and_name_the_agent_says_is_in_the_prompt_or_the_users_word
                 continue
             tokens = [token.strip(".,?!$%").removesuffix("'s") for token in turn.text.replace("May I", "").split()]
             for token in tokens:
-                is_name = token in people or token in MONTHS or token.endswith("day") and token[0].isupper()
+                is_name = token in people or token in MONTHS or (token.endswith("day") and token[0].isupper())
                 if is_name or any(c.isdigit() for c in token):
                     assert re.search(rf"(?<![a-z0-9]){re.escape(token.lower())}(?![a-z0-9])", heard), (token, script)
 
@@ -71,7 +72,7 @@ def test_all_seven_behaviours_occur(service: list[Script]) -> None:
 def test_speakers_alternate_and_overlaps_answer_the_other_side(service: list[Script], assistant: list[Script]) -> None:
     for script in service + assistant:
         spoken = [turn for turn in script.turns if turn.kind != "backchannel"]
-        assert all(a.speaker != b.speaker for a, b in zip(spoken, spoken[1:], strict=False)), script
+        assert all(a.speaker != b.speaker for a, b in itertools.pairwise(spoken)), script
         for before, turn in zip(script.turns, script.turns[1:], strict=False):
             if turn.kind != "normal":
                 assert before.speaker != turn.speaker and before.kind == "normal", script

@@ -86,7 +86,7 @@ def test_every_heading_and_table_stands_apart(data: DataFacts) -> None:
     lines = card_of(provenance(), data, (VOICE,)).text.splitlines()
     for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
         assert not line.startswith("#") or (before, after) == ("", ""), line
-        assert not line.startswith("| ---") and not (line.startswith("|") and before and before[0] not in "|"), line
+        assert not line.startswith("| ---") and not (line.startswith("|") and before and before[0] != "|"), line
         assert (before, line) != ("", "")
 
 
