@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dialogues", type=Path, nargs="+", metavar="DIR", help="folders of dialogues, instead")
     parser.add_argument("--again", action="store_true", help="with --dialogues: hear the sides that have words, too")
     add_common_arguments(parser, has_records=True)
+    parser.set_defaults(untouched={option: parser.get_default(option) for option in FROM_RECORD})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,10 +53,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--fill none leaves nothing to do: give both or agent", code="bad-value")
     check_limit(args.limit)
     if args.dialogues:
-        defaults = argparse.ArgumentParser()
-        add_arguments(defaults)
-        for option in FROM_RECORD:
-            if getattr(args, option) != defaults.get_default(option):
+        for option, default in args.untouched.items():
+            if getattr(args, option) != default:
                 flag = f"--{option.replace('_', '-')}"
                 raise UserError(f"{flag} is for audio files: a dialogue's own record says it", code="bad-combination")
         annotate_dialogues(args)

@@ -126,8 +126,8 @@ NAMES = ("kokoro", "espeak", "chatterbox", "dia")
 USED: dict[str, tuple[str, ...]] = {
     "kokoro": (),
     "espeak": (),
-    "chatterbox": ("--url", "--model", "--device", "--voices", "--store", "--engine-option"),
-    "dia": ("--url", "--model", "--device", "--store", "--engine-option"),
+    "chatterbox": ("--url", "--engine-model", "--device", "--voices", "--store", "--engine-option"),
+    "dia": ("--url", "--engine-model", "--device", "--store", "--engine-option"),
 }
 """The options that have an effect, by engine."""
 
@@ -153,7 +153,7 @@ class EngineChoice:
             raise UserError(f"engine {self.name!r}: choose {', '.join(NAMES)}", code="unknown-name")
         given = {
             "--url": self.url,
-            "--model": self.model,
+            "--engine-model": self.model,
             "--device": self.device != "cpu",
             "--voices": self.voices,
             "--store": self.store,
@@ -166,7 +166,7 @@ class EngineChoice:
             )
         if self.url and (self.model or self.device != "cpu"):
             raise UserError(
-                "--model and --device have no effect with --url: give them to scripts/tts_server.py",
+                "--engine-model and --device have no effect with --url: give them to scripts/tts_server.py",
                 code="bad-combination",
             )
         if "--voices" in USED[self.name] and self.voices is None:

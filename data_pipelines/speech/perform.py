@@ -63,7 +63,7 @@ def perform(
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
     if isinstance(engine, ConversationEngine):
         if voice_seconds is None:
-            raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out", code="bad-combination")
+            raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt-from out", code="bad-combination")
         return _in_one_go(script, turns, engine, seed, voice_seconds)
     rng = random.Random(f"{key}/voices")
     voices = choose_voices(engine.voices(), script.split, rng)
@@ -78,7 +78,7 @@ def perform(
     elif isinstance(engine, CloningEngine):
         prompt = loudness_normalise(engine.clip(voices["left"].key), RATE_HZ)
     else:
-        raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt out", code="bad-combination")
+        raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt-from out", code="bad-combination")
     return Performance(
         speeches=tuple(speeches),
         voice=prompt,

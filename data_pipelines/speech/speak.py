@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.arguments import add_old_flag
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, digest, write_line, write_report
@@ -165,18 +166,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="speak only the first N scripts")
     parser.add_argument("--voice-seconds", type=float, default=4.0, help="about how long a voice prompt is (3-10)")
     parser.add_argument(
-        "--voice-prompt", choices=PROMPTS, default="spoken", help="another utterance, or the clip that is imitated"
+        "--voice-prompt-from",
+        dest="voice_prompt",
+        choices=PROMPTS,
+        default="spoken",
+        help="the voice prompt is another utterance (spoken), or the clip that is imitated (clip)",
     )
     parser.add_argument("--timing", default="default", help="file from `ppx-data timing`, or default")
     parser.add_argument("--augment", help="YAML file, or a preset: what happens to the user's voice (default: nothing)")
     parser.add_argument("--voices", type=Path, help="manifest of clips for chatterbox, from `ppx-data voices`")
     parser.add_argument("--url", default="", help="server of chatterbox or dia, see scripts/tts_server.py")
-    parser.add_argument("--model", help="folder with the weights of chatterbox or dia in this process")
-    parser.add_argument("--device", default="cpu", help="of chatterbox or dia in this process, e.g. cuda")
+    parser.add_argument(
+        "--engine-model",
+        dest="model",
+        metavar="DIR",
+        help="weights of chatterbox or dia in this process (default: those that they download)",
+    )
+    parser.add_argument("--device", default="cpu", help="where chatterbox or dia runs in this process, e.g. cuda")
     parser.add_argument("--engine-option", nargs="+", default=[], metavar="KEY=NUMBER", help="e.g. exaggeration=0.7")
     parser.add_argument("--store", type=Path, help="where what chatterbox or dia said is kept (default: OUT/.speech)")
     limits.add_arguments(parser)
     add_executor_arguments(parser)
+    add_old_flag(parser, "--voice-prompt", "--voice-prompt-from")
+    add_old_flag(parser, "--model", "--engine-model")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -193,7 +205,7 @@ def run(args: argparse.Namespace) -> None:
     )
     name = choose_engine(args.engine)
     if args.voice_prompt == "clip" and "--voices" not in USED[name]:
-        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt out", code="bad-combination")
+        raise UserError(f"--engine {name} imitates no clip: leave --voice-prompt-from out", code="bad-combination")
     if name == "dia" and options.augmentation and options.augmentation.needs_babble:
         raise UserError("dia has no voices for babble: take the kind babble out of --augment", code="bad-combination")
     engine = EngineChoice(

@@ -29,6 +29,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from data_pipelines.arguments import add_old_flag
 from data_pipelines.files import digest, save_once
 from data_pipelines.records.schema import ID_PATTERN
 from data_pipelines.records.split import bucket
@@ -238,8 +239,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="clips, in folders named by their speakers")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write; clips are named relative to it")
     parser.add_argument(
-        "--speakers", type=Path, help=f"CSV with columns {', '.join(FIELDS)}; default FOLDER/speakers.csv"
+        "--speaker-table",
+        type=Path,
+        metavar="CSV",
+        help=f"table with the columns {', '.join(FIELDS)} (default: FOLDER/speakers.csv)",
     )
+    add_old_flag(parser, "--speakers", "--speaker-table")
     parser.add_argument("--heldout", type=float, default=HELD_OUT_SHARE, help="share of speakers kept from training")
 
 
@@ -251,7 +256,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.heldout < 1:
         raise UserError(f"--heldout {args.heldout}: must be 0 to below 1", code="bad-value")
-    speakers = _read_speakers(args.speakers or args.folder / "speakers.csv")
+    speakers = _read_speakers(args.speaker_table or args.folder / "speakers.csv")
     files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
     clips: list[ConsentedClip] = []
     rejected, taken = {}, set()

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.arguments import Parser
 from data_pipelines.files import refuse_other_settings, save_pieces, sha256_file, write_json
 from data_pipelines.records.schema import Script
 from data_pipelines.writer.duplicates import Duplicates
@@ -26,7 +27,7 @@ LISTED = 1000
 """How many rejected scripts are named in the statistics."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds the options of `ppx-data synth`, those of all writers included."""
     parser.add_argument("source", choices=SOURCES, help="service: an agent with a role; assistant: a teacher")
     parser.add_argument("--num", type=int, required=True, help="number of scripts")
@@ -37,8 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-seconds", type=float, help=help_seconds)
     help_writer = "template writes from tables, llm asks a language model"
     parser.add_argument("--writer", choices=sorted(_WRITERS), default="template", help=help_writer)
-    for module in _WRITERS.values():
+    defaults: dict[str, dict[str, Any]] = {}
+    for writer, module in _WRITERS.items():
+        others = set(parser.options)
         import_module(module).add_arguments(parser)
+        own = {parser.options[option].dest for option in parser.options.keys() - others}
+        defaults[writer] = {name: parser.get_default(name) for name in sorted(own)}
+    parser.set_defaults(defaults_of_writers=defaults)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
 def _refuse_options_of_others(args: argparse.Namespace) -> None:
     """Raises UserError if an option is given that only another writer has."""
     for other in sorted(set(_WRITERS) - {args.writer}):
-        parser = argparse.ArgumentParser()
-        import_module(_WRITERS[other]).add_arguments(parser)
-        for name, default in vars(parser.parse_args([])).items():
+        for name, default in args.defaults_of_writers[other].items():
             if getattr(args, name) != default:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(

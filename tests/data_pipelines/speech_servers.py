@@ -83,7 +83,7 @@ class Server:
 @pytest.fixture(scope="session")
 def chatterbox_server(fakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "asked"
-    running = Server(fakes, "chatterbox", "--model", str(fakes / "weights"), log=log)
+    running = Server(fakes, "chatterbox", "--engine-model", str(fakes / "weights"), log=log)
     yield running
     running.stop()
 

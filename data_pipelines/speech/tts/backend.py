@@ -50,7 +50,9 @@ def open_backend(name: str, url: str, model: str | None, device: str) -> Backend
     from data_pipelines.speech.tts import server
 
     if model is not None and not Path(model).is_dir():
-        raise EngineGone(f"--model {model}: no such folder: give the one with the weights of {name}", code="not-found")
+        raise EngineGone(
+            f"--engine-model {model}: no such folder: give the one with the weights of {name}", code="not-found"
+        )
     try:
         return LocalBackend(server.ENGINES[name](model, device))
     except (ImportError, PackageNotFoundError) as why:
@@ -61,7 +63,8 @@ def open_backend(name: str, url: str, model: str | None, device: str) -> Backend
         ) from why
     except (OSError, ValueError, RuntimeError) as why:
         raise EngineGone(
-            f"{name} does not start ({' '.join(str(why).split())[:200]}): give --model DIR", code="missing-engine"
+            f"{name} does not start ({' '.join(str(why).split())[:200]}): give --engine-model DIR",
+            code="missing-engine",
         ) from why
 
 

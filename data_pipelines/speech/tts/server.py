@@ -239,12 +239,12 @@ def main() -> None:
     """Serves one engine until it is stopped."""
     parser = argparse.ArgumentParser(description="Serves a speech engine over HTTP.")
     parser.add_argument("engine", choices=sorted(ENGINES))
-    parser.add_argument("--model", help="folder with the weights; without it they are downloaded")
+    parser.add_argument("--engine-model", help="folder with the weights; without it they are downloaded")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 for any free port, which is printed")
     args = parser.parse_args()
-    engine = ENGINES[args.engine](args.model, args.device)
+    engine = ENGINES[args.engine](args.engine_model, args.device)
     key = os.environ.get("PPX_TTS_KEY", "").strip()
     server = ThreadingHTTPServer((args.host, args.port), make_handler(engine, key))
     server.daemon_threads = True

@@ -156,7 +156,7 @@ def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
     cloned: Spoken, scripts: Path, fakes: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    first = Server(fakes, "chatterbox", "--model", str(fakes / "weights"))
+    first = Server(fakes, "chatterbox", "--engine-model", str(fakes / "weights"))
     options = ["--engine", "chatterbox", "--voices", str(manifest)]
     one = speak_module.speak_one
 
@@ -170,7 +170,7 @@ def test_when_the_server_dies_the_run_ends_and_goes_on_with_another(
         speak(scripts, tmp_path / "out", *options, "--url", first.url)
     assert (tmp_path / "out" / "a" / "meta.json").is_file() and not (tmp_path / "out" / "b").exists()
     monkeypatch.undo()
-    second = Server(fakes, "chatterbox", "--model", str(fakes / "weights"))
+    second = Server(fakes, "chatterbox", "--engine-model", str(fakes / "weights"))
     try:
         report = speak(scripts, tmp_path / "out", *options, "--url", second.url)
     finally:
@@ -183,7 +183,7 @@ def test_the_voice_prompt_may_be_the_clip_itself(
 ) -> None:
     options = ("--engine", "chatterbox", "--url", chatterbox_server.url, "--voices", str(manifest))
     store = str(cloned[0] / ".speech")
-    speak(scripts, tmp_path / "out", *options, "--voice-prompt", "clip", "--store", store)
+    speak(scripts, tmp_path / "out", *options, "--voice-prompt-from", "clip", "--store", store)
     for name in "abc":
         dialogue = load_dialogue(tmp_path / "out" / name)
         clip, rate = read_audio(manifest.parent / f"{dialogue.left.speaker.split('/')[1]}.wav")
@@ -302,7 +302,7 @@ def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts: P
     (["--engine", "espeak", "--engine-option", "a=1"], "bad-combination", ["--engine-option", "--engine espeak"]),
     (["--engine", "dia", "--engine-option", "loud"], "bad-value", ["--engine-option 'loud'", "KEY=NUMBER"]),
     (["--engine", "chatterbox"], "missing-option", ["--voices"]),
-    (["--engine", "espeak", "--voice-prompt", "clip"], "bad-combination", ["--engine espeak", "--voice-prompt"]),
+    (["--engine", "espeak", "--voice-prompt-from", "clip"], "bad-combination", ["--engine espeak", "imitates no clip"]),
     (["--engine", "espeak", "--timing", "no.json"], "not-found", ["--timing no.json"]),
     (["--engine", "espeak", "--augment", "studio"], "not-found", ["--augment studio"]),
 ])  # fmt: skip

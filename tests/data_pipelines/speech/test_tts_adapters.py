@@ -112,7 +112,7 @@ def test_a_hum_alone_is_all_of_the_sound() -> None:
     ({"name": "kokoro", "device": "cuda"}, "bad-combination", ["--device", "--engine kokoro"]),
     ({"name": "dia", "voices": Path("v")}, "bad-combination", ["--voices", "--engine dia"]),
     ({"name": "chatterbox"}, "missing-option", ["--engine chatterbox", "--voices"]),
-    ({"name": "dia", "url": "http://x", "model": "m"}, "bad-combination", ["--model and --device", "--url"]),
+    ({"name": "dia", "url": "http://x", "model": "m"}, "bad-combination", ["--engine-model and --device", "--url"]),
 ])  # fmt: skip
 def test_choices_without_effect_are_refused(given: dict[str, Any], code: Code, named: list[str]) -> None:
     with refused(code, *named):
@@ -131,12 +131,12 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(manifest: Path, monk
 
 
 def test_an_engine_whose_weights_are_not_there_is_refused(manifest: Path, here: None) -> None:
-    with refused("missing-engine", "chatterbox", "the hub cannot be reached", "--model DIR", error=EngineGone):
+    with refused("missing-engine", "chatterbox", "the hub cannot be reached", "--engine-model DIR", error=EngineGone):
         open_engine(EngineChoice(name="chatterbox", voices=manifest))
 
 
 def test_weights_in_a_folder_that_is_not_there_are_never_looked_for_on_a_hub() -> None:
-    with refused("not-found", "--model no/such", error=EngineGone):
+    with refused("not-found", "--engine-model no/such", error=EngineGone):
         open_engine(EngineChoice(name="dia", model="no/such"))
 
 
