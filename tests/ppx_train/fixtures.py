@@ -72,7 +72,14 @@ def make_dialogue(folder: Path, name: str, source: str, split: str, seconds: flo
     for side in ("left", "right") if both else ("left",):
         write_flac(out / f"{side}.voice.flac", clip.astype(np.float32), RATE)
     dialogue = Dialogue(
-        id=name, source=source, split=split, scenario=name, seconds=len(times) / RATE, licence="CC0-1.0", **sides
+        id=name,
+        source=source,
+        split=split,
+        scenario=name,
+        seconds=len(times) / RATE,
+        licence="CC0-1.0",
+        left=sides["left"],
+        right=sides["right"],
     )
     (out / "meta.json").write_text(dialogue.to_json(), "utf-8")
 

@@ -104,6 +104,7 @@ def is_alive(process: int) -> bool:
 def test_ctrl_c_ends_what_is_in_progress_and_starts_nothing_more(tmp_path: Path) -> None:
     run = start(tmp_path, "wait_for_go")
     os.killpg(run.pid, signal.SIGINT)
+    assert run.stderr is not None
     assert any(b"stopping after what is in progress" in line for line in run.stderr)
     (tmp_path / "go").touch()
     run.communicate(timeout=1200)
