@@ -22,9 +22,10 @@ from tqdm import tqdm
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder, json_bytes, sha256_file, write_json
-from data_pipelines.quality import limits as limit_options
 from data_pipelines.quality.across import Finding, compare
 from data_pipelines.quality.gates import GATES, Limits, reasons_to_reject
+from data_pipelines.quality.limits import add_arguments as add_limit_arguments
+from data_pipelines.quality.limits import limits_of
 from data_pipelines.quality.measure import (
     Listening,
     Measurement,
@@ -82,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="none", help="SentencePiece model for the gates of the text stream (default: none)"
     )
     parser.add_argument("--device", default="cpu", help="where the recogniser runs: cpu (default), cuda, cuda:1, ...")
-    limit_options.add_arguments(parser)
+    add_limit_arguments(parser)
     add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs `ppx-data gate`. Raises UserError as gate_dialogues does, or if an engine cannot be opened."""
-    limits, executor = limit_options.limits_of(args), executor_of(args)
+    limits, executor = limits_of(args), executor_of(args)
     tokenizer = "none" if args.tokenizer == "none" else str(tokenizer_path(args.tokenizer))
     listening = Listening(asr=args.asr, speaker=args.speaker, tokenizer=tokenizer, device=args.device)
     report, num_measured = gate_dialogues(args.dialogues, args.out, listening, limits, executor)
