@@ -45,7 +45,8 @@ def test_the_manifest_names_voices_engines_gates_and_packages(tmp_path: Path) ->
         "engine: tone 1.2 0123456789ab": 3, "word_times: ruler 3": 3, "llm: openai big-llm": 3, "asr: ear 7": 1
     }  # fmt: skip
     assert manifest.gates == {'{"wer": 0.15}': 1}
-    assert manifest.packages["torch"] == torch.__version__
+    # pip does not know the name of the build, such as +cu128, of every wheel
+    assert manifest.packages["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
 
 
 @pytest.mark.parametrize("key", ["codec", "content", "shards", "inputs"])
