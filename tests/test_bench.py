@@ -39,14 +39,11 @@ def run(script: str, *arguments: str) -> Any:
 
 @pytest.mark.slow
 def test_the_training_benchmark_writes_its_figures() -> None:
-    sizes = "--size tiny --dtype fp32 --batch 1 --frames 20 --rounds 1".split()
-    content = run("train_step.py", *sizes, "--prompt", "0", "0.4", "--checkpointing", "full")
-    assert [row["prompt"] for row in content["rows"]] == ["0%", "40%"]
-    for row in content["rows"]:
-        assert row["s"] > 0 and row["peak MiB"] > 0 and row["of matmul peak"] > 0
-        assert row["frames/s"] == pytest.approx(20 / row["s"])
-    adapters = run("train_step.py", *sizes, "--lora", "2")["rows"][0]
-    assert adapters["trained"] < content["rows"][0]["trained"] / 10
+    arguments = "--size tiny --dtype fp32 --batch 1 --frames 20 --rounds 1 --prompt 0.4 --lora 2 --checkpointing full"
+    (row,) = run("train_step.py", *arguments.split())["rows"]
+    assert row["prompt"] == "40%" and row["s"] > 0 and row["peak MiB"] > 0 and row["of matmul peak"] > 0
+    assert row["frames/s"] == pytest.approx(20 / row["s"])
+    assert row["trained"] < 500_000  # the adapters; the model has 27 million weights
 
 
 @pytest.mark.slow
