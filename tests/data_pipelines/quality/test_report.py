@@ -41,7 +41,15 @@ def talk(left: Iterable[Span], right: Iterable[Span], seconds: float = 10.0) -> 
     )
 
 
-def test_words_less_than_200_ms_apart_are_one_stretch() -> None:
+def test_a_silence_of_200_ms_joins_wherever_it_is_and_a_longer_one_does_not() -> None:
+    for n in range(1000):
+        start = n / 100
+        for silence, number in ((0.199, 1), (0.2, 1), (0.201, 2)):
+            words = talk([(start, start + 0.1), (round(start + 0.1 + silence, 3), start + 1)], []).left.words
+            assert len(stretches(words, "left")) == number, (start, silence)
+
+
+def test_words_of_one_stretch_are_joined() -> None:
     words = talk([(0, 0.5), (0.65, 1.0), (1.25, 2.0)], []).left.words
     assert stretches(words, "left") == [(0, 1.0, "left"), (1.25, 2.0, "left")]
 
