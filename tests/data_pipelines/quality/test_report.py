@@ -280,6 +280,15 @@ def test_a_folder_that_is_neither_shards_nor_dialogues_is_named(tmp_path: Path) 
         verbs.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")])
 
 
+@pytest.mark.parametrize("source", ["a/b", "../../a", "<b>", ""])
+def test_a_dialogue_whose_source_is_no_name_is_left_out(tmp_path: Path, source: str) -> None:
+    meta = write_dialogue(tmp_path / "in", "a", seconds=12.0) / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text("utf-8")) | {"source": source}), "utf-8")
+    with refused("no-data", "unreadable 1"):
+        verbs.main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "r.html")])
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_shards_without_a_manifest_and_one_split_of_them_are_shards(shards: Path) -> None:
     whole = collect([shards]).groups.keys()
     (shards / "manifest.json").unlink()
