@@ -92,6 +92,8 @@ class Data:
     """Whether both sides of a call are trained in turn as the agent, where both are marked as such."""
     limit: int | None = None
     """How many samples of each source are used, e.g. 1 to overfit one dialogue; None uses all."""
+    allow_changed: bool = False
+    """Whether a run may resume although its shards are no longer those that its checkpoint was trained on."""
     heldout_samples: int = 64
     """Samples of the held-out split that are scored; 0 switches the held-out loss off."""
 
@@ -278,6 +280,10 @@ class Run:
         positive(run=self, names=("steps",))
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
+        if self.data.allow_changed and not self.resume:
+            raise UserError(
+                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
+            )
         if self.optim.warmup_steps >= self.steps:
             raise UserError(
                 f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",

@@ -185,4 +185,4 @@ def test_a_lost_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_checkpoint_on_a_full_disk_names_the_disk() -> None:
     with pytest.raises(OSError) as caught:
         PlainFiles().save_checkpoint({"state_dict": {"a": torch.zeros(1 << 16)}}, "/dev/full")
-    assert caught.value.errno == errno.ENOSPC
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
