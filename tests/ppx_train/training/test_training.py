@@ -106,6 +106,30 @@ def test_a_killed_run_ends_bitwise_as_if_never_killed(prepared: Path, whole_run:
 
 
 @pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(prepared: Path, tmp_path: Path) -> None:
+    """Each life is killed up to a second after its start or after its log appears; PPX_KILLS=20 kills more often."""
+    kills, moments = int(os.environ.get("PPX_KILLS", "2")), random.Random(int(os.environ.get("PPX_KILL_SEED", "1")))
+    steps = 15 * kills
+    more = (f"steps={steps}", "trainer.checkpoint_every=1", "trainer.heldout_every=1000", "data.heldout_samples=0")
+    assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
+    arguments = [*run_arguments(prepared, tmp_path / "run", *more), "resume=true"]
+    for _ in range(kills):
+        before = len(list(tmp_path.glob("run/logs/*")))
+        process = start(arguments)
+        if moments.random() < 0.8:  # The others die while they start.
+            while process.poll() is None and len(list(tmp_path.glob("run/logs/*"))) == before:
+                time.sleep(0.02)
+        time.sleep(moments.random())
+        process.kill()
+        process.communicate()
+        print("killed after", (checkpoints(tmp_path / "run") or [None])[-1])
+    code, output = finish(start(arguments))
+    assert code == 0, output
+    assert_bitwise_equal(weights(tmp_path / "run", steps), weights(tmp_path / "whole", steps))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/*.partial")] == []
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, tmp_path: Path) -> None:
     more = ("steps=40", "trainer.checkpoint_every=100", "trainer.heldout_every=40")  # long enough to be caught in time
     assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
