@@ -19,8 +19,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from data_pipelines.files import sha256, sha256_file
-from data_pipelines.shards import rows
+from data_pipelines.files import sha256_file
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 from model.weights.checkpoint import check_names
@@ -94,14 +93,9 @@ def check_sums(folder: Path) -> None:
         found = found[len(line) :]
 
 
-def index_sha256(reader: ShardReader) -> str:
-    """Returns the SHA-256 of the index of a split, in hex. Raises StorageError if it cannot be read."""
-    return sha256(reader.storage.whole(rows.NAME) or b"")
-
-
 def data_hashes(readers: Iterable[ShardReader]) -> dict[str, str]:
-    """Returns `index_sha256` of each split, by its folder or URL."""
-    return {str(reader.storage): index_sha256(reader) for reader in readers}
+    """Returns the SHA-256 of the index of each split, in hex, by its folder or URL."""
+    return {str(reader.storage): reader.sha256 for reader in readers}
 
 
 def check_same_data(
