@@ -1,6 +1,7 @@
 """What all commands do with errors: a mistake of the user is one line and exit code 2, a bug keeps its traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
     again: how the user goes on after an interruption.
     Exit codes: 2 for a UserError, 1 for a full disk, a place that cannot be written or a lost process, 130 for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # What a terminal's encoding lacks is shown as an escape.
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_packages()
         code = command(sys.argv[1:]) or 0

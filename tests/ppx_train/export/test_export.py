@@ -27,6 +27,7 @@ from ppx_train.export.voices import voices_of_shards
 from ppx_train.inference.loading import find_voice, load_release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.sidecar import read_sidecar
+from ppx_train.training.checkpoint import add_sum
 from ppx_train.training.origin import project_commit
 from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
 from tests.refusals import refused
@@ -287,6 +288,32 @@ def test_a_damaged_checkpoint_is_one_line(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint.ckpt is damaged") as why:
         make(folder, tmp_path / "out")
     assert "\n" not in str(why.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rank", "value"),
+    [(0, float("nan")), (3, float("nan")), (0, float("inf")), (0, 3.4e38)],  # the last is too large for bf16 alone
+)
+def test_weights_that_are_no_numbers_are_refused(data: Path, tmp_path: Path, rank: int, value: float) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4, f"model.lora.rank={rank}")
+    state = torch.load(folder / "checkpoint.ckpt", weights_only=True)
+    name = next(name for name in state["state_dict"] if name.startswith("lm.temporal.layers.1"))
+    state["state_dict"][name].view(-1)[5] = value
+    torch.save(state, folder / "checkpoint.ckpt")
+    with refused("bad-weights", "temporal.layers.1", "bfloat16"):
+        make(folder, tmp_path / "out", voices="none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_not_as_it_was_saved_is_refused(data: Path, tmp_path: Path) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4)
+    for name in ("checkpoint.ckpt", "config.yaml"):
+        add_sum(folder / name, digest(folder / name))
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    with refused("bad-checkpoint", folder / "config.yaml"):
+        make(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(data: Path, tmp_path: Path) -> None:
