@@ -29,6 +29,7 @@ from data_pipelines.recordings.recording import Recording, Unready, at_24k, fiel
 from data_pipelines.recordings.times import drop_bad_times, mute_overlapping
 from data_pipelines.recordings.utterances import Sides, Spoken
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
+from data_pipelines.records.provenance import RECORDED
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Side
 from data_pipelines.records.split import bucket
 from data_pipelines.sound.audio import RATE_HZ, Audio, read_audio, to_mono_24k
@@ -112,7 +113,7 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
     gates = {f"swap_ratio_{side}": round(ratio, 3) for side, ratio in ratios.items() if side in filled}
     heard = HeardRecording(audio_CS=audio_CS, spoken=spoken, gates=gates | aligned_share(filled))
     base = {"recording": recording.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
-    base |= {"resampler": "soxr HQ", "split_by": settings.split_by, **provenance_of(filled)}
+    base |= {RECORDED: True, "resampler": "soxr HQ", "split_by": settings.split_by, **provenance_of(filled)}
     casting = Casting(recording=recording, settings=settings, heard=heard, voices=voices, provenance=base)
     dialogues = []
     for number, window in enumerate(_windows(spoken, able, voices, seconds, settings), 1):

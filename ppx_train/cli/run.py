@@ -4,9 +4,11 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import NoReturn
 
 from model.errors import UserError
+from model.text_safety import VisibleOutput, plain
 from ppx_train.roots import check_packages
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,7 +23,8 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
     """
     try:
         check_packages()
-        code = command(sys.argv[1:]) or 0
+        with redirect_stdout(VisibleOutput(sys.stdout)):
+            code = command(sys.argv[1:]) or 0
     except UserError as why:
         _fail(str(why), 2, why.code)
     except KeyboardInterrupt:
@@ -50,5 +53,5 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
 
 
 def _fail(message: str, exit_code: int, code: str = "") -> NoReturn:
-    print(f"error{f'[{code}]' if code else ''}: {message}", file=sys.stderr)
+    print(f"error{f'[{code}]' if code else ''}: {plain(message)}", file=sys.stderr)
     sys.exit(exit_code)

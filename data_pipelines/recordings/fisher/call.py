@@ -25,6 +25,7 @@ from data_pipelines.recordings.fisher.job import CallDraft, CallFiles, FisherSet
 from data_pipelines.recordings.fisher.read_call import ReadCall, read_call, to_24k
 from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, TimedLine
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
+from data_pipelines.records.provenance import RECORDED
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.roles.topics import longest_prompt, role_prompts
 from model.errors import UserError
@@ -153,6 +154,7 @@ def _cut(
 def _provenance(read: ReadCall, files: CallFiles, settings: FisherSettings) -> dict[str, Any]:
     extension = settings.bandwidth_extension
     return {
+        RECORDED: True,
         "call": f"fe_03_{files.call}",
         "topic": files.title,
         "sexes": list(files.facts.sexes),

@@ -41,6 +41,7 @@ def test_both_sides_become_agents_with_own_prompt_and_own_voice_from_outside_all
         info = soundfile.info(folder / "audio.flac")
         assert (info.samplerate, info.channels) == (24000, 2) and info.duration == pytest.approx(d.seconds, abs=1e-4)
         assert d.seconds <= 40 and d.licence == "LDC User Agreement" and d.source == "fisher"
+        assert d.provenance["recorded"] is True
         assert min(w.start for s in (d.left, d.right) for w in s.words) == pytest.approx(0.5, abs=0.3)
         windows = [e.provenance["window"] for e in found.values() if e.provenance["call"] == d.provenance["call"]]
         assert len(windows) >= 3
