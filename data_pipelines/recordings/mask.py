@@ -19,7 +19,9 @@ import numpy.typing as npt
 from data_pipelines.recordings.utterances import Spoken, Utterance
 from data_pipelines.records.schema import SIDES, Fact, Probe, Word
 from data_pipelines.sound.audio import Audio, to_rate
-from data_pipelines.text.personal import PersonalRun, SaidWord, masked_text, name_words, personal_runs, replaced
+from data_pipelines.text.personal import masked_text, personal_runs, replaced
+from data_pipelines.text.personal_names import name_words
+from data_pipelines.text.personal_words import PersonalRun, SaidWord
 from data_pipelines.writer.tables import table
 
 MARGIN_SECONDS = 0.08

@@ -301,3 +301,30 @@ def test_missing_tables_are_printed(tmp_path: Path, corpus: Path, capsys: pytest
     assert (
         "1 calls have no row in calldata: speakers are distinguished by call and side only" in capsys.readouterr().out
     )
+
+
+def test_calls_can_be_masked(tmp_path: Path, fake: None) -> None:
+    lines = [
+        (a, b, side, f"{text} my name is vesna kowal" if n % 3 == 0 else text)
+        for n, (a, b, side, text) in enumerate(talk(120))
+    ]
+    write_call(tmp_path / "corpus", "00001", lines, 120)
+    imported([tmp_path / "corpus"], tmp_path / "plain")
+    imported([tmp_path / "corpus"], tmp_path / "out", mask=True)
+    plain, masked = dialogues(tmp_path / "plain"), dialogues(tmp_path / "out")
+    written = "".join(path.read_text().lower() for path in (tmp_path / "out").rglob("*.json"))
+    assert "vesna" not in written and "kowal" not in written and "[name]" in written
+    assert all(d.provenance["masked"]["name"] > 0 for d in masked.values())
+    assert all("masked" not in d.provenance for d in plain.values())
+    assert '"mask"' not in (tmp_path / "plain/fisher.json").read_text()  # Folders of earlier versions go on.
+    with refused("other-settings", "mask"):
+        imported([tmp_path / "corpus"], tmp_path / "plain", mask=True)
+    quiet = 0
+    for name, d in masked.items():
+        audio_SC, _ = soundfile.read(tmp_path / "out" / name / "audio.flac")
+        for side in (d.left, d.right):
+            for word in side.words:
+                if word.text.lower() == "[name]":
+                    quiet += 1
+                    assert np.abs(audio_SC[int(word.start * 24000) : int(word.end * 24000)]).max() < 0.05
+    assert quiet >= 5
