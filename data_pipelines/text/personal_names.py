@@ -47,7 +47,7 @@ def cued_names(words: Sequence[SaidWord], names: Collection[str]) -> Iterator[Pe
                 continue
             if words[first - 1].text[-1:] in ".?!" or not is_name(first, sure=cue in SURE_NAME_CUES or not cased):
                 continue
-            # Without capitals only names of the list tell that "I'm late" is none: the first, or the one after it.
+            # Without capitals only the list tells that "I'm late" names nobody: its first word, or the one after it.
             near = [stem_of(word.text) for word in words[first : first + 2]]
             if not cased and cue not in SURE_NAME_CUES and near[0] not in names and not (
                 near[-1] in names and near[-1] not in AMBIGUOUS
