@@ -5,9 +5,11 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import NoReturn
 
 from model.errors import UserError
+from model.text_safety import VisibleOutput, plain
 from ppx_train.roots import check_packages
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -25,7 +27,8 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
             stream.reconfigure(errors="backslashreplace")
     try:
         check_packages()
-        code = command(sys.argv[1:]) or 0
+        with redirect_stdout(VisibleOutput(sys.stdout)):
+            code = command(sys.argv[1:]) or 0
     except UserError as why:
         _fail(str(why), 2, why.code)
     except KeyboardInterrupt:
@@ -54,5 +57,5 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
 
 
 def _fail(message: str, exit_code: int, code: str = "") -> NoReturn:
-    print(f"error{f'[{code}]' if code else ''}: {message}", file=sys.stderr)
+    print(f"error{f'[{code}]' if code else ''}: {plain(message)}", file=sys.stderr)
     sys.exit(exit_code)

@@ -179,6 +179,14 @@ def run_failing(why: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple
     return caught.value.code, capsys.readouterr().err
 
 
+def test_what_foreign_data_calls_itself_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = run_failing(UserError("a\x1b[2J\nerror: all good\x07 \u202e", code="bad-record"), capsys)
+    assert (code, message) == (2, "error[bad-record]: a[2J error: all good\n")
+    with pytest.raises(SystemExit):
+        run(lambda words: print("licence \x1b]0;x\x07MIT\n  next line"))
+    assert capsys.readouterr().out == "licence ]0;xMIT\n  next line\n"
+
+
 def test_a_full_disk_is_one_line_and_exit_code_one(capsys: pytest.CaptureFixture[str]) -> None:
     def fill(_: Sequence[str]) -> int:
         with open("/dev/full", "w") as full:
