@@ -2,18 +2,20 @@
 
 A .jsonl lists {"path": "data_stereo/a.wav", "duration": 24.5}, with paths from its own folder. The files are stereo,
 with the model on the left. Beside each lies a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}.
-moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown.
+moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown. A recording
+has two channels, so of several other speakers the one with most words is kept, and the rest is skipped and noted.
 """
 
 # Shapes: C channels, S samples
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.recordings.recording import Broken, Recording, inside, named_file, stereo
-from data_pipelines.recordings.transcripts import parse_json, read_json, read_text_file
+from data_pipelines.recordings.transcripts import MAIN, parse_json, read_json, read_text_file
 from data_pipelines.recordings.utterances import Sides
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
@@ -55,6 +57,8 @@ class MoshiLine:
         if beside.is_file():
             found = parse_json(read_text_file(beside), str(beside))
             record = found if isinstance(found, dict) else {"alignments": found}
+        words, notes = _of_two(record.get("alignments"), self.labels)
+        record = record | ({"alignments": words} if "alignments" in record else {})
         metadata = {**entry, **{key: value for key, value in record.items() if key != "alignments"}}
         return Recording(
             name=str(path.relative_to(self.root)),
@@ -62,6 +66,7 @@ class MoshiLine:
             sides=lambda: _sides(record, self.labels, beside),
             attachment=lambda name: named_file(self.root, metadata, name),
             metadata=metadata,
+            notes=notes,
         )
 
 
@@ -84,6 +89,23 @@ def find(path: Path, labels: tuple[str, str] | None) -> list[MoshiLine]:
                 where = f"{file.name}:{number}"
                 lines.append(MoshiLine(root=file.parent, text=text, where=where, labels=labels, is_again=again))
     return lines
+
+
+def _of_two(words: Any, labels: tuple[str, str] | None) -> tuple[Any, tuple[str, ...]]:
+    """Returns the words of two speakers, and notes on those of others; what has another shape is returned as it is."""
+    if not isinstance(words, list) or not all(isinstance(word, (list, tuple)) and len(word) == 3 for word in words):
+        return words, ()
+    count = Counter(str(speaker) for *_, speaker in words)
+    by_count = [name for name, _ in count.most_common()]
+    if labels is None:
+        main = [name for name in by_count if name.lower() == MAIN]
+        labels = (main[0], next(name for name in by_count if name not in main)) if main and len(count) > 2 else ("", "")
+    kept = {*labels}
+    if len(count) <= 2 or not kept & count.keys():
+        return words, ()
+    others = ", ".join(f"{number} of {name!r}" for name, number in sorted(count.items()) if name not in kept)
+    note = f"words of other speakers than {' and '.join(map(repr, sorted(kept)))} are skipped: {others}"
+    return [word for word in words if str(word[2]) in kept], (note,)
 
 
 def _audio(path: Path, duration: Any) -> tuple[Audio, int]:

@@ -39,6 +39,8 @@ class Recording:
     attachment: Callable[[str], bytes] = field(default=lambda name: _no_attachment(name))
     """Returns the bytes of another file or column of the record, such as a voice clip."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What was left out when it was found, for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,16 +28,19 @@ CALLS_A_PERSON = 3
 
 
 def make_synthetic(
-    corpus: Path, num_calls: int, seconds: float, seed: int, engine: Engine, noise_dbfs: float
+    corpus: Path, num_calls: int, seconds: float, seed: int, engine: Engine, noise_dbfs: float, first_call: int
 ) -> tuple[float, int]:
-    """Writes a corpus of synthetic calls in both parts' layout; returns seconds of audio and number of speakers."""
+    """Writes a corpus of synthetic calls in both parts' layout; returns seconds of audio and number of speakers.
+
+    The calls of part 1 are numbered from `first_call`, those of part 2 from as far behind its beginning.
+    """
     people = invent_people(num_calls, engine, seed)
     pairs = pair_up(people, num_calls, random.Random(f"{seed}/pairs"))
     topics = {f"ENG{n:02d}": topic for n, topic in enumerate(grammar()["topics"], 1)}
     rows, total = [], 0.0
     for number, sides in enumerate(tqdm(pairs, unit="call", desc="standin")):
-        row = _row(number, num_calls, sides, sorted(topics), random.Random(f"{seed}/{number}/row"))
-        rng = random.Random(f"{seed}/{row.call}")
+        row = _row(number, num_calls, first_call, sides, sorted(topics), random.Random(f"{seed}/{number}/row"))
+        rng = random.Random(f"{seed}/{int(row.call) - first_call + 1:05d}")  # The numbers change no talk.
         said = talk(topics[row.topic], sides, seconds, engine, rng)
         audio_SC = telephone_line(said, noise_dbfs, sides, rng)
         lines, original = transcribe(said, row.transcriber, rng)
@@ -97,11 +100,16 @@ def pair_up(people: Sequence[Persona], num_calls: int, rng: random.Random) -> li
 
 
 def _row(
-    number: int, num_calls: int, sides: tuple[Persona, Persona], topics: Sequence[str], rng: random.Random
+    number: int,
+    num_calls: int,
+    first_call: int,
+    sides: tuple[Persona, Persona],
+    topics: Sequence[str],
+    rng: random.Random,
 ) -> CalldataRow:
     """Returns the row of a call. The first half is in part 1, on two discs in turn; the LDC wrote each third call."""
     in_part_1 = number < (num_calls + 1) // 2
-    call = number + 1 if in_part_1 else PART_2_BEGINS + number - (num_calls + 1) // 2
+    call = first_call + (number if in_part_1 else PART_2_BEGINS - 1 + number - (num_calls + 1) // 2)
     disc = ("fe_03_p1_sph1", "fisher_eng_tr_sp_d2")[number % 2] if in_part_1 else "fe_03_p2_sph1"
     grades = (f"{rng.choice((2, 2.5, 3, 3.5, 4)):g}", rng.choice(("2.5", "3", "3.5", "4", "NA")))
     phones = (f'"{rng.randrange(10**9, 10**10)}"', f'"{rng.randrange(10**9, 10**10)}"')

@@ -19,8 +19,10 @@ from model.errors import UserError
 SIDE_OF = {"A": "left", "B": "right"}
 """The channels by Fisher's letters, which go no further than this folder."""
 _LINE = re.compile(r"^\s*(-?[0-9.]+)\s+(-?[0-9.]+)\s+([AB]):\s*(.*?)\s*$")
-_LAUGH = ("[laughter]", "[laugh]", "<laugh>", "<laughter>")
-_TAG = re.compile(r"(\[[^\]]*\]|<[^>]*>)")
+_LAUGHS = ("laughter", "laugh")
+_SOUNDS = (*_LAUGHS, "noise", "mn", "sigh", "cough", "breath", "lipsmack")
+_TAG = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
+_PIECE = re.compile(_TAG.pattern + r"|[<{\[]?[^\[\]<>{}\s]+[>}\]]?")  # The bracket of a tag may be missing.
 MAX_UTTERANCE_SECONDS = 60.0
 """Real utterances end after at most half a minute; a longer one has a wrong time."""
 MAX_FAULTY_SHARE = 0.2
@@ -182,11 +184,13 @@ def _mute_overlapping(lines: list[TimedLine]) -> int:
 def parse_tokens(text: str) -> tuple[Token, ...]:
     """Splits one line's text into tokens, with the case that rules can restore (see `cases.ruled`)."""
     tokens: list[Token] = []
-    for raw in _TAG.sub(r" \1 ", text).split():
-        if raw.lower() in _LAUGH:
+    for piece in _PIECE.findall(text):
+        raw = piece.strip("[]<>{}")
+        is_tag = _TAG.fullmatch(piece) or (raw != piece and raw.lower() in _SOUNDS)
+        if is_tag and raw.strip().lower() in _LAUGHS:
             tokens.append(Token(text="", kind="laugh"))
-        elif raw[0] in "[<" or not re.search(r"[A-Za-z0-9]", raw):
-            continue  # These are [noise], [mn], [sigh], [cough], [breath], [lipsmack] and punctuation.
+        elif is_tag or not re.search(r"[A-Za-z0-9]", raw):
+            continue  # These are [noise], mn], {breath}, [baby crying] and punctuation.
         elif raw.endswith("-") or (raw.startswith("-") and len(raw) > 1):
             tokens.append(Token(text="", said=raw.strip("-"), kind="partial"))
         else:

@@ -130,12 +130,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_synthetic_calls_have_the_layout_of_both_parts(synthetic: Path) -> None:
     corpus = find_corpus([synthetic])
-    assert corpus.calls == ["00001", "00002", "00003", "05851", "05852", "05853"]
+    assert corpus.calls == ["01001", "01002", "01003", "06851", "06852", "06853"]
     discs = {call: corpus.audio[call].relative_to(synthetic).parts[0] for call in corpus.calls}
-    assert discs["00001"] == "fe_03_p1_sph1" and discs["00002"] == "fisher_eng_tr_sp_d2"
-    assert discs["05851"] == "fe_03_p2_sph1"
-    assert sorted(corpus.originals) == ["00001", "00002", "05851", "05852"]  # the others are the LDC's
-    assert corpus.originals["05851"] == synthetic / "fe_03_p2_tran/data/bbn_orig/058/originals/fe_03_05851.txo"
+    assert discs["01001"] == "fe_03_p1_sph1" and discs["01002"] == "fisher_eng_tr_sp_d2"
+    assert discs["06851"] == "fe_03_p2_sph1"
+    assert sorted(corpus.originals) == ["01001", "01002", "06851", "06852"]  # the others are the LDC's
+    assert corpus.originals["06851"] == synthetic / "fe_03_p2_tran/data/bbn_orig/068/originals/fe_03_06851.txo"
     assert (synthetic / "fe_03_p1_sph1/filetable.txt").is_file()
     assert (synthetic / "fe_03_p2_sph1/docs/filetable2.txt").is_file()
     tables = read_tables(corpus.tables)
@@ -144,6 +144,24 @@ def test_synthetic_calls_have_the_layout_of_both_parts(synthetic: Path) -> None:
     assert len(set(speakers)) < len(speakers) and max(map(speakers.count, speakers)) <= 3
     assert all(tables.call(c).speakers[0] != tables.call(c).speakers[1] for c in corpus.calls)
     assert all(b"embedded-shorten" in path.read_bytes()[:1024] for path in corpus.audio.values())
+
+
+def test_kaldis_recipe_reads_the_file_lists(synthetic: Path, sounds: Path, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "corpus", 6, 60.0, 0, sounds)
+    lines = [line for path in synthetic.rglob("*_filelist.tbl") for line in path.read_text().splitlines()]
+    assert len(lines) == 6
+    lines += [line for path in tmp_path.rglob("*_filelist.tbl") for line in path.read_text().splitlines()]
+    # This is the pattern of egs/fisher_swbd/s5/local/fisher_data_prep.sh, which ends at any other line.
+    assert all(re.search(r"fe_03_p[12]_sph\d\t(\d+)\t([mf])([mf])", line) for line in lines)
+
+
+def test_dialogues_of_both_kinds_have_different_names(synthetic: Path, sounds: Path, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "one", 6, 60.0, 0, sounds)
+    make_corpus(tmp_path / "two", 6, 60.0, 0, sounds, first_call=4852)
+    calls = [call for root in (synthetic, tmp_path / "one", tmp_path / "two") for call in find_corpus([root]).calls]
+    assert len(set(calls)) == 18 and max(calls[6:]) == "04857"
+    with refused("bad-value", "--first-call 4853"):
+        make_corpus(tmp_path / "three", 6, 60.0, 0, sounds, first_call=4853)
 
 
 def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic: Path) -> None:
@@ -193,11 +211,11 @@ def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
     pytest.importorskip("pocketsphinx")
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(synthetic, corpus, ignore=shutil.ignore_patterns("truth"))
-    damaged = corpus / "fe_03_p1_sph1/audio/000/fe_03_00003.sph"
+    damaged = corpus / "fe_03_p1_sph1/audio/010/fe_03_01003.sph"
     damaged.write_bytes(damaged.read_bytes()[:3000])  # This call will be rejected.
     settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=20.0), voice_seconds=4.0, licence="")
     report = import_corpus([corpus], out, settings, executor=Executor())
-    assert [note.id for note in report.rejected] == ["fe_03_00003"] and len(report.dialogues) >= 6
+    assert [note.id for note in report.rejected] == ["fe_03_01003"] and len(report.dialogues) >= 6
     found = [load_dialogue(path) for path in find_dialogues([out])]
     figures = word_errors(found, synthetic / "truth").figures()
     print(figures)

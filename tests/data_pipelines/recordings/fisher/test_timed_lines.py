@@ -31,6 +31,26 @@ def test_markers_leave_the_text_and_spelling_is_restored() -> None:
     assert parse_tokens("[sigh] [breath] [mn]") == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "laughs"),
+    [
+        ("[baby crying] sorry", "Sorry", 0),
+        ("mn] yeah", "Yeah", 0),
+        ("well [mn i guess", "Well I guess", 0),
+        ("{laugh} okay {breath}", "Okay", 1),
+        ("so[laughter]funny [ laughter ]", "So funny", 2),
+        ("[laughter yes laughter]", "", 0),
+        ("[laughter yes", "Yes", 1),
+        ("<background noise> it's {door slams} open", "It's open", 0),
+        ("that's right] you know", "That's right you know", 0),
+    ],
+)
+def test_sounds_in_any_brackets_are_no_words(text: str, words: str, laughs: int) -> None:
+    tokens = parse_tokens(text)
+    assert " ".join(token.text for token in tokens if token.kind == "word") == words
+    assert sum(token.kind == "laugh" for token in tokens) == laughs
+
+
 def test_uncertain_lines_keep_their_time_and_lose_their_words() -> None:
     found = parse_transcript("1 2 A: (( ))\n3 4 A: so (( maybe this ))\n5 6 B: sure\n", "00001").lines
     assert [(line.is_certain, len(line.tokens)) for line in found] == [(False, 0), (False, 0), (True, 1)]
