@@ -51,6 +51,7 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         for token, (first, last) in zip(said, times, strict=True)
         if token.kind == "word"
     ]
+    broken = tuple(span for token, span in zip(said, times, strict=True) if token.kind == "partial")
     events = ()
     for n in laughs:  # Of laughter only its place among the words is known.
         before = sum(token.kind != "laugh" for token in line.tokens[:n])
@@ -58,7 +59,9 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         until = times[before][0] if before < len(times) else line.end
         if until > since:
             events = (*events, _event("laughter", since, until))
-    return Utterance(start=line.start, end=line.end, words=tuple(words), events=events, is_silent=not words)
+    return Utterance(
+        start=line.start, end=line.end, words=tuple(words), broken=broken, events=events, is_silent=not words
+    )
 
 
 def _with_backchannels(spoken: Spoken, lines: Sequence[TimedLine]) -> Spoken:

@@ -15,14 +15,16 @@ import soundfile
 
 from data_pipelines.execution.executor import Executor
 from data_pipelines.files import cache_root
+from data_pipelines.recordings.clips import candidate_clips
 from data_pipelines.recordings.fisher.call_tables import read_tables
+from data_pipelines.recordings.fisher.heard import align_lines
 from data_pipelines.recordings.fisher.importer import import_corpus
 from data_pipelines.recordings.fisher.job import FisherSettings
 from data_pipelines.recordings.fisher.layout import find_corpus
 from data_pipelines.recordings.fisher.sphere import decode
 from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, read_transcript
 from data_pipelines.recordings.fisher.written import key_of
-from data_pipelines.recordings.windows import WindowLimits
+from data_pipelines.recordings.windows import WindowLimits, plan_windows
 from data_pipelines.records.folder import find_dialogues, load_dialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Word
 from data_pipelines.sound.levels import swap_ratio
@@ -234,6 +236,25 @@ def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
         assert not any(re.search(rf"(?<![\d.]){secret}(?!\d)", text) for text in texts)
     tags = b"".join(path.read_bytes()[:400] for path in out.rglob("*.flac"))
     assert not any(secret.encode() in tags for secret in pins + phones)
+
+
+def test_no_window_cuts_through_a_word_of_the_engine(synthetic: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    corpus = find_corpus([synthetic])
+    edges, cut = 0, []
+    for call in corpus.calls:
+        audio, rate, _ = decode(corpus.audio[call])
+        lines = read_transcript(corpus.transcripts[call], call).lines
+        spoken, _ = align_lines(lines, np.ascontiguousarray(audio.T), rate)
+        clips = {side: candidate_clips(spoken[side], 4.0) for side in SIDES}
+        sides = json.loads((synthetic / f"truth/{call}.json").read_text())["sides"].values()
+        said = [(start, end) for side in sides for _, start, end in (*side["words"], *side["partials"])]
+        for seconds in range(10, 40, 2):
+            limits = WindowLimits(max_seconds=seconds, min_speech=2.0)
+            for window in plan_windows(spoken, clips, len(audio) / rate, limits):
+                edges += 2
+                cut += [e for e in (window.start, window.end) if any(start < e < end for start, end in said)]
+    assert edges > 100 and not cut
 
 
 def test_options_of_the_other_kind_of_speech_are_refused(tmp_path: Path) -> None:
