@@ -147,7 +147,7 @@ def _said(words: Sequence[Word], start: float, end: float) -> float:
 
 
 class OccupiedTimes:
-    """All that must not be cut through: words of both sides, whole or broken off, speech without words, and laughter."""
+    """All that must not be cut through: words of both sides, broken-off ones, speech without words, and laughter."""
 
     def __init__(self, spoken: Spoken) -> None:
         utterances = list(_all(spoken))

@@ -25,6 +25,8 @@ LEVEL_DBFS = -24.0
 ECHO_DBFS, ECHO_SECONDS = -46.0, 0.03
 """Each side leaks into the other's channel, this much softer and later."""
 CALLS_A_PERSON = 3
+UNCERTAIN_SHARE = 0.10
+"""How many lines have a mark `((`; no count of the release is public."""
 
 
 def make_synthetic(
@@ -161,12 +163,19 @@ def transcribe(said: Sequence[SpokenUtterance], transcriber: str, rng: random.Ra
 
 
 def _line(sounded: Sequence[Sounded], transcriber: str, rng: random.Random) -> str:
+    """Returns the text of a timed line; a tenth of the lines is uncertain, as the two transcribers mark them.
+
+    BBN's are whole lines, whose text is right. The LDC's have a guess, or nothing, for what was not understood.
+    """
     words = [_bare(word) for word in sounded]
     draw = rng.random()
-    if transcriber == "BBN" and draw < 0.03:
+    if draw < UNCERTAIN_SHARE and transcriber == "BBN":
         return f"(( {' '.join(words)} ))"
-    if transcriber == "LDC" and draw < 0.03 and len(words) > 3:
-        return " ".join([*words[:-2], "((", *words[-2:], "))"]) if draw < 0.015 else " ".join([*words[:-2], "(( ))"])
+    if draw < UNCERTAIN_SHARE and len(words) > 3:
+        guess = words[-2:] if draw < 0.6 * UNCERTAIN_SHARE else []
+        return " ".join([*words[:-2], "((", *guess, "))"])
+    if draw < 0.2 * UNCERTAIN_SHARE:
+        return "(( ))"
     if draw > 0.96:
         words.insert(0, rng.choice(("[noise]", "[lipsmack]", "[breath]", "[mn]")))
     return " ".join(words)

@@ -13,7 +13,7 @@ from data_pipelines.sound.audio import Audio
 
 
 def align_lines(lines: Sequence[TimedLine], audio_CS: Audio, rate: int) -> tuple[Spoken, float]:
-    """Gives every line its word times; also returns the share of lines with words that fit the audio.
+    """Gives every line its word times; also returns the share of the certain lines with words that fit the audio.
 
     An utterance is looked for from 0.2 s before its start, though not before its speaker's last word, so that the
     words of a side never overlap.
@@ -27,7 +27,7 @@ def align_lines(lines: Sequence[TimedLine], audio_CS: Audio, rate: int) -> tuple
         end = min(line.end + PAD_SECONDS, audio_CS.shape[1] / rate)
         piece = audio_CS[SIDES.index(line.side), int(start * rate) : int(end * rate)]
         utterance = _align(line, piece, rate, start)
-        if any(token.kind == "word" for token in line.tokens):
+        if line.is_certain and any(token.kind == "word" for token in line.tokens):
             tried += 1
             fitted += bool(utterance.words)
         if utterance.words:

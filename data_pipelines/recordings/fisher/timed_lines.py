@@ -1,7 +1,7 @@
 """Reads Fisher's transcripts: lines `start end A: text` in lower case, timed by utterance only.
 
-Markers are `(( ))` around what the transcriber was not sure of (in calls of BBN/WordWave, a line that did not fit the
-audio well), [laughter] and other sounds, `word-` for a word broken off, and `t._v.` for spelled letters.
+Markers are `(( ))` around what the transcriber was not sure of (in calls of BBN/WordWave, a whole line that did not fit
+the audio well), [laughter] and other sounds, `word-` for a word broken off, and `t._v.` for spelled letters.
 """
 
 import re
@@ -49,7 +49,8 @@ class Token:
 class TimedLine:
     """One utterance of "left" or "right".
 
-    `is_certain` is False where the transcriber marked `((`; such lines are audible but have no words.
+    `is_certain` is False where the transcriber marked `((`. Such lines are audible; their tokens are the words around the
+    mark and the guess inside of it, and the aligner decides whether they were said.
     """
 
     start: float
@@ -144,7 +145,7 @@ def parse_transcript(text: str, call: str) -> Transcript:
             num_faulty += 1
             continue
         is_certain = "((" not in parts[4] and "))" not in parts[4]
-        tokens = parse_tokens(parts[4]) if is_certain else ()
+        tokens = parse_tokens(re.sub(r"\(\(|\)\)", " ", parts[4]))
         if is_certain and not tokens and not parts[4].strip():
             continue  # An empty line says nothing, and neither does its speaker.
         side = SIDE_OF[parts[3]]
@@ -174,7 +175,7 @@ def _mute_overlapping(lines: list[TimedLine]) -> int:
     """Takes the words from lines that overlap another one of the same speaker; returns how many did."""
     muted: list[int] = []
     for side in SIDES:
-        own = [n for n, line in enumerate(lines) if line.side == side and line.is_certain and line.tokens]
+        own = [n for n, line in enumerate(lines) if line.side == side and line.tokens]
         muted += [own[m] for m in overlapping([(lines[n].start, lines[n].end) for n in own])]
     for n in muted:
         lines[n] = replace(lines[n], tokens=(), is_certain=False)
