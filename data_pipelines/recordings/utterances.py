@@ -19,16 +19,16 @@ class SideEvent:
 class Utterance:
     """A stretch of one side's speech, in seconds from the start of the recording.
 
-    `words` is empty while their times are not known, and `text` is what is said then; `broken` are start and end of
-    words that were broken off, which sound and are not written; `is_silent` marks a tag such as [noise], which no words
-    should stand for.
+    `words` is empty while their times are not known, and `text` is what is said then; `unwritten` are
+    stretches in which sounds may be that have no words, such as words broken off; `is_silent` marks a tag such as
+    [noise], which no words should stand for.
     """
 
     start: float
     end: float
     text: str = ""
     words: tuple[Word, ...] = ()
-    broken: tuple[tuple[float, float], ...] = ()
+    unwritten: tuple[tuple[float, float], ...] = ()
     events: tuple[SideEvent, ...] = ()
     is_silent: bool = False
 

@@ -152,7 +152,7 @@ class OccupiedTimes:
     def __init__(self, spoken: Spoken) -> None:
         utterances = list(_all(spoken))
         said = [(word.start, word.end) for u in utterances for word in u.words]
-        said += [span for u in utterances for span in u.broken]
+        said += [span for u in utterances for span in u.unwritten]
         spans = [(start - MARGIN_SECONDS, end + MARGIN_SECONDS) for start, end in said]
         spans += [(u.start, u.end) for u in utterances if u.is_wordless]
         spans += [(event.start, event.end) for u in utterances for event in u.events]

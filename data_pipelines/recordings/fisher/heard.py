@@ -51,7 +51,9 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         for token, (first, last) in zip(said, times, strict=True)
         if token.kind == "word"
     ]
-    broken = tuple(span for token, span in zip(said, times, strict=True) if token.kind == "partial")
+    unwritten = [span for token, span in zip(said, times, strict=True) if token.kind == "partial"]
+    if laughs or not line.is_certain:  # There is more to hear than words, which may push them from their places.
+        unwritten.append((line.start, line.end))
     events = ()
     for n in laughs:  # Of laughter only its place among the words is known.
         before = sum(token.kind != "laugh" for token in line.tokens[:n])
@@ -60,7 +62,12 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         if until > since:
             events = (*events, _event("laughter", since, until))
     return Utterance(
-        start=line.start, end=line.end, words=tuple(words), broken=broken, events=events, is_silent=not words
+        start=line.start,
+        end=line.end,
+        words=tuple(words),
+        unwritten=tuple(unwritten),
+        events=events,
+        is_silent=line.is_certain and not words,
     )
 
 

@@ -49,8 +49,8 @@ class Token:
 class TimedLine:
     """One utterance of "left" or "right".
 
-    `is_certain` is False where the transcriber marked `((`. Such lines are audible; their tokens are the words around the
-    mark and the guess inside of it, and the aligner decides whether they were said.
+    `is_certain` is False where the transcriber marked `((`. Such lines are audible; their tokens are the words around
+    the mark and the guess inside of it, and the aligner decides whether they were said.
     """
 
     start: float

@@ -67,10 +67,10 @@ def test_no_window_cuts_through_a_word_of_either_side() -> None:
 
 def test_no_window_cuts_through_a_word_that_is_broken_off() -> None:
     said = spoken(in_turns(200))
-    left = [replace(utterance, broken=((utterance.end + 0.1, utterance.end + 0.3),)) for utterance in said["left"]]
+    left = [replace(utterance, unwritten=((utterance.end + 0.1, utterance.end + 0.3),)) for utterance in said["left"]]
     said = {"left": left, "right": said["right"]}
     windows = plan_windows(said, clips_of(said), 200.0, WindowLimits(max_seconds=30))
-    spans = [span for utterance in left for span in utterance.broken]
+    spans = [span for utterance in left for span in utterance.unwritten]
     assert len(windows) > 3
     assert not [cut for w in windows for cut in (w.start, w.end) if any(start < cut < end for start, end in spans)]
 

@@ -235,7 +235,7 @@ def test_laughter_and_listening_words_become_events(tmp_path: Path, fake: None) 
     lines += [
         line
         for a, b, s, _ in talk(90)
-        for line in ((a + 2.0, a + 2.6, "BA"["AB".index(s)], "mhm"), (b + 0.1, b + 0.4, s, "[laughter]"))
+        for line in ((a + 2.0, a + 2.6, "BA"["AB".index(s)], "mhm"), (b + 0.2, b + 0.3, s, "[laughter]"))
     ]
     lines = [(a, b, s, t.replace("bravo", "bravo [laughter]", 1)) for a, b, s, t in lines]
     write_call(tmp_path / "corpus", "00001", lines, 90)

@@ -52,7 +52,8 @@ def test_sounds_in_any_brackets_are_no_words(text: str, words: str, laughs: int)
 
 
 def test_uncertain_lines_keep_the_words_that_are_there() -> None:
-    text = "1 2 A: (( ))\n3 4 A: so (( maybe this )) mon- works ((for))\n5 6 B: sure\n7 8 B: (( yeah ))\n9 9.5 B: i (( )) see\n"
+    text = "1 2 A: (( ))\n3 4 A: so (( maybe this )) mon- works ((for))\n5 6 B: sure\n7 8 B: (( yeah ))\n"
+    text += "9 9.5 B: i (( )) see\n"
     found = parse_transcript(text, "00001").lines
     said = [" ".join(token.said for token in line.tokens) for line in found]
     assert said == ["", "so maybe this mon works for", "sure", "yeah", "i see"]
