@@ -122,7 +122,9 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
     voices = {side: voice for side in settings.agents if (voice := _own_voice(recording, side, settings))}
     faults = {side: fault for side in settings.agents if (fault := _fault(filled.get(side), ratios[side]))}
     able = [side for side in settings.agents if side not in faults]
-    notes = [f"{num_dropped} words or utterances with impossible times are left out"] if num_dropped else []
+    notes = list(recording.notes)
+    if num_dropped:
+        notes.append(f"{num_dropped} words or utterances with impossible times are left out")
     if num_muted:
         notes.append(f"{num_muted} utterances lost their words: their speaker says two things at once")
     for what, fields in (("role", settings.role_fields), ("speaker", settings.speaker_fields)):

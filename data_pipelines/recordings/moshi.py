@@ -2,19 +2,21 @@
 
 A .jsonl lists {"path": "data_stereo/a.wav", "duration": 24.5}, with paths from its own folder. The files are stereo,
 with the model on the left. Beside each lies a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}.
-moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown. What
+moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown. A recording
+has two channels, so of several other speakers the one with most words is kept, and the rest is skipped and noted. What
 `ppx-data to-moshi` writes has a licence and a split of its own, which are kept.
 """
 
 # Shapes: C channels, S samples
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.recordings.recording import Broken, Recording, field_of, named_file, stereo
-from data_pipelines.recordings.transcripts import parse_json, read_json, read_text_file
+from data_pipelines.recordings.transcripts import MAIN, parse_json, read_json, read_text_file
 from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SPLITS
 from data_pipelines.sound.audio import Audio, read_audio
@@ -58,6 +60,8 @@ class MoshiLine:
         if beside.is_file():
             found = parse_json(read_text_file(beside), str(beside))
             record = found if isinstance(found, dict) else {"alignments": found}
+        words, notes = _of_two(record.get("alignments"), self.labels)
+        record = record | ({"alignments": words} if "alignments" in record else {})
         metadata = {**entry, **{key: value for key, value in record.items() if key != "alignments"}}
         return Recording(
             name=str(path.relative_to(self.root)),
@@ -67,6 +71,7 @@ class MoshiLine:
             metadata=metadata,
             licence=_stated(metadata, "licence"),
             split=_stated(metadata, "split", SPLITS),
+            notes=notes,
         )
 
 
@@ -103,6 +108,23 @@ def _stated(metadata: dict[str, Any], name: str, allowed: Sequence[str] = ()) ->
         wanted = " or ".join(allowed) or "a text"
         raise UserError(f"its ppx.{name} is {str(value)[:60]!r}: it should be {wanted}", code="bad-record")
     return value
+
+
+def _of_two(words: Any, labels: tuple[str, str] | None) -> tuple[Any, tuple[str, ...]]:
+    """Returns the words of two speakers, and notes on those of others; what has another shape is returned as it is."""
+    if not isinstance(words, list) or not all(isinstance(word, (list, tuple)) and len(word) == 3 for word in words):
+        return words, ()
+    count = Counter(str(speaker) for *_, speaker in words)
+    by_count = [name for name, _ in count.most_common()]
+    if labels is None:
+        main = [name for name in by_count if name.lower() == MAIN]
+        labels = (main[0], next(name for name in by_count if name not in main)) if main and len(count) > 2 else ("", "")
+    kept = {*labels}
+    if len(count) <= 2 or not kept & count.keys():
+        return words, ()
+    others = ", ".join(f"{number} of {name!r}" for name, number in sorted(count.items()) if name not in kept)
+    note = f"words of other speakers than {' and '.join(map(repr, sorted(kept)))} are skipped: {others}"
+    return [word for word in words if str(word[2]) in kept], (note,)
 
 
 def _audio(path: Path, duration: Any) -> tuple[Audio, int]:

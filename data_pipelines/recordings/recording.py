@@ -44,6 +44,8 @@ class Recording:
     """The terms that the record itself states; "" if it states none. They count, whatever the import says of others."""
     split: str = ""
     """The split that the record itself states; "" if it states none."""
+    notes: tuple[str, ...] = ()
+    """What was left out when it was found, for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

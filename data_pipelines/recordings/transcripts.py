@@ -25,7 +25,7 @@ PAIRS = (
     ("speaker1", "speaker2"), ("speaker_a", "speaker_b"), (MAIN, "speaker_user"),
 )  # fmt: skip
 """Names of speakers, left and right, that need no --labels."""
-_TAG = re.compile(r"\[[^\]]*\]|<br\s*/?>")
+_TAG = re.compile(r"\[[^\]]*\]|\{[^\\}][^}]*\}|<br\s*/?>")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _LABEL = re.compile(r"\s*(?:\[([^\]]{1,60})\]|<v\s+([^>]{1,60})>|([\w .-]{1,40}):(?=\s))\s*")
 
@@ -122,7 +122,7 @@ def read_plain(text: str, labels: tuple[str, str] | None, where: str, side: str 
 
 
 def clean_text(text: str) -> str:
-    """Removes tags such as [laughter] or <i>, and repeated spaces."""
+    """Removes tags such as [laughter], {laugh} or <i>, and repeated spaces."""
     return " ".join(_MARKUP.sub("", _TAG.sub(" ", text)).split())
 
 

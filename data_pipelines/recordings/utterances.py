@@ -19,7 +19,8 @@ class SideEvent:
 class Utterance:
     """A stretch of one side's speech, in seconds from the start of the recording.
 
-    `words` is empty while their times are not known, and `text` is what is said then; `is_silent` marks a tag such as
+    `words` is empty while their times are not known, and `text` is what is said then; `unwritten` are
+    stretches in which sounds may be that have no words, such as words broken off; `is_silent` marks a tag such as
     [noise], which no words should stand for.
     """
 
@@ -27,6 +28,7 @@ class Utterance:
     end: float
     text: str = ""
     words: tuple[Word, ...] = ()
+    unwritten: tuple[tuple[float, float], ...] = ()
     events: tuple[SideEvent, ...] = ()
     is_silent: bool = False
 

@@ -16,7 +16,11 @@ from data_pipelines.records.schema import SIDES, Word
 LEAD_SECONDS = 0.5
 """Silence before the first word of a window."""
 MIN_WINDOW_SECONDS = 10.0
-_MARGIN = 0.03  # A cut keeps this distance from words, in seconds, because their times are not better.
+MARGIN_SECONDS = 0.15
+"""A cut keeps this distance from words, in seconds, because the aligner's times are not better.
+
+Of about 200 cuts of synthetic calls 5 went through a word at 0.03, 4 at 0.06, 2 at 0.10 and none at 0.15.
+"""
 _SKIP_SECONDS = 30.0  # A window may start this much later than it could if that makes it better.
 
 
@@ -143,11 +147,13 @@ def _said(words: Sequence[Word], start: float, end: float) -> float:
 
 
 class OccupiedTimes:
-    """All that must not be cut through: words of both sides, speech without words, and events such as laughter."""
+    """All that must not be cut through: words of both sides, broken-off ones, speech without words, and laughter."""
 
     def __init__(self, spoken: Spoken) -> None:
         utterances = list(_all(spoken))
-        spans = [(word.start - _MARGIN, word.end + _MARGIN) for u in utterances for word in u.words]
+        said = [(word.start, word.end) for u in utterances for word in u.words]
+        said += [span for u in utterances for span in u.unwritten]
+        spans = [(start - MARGIN_SECONDS, end + MARGIN_SECONDS) for start, end in said]
         spans += [(u.start, u.end) for u in utterances if u.is_wordless]
         spans += [(event.start, event.end) for u in utterances for event in u.events]
         self.starts, self.ends = np.array(sorted(spans)).reshape(-1, 2).T
@@ -184,7 +190,7 @@ def _starts(spoken: Spoken, sounds: OccupiedTimes, free: float) -> list[float]:
 def _ends(spoken: Spoken, sounds: OccupiedTimes, start: float, latest: float) -> list[float]:
     """Returns ends of utterances in which nobody else speaks; without any, the last pause between words."""
     first = start + MIN_WINDOW_SECONDS
-    ends = {max([u.end + AFTER_SECONDS, *(word.end + _MARGIN for word in u.words[-1:])]) for u in _all(spoken)}
+    ends = {max([u.end + AFTER_SECONDS, *(word.end + MARGIN_SECONDS for word in u.words[-1:])]) for u in _all(spoken)}
     good = [end for end in sorted(ends | {latest}) if first <= end <= latest and sounds.is_quiet(end)]
     # All ends matter in a short recording, where the rest must give the clips; in a long one the last few do.
     return (

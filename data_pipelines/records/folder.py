@@ -90,7 +90,8 @@ def find_dialogues(folders: Sequence[Path]) -> list[Path]:
             if dialogue.name in by_id:
                 raise UserError(
                     f"dialogue {dialogue.name} is in {by_id[dialogue.name].parent} and in {folder}: "
-                    "give each folder once, or write one of them with another seed",
+                    "give each folder once; where both are right, make one of them again with other names "
+                    "(synth --seed, import --source, standin --first-call)",
                     code="bad-combination",
                 )
             by_id[dialogue.name] = dialogue

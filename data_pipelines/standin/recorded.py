@@ -34,9 +34,9 @@ class Placed:
 
 
 def make_recorded(
-    corpus: Path, num_calls: int, seconds: float, seed: int, sounds: Path, noise_dbfs: float
+    corpus: Path, num_calls: int, seconds: float, seed: int, sounds: Path, noise_dbfs: float, first_call: int
 ) -> tuple[float, list[str]]:
-    """Writes a corpus of recorded calls; returns seconds of audio and lines to print.
+    """Writes a corpus of recorded calls, numbered from `first_call`; returns seconds of audio and lines to print.
 
     Raises: UserError if the sounds are not there (code "not-found").
     """
@@ -51,7 +51,8 @@ def make_recorded(
         turns = place_turns(deal, listens, reader.clips, seconds, rng)
         sides = (main.person, reader.person) if number % 2 else (reader.person, main.person)
         topic = sorted(TITLES)[number % len(TITLES)]
-        row = CalldataRow(call=f"{number:05d}", disc="fe_03_p1_sph1", topic=topic, sides=sides)
+        call = f"{first_call + number - 1:05d}"
+        row = CalldataRow(call=call, disc="fe_03_p1_sph1", topic=topic, sides=sides)
         audio_SC = mix(turns, sides[0] is main.person, noise_dbfs, rng)
         write_call(corpus, row, audio_SC, transcript(turns, sides[0] is main.person))
         total += len(audio_SC) / RATE_HZ

@@ -66,7 +66,8 @@ def write_tables(corpus: Path, rows: Sequence[CalldataRow], people: Sequence[Per
         sides = ",".join(f"{letter}PIN,{letter}SX.DL,{letter}PHNUM,{letter}PHSET,{letter}PHTYP" for letter in "AB")
         table = [f"CALL_ID,DATE_TIME,TOPICID,SIG_GRADE,CNV_GRADE,{sides}", *map(_calldata, own)]
         _write(doc / f"fe_03_p{part}_calldata.tbl", "\n".join(table) + "\n")
-        _write(doc / f"fe_03_p{part}_filelist.tbl", "".join(_filelist(row) for row in own))
+        listed = [row for row in own if _sexes(row)]  # Kaldi's recipe ends at a line without sexes.
+        _write(doc / f"fe_03_p{part}_filelist.tbl", "".join(map(_filelist, listed)))
         pins = [f"{p.pin},{p.sex.upper() or 'NA'},NA,NA,{p.language},NA,NA,{_sides(p, rows)}" for p in people]
         header = "PIN,S_SEX,S_AGE,EDU,NATIVE_LANG,WHERE_RAISED,NUM_CALLS,CALL_SIDES"
         _write(doc / "fe_03_pindata.tbl", "\n".join([header, *pins]) + "\n")
@@ -74,7 +75,7 @@ def write_tables(corpus: Path, rows: Sequence[CalldataRow], people: Sequence[Per
         _write(doc / "fe_03_topics.sgm", "".join(topics))
         for disc in sorted({row.disc for row in own}):
             place = corpus / disc / ("filetable.txt" if part == 1 else "docs/filetable2.txt")
-            known = [row for row in own if row.disc == disc and all(person.sex for person in row.sides)]
+            known = [row for row in listed if row.disc == disc]
             _write(place, "".join(f"{disc} fe_03_{row.call}.sph {_sexes(row)}\n" for row in known))
 
 
@@ -95,9 +96,9 @@ def _calldata(row: CalldataRow) -> str:
 
 
 def _filelist(row: CalldataRow) -> str:
-    """Returns the line of one call; the two parts have their columns in different order."""
-    cells = [row.call, row.disc] if row.part == 1 else [row.disc, row.call]
-    return "\t".join([*cells, _sexes(row) or "NA", row.transcriber]) + "\n"
+    """Returns the line of one call in the order of Kaldi's recipe, which knows discs by their older names only."""
+    disc = row.disc.replace("fisher_eng_tr_sp_d", "fe_03_p1_sph")
+    return "\t".join([disc, row.call, _sexes(row), row.transcriber]) + "\n"
 
 
 def _sexes(row: CalldataRow) -> str:

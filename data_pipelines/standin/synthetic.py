@@ -25,19 +25,24 @@ LEVEL_DBFS = -24.0
 ECHO_DBFS, ECHO_SECONDS = -46.0, 0.03
 """Each side leaks into the other's channel, this much softer and later."""
 CALLS_A_PERSON = 3
+UNCERTAIN_SHARE = 0.10
+"""How many lines have a mark `((`; no count of the release is public."""
 
 
 def make_synthetic(
-    corpus: Path, num_calls: int, seconds: float, seed: int, engine: Engine, noise_dbfs: float
+    corpus: Path, num_calls: int, seconds: float, seed: int, engine: Engine, noise_dbfs: float, first_call: int
 ) -> tuple[float, int]:
-    """Writes a corpus of synthetic calls in both parts' layout; returns seconds of audio and number of speakers."""
+    """Writes a corpus of synthetic calls in both parts' layout; returns seconds of audio and number of speakers.
+
+    The calls of part 1 are numbered from `first_call`, those of part 2 from as far behind its beginning.
+    """
     people = invent_people(num_calls, engine, seed)
     pairs = pair_up(people, num_calls, random.Random(f"{seed}/pairs"))
     topics = {f"ENG{n:02d}": topic for n, topic in enumerate(grammar()["topics"], 1)}
     rows, total = [], 0.0
     for number, sides in enumerate(tqdm(pairs, unit="call", desc="standin")):
-        row = _row(number, num_calls, sides, sorted(topics), random.Random(f"{seed}/{number}/row"))
-        rng = random.Random(f"{seed}/{row.call}")
+        row = _row(number, num_calls, first_call, sides, sorted(topics), random.Random(f"{seed}/{number}/row"))
+        rng = random.Random(f"{seed}/{int(row.call) - first_call + 1:05d}")  # The numbers change no talk.
         said = talk(topics[row.topic], sides, seconds, engine, rng)
         audio_SC = telephone_line(said, noise_dbfs, sides, rng)
         lines, original = transcribe(said, row.transcriber, rng)
@@ -97,11 +102,16 @@ def pair_up(people: Sequence[Persona], num_calls: int, rng: random.Random) -> li
 
 
 def _row(
-    number: int, num_calls: int, sides: tuple[Persona, Persona], topics: Sequence[str], rng: random.Random
+    number: int,
+    num_calls: int,
+    first_call: int,
+    sides: tuple[Persona, Persona],
+    topics: Sequence[str],
+    rng: random.Random,
 ) -> CalldataRow:
     """Returns the row of a call. The first half is in part 1, on two discs in turn; the LDC wrote each third call."""
     in_part_1 = number < (num_calls + 1) // 2
-    call = number + 1 if in_part_1 else PART_2_BEGINS + number - (num_calls + 1) // 2
+    call = first_call + (number if in_part_1 else PART_2_BEGINS - 1 + number - (num_calls + 1) // 2)
     disc = ("fe_03_p1_sph1", "fisher_eng_tr_sp_d2")[number % 2] if in_part_1 else "fe_03_p2_sph1"
     grades = (f"{rng.choice((2, 2.5, 3, 3.5, 4)):g}", rng.choice(("2.5", "3", "3.5", "4", "NA")))
     phones = (f'"{rng.randrange(10**9, 10**10)}"', f'"{rng.randrange(10**9, 10**10)}"')
@@ -153,12 +163,19 @@ def transcribe(said: Sequence[SpokenUtterance], transcriber: str, rng: random.Ra
 
 
 def _line(sounded: Sequence[Sounded], transcriber: str, rng: random.Random) -> str:
+    """Returns the text of a timed line; a tenth of the lines is uncertain, as the two transcribers mark them.
+
+    BBN's are whole lines, whose text is right. The LDC's have a guess, or nothing, for what was not understood.
+    """
     words = [_bare(word) for word in sounded]
     draw = rng.random()
-    if transcriber == "BBN" and draw < 0.03:
+    if draw < UNCERTAIN_SHARE and transcriber == "BBN":
         return f"(( {' '.join(words)} ))"
-    if transcriber == "LDC" and draw < 0.03 and len(words) > 3:
-        return " ".join([*words[:-2], "((", *words[-2:], "))"]) if draw < 0.015 else " ".join([*words[:-2], "(( ))"])
+    if draw < UNCERTAIN_SHARE and len(words) > 3:
+        guess = words[-2:] if draw < 0.6 * UNCERTAIN_SHARE else []
+        return " ".join([*words[:-2], "((", *guess, "))"])
+    if draw < 0.2 * UNCERTAIN_SHARE:
+        return "(( ))"
     if draw > 0.96:
         words.insert(0, rng.choice(("[noise]", "[lipsmack]", "[breath]", "[mn]")))
     return " ".join(words)

@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_pipelines.recordings.fisher.timed_lines import read_text
@@ -77,58 +77,93 @@ def read_tables(paths: Mapping[str, Sequence[Path]]) -> Tables:
     tables = Tables(missing=[name for name, found in has.items() if not found])
     for text in [*texts["filelist"], *texts["filetable"]]:
         tables.sexes |= parse_sexes(text)
-    for text in texts["calldata"]:
-        tables.calls |= parse_calldata(text, tables.sexes, pins)
+    tables.calls |= parse_calldata(texts["calldata"], tables.sexes, pins)
     for text in texts["topics"]:
         tables.topics |= parse_topics(text)
     return tables
 
 
+@dataclass(frozen=True, kw_only=True)
+class _CallSide:
+    """One side of a row: its PIN ("" without one), and what is known of who was heard."""
+
+    pin: str
+    sex: str
+    is_native: bool | None
+
+
 def parse_calldata(
-    text: str, sexes: Mapping[str, tuple[str, str]] | None = None, pins: Mapping[str, Pin] | None = None
+    texts: Sequence[str], sexes: Mapping[str, tuple[str, str]] | None = None, pins: Mapping[str, Pin] | None = None
 ) -> dict[str, CallFacts]:
     """Parses CSV with CALL_ID, TOPICID, SIG_GRADE, CNV_GRADE, APIN, ASX.DL, BPIN, BSX.DL ... into facts by call.
 
     SX.DL is sex and dialect; "f.a" is female and American. Sexes that the row lacks come from `sexes` (by call), then
-    from `pins`. Rows of another shape are ignored.
+    from `pins`, then from the PIN's other calls in all `texts`. Rows of another shape are ignored.
     """
-    rows = [row for row in _rows(text) if len(row) >= 12]
-    columns = _COLUMNS
-    if rows and rows[0][0].upper() == "CALL_ID":
-        header = [name.upper() for name in rows[0]]
-        columns = {name: header.index(name) if name in header else place for name, place in _COLUMNS.items()}
-    calls = {}
-    for row in rows:
-        cell = {name: row[place] if place < len(row) else "" for name, place in columns.items()}
-        found = _CALL_ID.fullmatch(cell["CALL_ID"].rjust(5, "0"))
-        if not found:
-            continue
-        call = found[1]
+    cells = {call: cell for text in texts for call, cell in _cells(text)}
+    sides = {}
+    for call, cell in cells.items():
         of_call = (sexes or {}).get(call, ("", ""))
         a, b = (
-            _side(cell[f"{letter}PIN"], cell[f"{letter}SX.DL"], of_call[side], pins or {}, call, letter)
+            _side(cell[f"{letter}PIN"], cell[f"{letter}SX.DL"], of_call[side], pins or {})
             for side, letter in enumerate("AB")
         )
+        sides[call] = (a, b)
+    sexes_of: dict[str, set[str]] = {}
+    for side in [side for pair in sides.values() for side in pair]:
+        sexes_of.setdefault(side.pin, set()).add(side.sex)
+    calls = {}
+    for call, cell in cells.items():
+        a, b = (_with_sex(side, sexes_of) for side in sides[call])
         calls[call] = CallFacts(
             topic=cell["TOPICID"],
-            sexes=(a[0], b[0]),
-            speakers=(a[1], b[1]),
-            natives=(a[2], b[2]),
+            sexes=(a.sex, b.sex),
+            speakers=(_key(a, sexes_of, call, "A"), _key(b, sexes_of, call, "B")),
+            natives=(a.is_native, b.is_native),
             signal=_number(cell["SIG_GRADE"]),
             talk=_number(cell["CNV_GRADE"]),
         )
     return calls
 
 
-def _side(
-    pin: str, heard: str, sex_of_call: str, pins: Mapping[str, Pin], call: str, letter: str
-) -> tuple[str, str, bool | None]:
-    """Returns sex, speaker key and nativeness of one side; `heard` is its cell SX.DL, which is trusted most."""
+def _cells(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields each call of one table with its cells by the names of their columns."""
+    rows = [row for row in _rows(text) if len(row) >= 12]
+    columns = _COLUMNS
+    if rows and rows[0][0].upper() == "CALL_ID":
+        header = [name.upper() for name in rows[0]]
+        columns = {name: header.index(name) if name in header else place for name, place in _COLUMNS.items()}
+    for row in rows:
+        cell = {name: row[place] if place < len(row) else "" for name, place in columns.items()}
+        if found := _CALL_ID.fullmatch(cell["CALL_ID"].rjust(5, "0")):
+            yield found[1], cell
+
+
+def _side(pin: str, heard: str, sex_of_call: str, pins: Mapping[str, Pin]) -> _CallSide:
+    """Returns what is known of one side; `heard` is its cell SX.DL, which is trusted most."""
     sex, _, dialect = heard.lower().partition(".")
     said = pins.get(pin, Pin(sex="", is_native=None))
-    sex = sex[:1] if sex[:1] in ("f", "m") else sex_of_call or said.sex
-    is_native = {"a": True, "o": False}.get(dialect[:1], said.is_native)
-    return sex, speaker_key(pin, sex) if re.fullmatch(r"\w*\d\w*", pin) else _anonymous(call, letter), is_native
+    return _CallSide(
+        pin=pin if re.fullmatch(r"\w*\d\w*", pin) else "",
+        sex=sex[:1] if sex[:1] in ("f", "m") else sex_of_call or said.sex,
+        is_native={"a": True, "o": False}.get(dialect[:1], said.is_native),
+    )
+
+
+def _with_sex(side: _CallSide, sexes_of: Mapping[str, set[str]]) -> _CallSide:
+    """Returns the side with the only sex that was heard in other calls of its PIN, where it has none."""
+    known = sexes_of[side.pin] - {""}
+    return replace(side, sex=next(iter(known))) if side.pin and not side.sex and len(known) == 1 else side
+
+
+def _key(side: _CallSide, sexes_of: Mapping[str, set[str]], call: str, letter: str) -> str:
+    """Returns the speaker key of a side. A PIN that two people used has one key if nobody knows who spoke in a call.
+
+    With two keys that call could be held out while another one of the same voice trains.
+    """
+    if not side.pin:
+        return _anonymous(call, letter)
+    return speaker_key(side.pin, "" if {"", "f", "m"} <= sexes_of[side.pin] else side.sex)
 
 
 def parse_pindata(text: str) -> dict[str, Pin]:

@@ -13,7 +13,7 @@ from data_pipelines.sound.audio import Audio
 
 
 def align_lines(lines: Sequence[TimedLine], audio_CS: Audio, rate: int) -> tuple[Spoken, float]:
-    """Gives every line its word times; also returns the share of lines with words that fit the audio.
+    """Gives every line its word times; also returns the share of the certain lines with words that fit the audio.
 
     An utterance is looked for from 0.2 s before its start, though not before its speaker's last word, so that the
     words of a side never overlap.
@@ -27,7 +27,7 @@ def align_lines(lines: Sequence[TimedLine], audio_CS: Audio, rate: int) -> tuple
         end = min(line.end + PAD_SECONDS, audio_CS.shape[1] / rate)
         piece = audio_CS[SIDES.index(line.side), int(start * rate) : int(end * rate)]
         utterance = _align(line, piece, rate, start)
-        if any(token.kind == "word" for token in line.tokens):
+        if line.is_certain and any(token.kind == "word" for token in line.tokens):
             tried += 1
             fitted += bool(utterance.words)
         if utterance.words:
@@ -51,6 +51,9 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         for token, (first, last) in zip(said, times, strict=True)
         if token.kind == "word"
     ]
+    unwritten = [span for token, span in zip(said, times, strict=True) if token.kind == "partial"]
+    if laughs or not line.is_certain:  # There is more to hear than words, which may push them from their places.
+        unwritten.append((line.start, line.end))
     events = ()
     for n in laughs:  # Of laughter only its place among the words is known.
         before = sum(token.kind != "laugh" for token in line.tokens[:n])
@@ -58,7 +61,14 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         until = times[before][0] if before < len(times) else line.end
         if until > since:
             events = (*events, _event("laughter", since, until))
-    return Utterance(start=line.start, end=line.end, words=tuple(words), events=events, is_silent=not words)
+    return Utterance(
+        start=line.start,
+        end=line.end,
+        words=tuple(words),
+        unwritten=tuple(unwritten),
+        events=events,
+        is_silent=line.is_certain and not words,
+    )
 
 
 def _with_backchannels(spoken: Spoken, lines: Sequence[TimedLine]) -> Spoken:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_pipelines.files import write_line
+from data_pipelines.recordings.cut import voice_file
 from data_pipelines.recordings.drafts import Note
 from data_pipelines.recordings.fisher.held_out import CallSides, SplitPlan, plan_split
 from data_pipelines.recordings.fisher.job import CallDraft
@@ -22,9 +23,14 @@ class SettledCalls:
     notes: list[Note]
 
     def finish(self, out: Path) -> None:
-        """Writes the records, and removes what has no agent, so that no stage takes it for unfinished."""
+        """Writes the records, and removes voices of sides that are no agents, and dialogues without an agent.
+
+        No stage may take such a dialogue for unfinished, and nobody's voice is kept without a use.
+        """
         for _, dialogue in self.kept:
             write_line(out / dialogue.id / "meta.json", dialogue.to_json())
+            for side in set(SIDES) - {*dialogue.agent_sides}:
+                (out / dialogue.id / voice_file(side)).unlink(missing_ok=True)
         for name in self.left_out:
             if (out / name).is_dir():
                 (out / name / "meta.json").unlink(missing_ok=True)
@@ -50,6 +56,9 @@ def settle(drafts: Collection[CallDraft]) -> SettledCalls:
                 settled.left_out.append(dialogue.id)
                 continue
             provenance = dialogue.provenance | ({"split": plan.note} if plan.note else {})
+            for name in ("voice_spans", "row_frames"):
+                own = provenance.get(name, {})
+                provenance[name] = {side: value for side, value in own.items() if sides[side].is_agent}
             dialogue = replace(dialogue, split=plan.splits[draft.call], provenance=provenance)
             settled.kept.append((draft.call, replace(dialogue, left=sides["left"], right=sides["right"])))
     return settled

@@ -1,7 +1,7 @@
 """Reads Fisher's transcripts: lines `start end A: text` in lower case, timed by utterance only.
 
-Markers are `(( ))` around what the transcriber was not sure of (in calls of BBN/WordWave, a line that did not fit the
-audio well), [laughter] and other sounds, `word-` for a word broken off, and `t._v.` for spelled letters.
+Markers are `(( ))` around what the transcriber was not sure of (in calls of BBN/WordWave, a whole line that did not fit
+the audio well), [laughter] and other sounds, `word-` for a word broken off, and `t._v.` for spelled letters.
 """
 
 import re
@@ -19,8 +19,10 @@ from model.errors import UserError
 SIDE_OF = {"A": "left", "B": "right"}
 """The channels by Fisher's letters, which go no further than this folder."""
 _LINE = re.compile(r"^\s*(-?[0-9.]+)\s+(-?[0-9.]+)\s+([AB]):\s*(.*?)\s*$")
-_LAUGH = ("[laughter]", "[laugh]", "<laugh>", "<laughter>")
-_TAG = re.compile(r"(\[[^\]]*\]|<[^>]*>)")
+_LAUGHS = ("laughter", "laugh")
+_SOUNDS = (*_LAUGHS, "noise", "mn", "sigh", "cough", "breath", "lipsmack")
+_TAG = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
+_PIECE = re.compile(_TAG.pattern + r"|[<{\[]?[^\[\]<>{}\s]+[>}\]]?")  # The bracket of a tag may be missing.
 MAX_UTTERANCE_SECONDS = 60.0
 """Real utterances end after at most half a minute; a longer one has a wrong time."""
 MAX_FAULTY_SHARE = 0.2
@@ -47,7 +49,8 @@ class Token:
 class TimedLine:
     """One utterance of "left" or "right".
 
-    `is_certain` is False where the transcriber marked `((`; such lines are audible but have no words.
+    `is_certain` is False where the transcriber marked `((`. Such lines are audible; their tokens are the words around
+    the mark and the guess inside of it, and the aligner decides whether they were said.
     """
 
     start: float
@@ -142,7 +145,7 @@ def parse_transcript(text: str, call: str) -> Transcript:
             num_faulty += 1
             continue
         is_certain = "((" not in parts[4] and "))" not in parts[4]
-        tokens = parse_tokens(parts[4]) if is_certain else ()
+        tokens = parse_tokens(re.sub(r"\(\(|\)\)", " ", parts[4]))
         if is_certain and not tokens and not parts[4].strip():
             continue  # An empty line says nothing, and neither does its speaker.
         side = SIDE_OF[parts[3]]
@@ -172,7 +175,7 @@ def _mute_overlapping(lines: list[TimedLine]) -> int:
     """Takes the words from lines that overlap another one of the same speaker; returns how many did."""
     muted: list[int] = []
     for side in SIDES:
-        own = [n for n, line in enumerate(lines) if line.side == side and line.is_certain and line.tokens]
+        own = [n for n, line in enumerate(lines) if line.side == side and line.tokens]
         muted += [own[m] for m in overlapping([(lines[n].start, lines[n].end) for n in own])]
     for n in muted:
         lines[n] = replace(lines[n], tokens=(), is_certain=False)
@@ -182,11 +185,13 @@ def _mute_overlapping(lines: list[TimedLine]) -> int:
 def parse_tokens(text: str) -> tuple[Token, ...]:
     """Splits one line's text into tokens, with the case that rules can restore (see `cases.ruled`)."""
     tokens: list[Token] = []
-    for raw in _TAG.sub(r" \1 ", text).split():
-        if raw.lower() in _LAUGH:
+    for piece in _PIECE.findall(text):
+        raw = piece.strip("[]<>{}")
+        is_tag = _TAG.fullmatch(piece) or (raw != piece and raw.lower() in _SOUNDS)
+        if is_tag and raw.strip().lower() in _LAUGHS:
             tokens.append(Token(text="", kind="laugh"))
-        elif raw[0] in "[<" or not re.search(r"[A-Za-z0-9]", raw):
-            continue  # These are [noise], [mn], [sigh], [cough], [breath], [lipsmack] and punctuation.
+        elif is_tag or not re.search(r"[A-Za-z0-9]", raw):
+            continue  # These are [noise], mn], {breath}, [baby crying] and punctuation.
         elif raw.endswith("-") or (raw.startswith("-") and len(raw) > 1):
             tokens.append(Token(text="", said=raw.strip("-"), kind="partial"))
         else:

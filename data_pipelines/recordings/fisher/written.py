@@ -40,7 +40,7 @@ def parse_original(text: str) -> dict[str, list[Written]]:
             side, line = _SIDE[found[1]], found[2]
         if not side or line.lstrip().startswith("#"):
             continue
-        for raw in re.sub(r"\[[^\]]*\]|<[^>]*>|--+|\(\(|\)\)", _gap, line).split():
+        for raw in re.sub(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|--+|\(\(|\)\)", _gap, line).split():
             word = tidy(raw)
             if word and not raw.rstrip(".,?!;:").endswith("-"):  # "Miss-" is broken off.
                 sides[side].append(Written(text=word, key=key_of(word)))

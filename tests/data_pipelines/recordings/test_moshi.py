@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data_pipelines.recordings.imports import imported, reasons, recordings, run_moshi, write_moshi
+from tests.data_pipelines.recordings.imports import imported, reasons, recordings, report, run_moshi, write_moshi
 from tests.data_pipelines.tiny_recordings import conversation, write_wav
 
 Spoil = Callable[[Path], object]
@@ -77,6 +77,23 @@ def test_a_broken_recording_is_listed_with_its_reason_and_the_others_go_on(
     assert recordings(imported(out)) == ["data_stereo/good.wav"]
     [reason] = reasons(out).values()
     assert message in reason and "\n" not in reason
+
+
+def test_labels_beyond_two_are_skipped_and_noted(tmp_path: Path) -> None:
+    said = write_moshi(tmp_path)
+    path = tmp_path / "data_stereo/a.json"
+    known = json.loads(path.read_text())["alignments"]
+    for n in (0, 3):  # A third and a fourth one speak in between.
+        known.append(["strange", [known[n][1][1], known[n][1][1] + 0.01], f"SPEAKER_0{n}"])
+    path.write_text(json.dumps({"alignments": known}))
+    out = run_moshi(tmp_path)
+    [(_, dialogue)] = imported(out)
+    words = {word.text for side in (dialogue.left, dialogue.right) for word in side.words}
+    assert "strange" not in words and words <= {word.text for side in said.values() for word in side}
+    [note] = report(out)["notes"]
+    assert all(part in note["reason"] for part in ("SPEAKER_MAIN", "SPEAKER_OTHER", "1 of 'SPEAKER_00'", "SPEAKER_03"))
+    named = run_moshi(tmp_path, "--labels", "SPEAKER_MAIN", "SPEAKER_OTHER", out="named")
+    assert imported(named)[0][1].right.words == dialogue.right.words
 
 
 def test_a_line_that_is_there_twice_is_imported_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,16 @@ def test_no_window_cuts_through_a_word_of_either_side() -> None:
                 spans = [(w.start, w.end) for w in utterance.words] or [(utterance.start, utterance.end)]
                 for start, end in spans:
                     assert not any(start < cut < end for cut in (window.start, window.end)), (seed, window, start, end)
+
+
+def test_no_window_cuts_through_a_word_that_is_broken_off() -> None:
+    said = spoken(in_turns(200))
+    left = [replace(utterance, unwritten=((utterance.end + 0.1, utterance.end + 0.3),)) for utterance in said["left"]]
+    said = {"left": left, "right": said["right"]}
+    windows = plan_windows(said, clips_of(said), 200.0, WindowLimits(max_seconds=30))
+    spans = [span for utterance in left for span in utterance.unwritten]
+    assert len(windows) > 3
+    assert not [cut for w in windows for cut in (w.start, w.end) if any(start < cut < end for start, end in spans)]
 
 
 def test_a_side_with_much_uncertain_speech_is_no_agent() -> None:

@@ -126,7 +126,7 @@ def test_folders_that_hold_no_dialogues_or_the_same_twice_are_named(tmp_path: Pa
         find_dialogues([tmp_path / "none"])
     with refused("no-data", here / "a"):
         find_dialogues([here / "a"])
-    with refused("bad-combination", "dialogue a", here, there):
+    with refused("bad-combination", "dialogue a", here, there, "standin --first-call"):
         find_dialogues([here, there])
 
 

@@ -15,15 +15,17 @@ import soundfile
 
 from data_pipelines.execution.executor import Executor
 from data_pipelines.files import cache_root
+from data_pipelines.recordings.clips import candidate_clips
 from data_pipelines.recordings.fisher.call_tables import read_tables
 from data_pipelines.recordings.fisher.found import licence_of
+from data_pipelines.recordings.fisher.heard import align_lines
 from data_pipelines.recordings.fisher.importer import import_corpus
 from data_pipelines.recordings.fisher.job import FisherSettings
 from data_pipelines.recordings.fisher.layout import find_corpus
 from data_pipelines.recordings.fisher.sphere import decode
 from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, read_transcript
 from data_pipelines.recordings.fisher.written import key_of
-from data_pipelines.recordings.windows import WindowLimits
+from data_pipelines.recordings.windows import WindowLimits, plan_windows
 from data_pipelines.records.folder import find_dialogues, load_dialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Word
 from data_pipelines.sound.levels import swap_ratio
@@ -128,12 +130,12 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_synthetic_calls_have_the_layout_of_both_parts(synthetic: Path) -> None:
     corpus = find_corpus([synthetic])
-    assert corpus.calls == ["00001", "00002", "00003", "05851", "05852", "05853"]
+    assert corpus.calls == ["01001", "01002", "01003", "06851", "06852", "06853"]
     discs = {call: corpus.audio[call].relative_to(synthetic).parts[0] for call in corpus.calls}
-    assert discs["00001"] == "fe_03_p1_sph1" and discs["00002"] == "fisher_eng_tr_sp_d2"
-    assert discs["05851"] == "fe_03_p2_sph1"
-    assert sorted(corpus.originals) == ["00001", "00002", "05851", "05852"]  # the others are the LDC's
-    assert corpus.originals["05851"] == synthetic / "fe_03_p2_tran/data/bbn_orig/058/originals/fe_03_05851.txo"
+    assert discs["01001"] == "fe_03_p1_sph1" and discs["01002"] == "fisher_eng_tr_sp_d2"
+    assert discs["06851"] == "fe_03_p2_sph1"
+    assert sorted(corpus.originals) == ["01001", "01002", "06851", "06852"]  # the others are the LDC's
+    assert corpus.originals["06851"] == synthetic / "fe_03_p2_tran/data/bbn_orig/068/originals/fe_03_06851.txo"
     assert (synthetic / "fe_03_p1_sph1/filetable.txt").is_file()
     assert (synthetic / "fe_03_p2_sph1/docs/filetable2.txt").is_file()
     tables = read_tables(corpus.tables)
@@ -142,6 +144,24 @@ def test_synthetic_calls_have_the_layout_of_both_parts(synthetic: Path) -> None:
     assert len(set(speakers)) < len(speakers) and max(map(speakers.count, speakers)) <= 3
     assert all(tables.call(c).speakers[0] != tables.call(c).speakers[1] for c in corpus.calls)
     assert all(b"embedded-shorten" in path.read_bytes()[:1024] for path in corpus.audio.values())
+
+
+def test_kaldis_recipe_reads_the_file_lists(synthetic: Path, sounds: Path, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "corpus", 6, 60.0, 0, sounds)
+    lines = [line for path in synthetic.rglob("*_filelist.tbl") for line in path.read_text().splitlines()]
+    assert len(lines) == 6
+    lines += [line for path in tmp_path.rglob("*_filelist.tbl") for line in path.read_text().splitlines()]
+    # This is the pattern of egs/fisher_swbd/s5/local/fisher_data_prep.sh, which ends at any other line.
+    assert all(re.search(r"fe_03_p[12]_sph\d\t(\d+)\t([mf])([mf])", line) for line in lines)
+
+
+def test_dialogues_of_both_kinds_have_different_names(synthetic: Path, sounds: Path, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "one", 6, 60.0, 0, sounds)
+    make_corpus(tmp_path / "two", 6, 60.0, 0, sounds, first_call=4852)
+    calls = [call for root in (synthetic, tmp_path / "one", tmp_path / "two") for call in find_corpus([root]).calls]
+    assert len(set(calls)) == 18 and max(calls[6:]) == "04857"
+    with refused("bad-value", "--first-call 4853"):
+        make_corpus(tmp_path / "three", 6, 60.0, 0, sounds, first_call=4853)
 
 
 def test_the_truth_is_what_the_transcripts_say_and_where_the_sound_is(synthetic: Path) -> None:
@@ -191,11 +211,11 @@ def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
     pytest.importorskip("pocketsphinx")
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(synthetic, corpus, ignore=shutil.ignore_patterns("truth"))
-    damaged = corpus / "fe_03_p1_sph1/audio/000/fe_03_00003.sph"
+    damaged = corpus / "fe_03_p1_sph1/audio/010/fe_03_01003.sph"
     damaged.write_bytes(damaged.read_bytes()[:3000])  # This call will be rejected.
     settings = FisherSettings(seed=0, limits=WindowLimits(max_seconds=20.0), voice_seconds=4.0, licence="")
     report = import_corpus([corpus], out, settings, executor=Executor())
-    assert [note.id for note in report.rejected] == ["fe_03_00003"] and len(report.dialogues) >= 6
+    assert [note.id for note in report.rejected] == ["fe_03_01003"] and len(report.dialogues) >= 6
     found = [load_dialogue(path) for path in find_dialogues([out])]
     figures = word_errors(found, synthetic / "truth").figures()
     print(figures)
@@ -214,6 +234,25 @@ def test_the_importer_finds_word_times_within_40_ms_and_shows_no_pin(
         assert not any(re.search(rf"(?<![\d.]){secret}(?!\d)", text) for text in texts)
     tags = b"".join(path.read_bytes()[:400] for path in out.rglob("*.flac"))
     assert not any(secret.encode() in tags for secret in pins + phones)
+
+
+def test_no_window_cuts_through_a_word_of_the_engine(synthetic: Path) -> None:
+    pytest.importorskip("pocketsphinx")
+    corpus = find_corpus([synthetic])
+    edges, cut = 0, []
+    for call in corpus.calls:
+        audio, rate, _ = decode(corpus.audio[call])
+        lines = read_transcript(corpus.transcripts[call], call).lines
+        spoken, _ = align_lines(lines, np.ascontiguousarray(audio.T), rate)
+        clips = {side: candidate_clips(spoken[side], 4.0) for side in SIDES}
+        sides = json.loads((synthetic / f"truth/{call}.json").read_text())["sides"].values()
+        said = [(start, end) for side in sides for _, start, end in (*side["words"], *side["partials"])]
+        for seconds in range(10, 40, 2):
+            limits = WindowLimits(max_seconds=seconds, min_speech=2.0)
+            for window in plan_windows(spoken, clips, len(audio) / rate, limits):
+                edges += 2
+                cut += [e for e in (window.start, window.end) if any(start < e < end for start, end in said)]
+    assert edges > 100 and not cut
 
 
 def test_options_of_the_other_kind_of_speech_are_refused(tmp_path: Path) -> None:

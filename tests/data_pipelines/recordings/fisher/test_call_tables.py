@@ -11,7 +11,7 @@ from tests.data_pipelines.recordings.fisher.calls import CALLDATA, TOPICS
 
 
 def test_calldata_gives_topic_sexes_and_speakers_without_pins() -> None:
-    calls = parse_calldata(CALLDATA, {}, parse_pindata("2637,F,54\n"))
+    calls = parse_calldata([CALLDATA], {}, parse_pindata("2637,F,54\n"))
     assert sorted(calls) == ["00001", "00002", "00003"]
     assert calls["00001"].topic == "ENG01" and calls["00001"].sexes == ("f", "m")
     assert calls["00001"].speakers[1] == calls["00002"].speakers[1] != calls["00001"].speakers[0]
@@ -20,9 +20,22 @@ def test_calldata_gives_topic_sexes_and_speakers_without_pins() -> None:
     assert "2602" not in str(calls) and "1790" not in str(calls)
 
 
+def test_a_pin_whose_sex_is_not_known_in_each_call_has_one_key() -> None:
+    header = CALLDATA.splitlines()[0]
+    one = f"{header}\n00001,,ENG01,3,3,2602,f.a,,,,1790,m.o,,,\n00002,,ENG01,3,3,2602,.,,,,4242,.,,,\n"
+    two = f"{header}\n05851,,ENG01,3,3,1790,.,,,,4242,.,,,\n05852,,ENG01,3,3,1790,f.a,,,,7777,m.a,,,\n"
+    calls = parse_calldata([one, two])
+    first, second = calls["00001"].speakers, calls["00002"].speakers
+    assert second[0] == first[0] and calls["00002"].sexes == ("f", "")
+    assert calls["05851"].speakers[1] == second[1]
+    # Both sexes are heard on 1790, and nobody knows which one in 05851.
+    assert first[1] == calls["05851"].speakers[0] == calls["05852"].speakers[0]
+    assert len({*first, *second, calls["05852"].speakers[1]}) == 4
+
+
 def test_grades_and_nativeness_come_from_the_auditors_or_the_speaker() -> None:
     pins = parse_pindata("PIN,S_SEX,S_AGE\n4242,M,40,12,English,WA,1,x\n1790,M,40,12,Polish,NA,1,x\nNA,F\n")
-    calls = parse_calldata(CALLDATA, {}, pins)
+    calls = parse_calldata([CALLDATA], {}, pins)
     assert (calls["00001"].signal, calls["00001"].talk) == (3.0, 3.0)
     assert (calls["00002"].signal, calls["00002"].talk) == (3.5, None)
     assert calls["00001"].natives == (True, False)
@@ -32,7 +45,7 @@ def test_grades_and_nativeness_come_from_the_auditors_or_the_speaker() -> None:
 
 def test_an_open_quotation_mark_costs_one_row_of_a_table() -> None:
     broken = CALLDATA.replace('2602,f.a,"5405513275"', '"2602,f.a,5405513275') + "x" * 200_000 + "\0\n"
-    assert sorted(parse_calldata(broken)) == ["00002", "00003"]
+    assert sorted(parse_calldata([broken])) == ["00002", "00003"]
     assert sorted(parse_pindata('"1,F\n2,F\n"' + "x" * 200_000)) == ["2"]
 
 

@@ -219,12 +219,25 @@ def test_the_sound_is_as_chosen_and_recorded(tmp_path: Path, fake: None) -> None
     assert not dialogues(tmp_path / "broken")
 
 
+def test_uncertain_words_are_kept_where_they_fit_and_do_not_condemn_a_call(tmp_path: Path, fake: None) -> None:
+    lines = talk(90)
+    lines[3] = (*lines[3][:3], "echo (( foxtrot ))")
+    lines[4] = (*lines[4][:3], "(( golf ))")
+    lines[5:8] = [(*line[:3], "(( reject this ))") for line in lines[5:8]]
+    write_call(tmp_path / "corpus", "00001", lines, 90)
+    imported([tmp_path / "corpus"], tmp_path / "out", voice_seconds=4.0)
+    found = dialogues(tmp_path / "out").values()
+    words = {word.text.lower() for d in found for side in (d.left, d.right) for word in side.words}
+    assert {"echo", "foxtrot", "golf"} <= words and not {"reject", "this"} & words
+    assert {d.gates["aligned_share"] for d in found} == {1.0}
+
+
 def test_laughter_and_listening_words_become_events(tmp_path: Path, fake: None) -> None:
     lines = talk(90)
     lines += [
         line
         for a, b, s, _ in talk(90)
-        for line in ((a + 2.0, a + 2.6, "BA"["AB".index(s)], "mhm"), (b + 0.1, b + 0.4, s, "[laughter]"))
+        for line in ((a + 2.0, a + 2.6, "BA"["AB".index(s)], "mhm"), (b + 0.2, b + 0.3, s, "[laughter]"))
     ]
     lines = [(a, b, s, t.replace("bravo", "bravo [laughter]", 1)) for a, b, s, t in lines]
     write_call(tmp_path / "corpus", "00001", lines, 90)

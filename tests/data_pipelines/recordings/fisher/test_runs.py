@@ -48,6 +48,18 @@ def test_dialogues_that_the_split_leaves_without_an_agent_are_gone_and_come_back
     assert find_dialogues([out]) == together
 
 
+def test_a_side_that_is_no_agent_keeps_no_voice_clip(tmp_path: Path, corpus: Path) -> None:
+    write_call(corpus, "00002", talk(90), 90)
+    write_tables(corpus)
+    imported([corpus], tmp_path / "out")
+    found = dialogues(tmp_path / "out")
+    assert any(len(dialogue.agent_sides) == 1 for dialogue in found.values())  # The split took the other one away.
+    for name, dialogue in found.items():
+        kept = {path.name.removesuffix(".voice.flac") for path in (tmp_path / "out" / name).glob("*.voice.flac")}
+        spans, rows = dialogue.provenance["voice_spans"], dialogue.provenance["row_frames"]
+        assert kept == {*dialogue.agent_sides} == set(spans) == set(rows), name
+
+
 def test_a_file_that_is_no_draft_is_named(tmp_path: Path, corpus: Path) -> None:
     imported([corpus], tmp_path / "out")
     draft = tmp_path / "out/.drafts/00001.json"

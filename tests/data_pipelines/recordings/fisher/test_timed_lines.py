@@ -31,10 +31,34 @@ def test_markers_leave_the_text_and_spelling_is_restored() -> None:
     assert parse_tokens("[sigh] [breath] [mn]") == ()
 
 
-def test_uncertain_lines_keep_their_time_and_lose_their_words() -> None:
-    found = parse_transcript("1 2 A: (( ))\n3 4 A: so (( maybe this ))\n5 6 B: sure\n", "00001").lines
-    assert [(line.is_certain, len(line.tokens)) for line in found] == [(False, 0), (False, 0), (True, 1)]
-    assert found[2].is_backchannel
+@pytest.mark.parametrize(
+    ("text", "words", "laughs"),
+    [
+        ("[baby crying] sorry", "Sorry", 0),
+        ("mn] yeah", "Yeah", 0),
+        ("well [mn i guess", "Well I guess", 0),
+        ("{laugh} okay {breath}", "Okay", 1),
+        ("so[laughter]funny [ laughter ]", "So funny", 2),
+        ("[laughter yes laughter]", "", 0),
+        ("[laughter yes", "Yes", 1),
+        ("<background noise> it's {door slams} open", "It's open", 0),
+        ("that's right] you know", "That's right you know", 0),
+    ],
+)
+def test_sounds_in_any_brackets_are_no_words(text: str, words: str, laughs: int) -> None:
+    tokens = parse_tokens(text)
+    assert " ".join(token.text for token in tokens if token.kind == "word") == words
+    assert sum(token.kind == "laugh" for token in tokens) == laughs
+
+
+def test_uncertain_lines_keep_the_words_that_are_there() -> None:
+    text = "1 2 A: (( ))\n3 4 A: so (( maybe this )) mon- works ((for))\n5 6 B: sure\n7 8 B: (( yeah ))\n"
+    text += "9 9.5 B: i (( )) see\n"
+    found = parse_transcript(text, "00001").lines
+    said = [" ".join(token.said for token in line.tokens) for line in found]
+    assert said == ["", "so maybe this mon works for", "sure", "yeah", "i see"]
+    assert [line.is_certain for line in found] == [False, False, True, False, False]
+    assert [line.is_backchannel for line in found] == [False, False, True, False, False]
 
 
 def test_two_things_said_at_once_by_one_speaker_lose_their_words() -> None:
