@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.records.schema import Turn
+from data_pipelines.records.turn_taking import JOIN_SECONDS, ROUNDING_SECONDS
 from data_pipelines.sound.audio import fade_in, fade_out
 from data_pipelines.speech.protocols import Speech
 from data_pipelines.speech.timing import Timing
@@ -22,8 +23,6 @@ BACKCHANNELS = {
     "Yeah, okay.": 0.75, "Right, right.": 0.8, "Oh, I see.": 0.85, "Okay, I see.": 1.0,
 }  # fmt: skip
 """Backchannels that fit either side, and about how long they last."""
-PAUSE_SECONDS = 0.2
-"""A shorter silence between two words of a turn is no pause (as in data_pipelines.records.turn_taking)."""
 BORDER_WEIGHTS = {".": 8.0, "?": 8.0, "!": 8.0, ";": 5.0, ":": 5.0, ",": 4.0}
 """How much likelier a pause is after a punctuation mark than after a bare word. The values are a choice."""
 
@@ -59,7 +58,7 @@ def with_pauses(speech: Speech, rng: random.Random, timing: Timing) -> Speech:
     if not timing.pause_rate or len(speech.words) < 2:
         return speech
     gaps = [b[1] - a[2] for a, b in zip(speech.words[:-1], speech.words[1:], strict=True)]
-    chosen = {n for n, gap in enumerate(gaps) if gap >= PAUSE_SECONDS}
+    chosen = {n for n, gap in enumerate(gaps) if gap > JOIN_SECONDS + ROUNDING_SECONDS}
     wanted = _poisson(timing.pause_rate * (speech.seconds - sum(gaps[n] for n in chosen)), rng)
     free = [n for n in range(len(gaps)) if n not in chosen]
     while len(chosen) < wanted and free:
