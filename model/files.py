@@ -7,6 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model.errors import UserError
+
+
+def inside(folder: Path, name: str, what: str = "path") -> Path:
+    """Returns the path `name` below `folder`. Only names are looked at; a link that lies in `folder` may be followed.
+
+    `what` says in the message whose name it is. An absolute name is accepted if it lies in `folder`.
+    Raises: UserError if it leads out of `folder` (code "unsafe").
+    """
+    path, root = Path(name), folder.absolute()
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise UserError(f"{what} {name!r} leads out of {folder}: only files inside of it are used", code="unsafe")
+    return folder / path
+
 
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:

@@ -6,7 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from model.files import whole_file, whole_folder, write_bytes
+from model.files import inside, whole_file, whole_folder, write_bytes
+from tests.refusals import refused
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "/etc/passwd", "a/../../x", "a\\b", "a\0b"])
+def test_no_name_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    with refused("unsafe", repr(name), tmp_path):
+        inside(tmp_path, name)
+
+
+def test_names_within_a_folder_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inside(tmp_path, "a/b..c/d.wav") == tmp_path / "a" / "b..c" / "d.wav"
+    assert inside(tmp_path, str(tmp_path / "a")) == tmp_path / "a"
+    monkeypatch.chdir(tmp_path)
+    assert inside(Path("out"), str(tmp_path / "out" / "a")) == Path("out/a")
+    with refused("unsafe", "/etc/passwd"):
+        inside(Path("out"), "/etc/passwd")
 
 
 def names(folder: Path) -> list[str]:
