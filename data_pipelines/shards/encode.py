@@ -21,15 +21,16 @@ from tqdm import tqdm
 
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import digest, write_json
+from data_pipelines.files import digest, sha256_file, write_json
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.shards.codec import Codec, SharedCodec, one_thread
 from data_pipelines.shards.manifest import CodecFacts, Manifest, make_manifest, read_manifest, summary
-from data_pipelines.shards.members import CODES, clip_name, voice_name
-from data_pipelines.shards.pack import Codes, DialogueSummary, pack_all
+from data_pipelines.shards.members import AUDIO, CODES, clip_name, voice_name
+from data_pipelines.shards.pack import Codes, DialogueSummary, pack_all, tar_hashes
+from data_pipelines.shards.rows import NAME as INDEX
 from data_pipelines.shards.scan import build_index
-from data_pipelines.sound.audio import VOICE_SECONDS, loudness_normalise, read_audio, require_stereo_24k
+from data_pipelines.sound.audio import VOICE_SECONDS, check_flac, loudness_normalise, read_audio, require_stereo_24k
 from data_pipelines.sound.levels import clipped_runs
 from model.config import SAMPLE_RATE
 from model.devices import check_device
@@ -120,11 +121,13 @@ def build_shards(
             code="no-data",
         )
     shards = pack_all(dialogues, out, out / WORK, shard_mb * 1_000_000)
-    for split in {dialogue.split for dialogue in dialogues}:
-        if problems := build_index(out / split):
+    index = {}
+    for split in sorted({dialogue.split for dialogue in dialogues}):
+        if problems := build_index(out / split, tar_hashes(shards, split)):
             raise UserError(
                 f"a file of {out / split} changed during the run ({problems[0]}): start again", code="bad-shards"
             )
+        index[split] = sha256_file(out / split / INDEX)
     silence, sine = (tuple(int(code) for code in codes) for codes in codec.constants())
     facts = CodecFacts(
         fingerprint=fingerprint,
@@ -133,7 +136,7 @@ def build_shards(
         silence_codes=silence,
         sine_codes=sine,
     )
-    manifest = make_manifest(dialogues, facts, shards, inputs)
+    manifest = make_manifest(dialogues, facts, shards, inputs, index)
     write_json(out / "manifest.json", asdict(manifest))
     shutil.rmtree(out / WORK)
     print(summary(out, manifest, len(rejected)))
@@ -209,7 +212,12 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
 
 
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:
-    """All code members of one dialogue, by member name. Raises UserError as dialogue_audio and voice_prompt do."""
+    """All code members of one dialogue, by member name.
+
+    Raises: UserError if a file is no FLAC, and as dialogue_audio and voice_prompt.
+    """
+    for name in (AUDIO, *map(clip_name, dialogue.agent_sides)):
+        check_flac(folder / name)
     wav_CS = dialogue_audio(folder, dialogue)
     clips = {side: folder / clip_name(side) for side in dialogue.agent_sides}
     voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}
