@@ -35,7 +35,7 @@ from data_pipelines.sound.levels import clipped_runs
 from model.config import SAMPLE_RATE
 from model.devices import check_device
 from model.errors import UserError
-from model.files import write_bytes
+from model.files import LOCK, lock, write_bytes
 from model.weights.sources import codec_path
 
 WORK = ".work"
@@ -89,7 +89,8 @@ def build_shards(
     Each worker gets a pickled copy of `codec`. Encoding is spread over workers; packing is bound by the disk and
     done by this process. A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
     Units: `shard_mb` is the largest size of a tar in MB.
-    Raises: UserError if `out` holds anything but an unfinished run, if an id occurs twice, or if nothing is usable.
+    Raises: UserError if `out` holds anything but an unfinished run, if another process is writing it ("in-use"), if an
+    id occurs twice, or if nothing is usable.
     """
     if shard_mb < 1:
         raise UserError(f"--shard-mb {shard_mb}: give 1 or more", code="bad-value")
@@ -104,12 +105,21 @@ def build_shards(
         return _complete(out, inputs)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: use another --out", code="exists")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
+    with lock(out):
+        if (out / "manifest.json").is_file():  # another process has finished it meanwhile
+            return _complete(out, inputs)
+        return _build(found, codec, fingerprint, inputs, out, shard_mb, executor)
+
+
+def _build(
+    found: list[Path], codec: Codec, fingerprint: str, inputs: str, out: Path, shard_mb: int, executor: Executor
+) -> Manifest:
+    """Makes what is missing in `out`. Raises UserError as build_shards."""
+    if any(path.name != LOCK for path in out.iterdir()) and not (out / WORK).is_dir():
         raise UserError(
             f"{out} exists and is not an unfinished `ppx-data shard`: use another --out", code="other-settings"
         )
-    (out / WORK).mkdir(parents=True, exist_ok=True)
-
+    (out / WORK).mkdir(exist_ok=True)
     done = _encode_all(found, codec, fingerprint, out / WORK, executor)
     dialogues = [one.summary for one in done if one.summary]
     rejected = [{"id": one.id, "reason": one.reason} for one in done if not one.summary]
