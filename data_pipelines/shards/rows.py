@@ -1,8 +1,8 @@
 """SPLIT/index.safetensors: one row for each sample of a split, in columns that are mapped, not read.
 
-A sample is (dialogue, agent side): a call between equals gives two. A file of 10 million rows opens at once, and the
-processes of a machine share its memory. A file that could make a reader look outside of its tars, or that names what
-cannot name a file, is refused where it is opened; everything behind may rely on that.
+A sample is (dialogue, agent side): a call between equals gives two. The processes of a machine share the memory of a
+file. One that could make a reader look outside of its tars, or that names what cannot name a file, is refused where it is
+opened; everything behind may rely on that.
 """
 
 import json

@@ -37,7 +37,7 @@ def forge(shards: Path, change: Callable[[Index], object]) -> None:
     index.columns = {name: column.copy() for name, column in index.columns.items()}
     change(index)
     index.save(shards / "train" / NAME)
-    edit(shards, lambda manifest: manifest["index"].update(train=sha256_file(shards / "train" / NAME)))
+    edit(shards, lambda manifest: manifest.get("index", {}).update(train=sha256_file(shards / "train" / NAME)))
 
 
 def edit(shards: Path, change: Callable[[dict[str, Any]], object]) -> None:
