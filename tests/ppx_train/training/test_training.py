@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from model.errors import Code, UserError
+from model.files import LOCK, lock
 from ppx_train import __version__
 from ppx_train.config import load
 from ppx_train.training import origin
 from ppx_train.training.checkpoint import FILE, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
+from ppx_train.training.ranks import is_launcher
 from ppx_train.training.run import train
 from tests.data_pipelines.range_server import serve
 from tests.paths import ROOT
@@ -145,6 +147,45 @@ def test_shards_by_url_give_the_same_weights(prepared: Path, whole_run: Path, tm
 def test_an_existing_run_is_not_overwritten(prepared: Path, whole_run: Path) -> None:
     with pytest.raises(UserError, match="exists: resume=true goes on with it"):
         train(load(run_arguments(prepared, whole_run)))
+
+
+def test_a_run_dir_in_which_another_process_trains_is_refused(prepared: Path, tmp_path: Path) -> None:
+    for resume in ("true", "false"):
+        arguments = run_arguments(prepared, tmp_path / "run", f"resume={resume}")
+        with lock(tmp_path / "run"), refused("in-use", tmp_path / "run", f"process {os.getpid()} on"):
+            train(load(arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_lock_of_a_killed_run_is_no_obstacle_and_every_lock_is_gone_in_the_end(
+    prepared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).write_text("process 1 on another-machine")
+    arguments = run_arguments(prepared, tmp_path / "run", "steps=1", "optim.warmup_steps=0", "data.heldout_samples=0")
+    assert train(load(arguments)) == 0
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),  # a process that Lightning started
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun numbers nodes by itself
+        ({"RANK": "4", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_of_all_is_the_first(
+    variables: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_launcher() is expected
 
 
 def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path) -> None:
