@@ -22,6 +22,25 @@ UNGENERATED_ID = -2
 DELAYS = (0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1)
 """Frames by which PersonaPlex delays each of its 17 streams: all but the text and the semantic codebooks by one."""
 
+RANGES = {
+    "dim": (1, 2**16),
+    "num_heads": (0, 2**10),
+    "num_layers": (1, 2**10),
+    "hidden_scale": (0, 2**7),
+    "context": (1, 2**17),
+    "max_period": (1, 10**9),
+    "text_card": (1, 2**20),
+    "existing_text_padding_id": (0, 2**20),
+    "card": (1, 2**16),
+    "depformer_dim": (1, 2**16),
+    "depformer_dim_feedforward": (0, 2**20),
+    "depformer_num_heads": (0, 2**10),
+    "depformer_num_layers": (1, 2**10),
+}
+"""Sizes that are believed. They lie far above those of any model, and keep a damaged file from filling the memory."""
+MAX_DELAY = 1000
+"""Frames by which a stream may be delayed."""
+
 
 def frames_of(seconds: float) -> int:
     """Number of frames that hold audio of this length; the last one may be filled in part only.
@@ -78,6 +97,12 @@ class LMConfig:
 
     def __post_init__(self) -> None:
         self.delays = list(self.delays)
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is in no range.
+                raise UserError(f"{name}={value}: must be from {low} to {high}", code="bad-value")
+        if not all(0 <= delay <= MAX_DELAY for delay in self.delays):
+            raise UserError(f"delays={self.delays}: must be from 0 to {MAX_DELAY}", code="bad-value")
         for width, heads in ((self.dim, self.num_heads), (self.depformer_dim, self.depformer_num_heads)):
             if heads <= 0 or width % heads or (width // heads) % 2:
                 raise UserError(
@@ -93,9 +118,12 @@ class LMConfig:
             raise UserError(
                 f"{len(self.delays)} delays for {self.num_streams} streams: give one each", code="bad-combination"
             )
-        for name in ("context", "num_layers", "text_card", "card", "depformer_num_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be positive", code="bad-value")
+        if self.feedforward_hidden < 1 or self.depformer_hidden < 1:
+            raise UserError(
+                f"hidden_scale={self.hidden_scale} and depformer_dim_feedforward={self.depformer_dim_feedforward}: "
+                "a feed-forward of no width, make them larger",
+                code="bad-combination",
+            )
 
     @property
     def num_streams(self) -> int:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.config import ZERO_ID, LMConfig
 from model.depth import DepthTransformer
@@ -26,7 +27,7 @@ HEAD_GAIN = 0.1
 
 
 class Logits(NamedTuple):
-    """Undelayed logits: position t predicts frame t. Where a mask is false, the logits are 0 and mean nothing."""
+    """Undelayed logits: position t predicts frame t. Where a mask is false, the logits mean nothing."""
 
     audio_BQTV: Tensor
     audio_mask_BQT: Tensor
@@ -144,19 +145,19 @@ class DuplexLM(nn.Module):
         """All logits, for parity and evaluation: memory grows with B x T x V, so that training uses `forward`."""
         num_steps = self.config.dep_q
         batch, _, num_frames = codes_BKT.shape
-        inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
+        inputs_BKT, _ = self.delayed_inputs(codes_BKT)
         hidden_BTD = self.hidden(inputs_BKT)
         tokens_QN = _packed(self._delayed_frames(codes_BKT)[:, :num_steps])
         delayed_QNV = self.depth.heads(self.depth(hidden_BTD.flatten(0, 1), tokens_QN))
         delayed_BQTV = delayed_QNV.unflatten(1, (batch, num_frames)).transpose(0, 1)
+        delays, text_BTV = self.config.delays, self.text_head(hidden_BTD)
+        mask_BKT = codes_BKT != ZERO_ID
+        for stream, delay in enumerate(delays):
+            mask_BKT[:, stream, max(0, num_frames - delay) :] = False
         audio_BQTV = torch.zeros_like(delayed_BQTV)
-        mask_BKT = torch.zeros_like(targets_BKT, dtype=torch.bool)
-        for stream, delay in enumerate(self.config.delays):
-            last = max(0, num_frames - delay)
-            mask_BKT[:, stream, :last] = codes_BKT[:, stream, :last] != ZERO_ID
-            if 1 <= stream <= num_steps:
-                audio_BQTV[:, stream - 1, :last] = delayed_BQTV[:, stream - 1, delay:]
-        return Logits(audio_BQTV, mask_BKT[:, 1 : 1 + num_steps], self.text_head(hidden_BTD), mask_BKT[:, 0])
+        for k, delay in enumerate(delays[1 : 1 + num_steps]):
+            audio_BQTV[:, k] = _undelayed(delayed_BQTV[:, k], delay)
+        return Logits(audio_BQTV, mask_BKT[:, 1 : 1 + num_steps], _undelayed(text_BTV, delays[0]), mask_BKT[:, 0])
 
     def forward(self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None) -> StreamSums:
         """Summed losses of a batch of undelayed codes.
@@ -221,6 +222,11 @@ class DuplexLM(nn.Module):
             delayed_BKT[:, stream, :gap] = fill[stream] if isinstance(fill, Tensor) else fill
             delayed_BKT[:, stream, gap:] = values_BKT[:, stream, : values_BKT.shape[2] - gap]
         return delayed_BKT
+
+
+def _undelayed(delayed_BTV: Tensor, delay: int) -> Tensor:
+    """The logits of a stream by the frames that they predict, with zeros in the frames that lie behind the end."""
+    return F.pad(delayed_BTV[:, delay:], (0, 0, 0, min(delay, delayed_BTV.shape[1])))
 
 
 def _packed(values_BKT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:

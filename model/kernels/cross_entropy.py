@@ -26,8 +26,8 @@ def head_loss(terms: Sequence[tuple[Tensor, Tensor]], targets_QN: Tensor, weight
     """Weighted cross-entropy of Q heads, and their hits, both summed over the rows.
 
     The logits are the sum of input @ weight^T over the pairs of `terms`. Rows of weight 0 add nothing, whatever their
-    target (even ZERO_ID). A hit is a row of weight > 0 whose target is the argmax. The logits have the type of the
-    inputs (autocast's type inside autocast), and all else is fp32.
+    target (even ZERO_ID, or an id beyond the vocabulary). A hit is a row of weight > 0 whose target is the argmax. The
+    logits have the type of the inputs (autocast's type inside autocast), and all else is fp32.
     Shapes: terms: pairs (input [Q, N, I], weight [Q, V, I]); the results are fp32 [Q].
     """
     tensors = [tensor for x, weight in terms for tensor in autocast_to_one_type(x, weight)]
@@ -53,7 +53,8 @@ class _HeadLoss(torch.autograd.Function):
                 logits_MV = product(inputs[0][k, rows], weights[0][k])
                 for x, weight in zip(inputs[1:], weights[1:], strict=True):
                     logits_MV += product(x[k, rows], weight[k])
-                target_M, weight_M = targets_QN[k, rows].clamp(min=0), weights_QN[k, rows]
+                weight_M = weights_QN[k, rows]
+                target_M = torch.where(weight_M > 0, targets_QN[k, rows], 0)
                 for part in _slices(len(logits_MV), CACHED_LOGITS, weights[0]):
                     loss, hits = _rows_loss(logits_MV[part], target_M[part], weight_M[part])
                     loss_Q[k] += loss

@@ -6,7 +6,7 @@ full       everything inside a block but its input: least memory, a third more w
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,10 +46,14 @@ class Block(nn.Module):
 def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[None]:
     """Inside the `with` block autograd saves x instead of y = function(x), and computes y again when it is needed.
 
-    Any view of all of y is recognised, in whatever shape it is saved.
+    Any view of all of y is recognised, in whatever shape it is saved. The state of autocast is that of the forward pass
+    both times, so that y has its type again wherever the backward pass runs.
     """
     # Autograd holds on to both functions below, so that they must not hold y.
     storage, size, x = y.untyped_storage().data_ptr(), y.numel(), x.detach()
+    device, autocasts = x.device.type, torch.amp.is_autocast_available(x.device.type)
+    dtype = torch.get_autocast_dtype(device) if autocasts else None
+    is_enabled = autocasts and torch.is_autocast_enabled(device)
 
     def pack(saved: Tensor) -> Any:
         if saved.numel() != size or saved.untyped_storage().data_ptr() != storage:
@@ -59,7 +63,8 @@ def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterat
     def unpack(packed: Any) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        with torch.no_grad():
+        same: AbstractContextManager[Any] = torch.autocast(device, dtype, is_enabled) if autocasts else nullcontext()
+        with torch.no_grad(), same:
             return function(x).as_strided(*packed)
 
     with saved_tensors_hooks(pack, unpack):

@@ -96,7 +96,8 @@ class DuplexStream:
         start_ids = [config.text_start_id] + [config.audio_start_id] * config.n_q
         self.start_K = torch.tensor(start_ids, device=self.device)
         # A prompt's last frame needs the depth steps up to the last codebook without delay: the rest is in the prompt.
-        self.prefill_steps = max(k for k in range(config.num_codebooks) if config.delays[1 + k] == 0) + 1
+        undelayed = [k for k in range(config.num_codebooks) if config.delays[1 + k] == 0]
+        self.prefill_steps = max(undelayed, default=-1) + 1
         self.text_k = min(sampling.text_top_k or config.text_card, config.text_card)
         self.audio_k = min(sampling.audio_top_k or config.card, config.card)
 

@@ -156,26 +156,37 @@ def check_names(found: Mapping[str, Weight], expected: Mapping[str, torch.Size],
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str) -> LMConfig:
-    """An LMConfig from the keys of a public config.json, all of which must be there.
+    """An LMConfig from the keys of a public config.json. A key that is null or absent has the architecture's default.
 
-    Raises: UserError that names `where` and the keys that are missing, unknown, or describe another architecture.
+    Raises: UserError that names `where` and the keys that are unknown, or describe another architecture.
+    Source: Kyutai's constructor, by which a depth feed-forward without a width is as wide as the temporal one for its
+    `hidden_scale`.
     """
+    raw = {key: value for key, value in raw.items() if value is not None}
     own = {field.name for field in fields(LMConfig)}
-    missing = sorted(own - raw.keys())
     unknown = sorted(raw.keys() - own - FILE_KEYS - FIXED_FACTS.keys() - UNUSED_FACTS.keys())
-    if missing or unknown:
-        listed = [f"{kind} {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names]
+    if unknown:
         raise UserError(
-            f"{where}: not the configuration of a Moshi language model ({'; '.join(listed)})", code="bad-record"
+            f"{where}: not the configuration of a Moshi language model (unknown {', '.join(unknown)})",
+            code="bad-record",
         )
     for key, value in FIXED_FACTS.items():
         if key in raw and raw[key] != value:
             raise UserError(f"{where}: {key}={raw[key]!r}, but only {value!r} is supported", code="bad-weights")
     for key, example in LMConfig().to_dict().items():
         kinds = (int, float) if isinstance(example, float) else type(example)
-        if not isinstance(raw[key], kinds) or isinstance(raw[key], bool):
+        is_good = isinstance(raw.get(key, example), kinds) and not isinstance(raw.get(key), bool)
+        if isinstance(example, list) and is_good:
+            is_good = all(type(item) is int for item in raw.get(key, example))
+        if not is_good:
             raise UserError(f"{where}: {key}={raw[key]!r} must be of the kind of {example!r}", code="bad-record")
-    return LMConfig(**{key: raw[key] for key in own})
+    try:
+        config = LMConfig(**{key: raw[key] for key in own & raw.keys()})
+        if "depformer_dim_feedforward" not in raw:
+            config = replace(config, depformer_dim_feedforward=int(config.hidden_scale * config.depformer_dim))
+        return config
+    except UserError as why:
+        raise UserError(f"{where}: {why}", code=why.code) from why
 
 
 def config_to_dict(config: LMConfig) -> dict[str, Any]:

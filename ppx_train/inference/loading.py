@@ -107,6 +107,11 @@ def load_release(
     check_parts(lm.config, codec, tokenizer, str(folder))
     prompt = sidecar.prompt if sidecar else None
     silence_codes, sine_codes = (prompt.silence_codes, prompt.sine_codes) if prompt else codec.constants()
+    if (largest := max(silence_codes + sine_codes)) >= lm.config.card:
+        raise UserError(
+            f"{folder / SIDECAR}: code {largest} of the prompt, but a codebook has {lm.config.card} entries, export it again",
+            code="bad-record",
+        )
     return Release(
         name=folder.name,
         lm=lm.eval().requires_grad_(False),

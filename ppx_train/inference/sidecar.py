@@ -2,7 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from data_pipelines.records.typed import record
 from model.config import LMConfig
@@ -14,21 +16,30 @@ FORMAT: Literal[2] = 2
 """Of the files that are written. Format 1, which has neither licence nor ingredients, is read as well."""
 
 
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""A file in the folder itself."""
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A repository, path or revision, in one line."""
+FrameCodes = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**16)], ...], Field(min_length=8, max_length=8)]
+"""The codes of one frame."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
     """How a conversation is prompted: `order` of the parts, and what they consist of.
 
     silence_codes, sine_codes: the codes [8] of a frame of silence and of the tone in the user's stream.
     discarded_frames: how many frames of a voice clip the model never reads, from the first on.
+    What the runtime does in one way alone has one value.
     """
 
-    order: tuple[str, ...]
-    system_tag: str
-    pause_frames: int
-    voice_lufs: float
-    silence_codes: tuple[int, ...]
-    sine_codes: tuple[int, ...]
-    discarded_frames: int
+    order: tuple[Literal["voice"], Literal["pause"], Literal["text"], Literal["pause"]]
+    system_tag: Literal["<system>"]
+    pause_frames: Annotated[int, Field(ge=0, le=1000)]
+    voice_lufs: Annotated[float, Field(ge=-70, le=0)]
+    silence_codes: FrameCodes
+    sine_codes: FrameCodes
+    discarded_frames: Literal[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,7 @@ class Origin:
     """The training run that was exported, and the engine that did it. request: digest of what was asked for."""
 
     recipe: str
-    step: int
+    step: Annotated[int, Field(ge=0)]
     engine: str
     commit: str | None = None
     request: str
@@ -46,16 +57,16 @@ class Origin:
 class AdapterBase:
     """The model that an adapter is added to. commit: of a hub repository; None for a local path."""
 
-    name: str
-    commit: str | None
+    name: Name
+    commit: Name | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterShape:
     """Rank of an adapter, and the factor on what it adds."""
 
-    rank: int
-    scaling: float
+    rank: Annotated[int, Field(ge=1, le=2**16)]
+    scaling: Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +94,7 @@ class Ingredient:
     name: str | None = None
     revision: str | None = None
     licence: str | None = None
-    hours: float | None = None
+    hours: Annotated[float, Field(ge=0, le=1e9)] | None = None
     ingredients: "tuple[Ingredient, ...]" = ()
 
 
@@ -99,12 +110,12 @@ class Sidecar:
 
     format: Literal[1, 2]
     engine: str
-    layout: str
+    layout: Literal["kyutai", "nvidia", "lora"]
     lm: dict[str, Any]
-    mimi_name: str
-    tokenizer_name: str
-    inference_dep_q: int
-    generated_audio_codebooks: int
+    mimi_name: FileName
+    tokenizer_name: FileName
+    inference_dep_q: Literal[8]
+    generated_audio_codebooks: Literal[8]
     prompt: PromptFormat
     origin: Origin
     base: AdapterBase | None = None

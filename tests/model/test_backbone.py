@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import LMConfig
+from model.config import DELAYS, LMConfig
 from model.duplex import DuplexLM, StreamSums
 from model.kernels import cross_entropy
 from model.kernels.attention import windowed_attention
+from model.kernels.recompute import MODES
 from tests.model.golden import language_model, lm_config, tensors
 from tests.model.tiny import TINY, assert_same_gradients, gradients, random_codes, random_weights, tiny
 
@@ -68,8 +69,9 @@ def test_loss_sums_equal_the_reference_losses() -> None:
 
 @pytest.mark.parametrize("num_frames", [1, 2, 11, 45])
 @pytest.mark.parametrize("dep_q", [8, 16])
-def test_sums_and_gradients_equal_a_plain_undelayed_loss(num_frames: int, dep_q: int) -> None:
-    model = tiny(dep_q=dep_q)
+@pytest.mark.parametrize("delays", [DELAYS, (2, *DELAYS[1:]), (1, 0, 3) + (2,) * 14], ids=["own", "text", "many"])
+def test_sums_and_gradients_equal_a_plain_undelayed_loss(num_frames: int, dep_q: int, delays: tuple[int, ...]) -> None:
+    model = tiny(dep_q=dep_q, delays=delays)
     codes_BKT = random_codes(model.config, 2, num_frames)
     weights_BKT = random_weights(codes_BKT)
     factor_K = torch.linspace(0.5, 2, 17)  # streams may be scaled differently afterwards
@@ -137,6 +139,18 @@ def test_positions_without_loss_may_hold_any_weightless_target() -> None:
     assert sums.loss_K.isfinite().all()
 
 
+def test_a_target_beyond_the_vocabulary_without_weight_changes_nothing() -> None:
+    model = tiny()
+    codes_BKT = random_codes(model.config, 1, 12)
+    weights_BKT = torch.ones(codes_BKT.shape)
+    weights_BKT[:, 16, -2] = 0
+    codes_BKT[:, :, -2:] = 5  # The last codebook of the last frame but one is no input of anything.
+    expected = model(codes_BKT, weights_BKT)
+    codes_BKT[:, 16, -2] = model.config.audio_start_id
+    for ours, theirs in zip(model(codes_BKT, weights_BKT), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_gradients_flow_only_where_grad_is_enabled() -> None:
     model = tiny()
     codes_BKT = random_codes(model.config, 1, 12)
@@ -147,8 +161,10 @@ def test_gradients_flow_only_where_grad_is_enabled() -> None:
     assert torch.equal(silent.loss_K, model(codes_BKT, weights_BKT).loss_K)
 
 
-def test_autocast_and_pure_bf16_are_close_to_fp32() -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_autocast_and_pure_bf16_are_close_to_fp32(mode: str) -> None:
     model = tiny()
+    model.set_activation_checkpointing(mode)
     codes_BKT = random_codes(model.config, 2, 40)
     weights_BKT = random_weights(codes_BKT)
     expected = model(codes_BKT, weights_BKT)

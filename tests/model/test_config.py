@@ -52,6 +52,11 @@ def test_only_the_codebooks_behind_the_semantic_ones_are_delayed() -> None:
         ({"delays": [0] * 16}, "bad-combination", ["16 delays", "17 streams"]),
         ({"context": 0}, "bad-value", ["context=0"]),
         ({"card": -1}, "bad-value", ["card=-1"]),
+        ({"num_layers": 10**9}, "bad-value", ["num_layers=1000000000"]),
+        ({"context": 10**9}, "bad-value", ["context=1000000000"]),
+        ({"hidden_scale": float("nan")}, "bad-value", ["hidden_scale=nan"]),
+        ({"hidden_scale": 0.01}, "bad-combination", ["hidden_scale=0.01"]),
+        ({"delays": [-1] * 17}, "bad-value", ["delays=[-1"]),
     ],
 )
 def test_sizes_that_contradict_each_other_are_refused(changes: dict[str, Any], code: Code, names: list[str]) -> None:

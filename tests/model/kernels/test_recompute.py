@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.kernels.matmul import compute_dtype
 from model.kernels.recompute import MODES, Block, forget, set_mode
 from tests.refusals import refused
 
@@ -75,6 +76,23 @@ def test_any_view_of_all_of_an_output_is_forgotten_and_comes_back_in_its_shape(
     total.backward()
     assert square.calls == 2
     torch.testing.assert_close(factor.grad, view(x.detach().square()))
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_an_output_comes_back_in_its_type_whether_the_backward_pass_is_in_autocast_or_not(
+    x: Tensor, forward: bool
+) -> None:
+    def rounded(x: Tensor) -> Tensor:
+        return x.to(compute_dtype(x)) + 1
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+        y = rounded(x)
+        factor = torch.randn(3, 4, dtype=y.dtype, requires_grad=True)
+        with forget(y, rounded, x):
+            total = (y * factor).float().sum()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not forward):
+        total.backward()
+    assert torch.equal(factor.grad, x.detach().to(torch.bfloat16 if forward else torch.float32) + 1)  # type: ignore[arg-type]
 
 
 def test_other_tensors_and_parts_of_an_output_are_saved_as_they_are(x: Tensor) -> None:

@@ -12,6 +12,7 @@ from model.prompt import hybrid_prompt, training_sequence
 from model.streaming.sample import Sampling, choose_top_k, draw_uniform, row_generators
 from model.streaming.stream import DuplexStream
 from tests.model.golden import language_model, tensors
+from tests.model.tiny import tiny
 from tests.refusals import refused
 
 GREEDY = Sampling(greedy=True)
@@ -90,6 +91,17 @@ def test_streamed_tokens_are_the_argmax_of_the_full_forward_on_the_training_sequ
     scored[-1] = False  # the delayed codebooks of the last frame are past the end
     assert torch.equal(logits.text_BTV[0].argmax(-1)[scored], agent[0, 0, :-1])
     assert torch.equal(logits.audio_BQTV[0, :8].argmax(-1)[:, scored], agent[0, 1:, :-1])
+
+
+@pytest.mark.parametrize("text_delay", [0, 1])
+def test_a_model_that_delays_all_codebooks_streams_what_its_full_forward_predicts(text_delay: int) -> None:
+    model = tiny(context=64, delays=[text_delay] + [1] * 16)
+    prompts, user = random_prompts(model.config, 2, 12, seed=0), random_codes(model.config, 2, 8, 20, seed=1)
+    agent = run(DuplexStream(model, GREEDY), prompts, user)
+    with torch.no_grad():  # Frame 0 of a prompt stands for the start ids, with which a sequence begins anyway.
+        logits = model.logits(torch.cat([prompts[:, :, 1:], torch.cat([agent, user], dim=1)], dim=2))
+    assert torch.equal(logits.text_BTV.argmax(-1)[:, 11:-1], agent[:, 0, :-1])
+    assert torch.equal(logits.audio_BQTV[:, :8].argmax(-1)[:, :, 11:-1], agent[:, 1:, :-1])
 
 
 @pytest.mark.parametrize("cuts", [[1] * 24, [7, 1, 16], [20, 4]])

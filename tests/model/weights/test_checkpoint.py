@@ -248,15 +248,28 @@ def test_a_configuration_that_only_names_the_model_means_the_public_shapes(tmp_p
         ({"depformer_weights_per_step": False}, "bad-weights", "depformer_weights_per_step=False"),
         ({"conditioners": {}}, "bad-record", "unknown conditioners"),
         ({"dep_q": 9}, "bad-value", "dep_q=9"),
-        ({"dim": None}, "bad-record", "missing dim"),
         ({"dim": "wide"}, "bad-record", "dim='wide'"),
+        ({"delays": [0] * 16 + ["1"]}, "bad-record", "delays="),
+        ({"hidden_scale": float("inf")}, "bad-value", "hidden_scale=inf"),
+        ({"dim": 10**7, "num_heads": 1}, "bad-value", "dim=10000000"),
     ],
 )
 def test_configurations_of_other_models_are_refused(change: dict[str, Any], code: Code, named: str) -> None:
-    raw = metadata("lm_small")["config"] | change
-    raw = {key: value for key, value in raw.items() if not (key == "dim" and value is None)}
-    with refused(code, named):
-        config_from_dict(raw, "config.json")
+    with refused(code, named, "config.json: "):
+        config_from_dict(metadata("lm_small")["config"] | change, "config.json")
+
+
+def test_a_key_that_is_null_or_absent_has_the_default_of_the_architecture() -> None:
+    public = config_to_dict(LMConfig(dep_q=8))
+    # What Kyutai's constructor computes is int(4.125 * 1024), the width of the public models' depth blocks.
+    assert config_from_dict(public | {"hidden_scale": 4.125, "depformer_dim_feedforward": None}, "here") == LMConfig(
+        dep_q=8, depformer_dim_feedforward=4224
+    )
+    small = {"hidden_scale": 3, "depformer_dim": 10, "depformer_num_heads": 1, "depformer_dim_feedforward": None}
+    assert config_from_dict(small, "here").depformer_dim_feedforward == 30
+    for key in public:
+        assert config_from_dict(public | {key: None, "conditioners": None}, "here") in (LMConfig(dep_q=8), LMConfig())
+        assert config_from_dict({k: v for k, v in public.items() if k != key}, "here").dim == 4096
 
 
 @pytest.mark.parametrize(("content", "code"), [("{", "unreadable"), ("[1]", "bad-record"), ("\udcff", "unreadable")])
