@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from model.files import whole_file, write_bytes
+from model.files import LOCK, whole_file, write_bytes
 
 RUN_ONLY = ("skipped", "wall_seconds")
 """Keys of a report that describe one run instead of what the folder holds."""
@@ -136,7 +136,7 @@ def claim_folder(out: Path, record: str, settings: Mapping[str, Any], verb: str)
             ) from why
         refuse_other_settings(out, before, settings)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise UserError(
             f"{out} exists and was not made by `ppx-data {verb}`: give another --out", code="other-settings"
         )

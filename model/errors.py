@@ -10,6 +10,7 @@ Code = Literal[
     "old-form",
     "not-found",
     "exists",
+    "in-use",
     "other-settings",
     "cannot-write",
     "unreadable",
@@ -42,6 +43,7 @@ unknown-name     no recipe, group, setting, verb, voice, ... of that name
 old-form         a command or option of an earlier version
 not-found        a file, folder or repository is not there
 exists           something is in the way that would be overwritten
+in-use           another process works in the same folder
 other-settings   a folder was made with other settings, or by something else
 cannot-write     a file or folder cannot be written
 unreadable       a file is damaged, of another format, or of another encoding

@@ -168,7 +168,7 @@ def _shard(rates: Rates, folder: Path, out: Path) -> None:
     from data_pipelines.shards.codec import SharedCodec
     from data_pipelines.shards.encode import encode_folder
     from data_pipelines.shards.members import clip_name
-    from data_pipelines.shards.pack import pack_all
+    from data_pipelines.shards.pack import pack_all, tar_hashes
     from data_pipelines.shards.rows import Index
     from data_pipelines.shards.scan import build_index
     from model.weights.sources import codec_path
@@ -186,7 +186,7 @@ def _shard(rates: Rates, folder: Path, out: Path) -> None:
     start = time.perf_counter()
     shards = pack_all(dialogues, out, work, 512_000_000)
     for split in splits:
-        build_index(out / split)
+        build_index(out / split, tar_hashes(shards, split))
     elapsed = time.perf_counter() - start
     megabytes = sum(shard.bytes for shard in shards.values()) / 1e6
     rates.measured("pack", megabytes / elapsed, f"{megabytes:.0f} MB, by the clock, index included")

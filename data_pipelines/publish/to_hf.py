@@ -11,7 +11,7 @@ samples.
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,13 @@ from data_pipelines.files import claim_folder, sha256_file
 from data_pipelines.publish.cards import card
 from data_pipelines.publish.licences import check_public
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
-from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.index import BadSample, ShardReader, open_once
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.pack import cut_into_shards
 from data_pipelines.shards.rows import PARTS
 from model.errors import UserError
 from model.extras import require
-from model.files import write_bytes
+from model.files import inside, write_bytes
 from model.weights.hub_push import Target, check_push, push
 
 README = "README.md"
@@ -94,12 +94,14 @@ def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: s
     require("datasets", extra="datasets")
     shards = shards.rstrip("/")
     manifest = read_manifest(shards)
+    splits = [split for split in SPLITS if split in manifest.content]
+    readers = {split: ShardReader(f"{shards}/{split}", manifest.index.get(split)) for split in splits}
     settings = {"shards": manifest.inputs, "file_mb": file_mb, "title": title}
     claim_folder(out, ".to-hf.json", settings, "to-hf")
-    splits = [split for split in SPLITS if split in manifest.content]
-    plan = [file for split in splits for file in _plan(shards, split, file_mb * 1_000_000)]
-    todo = [file for file in plan if not (out / file.path).is_file()]
-    work = partial(_write, shards=shards, out=out)
+    plan = [file for reader in readers.values() for file in _plan(reader, file_mb * 1_000_000)]
+    todo = [file for file in plan if not inside(out, file.path).is_file()]
+    hashes = {split: reader.sha256 for split, reader in readers.items()}
+    work = partial(_write, shards=shards, hashes=hashes, licences=frozenset(manifest.licences), out=out)
     for _ in tqdm(executor.run(work, todo), total=len(todo), desc="to-hf", unit="file", disable=None):
         pass
     sizes = {file.path: (out / file.path).stat().st_size for file in plan}
@@ -108,9 +110,8 @@ def export(shards: str, out: Path, executor: Executor, *, file_mb: int, title: s
     return sum(rows.values())
 
 
-def _plan(shards: str, split: str, limit: int) -> list[ParquetFile]:
+def _plan(reader: ShardReader, limit: int) -> list[ParquetFile]:
     """The files of each source, of about `limit` bytes each at most; a call between equals is one row."""
-    reader = ShardReader(f"{shards}/{split}")
     sources: dict[str, list[int]] = {}
     seen: set[str] = set()
     for n, row in enumerate(reader.rows):
@@ -123,26 +124,27 @@ def _plan(shards: str, split: str, limit: int) -> list[ParquetFile]:
         sizes = [int(sum(places[n][2 * PARTS.index(part) + 1] for part in ("audio", "clip", "meta"))) for n in rows]
         cuts = cut_into_shards(sizes, limit)
         for n, cut in enumerate(cuts):
-            path = f"data/{source}/{split}-{n:05d}-of-{len(cuts):05d}.parquet"
-            files.append(ParquetFile(path=path, split=split, rows=tuple(rows[i] for i in cut)))
+            path = f"data/{source}/{reader.name}-{n:05d}-of-{len(cuts):05d}.parquet"
+            files.append(ParquetFile(path=path, split=reader.name, rows=tuple(rows[i] for i in cut)))
     return files
 
 
-def _write(file: ParquetFile, shards: str, out: Path) -> str:
-    """Writes one parquet file, whole or not at all; returns its path."""
+def _write(file: ParquetFile, shards: str, hashes: Mapping[str, str], licences: Collection[str], out: Path) -> str:
+    """Writes one parquet file, whole or not at all; returns its path. Only dialogues under `licences` are written."""
     schema = features().arrow_schema  # it carries what `datasets` needs to know about the columns
     import pyarrow
     from pyarrow import parquet
 
-    reader = ShardReader(f"{shards}/{file.split}")
+    reader = open_once(f"{shards}/{file.split}", hashes[file.split])
     try:
-        rows = [_row(reader, n) for n in file.rows]
+        rows = [_row(reader, n, licences) for n in file.rows]
     except BadSample as why:
         raise UserError(str(why), code=why.code) from why
     data = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), data, row_group_size=ROWS_IN_GROUP)
-    (out / file.path).parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out / file.path, data.getvalue())
+    path = inside(out, file.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data.getvalue())
     return file.path
 
 
@@ -171,8 +173,10 @@ def features() -> Any:
     )
 
 
-def _row(reader: ShardReader, n: int) -> dict[str, Any]:
+def _row(reader: ShardReader, n: int, licences: Collection[str]) -> dict[str, Any]:
     dialogue = reader.dialogue(n)
+    if dialogue.licence not in licences:
+        raise BadSample(dialogue.id, f"its licence {dialogue.licence!r} is not in the manifest")
     row = {name: getattr(dialogue, name) for name in ("id", "source", "scenario", "licence", "seconds")}
     row |= {side: _side(dialogue, side) for side in SIDES}
     row |= {f"{side}_voice": None for side in SIDES}

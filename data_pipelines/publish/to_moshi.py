@@ -24,11 +24,11 @@ from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder
 from data_pipelines.records.schema import SPLITS, Side
-from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.index import BadSample, ShardReader, open_once
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.sound.audio import Audio
 from model.errors import UserError
-from model.files import write_bytes
+from model.files import inside, write_bytes
 
 AGENT, USER = "SPEAKER_MAIN", "SPEAKER_USER"
 """How the format names the two parties."""
@@ -62,13 +62,15 @@ def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
     """
     shards = shards.rstrip("/")
     manifest = read_manifest(shards)
+    splits = [split for split in SPLITS if split in manifest.content]
+    readers = {split: ShardReader(f"{shards}/{split}", manifest.index.get(split)) for split in splits}
     claim_folder(out, "to-moshi.json", {"shards": manifest.inputs}, "to-moshi")
     for folder in ("data_stereo", "voices"):
         (out / folder).mkdir(exist_ok=True)
     counts = {}
-    for split in (split for split in SPLITS if split in manifest.content):
-        work = partial(_write, shards=f"{shards}/{split}", out=out)
-        jobs = [SampleJob(f"{row.id}-{row.side}", n) for n, row in enumerate(ShardReader(f"{shards}/{split}").rows)]
+    for split, reader in readers.items():
+        work = partial(_write, shards=f"{shards}/{split}", sha256=reader.sha256, out=out)
+        jobs = [SampleJob(f"{row.id}-{row.side}", n) for n, row in enumerate(reader.rows)]
         done = list(tqdm(executor.run(work, jobs), total=len(jobs), desc=split, unit="sample", disable=None))
         lines = [json.dumps(entry, sort_keys=True) + "\n" for entry in sorted(done, key=lambda entry: entry["path"])]
         write_bytes(out / f"{split}.jsonl", "".join(lines).encode())
@@ -76,9 +78,9 @@ def export(shards: str, out: Path, executor: Executor) -> dict[str, int]:
     return counts
 
 
-def _write(job: SampleJob, shards: str, out: Path) -> dict[str, Any]:
+def _write(job: SampleJob, shards: str, sha256: str, out: Path) -> dict[str, Any]:
     """Writes one sample, its JSON last, and returns its line of the list. A sample whose JSON is there is complete."""
-    reader, row = ShardReader(shards), job.row
+    reader, row = open_once(shards, sha256), job.row
     try:
         dialogue, (audio_CS, rate) = reader.dialogue(row), reader.audio(row)
         voice_CS, voice_rate = reader.voice_clip(row)
@@ -88,9 +90,11 @@ def _write(job: SampleJob, shards: str, out: Path) -> dict[str, Any]:
     agent, user = dialogue.side(side), dialogue.side("right" if side == "left" else "left")
     name = f"{dialogue.id}-{side}"
     line = {"path": f"data_stereo/{name}.wav", "duration": audio_CS.shape[1] / rate}
-    if not (out / f"data_stereo/{name}.json").is_file():
-        write_bytes(out / f"data_stereo/{name}.wav", _wav(audio_CS if side == "left" else audio_CS[::-1], rate))
-        write_bytes(out / f"voices/{name}.wav", _wav(voice_CS, voice_rate))
+    wav, voice, words_file = (inside(out, part) for part in (
+        f"data_stereo/{name}.wav", f"voices/{name}.wav", f"data_stereo/{name}.json"))  # fmt: skip
+    if not words_file.is_file():
+        write_bytes(wav, _wav(audio_CS if side == "left" else audio_CS[::-1], rate))
+        write_bytes(voice, _wav(voice_CS, voice_rate))
         words = [
             [word.text, [word.start, word.end], label]
             for label, own in ((AGENT, agent), (USER, user))
@@ -105,7 +109,7 @@ def _write(job: SampleJob, shards: str, out: Path) -> dict[str, Any]:
         }
         facts |= {"left": _facts(agent) | {"voice": f"voices/{name}.wav"}, "right": _facts(user)}
         record = {"alignments": words, "ppx": facts}
-        write_bytes(out / f"data_stereo/{name}.json", json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
+        write_bytes(words_file, json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
     return line
 
 

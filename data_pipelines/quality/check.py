@@ -3,7 +3,7 @@
 # Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     for split, by_source in read_manifest(args.shards).content.items():
         counts = ", ".join(f"{source} {group.samples}" for source, group in by_source.items())
         print(f"{args.shards / split}: good ({counts} samples)")
-    for note in shared_speakers(args.shards):
+    for note in (*_missing_hashes(args.shards), *shared_speakers(args.shards)):
         print(f"note: {note}")
 
 
@@ -109,7 +109,7 @@ def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -
     Raises: UserError if there is no manifest to check against.
     """
     manifest = read_manifest(shards)
-    problems = list(_check_files(shards, manifest))
+    problems, hashes = _check_files(shards, manifest)
     if codec is not None and codec.fingerprint() != manifest.codec.fingerprint:
         problems.append("the codec is not the one that made these shards: give that one with --codec")
         codec = None
@@ -118,7 +118,8 @@ def check_shards(shards: Path, codec: Codec | None = None, again: int = AGAIN) -
         if split not in manifest.content:
             continue
         try:
-            problems += _check_index(shards / split)
+            own = {name.removeprefix(f"{split}/"): found for name, found in hashes.items() if name.startswith(split)}
+            problems += _check_index(shards / split, own, manifest.index.get(split))
             reader = ShardReader(shards / split)
         except UserError as why:
             problems.append(str(why))
@@ -144,25 +145,38 @@ def shared_speakers(shards: Path) -> list[str]:
     return [f"{len(both)} agent voices are in both splits: {', '.join(both[:5])}"] if both else []
 
 
-def _check_files(shards: Path, manifest: Manifest) -> Iterator[str]:
+def _missing_hashes(shards: Path) -> list[str]:
+    """A note if an early version made the shards, since indexes that are changed later are then not noticed."""
+    manifest = read_manifest(shards)
+    bare = ", ".join(split for split in SPLITS if split in manifest.content and split not in manifest.index)
+    return [f"the manifest has no hash of {NAME} ({bare}): `ppx-data index {shards}` adds it"] if bare else []
+
+
+def _check_files(shards: Path, manifest: Manifest) -> tuple[list[str], dict[str, str]]:
+    """The problems of the tars, and the SHA-256 of those that have the size of the manifest."""
+    problems, hashes = [], {}
     for name, expected in tqdm(manifest.shards.items(), desc="hash", unit="shard", disable=None):
         path = shards / name
         if not path.is_file():
-            yield f"{name}: missing"
+            problems.append(f"{name}: missing")
         elif path.stat().st_size != expected.bytes:
-            yield f"{name}: {path.stat().st_size} bytes, the manifest says {expected.bytes}"
-        elif sha256_file(path) != expected.sha256:
-            yield f"{name}: its sha256 is not the manifest's: the content has changed"
-    for path in sorted(shards.glob("*/*.tar")):
-        if str(path.relative_to(shards)) not in manifest.shards:
-            yield f"{path.relative_to(shards)}: not in the manifest"
+            problems.append(f"{name}: {path.stat().st_size} bytes, the manifest says {expected.bytes}")
+        else:
+            hashes[name] = sha256_file(path)
+            if hashes[name] != expected.sha256:
+                problems.append(f"{name}: its sha256 is not the manifest's: the content has changed")
+    found = [str(path.relative_to(shards)) for path in sorted(shards.glob("*/*.tar"))]
+    return [*problems, *(f"{name}: not in the manifest" for name in found if name not in manifest.shards)], hashes
 
 
-def _check_index(folder: Path) -> list[str]:
-    """The differences between the stored index and one that is made now."""
-    fresh, problems = scan_split(folder)
+def _check_index(folder: Path, hashes: Mapping[str, str], stated: str | None) -> list[str]:
+    """The differences between the stored index, one that is made now, and the hash that the manifest states."""
+    fresh, problems = scan_split(folder, hashes)
     old = Index.load(folder)
+    if stated not in (None, old.sha256):
+        problems.append(f"{folder / NAME}: its sha256 is not the manifest's: the content has changed")
     same = old.shard_names == fresh.shard_names and old.source_names == fresh.source_names
+    same = same and old.shard_hashes in ([], fresh.shard_hashes)
     if not same or not all(np.array_equal(column, old.columns[name]) for name, column in fresh.columns.items()):
         problems.append(f"{folder / NAME}: not the index of these tars: make it again with `ppx-data index {folder}`")
     return problems

@@ -29,7 +29,7 @@ from data_pipelines.recordings.recording import Recording, Unready, at_24k, fiel
 from data_pipelines.recordings.times import drop_bad_times, mute_overlapping
 from data_pipelines.recordings.utterances import Sides, Spoken
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
-from data_pipelines.records.schema import SIDES, Dialogue, Side
+from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Side
 from data_pipelines.records.split import bucket
 from data_pipelines.sound.audio import RATE_HZ, Audio, read_audio, to_mono_24k
 from data_pipelines.sound.levels import clipped_runs
@@ -78,6 +78,11 @@ def import_recording(recording: Recording, settings: ImportSettings, out: Path) 
 
 
 def _import_recording(recording: Recording, settings: ImportSettings, out: Path) -> RecordingDraft:
+    if recording.split and settings.split_by in SPLITS and settings.split_by != recording.split:
+        raise UserError(
+            f"its record says that it is in the split {recording.split}: leave out --split {settings.split_by}",
+            code="bad-combination",
+        )
     raw_CS, rate = recording.audio()
     stereo(raw_CS, recording.name)
     hot = clipped_runs(raw_CS)
@@ -201,13 +206,16 @@ class Casting:
             seconds=window.end - window.start,
             left=left,
             right=right,
-            licence=self.settings.licence,
+            licence=self.recording.licence or self.settings.licence,
             provenance=dict(self.provenance),
         )
         voices = {side: self.voices.get(side) or self._drawn_voice(folder.name, side, window) for side in agents}
         cut = write_window(folder, window, self.heard, dialogue, voices)
         write_line(folder / "meta.json", cut.to_json())
-        return CutDialogue(id=cut.id, seconds=round(cut.seconds, 3), split=split, agents=cut.agent_sides)
+        stated = self.recording.licence or None
+        return CutDialogue(
+            id=cut.id, seconds=round(cut.seconds, 3), split=split, agents=cut.agent_sides, licence=stated
+        )
 
     def _drawn_voice(self, name: str, side: str, window: Window) -> VoicePrompt:
         clip = draw_clip(window.clips[side], random.Random(f"{self.settings.seed}/{name}/{side}"))
@@ -233,7 +241,12 @@ class Casting:
         return key, key if self.settings.split_by == "speaker" else recording
 
     def _split(self, able: list[str]) -> tuple[str, list[str]]:
-        """Returns the split and its agents; a dialogue with one training speaker trains with that speaker only."""
+        """Returns the split and its agents; a dialogue with one training speaker trains with that speaker only.
+
+        The split that a record states counts, since a dialogue that was held out may have been evaluated.
+        """
+        if self.recording.split:
+            return self.recording.split, able
         if self.settings.split_by in ("train", "heldout"):
             return self.settings.split_by, able
         held = {side: bucket(f"held out {self._speaker(side)[1]}") < self.settings.heldout for side in able}

@@ -24,12 +24,16 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class CutDialogue:
-    """A dialogue that was written: its length in seconds, its split, and the sides that may be the agent."""
+    """A dialogue that was written: its length in seconds, its split, and the sides that may be the agent.
+
+    `licence` is the one that its record states; None if --licence counts.
+    """
 
     id: str
     seconds: float
     split: str
     agents: tuple[str, ...]
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

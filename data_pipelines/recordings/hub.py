@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.recording import Broken, Recording, Unready, from_two, inside
+from data_pipelines.recordings.recording import Broken, Recording, Unready, from_two
 from data_pipelines.recordings.transcripts import parse_json, read_json
 from data_pipelines.recordings.utterances import Sides
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
 from model.extras import require
+from model.files import inside
 from model.weights.sources import hub_errors
 
 

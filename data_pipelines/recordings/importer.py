@@ -7,6 +7,7 @@ dialogue is written after its audio. OUT/report.json counts recordings and lists
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -132,6 +133,9 @@ def run_import(
     check_limit(args.limit)
     report = import_batches(batches[: args.limit], settings, extra, args.out, executor_of(args), verb)
     print(report.summary(args.out))
+    licences = Counter([one.licence for one in report.dialogues if one.licence])
+    for licence, count in sorted(licences.items()):
+        print(f"{count} dialogues keep the licence that their records state, {licence!r}")
     if not report.num_heldout and settings.split_by in ("speaker", "recording"):
         print("nothing is held out: with few speakers use --split recording, or hold out another source")
 

@@ -2,21 +2,24 @@
 
 A .jsonl lists {"path": "data_stereo/a.wav", "duration": 24.5}, with paths from its own folder. The files are stereo,
 with the model on the left. Beside each lies a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}.
-moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown.
+moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown. What
+`ppx-data to-moshi` writes has a licence and a split of its own, which are kept.
 """
 
 # Shapes: C channels, S samples
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.recording import Broken, Recording, inside, named_file, stereo
+from data_pipelines.recordings.recording import Broken, Recording, field_of, named_file, stereo
 from data_pipelines.recordings.transcripts import parse_json, read_json, read_text_file
 from data_pipelines.recordings.utterances import Sides
+from data_pipelines.records.schema import SPLITS
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
+from model.files import inside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class MoshiLine:
             sides=lambda: _sides(record, self.labels, beside),
             attachment=lambda name: named_file(self.root, metadata, name),
             metadata=metadata,
+            licence=_stated(metadata, "licence"),
+            split=_stated(metadata, "split", SPLITS),
         )
 
 
@@ -84,6 +89,20 @@ def find(path: Path, labels: tuple[str, str] | None) -> list[MoshiLine]:
                 where = f"{file.name}:{number}"
                 lines.append(MoshiLine(root=file.parent, text=text, where=where, labels=labels, is_again=again))
     return lines
+
+
+def _stated(metadata: dict[str, Any], name: str, allowed: Sequence[str] = ()) -> str:
+    """Returns what `ppx-data to-moshi` has kept of a dialogue; "" if another tool made the record.
+
+    Raises: UserError if it is no text, or not `allowed` (code "bad-record").
+    """
+    value = field_of(metadata, f"ppx.{name}")
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.strip() or (allowed and value not in allowed):
+        wanted = " or ".join(allowed) or "a text"
+        raise UserError(f"its ppx.{name} is {str(value)[:60]!r}: it should be {wanted}", code="bad-record")
+    return value
 
 
 def _audio(path: Path, duration: Any) -> tuple[Audio, int]:

@@ -15,6 +15,7 @@ from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SIDES
 from data_pipelines.sound.audio import RATE_HZ, Audio, to_rate
 from model.errors import UserError
+from model.files import inside
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au", ".sph")
 UNEVEN_SHARE = 0.05
@@ -39,6 +40,10 @@ class Recording:
     attachment: Callable[[str], bytes] = field(default=lambda name: _no_attachment(name))
     """Returns the bytes of another file or column of the record, such as a voice clip."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    """The terms that the record itself states; "" if it states none. They count, whatever the import says of others."""
+    split: str = ""
+    """The split that the record itself states; "" if it states none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +86,6 @@ def field_of(metadata: dict[str, Any], path: str) -> Any:
         else:
             return None
     return value
-
-
-def inside(root: Path, name: str, what: str) -> Path:
-    """Returns the path `name` below `root`. Raises UserError if it leads out of `root` (code "unsafe")."""
-    path = Path(name)
-    if path.is_absolute():
-        path = Path(*path.parts[len(root.absolute().parts) :]) if path.is_relative_to(root.absolute()) else path
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise UserError(f"{what} {name!r} leads out of {root}: only files inside of it are read", code="unsafe")
-    return root / path
 
 
 def named_file(root: Path, metadata: dict[str, Any], field: str) -> bytes:

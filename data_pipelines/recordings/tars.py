@@ -19,6 +19,8 @@ from model.errors import UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 Members = dict[str, bytes]
+MAX_BYTES = 2 << 30
+"""The largest recording: its members are held in memory. 2 GiB are 3 h of two channels at 48 kHz and 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +43,18 @@ class Tar:
         shard = self.path.relative_to(self.root).as_posix()
         seen = set()
         try:
-            for key, members in _samples(self.path):
+            for key, members, size in _samples(self.path):
                 name = f"{shard}/{key}"
                 if key.startswith("/") or ".." in PurePosixPath(key).parts:
                     yield Broken(name=name, reason="its name leads out of the tar: only plain names are read")
                 elif key in seen:
                     yield Broken(
                         name=f"{name} (again)", reason="its members do not follow each other, or it is there twice"
+                    )
+                elif size > MAX_BYTES:
+                    yield Broken(
+                        name=name,
+                        reason=f"its members hold {size / 2**30:.1f} GiB, {MAX_BYTES / 2**30:g} are read: cut it",
                     )
                 else:
                     yield self._recording(name, members)
@@ -103,13 +110,15 @@ def find(path: Path, labels: tuple[str, str] | None, audio: Mapping[str, str], t
     return [Tar(root=root, path=file, labels=labels, audio=audio, text=text) for file in tars]
 
 
-def _samples(path: Path) -> Iterator[tuple[str, Members]]:
-    """Yields one recording after the other: its key, and its members by the rest of their names.
+def _samples(path: Path) -> Iterator[tuple[str, Members, int]]:
+    """Yields one recording after the other: its key, its members by the rest of their names, and their size in bytes.
 
+    A recording of more than MAX_BYTES comes without the members that are beyond: they are not read.
     Raises: tarfile.TarError and OSError where the tar is damaged.
     """
-    key = ""
+    key: str | None = None
     members: Members = {}
+    size = 0
     with tarfile.open(path, "r|*") as tar:
         for entry in tar:
             if not entry.isfile() or "." not in PurePosixPath(entry.name).name:
@@ -117,17 +126,19 @@ def _samples(path: Path) -> Iterator[tuple[str, Members]]:
             folder, _, base = entry.name.rpartition("/")
             stem, _, rest = base.partition(".")
             own = f"{folder}/{stem}" if folder else stem
-            if own != key and members:
-                yield key, members
-                members = {}
-            key = own
+            if key is not None and own != key:
+                yield key, members, size
+                members, size = {}, 0
+            key, size = own, size + entry.size
+            if size > MAX_BYTES:
+                continue
             file = tar.extractfile(entry)
             data = file.read() if file else b""
             if len(data) != entry.size:
                 raise tarfile.ReadError(f"{entry.name} is cut off")
             members[rest] = data
-    if members:
-        yield key, members
+    if key is not None:
+        yield key, members, size
 
 
 def _member(members: Members, name: str) -> bytes:

@@ -22,8 +22,10 @@ SIDES = ("left", "right")
 """The two channels of a dialogue, in the order of its audio."""
 SPLITS = ("train", "heldout")
 
+ID_CHARACTERS, ID_LENGTH = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-", 120
+"""The characters of ids, and how long an id may be."""
 # webdataset cuts a member's name at its first dot and skips names that begin with "__".
-ID_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,120}")
+ID_PATTERN = re.compile(f"(?!__)[{ID_CHARACTERS}]{{1,{ID_LENGTH}}}")
 SOURCE_PATTERN = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 
 

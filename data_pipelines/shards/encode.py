@@ -21,20 +21,21 @@ from tqdm import tqdm
 
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
-from data_pipelines.files import digest, write_json
+from data_pipelines.files import digest, sha256_file, write_json
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections, signature
 from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.shards.codec import Codec, SharedCodec, one_thread
 from data_pipelines.shards.manifest import CodecFacts, Manifest, make_manifest, read_manifest, summary
-from data_pipelines.shards.members import CODES, clip_name, voice_name
-from data_pipelines.shards.pack import Codes, DialogueSummary, pack_all
+from data_pipelines.shards.members import AUDIO, CODES, clip_name, voice_name
+from data_pipelines.shards.pack import Codes, DialogueSummary, pack_all, tar_hashes
+from data_pipelines.shards.rows import NAME as INDEX
 from data_pipelines.shards.scan import build_index
-from data_pipelines.sound.audio import VOICE_SECONDS, loudness_normalise, read_audio, require_stereo_24k
+from data_pipelines.sound.audio import VOICE_SECONDS, check_flac, loudness_normalise, read_audio, require_stereo_24k
 from data_pipelines.sound.levels import clipped_runs
 from model.config import SAMPLE_RATE
 from model.devices import check_device
 from model.errors import UserError
-from model.files import write_bytes
+from model.files import LOCK, lock, write_bytes
 from model.weights.sources import codec_path
 
 WORK = ".work"
@@ -88,7 +89,8 @@ def build_shards(
     Each worker gets a pickled copy of `codec`. Encoding is spread over workers; packing is bound by the disk and
     done by this process. A dialogue that cannot be used is left out and listed in OUT/report.json with the reason.
     Units: `shard_mb` is the largest size of a tar in MB.
-    Raises: UserError if `out` holds anything but an unfinished run, if an id occurs twice, or if nothing is usable.
+    Raises: UserError if `out` holds anything but an unfinished run, if another process is writing it ("in-use"), if an
+    id occurs twice, or if nothing is usable.
     """
     if shard_mb < 1:
         raise UserError(f"--shard-mb {shard_mb}: give 1 or more", code="bad-value")
@@ -103,12 +105,21 @@ def build_shards(
         return _complete(out, inputs)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: use another --out", code="exists")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
+    with lock(out):
+        if (out / "manifest.json").is_file():  # another process has finished it meanwhile
+            return _complete(out, inputs)
+        return _build(found, codec, fingerprint, inputs, out, shard_mb, executor)
+
+
+def _build(
+    found: list[Path], codec: Codec, fingerprint: str, inputs: str, out: Path, shard_mb: int, executor: Executor
+) -> Manifest:
+    """Makes what is missing in `out`. Raises UserError as build_shards."""
+    if any(path.name != LOCK for path in out.iterdir()) and not (out / WORK).is_dir():
         raise UserError(
             f"{out} exists and is not an unfinished `ppx-data shard`: use another --out", code="other-settings"
         )
-    (out / WORK).mkdir(parents=True, exist_ok=True)
-
+    (out / WORK).mkdir(exist_ok=True)
     done = _encode_all(found, codec, fingerprint, out / WORK, executor)
     dialogues = [one.summary for one in done if one.summary]
     rejected = [{"id": one.id, "reason": one.reason} for one in done if not one.summary]
@@ -120,11 +131,13 @@ def build_shards(
             code="no-data",
         )
     shards = pack_all(dialogues, out, out / WORK, shard_mb * 1_000_000)
-    for split in {dialogue.split for dialogue in dialogues}:
-        if problems := build_index(out / split):
+    index = {}
+    for split in sorted({dialogue.split for dialogue in dialogues}):
+        if problems := build_index(out / split, tar_hashes(shards, split)):
             raise UserError(
                 f"a file of {out / split} changed during the run ({problems[0]}): start again", code="bad-shards"
             )
+        index[split] = sha256_file(out / split / INDEX)
     silence, sine = (tuple(int(code) for code in codes) for codes in codec.constants())
     facts = CodecFacts(
         fingerprint=fingerprint,
@@ -133,7 +146,7 @@ def build_shards(
         silence_codes=silence,
         sine_codes=sine,
     )
-    manifest = make_manifest(dialogues, facts, shards, inputs)
+    manifest = make_manifest(dialogues, facts, shards, inputs, index)
     write_json(out / "manifest.json", asdict(manifest))
     shutil.rmtree(out / WORK)
     print(summary(out, manifest, len(rejected)))
@@ -209,7 +222,12 @@ def encode_audio(codec: Codec, wav_CS: np.ndarray) -> np.ndarray:
 
 
 def encode_dialogue(codec: Codec, folder: Path, dialogue: Dialogue) -> dict[str, Codes]:
-    """All code members of one dialogue, by member name. Raises UserError as dialogue_audio and voice_prompt do."""
+    """All code members of one dialogue, by member name.
+
+    Raises: UserError if a file is no FLAC, and as dialogue_audio and voice_prompt.
+    """
+    for name in (AUDIO, *map(clip_name, dialogue.agent_sides)):
+        check_flac(folder / name)
     wav_CS = dialogue_audio(folder, dialogue)
     clips = {side: folder / clip_name(side) for side in dialogue.agent_sides}
     voices = {side: voice_prompt(*read_audio(path), str(path)) for side, path in clips.items()}

@@ -7,23 +7,26 @@ its tar, on disk or by URL.
 # Shapes: C channels, P prompt frames, Q codebooks, S samples, T frames
 
 import argparse
-import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 import torch
 from torch import Tensor
 
 from data_pipelines.records.schema import SIDES, Dialogue
+from data_pipelines.shards.manifest import note_index
 from data_pipelines.shards.members import WordStart, parse_codes, parse_text
-from data_pipelines.shards.rows import PARTS, Index, SampleRows
+from data_pipelines.shards.rows import NAME, PARTS, Index, SampleRows
 from data_pipelines.shards.scan import build_index, split_folders
 from data_pipelines.shards.storage import Folder, Storage, StorageError, storage_at
+from data_pipelines.sound.audio import FLAC_MAGIC, Audio, read_audio
 from model.errors import UserError
+
+FILES = {"audio": "audio.flac", "clip": "voice.flac"}
+"""How messages name the parts that are sound."""
 
 
 class BadSample(UserError):
@@ -60,26 +63,37 @@ class Sample:
 class ShardReader:
     """The samples of one split. A reader holds no open file, so it may be forked, pickled and shared by threads."""
 
-    def __init__(self, path: Path | str | Storage) -> None:
-        """Opens SHARDS/SPLIT, a folder or a URL.
+    def __init__(self, path: Path | str | Storage, expected: str | None = None) -> None:
+        """Opens SHARDS/SPLIT, a folder or a URL; `expected` is the `sha256` that the manifest or an earlier run names.
 
-        Raises: UserError if it or its index is missing, or a tar has not the size that was indexed (unless the storage
-        cannot list sizes, as plain HTTP).
+        Raises: UserError if it or its index is missing, the index is damaged or not the expected one ("checksum"), or a
+        tar has not the size that was indexed (unless the storage cannot list sizes, as plain HTTP).
         """
         self.storage: Storage = storage_at(path) if isinstance(path, (str, Path)) else path
         if isinstance(self.storage, Folder) and not self.storage.path.is_dir():
             raise UserError(f"{self.storage} is no folder of shards: make it with `ppx-data shard`", code="not-found")
         self.index = Index.load(self.storage)
+        if expected not in (None, self.sha256):
+            raise UserError(
+                f"{self.storage}/{NAME} has sha256 {self.sha256[:16]}..., not {str(expected)[:16]}...: it was changed "
+                "since; look with `ppx-data check`, and accept the tars that are there with `ppx-data index`",
+                code="checksum",
+            )
         self.rows = SampleRows(self.index)
         self._check_sizes()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Is pickled as its storage, and opened again."""
-        return ShardReader, (self.storage,)
+        """Is pickled as its storage, and opened again; another process must find the same index."""
+        return ShardReader, (self.storage, self.sha256)
 
     def __len__(self) -> int:
         """The number of samples."""
         return len(self.index)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the bytes of the index, which holds that of each tar."""
+        return self.index.sha256
 
     @property
     def name(self) -> str:
@@ -139,20 +153,22 @@ class ShardReader:
             dialogue = Dialogue.from_json(meta.decode(), "meta.json")
             if dialogue.id != row.id:
                 raise ValueError(f"meta.json is of dialogue {dialogue.id!r}")
+            if dialogue.source != row.source:
+                raise ValueError(f"meta.json is of source {dialogue.source!r}, not {row.source!r}")
             if row.side not in dialogue.agent_sides:
                 raise ValueError(f"its {row.side} side is not an agent")
         except (UserError, ValueError) as why:
             raise BadSample(row.id, str(why)) from why
         return dialogue
 
-    def audio(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
+    def audio(self, i: int) -> tuple[Audio, int]:
         """The recording of row i, left and right as recorded, and its rate in Hz. Raises BadSample.
 
         Shapes: float32 [2, samples].
         """
         return self._sound(i, "audio")
 
-    def voice_clip(self, i: int) -> tuple[npt.NDArray[np.float32], int]:
+    def voice_clip(self, i: int) -> tuple[Audio, int]:
         """The voice prompt of row i as recorded, and its rate in Hz. Raises BadSample.
 
         Shapes: float32 [1, samples].
@@ -160,8 +176,14 @@ class ShardReader:
         return self._sound(i, "clip")
 
     def stored(self, i: int, part: str) -> bytes:
-        """A file of row i as it is stored: "audio" (the FLAC of its dialogue) or "clip" (that of its voice prompt)."""
-        return self._bytes(i, part)[0]
+        """A file of row i as it is stored: "audio" (the FLAC of its dialogue) or "clip" (that of its voice prompt).
+
+        Raises: BadSample if it is no FLAC, so that nothing else can be passed on as audio.
+        """
+        (data,) = self._bytes(i, part)
+        if not data.startswith(FLAC_MAGIC):
+            raise BadSample(self.index.id(i), f"{FILES[part]} is no FLAC")
+        return data
 
     def _codes(self, i: int, *more: str) -> tuple[Any, ...]:
         """codes_QT, voice_QP and the bytes of further parts, by one read."""
@@ -192,14 +214,21 @@ class ShardReader:
             )
         return [data[at - start : at - start + size] for at, size in ranges]
 
-    def _sound(self, i: int, part: str) -> tuple[npt.NDArray[np.float32], int]:
-        (data,) = self._bytes(i, part)
+    def _sound(self, i: int, part: str) -> tuple[Audio, int]:
+        data = self.stored(i, part)
         try:
-            wav_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError) as why:
-            name = "audio.flac" if part == "audio" else "voice.flac"
-            raise BadSample(self.index.id(i), f"{name} cannot be decoded ({why})") from why
-        return np.ascontiguousarray(wav_SC.T), int(rate)
+            return read_audio(data, FILES[part])
+        except UserError as why:
+            raise BadSample(self.index.id(i), str(why)) from why
+
+
+@lru_cache(maxsize=4)
+def open_once(path: str, sha256: str) -> ShardReader:
+    """A reader of SHARDS/SPLIT, folder or URL, that is opened once in each process: for jobs that are sent to workers.
+
+    Raises: UserError as ShardReader, also if the index is not the one with this hash.
+    """
+    return ShardReader(path, sha256)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,10 +239,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Rebuilds the index of every split and prints what it holds and what it leaves out."""
+    """Rebuilds the index of every split, notes its hash in the manifest and prints what it holds and leaves out."""
     for folder in split_folders(args.shards):
         problems = build_index(folder)
         reader = ShardReader(folder)
+        note_index(folder, reader.sha256)
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in reader.sources().items())
         print(f"{folder}: {len(reader)} samples ({counts}), {len(problems)} dialogues left out")
         for problem in problems:

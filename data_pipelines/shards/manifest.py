@@ -6,13 +6,15 @@ It is written last, so that a folder without it is known to be incomplete.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from data_pipelines.records.schema import SPLITS
+from data_pipelines.files import write_json
+from data_pipelines.records.schema import SOURCE_PATTERN, SPLITS
 from data_pipelines.records.typed import record
 from data_pipelines.shards.pack import FORMAT, DialogueSummary, ShardFile
+from data_pipelines.shards.rows import HASH_PATTERN, TAR_PATTERN
 from data_pipelines.shards.storage import Storage, storage_at
 from model.errors import UserError
 
@@ -83,10 +85,16 @@ class Manifest:
     """By path, such as "train/service-00000.tar"."""
     inputs: str
     """Identifies the dialogues, the codec and the size of the tars."""
+    index: dict[str, str] = field(default_factory=dict)
+    """Hex SHA-256 of the index of each split; manifests of early versions have none."""
 
 
 def make_manifest(
-    dialogues: Sequence[DialogueSummary], codec: CodecFacts, shards: Mapping[str, ShardFile], inputs: str
+    dialogues: Sequence[DialogueSummary],
+    codec: CodecFacts,
+    shards: Mapping[str, ShardFile],
+    inputs: str,
+    index: Mapping[str, str],
 ) -> Manifest:
     """Sums up the dialogues of all splits."""
     content: dict[str, dict[str, dict[str, float]]] = {}
@@ -116,6 +124,7 @@ def make_manifest(
         gates=dict(Counter(one.gate_limits for one in dialogues if one.gate_limits)),
         shards=dict(shards),
         inputs=inputs,
+        index=dict(index),
     )
 
 
@@ -142,7 +151,7 @@ def read_manifest(shards: Path | str | Storage) -> Manifest:
         )
     try:
         content = json.loads(data)
-    except ValueError as why:
+    except (ValueError, RecursionError) as why:
         raise UserError(
             f"{path} is not JSON ({why}): make the shards again with `ppx-data shard`", code="unreadable"
         ) from why
@@ -153,11 +162,50 @@ def read_manifest(shards: Path | str | Storage) -> Manifest:
             code="bad-shards",
         )
     try:
-        return record(Manifest, data)
+        manifest = record(Manifest, data)
+        _check(manifest)
+        return manifest
     except ValueError as why:
         raise UserError(
-            f"{path} is damaged ({why}): make the shards again with `ppx-data shard`", code="bad-shards"
+            f"{path} is damaged ({' '.join(str(why).split())}): make the shards again with `ppx-data shard`",
+            code="bad-shards",
         ) from why
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError that names the first split, source, tar, hash or code that cannot be one."""
+    for split in (*manifest.content, *manifest.voices, *manifest.index):
+        if split not in SPLITS:
+            raise ValueError(f"{split!r} is no split")
+    for source in (source for by_source in manifest.content.values() for source in by_source):
+        if not SOURCE_PATTERN.fullmatch(source):
+            raise ValueError(f"{source!r} is no name of a source")
+    for name, shard in manifest.shards.items():
+        split, _, tar = name.partition("/")
+        if split not in SPLITS or not TAR_PATTERN.fullmatch(tar):
+            raise ValueError(f"{name!r} is no name of a tar")
+        if shard.bytes < 1:
+            raise ValueError(f"{name} has {shard.bytes} bytes")
+    for found in (*manifest.index.values(), *(shard.sha256 for shard in manifest.shards.values())):
+        if not HASH_PATTERN.fullmatch(found):
+            raise ValueError(f"{found!r} is no SHA-256")
+    codec = manifest.codec
+    for name, codes in (("silence_codes", codec.silence_codes), ("sine_codes", codec.sine_codes)):
+        if len(codes) != codec.num_codebooks or not all(0 <= code < codec.card for code in codes):
+            raise ValueError(f"codec.{name} are {list(codes)}, not {codec.num_codebooks} of 0 to {codec.card - 1}")
+
+
+def note_index(split_dir: Path, sha256: str) -> None:
+    """Notes that SHARDS/SPLIT has an index of this hash, if the folder above has a manifest that holds the split.
+
+    Raises: UserError as read_manifest, if there is a manifest that cannot be read.
+    """
+    shards, split = split_dir.absolute().parent, split_dir.absolute().name
+    if not (shards / NAME).is_file():
+        return
+    manifest = read_manifest(shards)
+    if split in manifest.content and manifest.index.get(split) != sha256:
+        write_json(shards / NAME, asdict(replace(manifest, index={**manifest.index, split: sha256})))
 
 
 def summary(out: Path, manifest: Manifest, num_rejected: int) -> str:

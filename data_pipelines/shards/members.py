@@ -5,6 +5,7 @@ The members that a sample needs lie together and first, so that one short read g
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from data_pipelines.records.schema import Side
 
 CODES, META, AUDIO = "codes.npy", "meta.json", "audio.flac"
+MAX_SECONDS = 1e6
+"""No word starts later than this."""
 
 
 class WordStart(NamedTuple):
@@ -59,10 +62,19 @@ def parse_text(data: bytes) -> tuple[str, list[WordStart]]:
     """Role prompt and words out of what `text_bytes` returns. Raises ValueError for anything else."""
     try:
         columns = json.loads(data)
-        words = list(map(WordStart._make, zip(columns["words"], columns["starts"], strict=True)))
-        return columns["role_prompt"], words
-    except (ValueError, KeyError, TypeError) as why:
+        role_prompt, texts, starts = columns["role_prompt"], columns["words"], columns["starts"]
+        words = list(map(WordStart._make, zip(texts, starts, strict=True)))
+        is_text = type(texts) is list and set(map(type, [role_prompt, *texts])) == {str}
+        "".join([role_prompt, *texts] if is_text else ()).encode()  # lone surrogates are JSON, but no text
+    except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise ValueError(f"not the text of a side: {type(why).__name__} {why}") from why
+    if not is_text:
+        raise ValueError("not the text of a side: role prompt and words are not all text")
+    # The sum is what shows NaN, with which all comparisons are false.
+    is_timed = set(map(type, starts)) <= {int, float}
+    if not is_timed or (starts and not (min(starts) >= 0 and max(starts) < MAX_SECONDS and math.isfinite(sum(starts)))):
+        raise ValueError("not the text of a side: not all starts are numbers of seconds")
+    return role_prompt, words
 
 
 def npy_bytes(array: npt.NDArray[Any]) -> bytes:

@@ -22,7 +22,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -169,6 +169,11 @@ def pack_all(dialogues: Sequence[DialogueSummary], out: Path, work: Path, limit:
                 path.unlink()
     shards = tqdm(plan.items(), desc="pack", unit="shard", disable=None)
     return {name: _pack(out / name, content, work) for name, content in shards}
+
+
+def tar_hashes(shards: Mapping[str, ShardFile], split: str) -> dict[str, str]:
+    """SHA-256 of the tars of one split, by their names in it."""
+    return {name.removeprefix(f"{split}/"): one.sha256 for name, one in shards.items() if name.startswith(f"{split}/")}
 
 
 def _note(path: Path, work: Path) -> Path:

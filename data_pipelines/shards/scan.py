@@ -2,19 +2,23 @@
 
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
+from data_pipelines.files import sha256_file
+from data_pipelines.records.schema import ID_PATTERN, SIDES, SOURCE_PATTERN, SPLITS, Dialogue
 from data_pipelines.shards.members import AUDIO, CODES, META, clip_name, parse_codes, parse_text, text_name, voice_name
-from data_pipelines.shards.rows import COLUMNS, NAME, Index
+from data_pipelines.shards.rows import COLUMNS, NAME, TAR_PATTERN, Index
+from data_pipelines.sound.audio import FLAC_MAGIC
 from model.errors import UserError
 
 Members = dict[str, tuple[int, int]]  # member name without the id -> (offset, size) of its bytes
+NO_HASHES: Mapping[str, str] = MappingProxyType({})
 FARTHEST = np.iinfo(np.int32).max
 """How many bytes the members of a dialogue may lie apart: an index stores their places as int32."""
 
@@ -42,7 +46,7 @@ def scan_tar(path: Path) -> dict[str, Members]:
                 if member.isfile() and "." in member.name:
                     key, name = member.name.split(".", 1)
                     found.setdefault(key, {})[name] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as why:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as why:
         raise UserError(f"{path} is no whole plain tar ({why}): copy it or make it again", code="bad-shards") from why
     if not found:
         raise UserError(
@@ -56,10 +60,12 @@ def scan_tar(path: Path) -> dict[str, Members]:
     return found
 
 
-def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
+def scan_split(split_dir: Path, hashes: Mapping[str, str] = NO_HASHES) -> tuple[Index, list[str]]:
     """Indexes all tars of a folder; returns the index and a line for each dialogue that is left out.
 
-    Raises: UserError if the folder holds no tar, if a tar is broken or empty, or if no sample is usable.
+    `hashes` holds the SHA-256 of tars by name, as far as the caller has computed them.
+    Raises: UserError if the folder holds no tar, if a tar is broken, empty or has another kind of name, or if no
+    sample is usable.
     """
     if not split_dir.is_dir():
         raise UserError(f"{split_dir} is no folder of shards: make it with `ppx-data shard`", code="not-found")
@@ -70,6 +76,11 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
     names: list[str] = []  # of sources, in the order in which they turn up
     problems: list[str] = []
     for number, path in enumerate(paths):
+        if not TAR_PATTERN.fullmatch(path.name):
+            raise UserError(
+                f"{path} is not named like a shard: call it SOURCE-00000.tar, in lower-case letters, digits and '_'",
+                code="bad-shards",
+            )
         found: list[_Found] = []
         for key, members in scan_tar(path).items():
             try:
@@ -88,7 +99,8 @@ def scan_split(split_dir: Path) -> tuple[Index, list[str]]:
     order = np.argsort(names)
     columns["source"] = np.argsort(order)[columns["source"]].astype(np.int16)
     sizes = [path.stat().st_size for path in paths]
-    return Index(columns, [names[k] for k in order], [path.name for path in paths], sizes), problems
+    sums = [hashes.get(path.name) or sha256_file(path) for path in paths]
+    return Index(columns, [names[k] for k in order], [path.name for path in paths], sizes, sums), problems
 
 
 def _columns(found: Sequence[_Found], shard: int, names: list[str]) -> dict[str, npt.NDArray[Any]]:
@@ -115,13 +127,18 @@ def _samples(path: Path, key: str, members: Members) -> list[_Found]:
     """One sample for each agent side. Raises ValueError or KeyError that says what is wrong with the dialogue."""
     with open(path, "rb") as file:
 
-        def data(name: str) -> bytes:
+        def data(name: str, limit: int = FARTHEST) -> bytes:
             offset, size = members[name]
-            return os.pread(file.fileno(), size, offset)
+            return os.pread(file.fileno(), min(size, limit), offset)
 
         dialogue = Dialogue.from_json(data(META).decode(), META)
         if dialogue.id != key:
             raise ValueError(f"{META} is of dialogue {dialogue.id!r}")
+        if not ID_PATTERN.fullmatch(key) or not SOURCE_PATTERN.fullmatch(dialogue.source):
+            raise ValueError(f"id {key!r} or source {dialogue.source!r} holds other characters than letters and digits")
+        for name in (AUDIO, *map(clip_name, dialogue.agent_sides)):
+            if data(name, len(FLAC_MAGIC)) != FLAC_MAGIC:
+                raise ValueError(f"{name} is no FLAC")
         codes = parse_codes(data(CODES), "codes", 16)
         first = min(offset for offset, _ in members.values())
         samples = []
@@ -132,6 +149,8 @@ def _samples(path: Path, key: str, members: Members) -> list[_Found]:
             places: list[int] = []
             for member in (CODES, voice_name(name), text_name(name), META, AUDIO, clip_name(name)):
                 offset, size = members[member]
+                if not size:
+                    raise ValueError(f"{member} is empty")
                 places += [offset - first, size]
             if max(places) > FARTHEST:
                 raise ValueError("its members lie more than 2 GB apart")
@@ -151,9 +170,12 @@ def _samples(path: Path, key: str, members: Members) -> list[_Found]:
         return samples
 
 
-def build_index(split_dir: Path) -> list[str]:
-    """Writes SPLIT/index.safetensors from the tars; returns a line for each dialogue left out. Raises as scan_split."""
-    index, problems = scan_split(Path(split_dir))
+def build_index(split_dir: Path, hashes: Mapping[str, str] = NO_HASHES) -> list[str]:
+    """Writes SPLIT/index.safetensors from the tars; returns a line for each dialogue left out.
+
+    `hashes` and what it raises are those of scan_split.
+    """
+    index, problems = scan_split(Path(split_dir), hashes)
     index.save(Path(split_dir) / NAME)
     return problems
 

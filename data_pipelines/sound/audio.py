@@ -29,6 +29,37 @@ VOICE_SECONDS = (3.0, 10.0)
 """Shortest and longest voice prompt: 3 s show who speaks, and cloning engines read 10 s at most."""
 
 
+FLAC_MAGIC = b"fLaC"
+"""The first bytes of a FLAC file."""
+BLOCK_SAMPLES = 1 << 21
+"""Samples of all channels together that are read at once."""
+
+
+class _Stream(soundfile.SoundFile):
+    """An audio file that is read from its beginning to its end.
+
+    soundfile seeks after each read of a file that can seek, which fails in a FLAC that does not state its length.
+    """
+
+    def seekable(self) -> bool:
+        """Returns False."""
+        return False
+
+
+def decoded(file: io.BytesIO | str) -> tuple[Audio, int]:
+    """Decodes an audio file in blocks up to its end, whatever length its header states; returns its rate in Hz, too.
+
+    The header of a stream (FLAC, WAV) may state no length, or a false one.
+    Shapes: float32 [channels, samples], which may be empty or hold NaN.
+    Raises: soundfile.SoundFileError or RuntimeError for what libsndfile cannot read.
+    """
+    with _Stream(file) as stream:
+        frames, blocks = max(1, BLOCK_SAMPLES // stream.channels), [np.zeros((stream.channels, 0), np.float32)]
+        while len(block_SC := stream.read(frames, dtype="float32", always_2d=True)):
+            blocks.append(np.ascontiguousarray(block_SC.T))
+        return np.concatenate(blocks, axis=1), int(stream.samplerate)
+
+
 def read_audio(source: Path | bytes, where: str = "the audio") -> tuple[Audio, int]:
     """Reads a whole audio file, by its path or as bytes, as (float32 [channels, samples], rate in Hz).
 
@@ -44,17 +75,26 @@ def read_audio(source: Path | bytes, where: str = "the audio") -> tuple[Audio, i
         if not Path(source).is_file():
             raise UserError(f"{where}: no such audio file", code="not-found")
     try:
-        samples_SC, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        audio_CS, rate = decoded(file)
     except (soundfile.SoundFileError, RuntimeError) as why:
         raise UserError(f"{where}: cannot be read as audio ({why}){fix}", code="unreadable") from why
-    is_finite = bool(np.isfinite(samples_SC).all())
-    if isinstance(source, bytes) and not (len(samples_SC) and is_finite):
+    has_samples, is_finite = bool(audio_CS.shape[1]), bool(np.isfinite(audio_CS).all())
+    if isinstance(source, bytes) and not (has_samples and is_finite):
         raise UserError(f"{where}: holds no sample, or NaN: convert it again from its source", code="bad-audio")
-    if not len(samples_SC):
+    if not has_samples:
         raise UserError(f"{where}: holds no audio sample: delete it or record it again", code="bad-audio")
     if not is_finite:
         raise UserError(f"{where}: holds NaN or infinite samples: convert it again from its source", code="bad-audio")
-    return np.ascontiguousarray(samples_SC.T), int(rate)
+    return audio_CS, rate
+
+
+def check_flac(path: Path) -> None:
+    """Raises UserError if a file is missing (code "not-found") or no FLAC ("bad-audio")."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such audio file", code="not-found")
+    with path.open("rb") as file:
+        if file.read(len(FLAC_MAGIC)) != FLAC_MAGIC:
+            raise UserError(f"{path}: is no FLAC: convert it, whatever its name says", code="bad-audio")
 
 
 RESAMPLERS = {"soxr-mq": "MQ", "soxr-hq": "HQ", "soxr-vhq": "VHQ"}

@@ -110,8 +110,9 @@ class SequenceBuilder:
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
         """
         codes_QT = sample.codes_QT
-        if codes_QT.max() >= self.lm.card:
-            raise BadSample(sample.id, f"code {int(codes_QT.max())} is outside 0..{self.lm.card - 1}")
+        highest = max(int(codes_QT.max()), int(sample.voice_codes_QP.max()))
+        if highest >= self.lm.card:
+            raise BadSample(sample.id, f"code {highest} is outside 0..{self.lm.card - 1}")
         role = role_ids(sample.role_prompt, self.tokenizer)
         prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_QP, role, self.silence, self.sine)
         room = self.data.max_frames - (prompt_KP.shape[1] - 1)
@@ -153,7 +154,7 @@ class SamplePool:
                     code="bad-combination",
                 )
             if split in manifest.content:
-                self._add(ShardReader(storage.inside(split)))
+                self._add(ShardReader(storage.inside(split), manifest.index.get(split)))
         self._requests = ThreadPoolExecutor(REQUESTS) if any(r.storage.is_remote for r in self.readers) else None
 
     def _add(self, reader: ShardReader) -> None:

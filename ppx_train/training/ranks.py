@@ -7,8 +7,11 @@ from torch import Tensor
 
 
 def is_launcher() -> bool:
-    """Returns whether this is the process that a person started, or rank 0 of torchrun; needs no process group."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    """Returns whether this is the process that a person started, or rank 0 of a launcher; needs no process group."""
+    if "RANK" in os.environ:  # torchrun, whose rank 0 need not be on the first node of a Slurm job
+        return int(os.environ["RANK"]) == 0
+    places = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name, "0")) == 0 for name in places)
 
 
 def rank() -> int:

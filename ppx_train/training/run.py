@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +17,7 @@ from model.adapters.quantized import bitsandbytes
 from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
+from model.files import LOCK, lock
 from model.kernels.allocator import keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
 from ppx_train.config import Run
@@ -38,14 +40,14 @@ from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher, leave_together
 
-LOGS = {"logs", "tensorboard", "wandb"}
+LOGS = {"logs", "tensorboard", "wandb", LOCK}
 """A run that failed before its first step holds nothing but these."""
 
 
 def train(run: Run) -> int:
     """Trains `run` to its last step and returns 0, or until a signal stops it and returns 128 plus that signal.
 
-    Raises: UserError for settings, data or checkpoints that do not fit.
+    Raises: UserError for settings, data or checkpoints that do not fit, or if another process works in `run_dir`.
     """
     quiet_lightning()
     if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
@@ -55,6 +57,12 @@ def train(run: Run) -> int:
     if run.model.lora.base != "full":
         bitsandbytes()
     check_writable(Path(run.run_dir))
+    # The other ranks belong to the first one, and only the first one writes checkpoints.
+    with lock(Path(run.run_dir)) if is_launcher() else nullcontext():
+        return _train(run)
+
+
+def _train(run: Run) -> int:
     start_from = newest_checkpoint(run)
     if start_from is not None and is_complete(run, start_from):
         print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")

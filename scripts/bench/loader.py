@@ -30,6 +30,7 @@ from data_pipelines.shards.members import CODES, META, in_order, npy_bytes, text
 from data_pipelines.shards.pack import write_shard
 from data_pipelines.shards.rows import COLUMNS, NAME, PARTS, Index
 from data_pipelines.shards.scan import build_index
+from data_pipelines.sound.audio import FLAC_MAGIC
 from model.config import LMConfig
 from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
@@ -39,6 +40,8 @@ from ppx_train.training.data import SequenceBuilder
 README = Path(__file__).resolve().parents[2] / "README.md"
 WORDS = [word for word in README.read_text("utf-8").split() if word.isalpha()]
 """What the dialogues say."""
+SHARD_BYTES = 700 * 800_000 + 100_000_000
+"""The size that an index without shards states for each."""
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def vars_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_shards(split: Path, args: argparse.Namespace) -> None:
-    """Writes shards that differ in ids alone. The audio is two bytes, because it is not read here."""
+    """Writes shards that differ in ids alone. The audio is the first bytes of a FLAC, because it is not read here."""
     draw = np.random.default_rng(0)
     frames = round(args.seconds * 12.5)
     content = [members(dialogue(f"d-00000-{n:04d}", args, draw), frames, draw) for n in range(args.dialogues)]
@@ -112,7 +115,7 @@ def members(d: Dialogue, frames: int, draw: np.random.Generator) -> dict[str, by
         text_name("left"): text_bytes(d.left),
         META: d.to_json().encode(),
     }
-    return {name: content.get(name, b"--") for name in in_order(["left"])}
+    return {name: content.get(name, FLAC_MAGIC) for name in in_order(["left"])}
 
 
 def in_a_new_process(split: Path, what: str, args: argparse.Namespace | None = None) -> Any:
@@ -200,13 +203,14 @@ def write_rows(folder: Path, count: int) -> None:
     }  # fmt: skip
     names = [f"service-{k:05d}.tar" for k in range(-(-count // 700))]
     columns = {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
-    Index(columns, ["assistant", "fisher", "service"], names, [0] * len(names)).save(folder / NAME)
+    Index(columns, ["assistant", "fisher", "service"], names, [SHARD_BYTES] * len(names)).save(folder / NAME)
 
 
 def rows_alone(folder: Path) -> dict[str, float]:
-    """Measures size and start-up of an index. Its tars are made as empty files."""
+    """Measures size and start-up of an index. Its tars are files without content, which take no room on the disk."""
     for name in Index.load(folder).shard_names:
         (folder / name).touch()
+        os.truncate(folder / name, SHARD_BYTES)
     return {"index, MB": os.path.getsize(folder / NAME) / 1e6} | in_a_new_process(folder, "rows")
 
 

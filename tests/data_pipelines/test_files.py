@@ -8,6 +8,7 @@ import pytest
 from data_pipelines.files import claim_folder, save_once, save_pieces, sha256, verified
 from data_pipelines.web import checked_address, key_of
 from model.errors import UserError
+from model.files import LOCK
 from tests.refusals import refused
 
 
@@ -51,6 +52,11 @@ def test_a_folder_is_claimed_by_one_verb_and_its_settings(tmp_path: Path) -> Non
     (tmp_path / "out" / "verb.json").write_text("{")
     with refused("unreadable", "verb.json"):
         claim_folder(tmp_path / "out", "verb.json", settings, "verb")
+
+
+def test_what_a_killed_run_leaves_of_its_lock_does_not_make_a_folder_another_s(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("process 1 on there")
+    claim_folder(tmp_path, "verb.json", {"seed": 1}, "verb")
 
 
 def test_data_is_verified_by_its_checksum() -> None:

@@ -49,3 +49,9 @@ def write_wav(path: Path, audio: npt.NDArray[Any], rate: int = RATE) -> None:
     """[samples] or [channels, samples] as 16-bit WAV or FLAC; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio.T, rate, subtype="PCM_16")
+
+
+def without_length(data: bytes) -> bytes:
+    """A FLAC as an encoder writes it that cannot seek back: the header states 0 samples, which means unknown."""
+    assert data[:4] == b"fLaC" and data[4] & 127 == 0  # STREAMINFO is first; its bits 108 to 143 are the length
+    return data[:21] + bytes([data[21] & 0xF0, 0, 0, 0, 0]) + data[26:]

@@ -12,7 +12,7 @@ from typing import Any
 
 import soundfile
 
-from data_pipelines.sound.audio import Audio
+from data_pipelines.sound.audio import Audio, decoded
 from data_pipelines.speech.protocols import EngineGone
 from data_pipelines.web import checked_address, key_of
 from model.errors import UserError
@@ -64,10 +64,10 @@ class HttpBackend:
                 code="other-settings",
             )
         try:
-            samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+            audio_CS, rate = decoded(io.BytesIO(data))
         except (soundfile.SoundFileError, RuntimeError) as why:
             raise UserError(f"the engine's answer is no WAV ({why})", code="bad-answer") from why
-        return samples, int(rate)
+        return audio_CS[0] if len(audio_CS) == 1 else audio_CS, rate
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[bytes, str]:
         """Returns the body of the response and the fingerprint of the engine that made it."""

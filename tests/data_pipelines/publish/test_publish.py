@@ -115,6 +115,48 @@ def test_a_conversation_survives_the_way_through_moshi_finetune_and_back(talk: T
     assert first == second
 
 
+def test_licence_and_split_survive_the_way_through_moshi_finetune_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio, words = conversation(30.0)
+    terms = {"open": ("train", "CC BY 4.0"), "bought": ("heldout", "LDC User Agreement")}
+    for name, (split, licence) in terms.items():
+        place = write_dialogue(
+            tmp_path / "d", name, split=split, licence=licence, seconds=30.0, words={s: tuple(words[s]) for s in words}
+        )
+        soundfile.write(place / "audio.flac", audio.T, 24000, subtype="PCM_16")
+    build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "shards")
+    verbs.main(["to-moshi", str(tmp_path / "shards"), "--out", str(tmp_path / "moshi")])
+    argv = ["import", "moshi", str(tmp_path / "moshi"), "--source", "talks", "--licence", "MIT"]
+    argv += ["--voice-field", "left=ppx.left.voice"]
+    capsys.readouterr()
+    verbs.main([*argv, "--out", str(tmp_path / "back")])
+    printed = capsys.readouterr().out
+    for n, (split, licence) in enumerate(terms.values()):
+        assert f"1 dialogues keep the licence that their records state, {licence!r}" in printed, n
+        [back] = [d for d in map(load_dialogue, find_dialogues([tmp_path / "back"])) if d.licence == licence]
+        assert back.split == split
+    verbs.main([*argv, "--out", str(tmp_path / "train"), "--split", "train"])
+    [only] = map(load_dialogue, find_dialogues([tmp_path / "train"]))
+    assert only.split == "train" and only.licence == "CC BY 4.0"
+    report = json.loads((tmp_path / "train/report.json").read_text())
+    assert "it is in the split heldout: leave out --split train" in report["rejected"][0]["reason"]
+
+
+@pytest.mark.parametrize("stated", [{"licence": 3}, {"licence": " "}, {"split": "dev"}, {"split": ["train"]}])
+def test_a_record_that_states_no_licence_or_split_properly_is_rejected(
+    talk: Talk, tmp_path: Path, stated: dict[str, Any]
+) -> None:
+    verbs.main(["to-moshi", str(tmp_path / "shards"), "--out", str(tmp_path / "moshi")])
+    for path in (tmp_path / "moshi/data_stereo").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["ppx"].update(stated)
+        path.write_text(json.dumps(record))
+    argv = ["import", "moshi", str(tmp_path / "moshi"), "--source", "talks", "--licence", "MIT"]
+    with refused("no-data", f"ppx.{next(iter(stated))} is "):
+        verbs.main([*argv, "--out", str(tmp_path / "back")])
+
+
 def export(shards: Path, out: Path, *options: str) -> Path:
     """Runs `to-hf`; returns its folder."""
     verbs.main(["to-hf", str(shards), "--out", str(out), *options])

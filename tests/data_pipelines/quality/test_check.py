@@ -13,9 +13,13 @@ from data_pipelines import verbs
 from data_pipelines.quality import check
 from data_pipelines.quality.check import check_shards
 from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.pack import write_shard
+from data_pipelines.shards.rows import NAME, Index
 from data_pipelines.shards.scan import build_index
 from data_pipelines.sound.audio import Audio
-from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, write_corpus
+from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus, write_dialogue
 from tests.refusals import refused
 
 
@@ -30,6 +34,13 @@ def edit_manifest(shards: Path, change: Callable[[dict[str, Any]], object]) -> N
     manifest = json.loads((shards / "manifest.json").read_text())
     change(manifest)
     (shards / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit_index(split: Path, change: Callable[[Index], object]) -> None:
+    index = Index.load(split)
+    index.columns = {name: column.copy() for name, column in index.columns.items()}
+    change(index)
+    index.save(split / NAME)
 
 
 def test_good_shards_have_no_problem(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +112,60 @@ def test_an_index_of_other_tars_is_named(shards: Path) -> None:
     assert [p for p in check_shards(shards) if "assistant-00000.tar: missing" in p]
     (shards / "train" / "index.safetensors").write_bytes(before)
     assert [p for p in check_shards(shards) if "not the index of these tars" in p]
+
+
+def test_swapped_tars_flipped_sides_and_zeroed_codes_are_found(shards: Path) -> None:
+    for n in range(2):
+        write_dialogue(shards.parent / "more", f"x-{n}")
+    pair = shards.parent / "pair"
+    build_shards([shards.parent / "more"], TinyCodec(), pair)
+    tar, other = pair / "train" / "service-00000.tar", pair / "train" / "service-00001.tar"
+    write_shard(other, [(f"y-{n}", stored(pair / "train", f"x-{n}")[1]) for n in range(2)])
+    assert tar.stat().st_size == other.stat().st_size
+    os.replace(other, tar)
+    assert "train/service-00000.tar: its sha256 is not the manifest's: the content has changed" in check_shards(pair)
+
+    def flip(index: Index) -> None:
+        index.columns["side"][:] = 1 - index.columns["side"]
+
+    edit_index(shards / "train", flip)
+    problems = check_shards(shards)
+    assert f"{shards / 'train' / NAME}: its sha256 is not the manifest's: the content has changed" in problems
+    assert [p for p in problems if "not the index of these tars" in p]
+    build_index(shards / "train")
+    assert check_shards(shards) == []
+    codes = stored(shards / "train", "qa-0")[1]["codes.npy"]
+    overwrite(shards / "train", "qa-0", "codes.npy", lambda data: data[:128] + bytes(len(codes) - 128))
+    assert "train/assistant-00000.tar: its sha256 is not the manifest's: the content has changed" in check_shards(
+        shards
+    )
+    build_index(shards / "train")  # The hash of a tar is in the index, so an index of other tars is another one.
+    assert f"{shards / 'train' / NAME}: its sha256 is not the manifest's: the content has changed" in check_shards(
+        shards
+    )
+
+
+def test_an_index_whose_hashes_are_not_those_of_the_tars_is_named(shards: Path) -> None:
+    def swap(index: Index) -> None:
+        index.shard_hashes.reverse()
+
+    edit_index(shards / "train", swap)
+    edit_manifest(shards, lambda manifest: manifest.pop("index"))
+    assert [p for p in check_shards(shards) if "not the index of these tars" in p]
+
+
+def test_shards_of_an_early_version_are_good_and_the_missing_hash_is_said(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "heldout"):
+        edit_index(shards / split, lambda index: index.shard_hashes.clear())
+    edit_manifest(shards, lambda manifest: manifest.pop("index"))
+    verbs.main(["check", str(shards)])
+    assert f"(train, heldout): `ppx-data index {shards}` adds it" in capsys.readouterr().out
+    verbs.main(["index", str(shards)])
+    verbs.main(["check", str(shards)])
+    assert "adds it" not in capsys.readouterr().out
+    assert read_manifest(shards).index == {split: ShardReader(shards / split).sha256 for split in ("train", "heldout")}
 
 
 def test_codes_that_are_not_those_of_the_audio_are_found(shards: Path) -> None:

@@ -1,6 +1,7 @@
 """Samples by number: what they hold, who may read them concurrently, and what is said about damaged ones."""
 
 import io
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from data_pipelines.shards.scan import build_index
 from model.errors import UserError
 from tests.data_pipelines.forked import forked_totals, total
 from tests.data_pipelines.tiny_dialogues import TinyCodec, overwrite, stored, write_corpus
+from tests.data_pipelines.tiny_recordings import without_length
 from tests.refusals import refused
 
 Change = Callable[[bytes], bytes]
@@ -146,6 +148,66 @@ def test_a_bad_record_is_named(train: Path, change: Change, reason: str) -> None
     overwrite(train, "service-1", "meta.json", change)
     with pytest.raises(BadSample, match=f"sample service-1: .*{reason}"):
         ShardReader(train).dialogue(7)
+
+
+def test_sound_of_unknown_length_is_read(train: Path) -> None:
+    for member in ("audio.flac", "left.voice.flac"):
+        expected, _ = soundfile.read(io.BytesIO(stored(train, "service-1")[1][member]), dtype="float32", always_2d=True)
+        overwrite(train, "service-1", member, without_length)
+        reader = ShardReader(train)
+        wav_CS, _ = (reader.audio if member == "audio.flac" else reader.voice_clip)(7)
+        np.testing.assert_array_equal(wav_CS, expected.T)
+
+
+def test_words_that_are_no_text_cost_their_sample_only(train: Path) -> None:
+    for member, change in (
+        ("left.text.json", lambda data: data.replace(b'"w0"', b"   0")),
+        ("left.text.json", lambda data: data.replace(b'"w0"', b"null")),
+        ("left.text.json", lambda data: b"[" * len(data)),
+        ("left.text.json", lambda data: data.replace(b"You are left", b"\\ud800......")),
+        ("left.text.json", lambda data: data.replace(b'"starts":[0.1', b'"starts":[NaN')),
+        ("meta.json", lambda data: b"[" * len(data)),
+        ("meta.json", lambda data: data.replace(b"You are left", b"\\ud800......")),
+        ("meta.json", lambda data: data.replace(b'"source": "service"', b'"source": "fisher" ')),
+    ):
+        before = stored(train, "service-1")[1][member]
+        overwrite(train, "service-1", member, change)
+        with refused("bad-shards", "sample service-1", error=BadSample):
+            ShardReader(train).read(7)
+            ShardReader(train).dialogue(7)
+        overwrite(train, "service-1", member, lambda _, before=before: before)  # type: ignore[misc]
+
+
+def test_sound_that_is_no_flac_is_neither_passed_on_nor_indexed(train: Path) -> None:
+    for member, part in (("audio.flac", "audio"), ("left.voice.flac", "clip")):
+        before = stored(train, "service-1")[1][member]
+        overwrite(train, "service-1", member, lambda data: b"root:x:0:0" + data[10:])
+        reader = ShardReader(train)
+        with refused("bad-shards", "service-1", "is no FLAC", error=BadSample):
+            reader.stored(7, part)
+        with refused("bad-shards", "service-1", "is no FLAC", error=BadSample):
+            (reader.audio if part == "audio" else reader.voice_clip)(7)
+        assert build_index(train) == [f"service-00000.tar: service-1: {member} is no FLAC"]
+        overwrite(train, "service-1", member, lambda _, before=before: before)  # type: ignore[misc]
+        assert build_index(train) == []
+
+
+def test_a_tar_is_indexed_by_a_name_that_is_safe(train: Path) -> None:
+    os.replace(train / "fisher-00000.tar", train / "My calls.tar")
+    with refused("bad-shards", train / "My calls.tar", "SOURCE-00000.tar"):
+        build_index(train)
+
+
+@pytest.mark.parametrize(
+    ("id", "source"), [("../../../x", "service"), ("a b", "service"), ("x", "../../x"), ("x", "a/b"), ("__x", "x")]
+)
+def test_names_that_lead_elsewhere_are_not_indexed(train: Path, id: str, source: str) -> None:
+    members = stored(train, "service-1")[1]
+    record = members["meta.json"].replace(b'"service-1"', json.dumps(id).encode())
+    record = record.replace(b'"source": "service"', f'"source": "{source}"'.encode())
+    write_shard(train / "more-00000.tar", [(id, members | {"meta.json": record})])
+    [problem] = build_index(train)
+    assert problem.startswith("more-00000.tar: ") and len(ShardReader(train)) == 10
 
 
 def test_a_truncated_tar_is_named_at_the_start(train: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.manifest import VoiceCounts, read_manifest
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus, write_dialogue
 from tests.refusals import refused
+
+SOURCE = {"dialogues": 1, "samples": 1, "hours": 1.0, "agent_words": 1}
+SHARD = {"bytes": 1, "sha256": "0" * 64, "dialogues": 1}
+CODEC = {"fingerprint": "f", "card": 64, "num_codebooks": 8, "silence_codes": [1] * 8, "sine_codes": [1] * 8}
 
 
 @pytest.fixture
@@ -60,12 +65,51 @@ def test_a_manifest_without_a_key_is_refused(corpus: list[Path], tmp_path: Path,
     path.write_text(json.dumps(facts | {"format": 1}))
     with refused("bad-shards", path, "format 1"):
         read_manifest(tmp_path / "out")
-    path.write_text("{")
-    with refused("unreadable", path):
-        read_manifest(tmp_path / "out")
+    for broken in ("{", "[" * 100_000):
+        path.write_text(broken)
+        with refused("unreadable", path):
+            read_manifest(tmp_path / "out")
     path.write_text(json.dumps(facts | {"content": {"train": {"fisher": 3}}}))
     with refused("bad-shards", path, "content.train.fisher is 3"):
         read_manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"content": {"../x": {}}}, "'../x' is no split"),
+        ({"content": {"train": {"../../x": SOURCE}}}, "'../../x' is no name of a source"),
+        ({"voices": {"dev": {"agent": {}, "user": {}}}}, "'dev' is no split"),
+        ({"index": {"dev": "0" * 64}}, "'dev' is no split"),
+        ({"index": {"train": "short"}}, "'short' is no SHA-256"),
+        ({"index": {"train": 3}}, "index.train is 3"),
+        ({"shards": {"../../etc/passwd": SHARD}}, "'../../etc/passwd' is no name of a tar"),
+        ({"shards": {"train/../x-00000.tar": SHARD}}, "is no name of a tar"),
+        ({"shards": {"train/x-00000.tar": SHARD | {"bytes": 0}}}, "has 0 bytes"),
+        ({"shards": {"train/x-00000.tar": SHARD | {"bytes": None}}}, "is None"),
+        ({"shards": {"train/x-00000.tar": SHARD | {"sha256": "x"}}}, "'x' is no SHA-256"),
+        ({"codec": CODEC | {"sine_codes": [1] * 7 + [64]}}, "codec.sine_codes"),
+        ({"codec": CODEC | {"silence_codes": [1]}}, "codec.silence_codes"),
+        ({"codec": CODEC | {"silence_codes": [-1] * 8}}, "codec.silence_codes"),
+    ],
+)
+def test_a_manifest_from_elsewhere_names_nothing_outside_of_its_folder(
+    corpus: list[Path], tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with refused("bad-shards", path, named):
+        read_manifest(tmp_path / "out")
+
+
+def test_a_manifest_of_an_early_version_has_no_hash_of_its_indexes(corpus: list[Path], tmp_path: Path) -> None:
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    facts = json.loads(path.read_text())
+    del facts["index"]
+    path.write_text(json.dumps(facts))
+    assert read_manifest(tmp_path / "out").index == {}
 
 
 def test_plain_webdataset_reads_the_shards(corpus: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from data_pipelines.shards.manifest import CodecFacts
 from data_pipelines.shards.pack import cut_into_shards
 from data_pipelines.sound.audio import loudness
 from model.errors import UserError
+from model.files import LOCK
 from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, noise, write_corpus, write_dialogue
@@ -152,6 +154,30 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
     build_shards(corpus, Killed(), tmp_path / "out")
     assert len(encoded) - first <= 20 + 12 - first + 4  # 20 channels, 12 voices; one dialogue may be done again
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_runs_never_write_one_folder_together(corpus: list[Path], tmp_path: Path) -> None:
+    build_shards(corpus, TinyCodec(), tmp_path / "alone")
+    refusals: list[str] = []
+
+    class Watched(TinyCodec):
+        def encode(self, wav_B1S: Tensor) -> Tensor:
+            if not refusals:
+                with refused("in-use", tmp_path / "out", f"process {os.getpid()}"):
+                    build_shards(corpus, TinyCodec(), tmp_path / "out")
+                refusals.append("seen")
+            return super().encode(wav_B1S)
+
+    build_shards(corpus, Watched(), tmp_path / "out")
+    assert refusals and tree(tmp_path / "out") == tree(tmp_path / "alone")
+
+
+def test_a_killed_run_leaves_no_lock_that_stops_the_next(corpus: list[Path], tmp_path: Path) -> None:
+    """A lock file without a holder is what a process leaves that was killed before it wrote anything else."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).write_text("process 1 on nowhere")
+    build_shards(corpus, TinyCodec(), tmp_path / "out")
+    assert not (tmp_path / "out" / LOCK).exists()
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(corpus: list[Path], tmp_path: Path) -> None:

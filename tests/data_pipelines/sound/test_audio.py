@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from data_pipelines.sound import audio
+from tests.data_pipelines.tiny_recordings import without_length
 from tests.refusals import refused
 
 
@@ -82,6 +83,34 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 24000, subtype="FLOAT")
     with refused("bad-audio", tmp_path / "nan.wav"):
         audio.read_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize("samples", [1, 4096, 100_000, 2_500_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path, samples: int, channels: int) -> None:
+    x_CS = np.stack([tone(300 * (n + 1), samples / 24000, 24000) for n in range(channels)])
+    audio.write_flac(tmp_path / "a.flac", x_CS, 24000)
+    data = (tmp_path / "a.flac").read_bytes()
+    expected_SC, _ = soundfile.read(tmp_path / "a.flac", dtype="float32", always_2d=True)
+    (tmp_path / "b.flac").write_bytes(without_length(data))
+    assert soundfile.info(tmp_path / "b.flac").frames != samples
+    for source in (tmp_path / "b.flac", without_length(data), tmp_path / "a.flac", data):
+        back_CS, rate = audio.read_audio(source)
+        assert rate == 24000 and back_CS.flags.c_contiguous
+        np.testing.assert_array_equal(back_CS, expected_SC.T)
+
+
+@pytest.mark.parametrize("container", [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("OGG", "VORBIS")])
+def test_blocks_give_what_one_read_gives(
+    tmp_path: Path, container: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    kind, subtype = container
+    soundfile.write(tmp_path / "a", np.stack([tone(300, 1, 24000)] * 2, axis=1), 24000, format=kind, subtype=subtype)
+    expected_SC, rate = soundfile.read(tmp_path / "a", dtype="float32", always_2d=True)
+    back_CS, found = audio.read_audio(tmp_path / "a")
+    np.testing.assert_array_equal(back_CS, expected_SC.T)
+    assert found == rate
 
 
 def test_a_dialogue_must_be_stereo_at_24_khz(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import http.server
+import io
 import json
 import re
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("num2words")
@@ -25,6 +27,7 @@ from model.errors import Code, UserError
 from tests.data_pipelines import speech_servers
 from tests.data_pipelines.jobs import wait_for
 from tests.data_pipelines.speech_servers import LINES, Server
+from tests.data_pipelines.tiny_recordings import without_length
 from tests.refusals import refused
 
 fakes, manifest, chatterbox_server, dia_server, here = speech_servers.FIXTURES
@@ -170,6 +173,10 @@ class Faulty:
                     self.connection.close()
                 elif step == "prose":
                     self.answer(200, b"Sorry, I cannot do that.")
+                elif step == "stream":
+                    data = io.BytesIO()
+                    soundfile.write(data, np.full(8000, 0.1), 16000, format="FLAC")
+                    self.answer(200, without_length(data.getvalue()))
                 elif step == "other":
                     self.answer(200, wav, "0" * 64)
                 else:
@@ -241,6 +248,15 @@ def test_what_does_not_pass_is_named_and_only_the_engines_own_failures_reject_on
             client.say("hi", b"", 0, {})
         assert type(why.value) is kind and why.value.code == code and named in str(why.value)
         assert running.asked == asked
+    finally:
+        running.stop()
+
+
+def test_an_answer_of_unknown_length_is_read_to_its_end() -> None:
+    running = Faulty("stream")
+    try:
+        audio, rate = running.client().say("hi", b"", 0, {})
+        assert rate == 16000 and audio.shape == (8000,) and np.allclose(audio, 0.1, atol=1e-4)
     finally:
         running.stop()
 

@@ -1,24 +1,31 @@
 """Whole runs of a model of a few thousand weights: exact resume, independence of the split, bad data."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.rows import NAME, Index
 from model.errors import Code, UserError
+from model.files import LOCK, lock
 from ppx_train import __version__
 from ppx_train.config import load
 from ppx_train.training import origin
 from ppx_train.training.checkpoint import FILE, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
+from ppx_train.training.ranks import is_launcher
 from ppx_train.training.run import train
 from tests.data_pipelines.range_server import serve
+from tests.data_pipelines.tiny_dialogues import overwrite, stored
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
 from tests.refusals import refused
@@ -147,6 +154,45 @@ def test_an_existing_run_is_not_overwritten(prepared: Path, whole_run: Path) -> 
         train(load(run_arguments(prepared, whole_run)))
 
 
+def test_a_run_dir_in_which_another_process_trains_is_refused(prepared: Path, tmp_path: Path) -> None:
+    for resume in ("true", "false"):
+        arguments = run_arguments(prepared, tmp_path / "run", f"resume={resume}")
+        with lock(tmp_path / "run"), refused("in-use", tmp_path / "run", f"process {os.getpid()} on"):
+            train(load(arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_lock_of_a_killed_run_is_no_obstacle_and_every_lock_is_gone_in_the_end(
+    prepared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).write_text("process 1 on another-machine")
+    arguments = run_arguments(prepared, tmp_path / "run", "steps=1", "optim.warmup_steps=0", "data.heldout_samples=0")
+    assert train(load(arguments)) == 0
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),  # a process that Lightning started
+        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun numbers nodes by itself
+        ({"RANK": "4", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_one_process_of_all_is_the_first(
+    variables: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_launcher() is expected
+
+
 def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path) -> None:
     with refused("other-settings", "optim.lr.depth=0.5", "0.0015"):
         train(load(run_arguments(prepared, whole_run, "resume=true", "optim.lr.depth=0.5")))
@@ -163,8 +209,6 @@ def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path
 def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shutil.copytree(prepared / "shards", shards)
-    from data_pipelines.shards.rows import Index
-
     index = Index.load(shards / "train")
     name = index.shard_names[-1]
     with open(shards / "train" / name, "r+b") as file:
@@ -177,6 +221,43 @@ def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Pat
     bad = bad_samples(tmp_path / "run")
     assert len(bad) == 1
     assert next(iter(bad)).startswith("service-")
+
+
+def test_samples_of_other_types_and_values_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(prepared / "shards", shards)
+
+    def no_text(data: bytes) -> bytes:
+        return re.sub(rb'"words":\["\w+"', lambda found: b'"words":[' + b"1" * (len(found[0]) - 9), data)
+
+    changes: list[tuple[str, Callable[[bytes], bytes]]] = [
+        ("text.json", no_text),
+        ("text.json", lambda data: data.replace(b'"starts":[0.4', b'"starts":[NaN')),
+        ("text.json", lambda data: b"[" * len(data)),
+        ("text.json", lambda data: data.replace(b"You work for CitySan.", b"\\ud800...............")),
+        ("voice.npy", lambda data: data[:-2] + b"\xe8\x03"),
+    ]
+    ids = sorted({row.id for row in ShardReader(shards / "train").rows if row.source == "service"})
+    for id, (member, change) in zip(ids, changes, strict=False):
+        before = stored(shards / "train", id)[1][f"left.{member}"]
+        overwrite(shards / "train", id, f"left.{member}", change)
+        assert before != stored(shards / "train", id)[1][f"left.{member}"]
+    arguments = run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]", "steps=4", "trainer.threads=1")
+    assert train(load(arguments)) == 0
+    bad = bad_samples(tmp_path / "run")
+    assert sorted(bad) == ids[: len(changes)] and len(ids) > len(changes)
+    assert "code 1000 is outside 0..63" in bad[ids[4]]
+
+
+def test_an_index_that_was_changed_since_is_refused_before_training(prepared: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(prepared / "shards", shards)
+    index = Index.load(shards / "train")
+    index.columns["side"] = 1 - index.columns["side"]
+    index.save(shards / "train" / NAME)
+    with refused("checksum", shards / "train" / NAME, "`ppx-data check`"):
+        train(load(run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]")))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
