@@ -1,7 +1,7 @@
 """Answers of a language model on disk, one readable JSON file for each request.
 
-Every chat completion is kept as it came, whether its text is valid or not, so that a run which was stopped, or is done again, sends no request
-twice and gives the same results.
+Every chat completion is kept as it came, whether its text is valid or not, so that a run which was stopped, or is done
+again, sends no request twice and gives the same results.
 """
 
 import json
