@@ -1,6 +1,8 @@
-"""What all clients of a server share: its address, and the key that it may ask for."""
+"""What all clients of a server share: its address, the key that it may ask for, and that neither leads elsewhere."""
 
 import os
+import urllib.request
+from typing import Any
 from urllib.parse import urlsplit
 
 from model.errors import UserError
@@ -35,3 +37,24 @@ def key_of(variable: str) -> str:
             f"the key in ${variable} holds a space or a character that no key has: set it again", code="bad-value"
         )
     return key
+
+
+def why_no_redirect(url: str, status: int, target: str | None, option: str) -> str:
+    """The message for an answer 3xx, which is never followed, because the request carries the key and the texts."""
+    return (
+        f"{url} answers {status} and redirects to {target or 'an unnamed address'!r:.200}: redirects are not followed, "
+        f"give that address as {option} if it is yours"
+    )
+
+
+def open_without_redirects(request: urllib.request.Request, timeout: float) -> Any:
+    """The response to a request, as a context. Raises: what urlopen raises; HTTPError for a redirect, too."""
+    return _OPENER.open(request, timeout=timeout)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Makes no new request, so that the answer becomes an HTTPError."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)

@@ -66,13 +66,14 @@ def judge(answer: Answer, question: Question[T], answer_format: str) -> Verdict[
         return Verdict(fault="repeats", problems=("the answer repeats itself",))
     if answer.finish_reason == "length":
         return Verdict(fault="length", problems=("the answer was cut at the limit of tokens: answer more briefly",))
+    validator = require("jsonschema", extra="llm").Draft202012Validator(question.schema)
     try:
-        value = json.loads(_object_in(text) if answer_format == "text" else text)
-    except ValueError as why:
+        value = json.loads(_object_in(text) if answer_format == "text" else text, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be written to a file
+        errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
+    except (ValueError, RecursionError) as why:
         fault = "malformed JSON" if text[:1] in "{[" and text else "prose"
         return Verdict(fault=fault, problems=(f"the answer is not a JSON object ({why}): {shortened(text)}",))
-    validator = require("jsonschema", extra="llm").Draft202012Validator(question.schema)
-    errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
     if errors:
         found = [f"{error.json_path}: {shortened(error.message)}" for error in errors]
         return Verdict(fault="schema", problems=tuple(found[:MAX_PROBLEMS]))
@@ -98,6 +99,10 @@ def repeats_itself(text: str) -> bool:
             if run + period >= max(LOOP_REPEATS * period, LOOP_WORDS):
                 return True
     return False
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _object_in(text: str) -> str:

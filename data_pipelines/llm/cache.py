@@ -1,7 +1,7 @@
 """Answers of a language model on disk, one readable JSON file for each request.
 
-Every answer is kept as it came, valid or not, so that a run which was stopped, or is done again, sends no request
-twice and gives the same results.
+Every chat completion is kept as it came, whether its text is valid or not, so that a run which was stopped, or is done
+again, sends no request twice and gives the same results.
 """
 
 import json
@@ -36,7 +36,7 @@ class AnswerCache:
         try:
             stored = json.loads(self.path(key).read_text("utf-8"))
             return record_of(Answer, stored["answer"]) if stored["format"] == FORMAT else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def put(self, key: str, request: dict[str, Any], answer: Answer) -> None:

@@ -14,6 +14,8 @@ from data_pipelines.llm.answers import Answer, Question, T, Verdict, judge, shor
 from data_pipelines.llm.cache import AnswerCache
 from data_pipelines.llm.settings import LLMSettings
 from data_pipelines.llm.usage import Tokens, Usage
+from data_pipelines.records.typed import record_of
+from data_pipelines.web import why_no_redirect
 from model.errors import UserError
 from model.extras import require
 
@@ -50,7 +52,11 @@ class Client:
         require("jsonschema", extra="llm")
         # The retries of the package are off: they would also repeat 408 and 409, and could not be counted.
         self._api = self._openai.OpenAI(
-            base_url=settings.base_url, api_key=settings.key(), timeout=settings.timeout, max_retries=0
+            base_url=settings.base_url,
+            api_key=settings.key(),
+            timeout=settings.timeout,
+            max_retries=0,
+            http_client=self._openai.DefaultHttpxClient(follow_redirects=False),
         )
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -137,7 +143,8 @@ class Client:
             self.usage.sent()
             wait = None
             try:
-                answer = _kept(self._api.chat.completions.create(**self._on_the_line(request)))
+                completions = self._api.chat.completions.with_raw_response
+                answer = _kept(completions.create(**self._on_the_line(request)).text)
                 self._failures, self._has_answers = 0, True
                 return answer
             except self._openai.APITimeoutError:
@@ -146,7 +153,7 @@ class Client:
                 failure, wait = self._status(why)
             except (self._openai.APIConnectionError, self._openai.APIResponseValidationError) as why:
                 failure = ("connection", shortened(f"{why} {why.__cause__ or ''}"))
-            except ValueError as why:  # The body is not JSON, or JSON of another kind.
+            except (ValueError, RecursionError) as why:  # The body is not JSON, or JSON of another kind.
                 failure = ("connection", f"the server's answer is no chat completion ({shortened(str(why))})")
             if attempt == self.settings.retries:
                 break
@@ -168,6 +175,11 @@ class Client:
     def _status(self, why: Any) -> tuple[tuple[str, str], float | None]:
         """What an HTTP error means, and the wait its server asks for. Raises where sending it again is no use."""
         status, said = why.status_code, shortened(self._without_key(str(why.message)))
+        if 300 <= status < 400:
+            target = why.response.headers.get("location")
+            raise UserError(
+                why_no_redirect(self.settings.base_url, status, target, "--llm-url"), code="unsafe"
+            ) from why
         if status == 429 or status >= 500:
             return (f"HTTP {status}", said), retry_after(why.response.headers.get("retry-after"))
         if status in (401, 403, 404):
@@ -213,17 +225,26 @@ def retry_after(header: str | None) -> float | None:
         return None
 
 
-def _kept(completion: Any) -> Answer:
-    """What is kept of a chat completion. Raises ValueError if it is not one."""
-    choices = getattr(completion, "choices", None)
-    if not choices or choices[0].message is None:
-        raise ValueError(str(completion))
-    choice, usage = choices[0], completion.usage
-    return Answer(
-        content=choice.message.content,
-        refusal=getattr(choice.message, "refusal", None),
-        finish_reason=choice.finish_reason,
-        model=completion.model,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        answer_tokens=usage.completion_tokens if usage else None,
-    )
+def _kept(body: str) -> Answer:
+    """What is kept of a chat completion. Raises ValueError or RecursionError if it is not one."""
+    completion = json.loads(body)
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise ValueError(body)
+    answer = {
+        "content": message.get("content"),
+        "refusal": message.get("refusal"),
+        "finish_reason": choice.get("finish_reason"),
+        "model": completion.get("model"),
+        "prompt_tokens": _count(completion.get("usage"), "prompt_tokens"),
+        "answer_tokens": _count(completion.get("usage"), "completion_tokens"),
+    }
+    return record_of(Answer, answer)
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """A number of tokens; None if the server states none, or something that is no count."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None

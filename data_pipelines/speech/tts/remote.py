@@ -14,7 +14,7 @@ import soundfile
 
 from data_pipelines.sound.audio import Audio, decoded
 from data_pipelines.speech.protocols import EngineGone
-from data_pipelines.web import checked_address, key_of
+from data_pipelines.web import checked_address, key_of, open_without_redirects, why_no_redirect
 from model.errors import UserError
 
 KEY_VARIABLE = "PPX_TTS_KEY"
@@ -54,7 +54,7 @@ class HttpBackend:
     def say(self, text: str, reference: bytes, seed: int, options: dict[str, float]) -> tuple[Audio, int]:
         """Speaks as Backend.say does.
 
-        Raises: EngineGone if the server does not respond or has changed, UserError if it refuses.
+        Raises: EngineGone if the server does not respond, redirects or has changed, UserError if it refuses.
         """
         body = {"text": text, "seed": seed, "options": options, "reference": base64.b64encode(reference).decode()}
         data, served_by = self._ask("/speak", body)
@@ -83,9 +83,12 @@ class HttpBackend:
                 time.sleep(min(self._wait * 2 ** (attempt - 1), MAX_WAIT_SECONDS))
             try:
                 request = urllib.request.Request(self._url + path, data, headers)
-                with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+                with open_without_redirects(request, self._timeout) as answer:
                     return answer.read(), answer.headers.get("X-Engine", "")
             except urllib.error.HTTPError as why:
+                if 300 <= why.code < 400:
+                    where = why_no_redirect(self._url + path, why.code, why.headers.get("Location"), "--url")
+                    raise EngineGone(where, code="unsafe") from why
                 reason = f"{why.code} {_reason(why)}".strip()
                 if why.code in (401, 403):
                     raise EngineGone(f"{self._url}: {reason}: set {KEY_VARIABLE} to its key", code="no-access") from why

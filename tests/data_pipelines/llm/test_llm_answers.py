@@ -26,6 +26,10 @@ FAULTS: dict[str, tuple[Reply, str, str]] = {
     "loop": (say(LOOP), "repeats", "repeats itself"),
     "other object": (say({"town": "Oslo"}), "schema", "'city' is a required property"),
     "a list": (say([GOOD]), "schema", "is not of type 'object'"),
+    "nested brackets": (say("[" * 100_000), "malformed JSON", "not a JSON object"),
+    "nested within": (say('{"city": ' + "[" * 100_000), "malformed JSON", "not a JSON object"),
+    "half a surrogate pair": (say('{"city": "\\ud800"}'), "malformed JSON", "surrogates not allowed"),
+    "not a number": (say('{"city": NaN}'), "malformed JSON", "NaN is no number of JSON"),
     "rules": (say({"city": "Ulm"}), "rules", "Ulm is a town"),
 }
 

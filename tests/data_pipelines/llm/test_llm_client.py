@@ -43,6 +43,11 @@ def test_the_limit_of_tokens_goes_by_the_servers_name_for_it_and_is_the_same_que
     assert Asked(tmp_path / "b", newer, max_tokens=77).requests == 0  # The kept answer does not depend on the name.
 
 
+def odd(**message: Any) -> Reply:
+    """A chat completion whose message has values of other types."""
+    return raw(json.dumps({"model": "m", "choices": [{"message": message, "finish_reason": "stop"}]}).encode())
+
+
 # What the server does, and the waits between requests in seconds (None: our own back-off, by attempt).
 PATIENCE: dict[str, tuple[list[Reply], list[float | None]]] = {
     "500 twice": ([status(500), status(500), say(GOOD)], [None, None]),
@@ -53,6 +58,14 @@ PATIENCE: dict[str, tuple[list[Reply], list[float | None]]] = {
     "broken body": ([raw(b'{"id": "x", "choi'), say(GOOD)], [None]),
     "another page": ([raw(b"<html>proxy</html>", "text/html"), say(GOOD)], [None]),
     "no choices": ([raw(b'{"object": "chat.completion", "choices": []}'), say(GOOD)], [None]),
+    "choices of another kind": ([raw(b'{"choices": {"0": 1}}'), say(GOOD)], [None]),
+    "a choice of another kind": ([raw(b'{"choices": ["Oslo"]}'), say(GOOD)], [None]),
+    "a list": ([raw(b"[1, 2]"), say(GOOD)], [None]),
+    "nested brackets": ([raw(b"[" * 200_000), say(GOOD)], [None]),
+    "content that is a number": ([odd(content=5), say(GOOD)], [None]),
+    "content that is a list": ([odd(content=[{"type": "text", "text": '{"city": "Oslo"}'}]), say(GOOD)], [None]),
+    "refusal that is an object": ([odd(content=None, refusal={"why": "no"}), say(GOOD)], [None]),
+    "half a surrogate pair": ([odd(content="\ud800"), say(GOOD)], [None]),
 }
 
 
@@ -64,6 +77,20 @@ def test_faults_of_the_line_are_waited_out(tmp_path: Path, replies: list[Reply],
     assert len(asked.waits) == len(waits)
     for attempt, (found, expected) in enumerate(zip(asked.waits, waits, strict=True)):
         assert found == expected if expected is not None else 0.5 * 2**attempt <= found <= 2**attempt
+
+
+@pytest.mark.parametrize("reply", [odd(content=5), odd(content=["Oslo"]), odd(content="{}", refusal={})])
+def test_odd_answers_are_not_kept(tmp_path: Path, reply: Reply) -> None:
+    assert Asked(tmp_path, [reply], retries=0, tries=1).failed.lasting is False
+    assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+@pytest.mark.parametrize("usage", ["100 tokens", 7, [100, 20], {"prompt_tokens": "100", "completion_tokens": -1}])
+def test_an_odd_count_of_tokens_is_no_count(tmp_path: Path, usage: Any) -> None:
+    choice = {"message": {"content": json.dumps(GOOD)}, "finish_reason": "stop"}
+    asked = Asked(tmp_path, [raw(json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode())])
+    assert asked.value == GOOD
+    assert asked.client.usage.total == Tokens(answers=1, uncounted=1)
 
 
 def test_a_slow_server_times_out_and_is_asked_again(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Hugging Face datasets, in folders and behind a stand-in of the hub."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
+from data_pipelines.recordings import hub
 from data_pipelines.recordings.recording import Unready
 from model.errors import Code, UserError
 from tests.data_pipelines.recordings.imports import (
@@ -126,23 +128,35 @@ def test_rows_with_broken_audio_or_the_same_name_are_listed(tmp_path: Path, parq
     table = files.read_table(path)
     rows = table.to_pylist()
     rows[0]["sound"]["bytes"] = b"no audio"
-    rows += [rows[1], {**rows[1], "name": "thief", "sound": {"bytes": None, "path": "/etc/passwd"}}]
+    secret = tmp_path / "secret.flac"
+    secret.write_bytes(rows[1]["sound"]["bytes"])
+    thefts = {
+        "path": "/etc/passwd",
+        "file chain": f"file://{secret}::hf://datasets/{root}/a.flac",
+        "zip chain": f"zip://a.flac::{secret}::hf://datasets/{root}/a.zip",
+        "local": f"local://{secret}",
+        "other": "hf://datasets/org/other/a.flac",
+        "up": f"hf://datasets/{root}/../../org/other/a.flac",
+    }
+    rows += [rows[1]]
+    rows += [{**rows[1], "name": name, "sound": {"bytes": None, "path": path}} for name, path in thefts.items()]
     files.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), path)
     verbs.main(argv(root, tmp_path / "out", *HF))
     assert len(recordings(imported(tmp_path / "out"))) == 2
     given = reasons(tmp_path / "out")
     assert "cannot be read as audio" in given["train-00000-call 0"]
     assert given["train-00000-call 1 (row 2)"] == "another row has the same name"
-    assert "leads out of" in given["train-00000-thief"]
+    for name in thefts:
+        assert "leads out of" in given[f"train-00000-{name}"], name
 
 
 def test_a_repository_of_the_hub_is_streamed(tmp_path: Path, parquet: tuple[Path, Words]) -> None:
     from tests.hub_server import hub_server
 
-    with hub_server(tmp_path / "hub") as hub:
-        hub.add("org/talks", parquet[0], kind="dataset")
+    with hub_server(tmp_path / "hub") as served:
+        served.add("org/talks", parquet[0], kind="dataset")
         code = f"from data_pipelines import verbs; verbs.main({argv('org/talks', tmp_path / 'out', *HF)!r})"
-        environment = hub.environment(tmp_path / "home") | {
+        environment = served.environment(tmp_path / "home") | {
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "HF_DATASETS_CACHE": str(tmp_path / "cache"),
@@ -153,3 +167,20 @@ def test_a_repository_of_the_hub_is_streamed(tmp_path: Path, parquet: tuple[Path
         )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(recordings(imported(tmp_path / "out"))) == 3
+
+
+def test_a_file_of_the_repository_itself_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def answer(path: str, mode: str) -> io.BytesIO:
+        opened.append(path)
+        return io.BytesIO(b"fLaC")
+
+    monkeypatch.setattr("fsspec.open", answer)
+    for path in ("hf://datasets/org/talks@refs%2Fpr%2F1/data/a b.flac", "hf://datasets/org/talks/a..flac"):
+        assert hub._bytes({"bytes": None, "path": path}, "sound", "org/talks") == b"fLaC"
+        assert opened.pop() == path
+    for path in ("hf://datasets/org/talks2@main/a.flac", "hf://datasets/org/talks@main/a.flac::x", "hf://org/talks/a"):
+        with refused("unsafe", path):
+            hub._bytes({"bytes": None, "path": path}, "sound", "org/talks")
+    assert not opened
