@@ -123,7 +123,9 @@ def text_file(draw: random.Random, data: bytes) -> bytes:
             lines[at] = lines[other] * draw.choice((1, 2, 500))
         elif kind == 2:
             words = lines[at].split(b" ")
-            odd = draw.choice((b"nan", b"inf", b"1e400", b"-1", b"9" * 5000, b"1.2.3", b"[", b"((", b"))", b"<", b"\xff"))
+            odd = draw.choice(
+                (b"nan", b"inf", b"1e400", b"-1", b"9" * 5000, b"1.2.3", b"[", b"((", b"))", b"<", b"\xff")
+            )
             words[draw.randrange(len(words))] = odd
             lines[at] = b" ".join(words)
         elif kind == 3:

@@ -115,13 +115,17 @@ def targets(folder: Path) -> list[Target]:
             return False if read(path) is False else None
 
         reader = at(place, quiet)
-        return Target(name=name, files=files, mutate=mutate, read=whole_again(place, reader) if place.exists() else reader)
+        return Target(
+            name=name, files=files, mutate=mutate, read=whole_again(place, reader) if place.exists() else reader
+        )
 
     bytes_of = Path.read_bytes
     run = load(run_arguments(folder, folder / "run"))
     saved = run.to_yaml().encode()
     checkpoint = io.BytesIO()
-    torch.save({"global_step": 3, "epoch": 0, "state_dict": {"lm.a": torch.ones(40, 3), "lm.b": torch.ones(2)}}, checkpoint)
+    torch.save(
+        {"global_step": 3, "epoch": 0, "state_dict": {"lm.a": torch.ones(40, 3), "lm.b": torch.ones(2)}}, checkpoint
+    )
     voice, pcm = io.BytesIO(), noise(0.3, 0.1, 1)
     from safetensors.torch import save
 

@@ -1,11 +1,10 @@
 """Damaged files of every format that comes from elsewhere end in one line, are skipped, or are read.
 
-    PPX_FUZZ=10000 pytest tests/fuzz                   more cases of each format than the 300 of the suite
-    PPX_FUZZ_CASE=17 pytest tests/fuzz -k manifest     one case again
+PPX_FUZZ=10000 pytest tests/fuzz                   more cases of each format than the 300 of the suite
+PPX_FUZZ_CASE=17 pytest tests/fuzz -k manifest     one case again
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
