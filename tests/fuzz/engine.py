@@ -1,6 +1,6 @@
 """Reads damaged files, one after the other, and counts how that ends.
 
-A reader may refuse a file (UserError in one line, or what it documents), skip it, or take it. Any other exception, a
+A reader may refuse a file (UserError in one line, or what it documents), skip it, or take it. Another exception, a
 hang, or memory beyond a bound is a failure. A case is known by its target and number alone, so that it can be run again.
 """
 

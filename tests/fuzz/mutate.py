@@ -13,8 +13,9 @@ DEEP = "\x02deep\x03"
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, -(2**31) - 1, 2**63, 2**64, 10**12, 10**400, 0.5, -0.0, 1e-320, 1e38, 1e308,
     float("nan"), float("inf"), float("-inf"), "", " ", "0", "NaN", "null", "\0", "a\nb", "\x1b[31m", "\ud800",
-    "\udcff", "\u202e", "x" * 70_000, "../../../x", "/etc/passwd", "a/b", "C:\\x", "~", "-", ".", "..", "__x", "<script>",
-    "| a |", "${oc.env:HOME}", "${run_dir}", "${", "*a", "&a", "!!python/name:os.system", [], {}, [[]], [None], {"": None},
+    "\udcff", "\u202e", "x" * 70_000, "../../../x", "/etc/passwd", "a/b", "C:\\x", "~", "-", ".", "..", "__x",
+    "<script>",
+    "${oc.env:HOME}", "${run_dir}", "${", "*a", "&a", "!!python/name:os.system", [], {}, [[]], [None], {"": None},
     {"a": {"b": []}}, [0] * 5000, DEEP, [DEEP],
 )  # fmt: skip
 """Values that a reader does not expect."""
