@@ -12,7 +12,7 @@ from data_pipelines.records.schema import Side, Word
 from data_pipelines.records.turns import group_turns
 from data_pipelines.sound.audio import Audio
 from data_pipelines.text.words import normal_words
-from model.config import FRAME_RATE, LMConfig
+from model.config import FRAME_RATE, LMConfig, frames_of
 from model.prompt import PAUSE_FRAMES, role_ids
 from model.text import TextTokenizer, text_stream
 
@@ -81,11 +81,6 @@ def speaker_values(
         mean = np.stack(turns).sum(axis=0)
         values["user_similarity"] = similarity(mean, embedder.embed(np.concatenate(other)))
     return values
-
-
-def frames_of(seconds: float) -> int:
-    """The frames that hold this many seconds, of which the last may be in part; rounded to 1/1000 frame before."""
-    return -(-round(seconds * FRAME_RATE * 1000) // 1000)
 
 
 def text_values(words: Sequence[Word], seconds: float, tokenizer: TextTokenizer) -> dict[str, float]:

@@ -26,11 +26,12 @@ from data_pipelines.records.turns import group_turns
 from data_pipelines.records.typed import record
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, read_audio, require_stereo_24k, to_rate
 from data_pipelines.text.words import normal_words
+from model.config import frames_of
 from model.errors import UserError
 from model.files import write_bytes
 from model.text import TextTokenizer
 
-VERSION = "2"
+VERSION = "3"
 """Raise it with each change of this code that measures the same dialogue differently."""
 
 
@@ -220,7 +221,7 @@ def _text(dialogue: Dialogue, clips: dict[str, Audio], listening: Listening) -> 
     tokenizer = shared_tokenizer(listening.tokenizer) if listening.tokenizer != "none" else None
     sides = {side: dialogue.side(side) for side in dialogue.agent_sides}
     prompts = [prompt_frames(side.role_prompt, len(clips[name]) / RATE_HZ, tokenizer) for name, side in sides.items()]
-    values = {"frames": -(-dialogue.seconds * 12.5 // 1) + max(prompts)}
+    values = {"frames": float(frames_of(dialogue.seconds) + max(prompts))}
     if tokenizer:
         each = [text_values(side.words, dialogue.seconds, tokenizer) for side in sides.values()]
         values |= {name: max(found[name] for found in each) for name in each[0]}

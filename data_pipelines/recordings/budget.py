@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from model.config import FRAME_RATE
+from model.config import FRAME_RATE, frames_of
 from model.prompt import PAUSE_FRAMES, wrap_role
 from model.text import TextTokenizer
 
@@ -35,10 +35,10 @@ def _shared_tokenizer(path: str) -> TextTokenizer:
 
 def dialogue_seconds(voice_seconds: float, prompt_tokens: int) -> float:
     """Returns the longest dialogue, in seconds, that fits a row beside a voice clip and a prompt of this size."""
-    return (ROW_FRAMES - math.ceil(voice_seconds * FRAME_RATE) - prompt_tokens - 2 * PAUSE_FRAMES) / FRAME_RATE
+    return (ROW_FRAMES - frames_of(voice_seconds) - prompt_tokens - 2 * PAUSE_FRAMES) / FRAME_RATE
 
 
 def row_frames(seconds: float, voice_seconds: float, prompt_tokens: int) -> int:
     """Returns the frames of the training row; the first is not trained on and not counted (see `model.prompt`)."""
-    prompt = math.ceil(voice_seconds * FRAME_RATE) + prompt_tokens + 2 * PAUSE_FRAMES - 1
-    return prompt + math.ceil(round(seconds * FRAME_RATE, 6))
+    prompt = frames_of(voice_seconds) + prompt_tokens + 2 * PAUSE_FRAMES - 1
+    return prompt + frames_of(seconds)

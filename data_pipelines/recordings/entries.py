@@ -1,5 +1,6 @@
 """Finds words and utterances in JSON of any shape by the names of its keys, because every data set has its own."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -27,6 +28,14 @@ class TranscriptEntry:
     words: tuple[Word, ...] = ()
     is_other: bool = False
     """True for what the speaker who is not `label` says, such as the backchannels listed with an utterance."""
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError for a text that is no string and for times that are no numbers."""
+        if not isinstance(self.text, str):
+            raise TypeError(f"the text {self.text!r:.60} is no string")
+        for time in (self.start, self.end):
+            if time is not None and not math.isfinite(time):
+                raise ValueError(f"{self.text!r:.60} has a time that is no number: {time}")
 
 
 def is_list(value: Any) -> bool:

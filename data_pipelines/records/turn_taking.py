@@ -1,6 +1,6 @@
 """Turn taking of a dialogue in four numbers: speech, pauses, gaps and overlap.
 
-Words of one side less than 0.2 s apart form a stretch of speech. Silence of both sides between two stretches is a
+Words of one side at most 0.2 s apart form a stretch of speech. Silence of both sides between two stretches is a
 pause if the same side goes on, and a gap if the other one begins; both sides at once is overlap.
 Source: the definitions of dGSLM (arXiv 2203.16502), which Moshi's report of natural talk follows too.
 """
@@ -12,7 +12,9 @@ from data_pipelines.records.schema import SIDES, Dialogue, Word
 from data_pipelines.records.turns import PAUSE_SECONDS
 
 JOIN_SECONDS = 0.2
-"""A shorter silence between two words of a side does not end a stretch."""
+"""A silence of this length between two words of a side does not end a stretch, a longer one does."""
+ROUNDING_SECONDS = 1e-6
+"""Word times are decimal: 0.9 - 0.7 is 0.2000000000000000178."""
 
 Stretch = tuple[float, float, str]
 """Start and end in seconds, and the side."""
@@ -51,10 +53,10 @@ class TurnTaking:
 
 
 def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> list[Stretch]:
-    """Stretches of speech of one side, in order; a silence shorter than `join` seconds does not end one."""
+    """Stretches of speech of one side, in order; a silence of at most `join` seconds does not end one."""
     found: list[Stretch] = []
     for word in words:
-        if found and word.start - found[-1][1] < join:
+        if found and word.start - found[-1][1] <= join + ROUNDING_SECONDS:
             found[-1] = (found[-1][0], max(found[-1][1], word.end), side)
         else:
             found.append((word.start, word.end, side))

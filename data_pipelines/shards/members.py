@@ -64,16 +64,14 @@ def parse_text(data: bytes) -> tuple[str, list[WordStart]]:
         columns = json.loads(data)
         role_prompt, texts, starts = columns["role_prompt"], columns["words"], columns["starts"]
         words = list(map(WordStart._make, zip(texts, starts, strict=True)))
-        is_text = type(texts) is list and set(map(type, [role_prompt, *texts])) == {str}
-        "".join([role_prompt, *texts] if is_text else ()).encode()  # lone surrogates are JSON, but no text
+        # Joining refuses what is no string, and encoding refuses lone surrogates, which are JSON, but no text.
+        (role_prompt + "".join(texts)).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise ValueError(f"not the text of a side: {type(why).__name__} {why}") from why
-    if not is_text:
-        raise ValueError("not the text of a side: role prompt and words are not all text")
     # The sum is what shows NaN, with which all comparisons are false.
-    is_timed = set(map(type, starts)) <= {int, float}
+    is_timed = type(texts) is list and set(map(type, starts)) <= {int, float}
     if not is_timed or (starts and not (min(starts) >= 0 and max(starts) < MAX_SECONDS and math.isfinite(sum(starts)))):
-        raise ValueError("not the text of a side: not all starts are numbers of seconds")
+        raise ValueError("not the text of a side: not a list of words with a number of seconds for each")
     return role_prompt, words
 
 

@@ -1,8 +1,8 @@
 """SPLIT/index.safetensors: one row for each sample of a split, in columns that are mapped, not read.
 
 A sample is (dialogue, agent side): a call between equals gives two. The processes of a machine share the memory of a
-file. One that could make a reader look outside of its tars, or that names what cannot name a file, is refused where it is
-opened; everything behind may rely on that.
+file. One that could make a reader look outside of its tars, or that names what cannot name a file, is refused where it
+is opened; everything behind may rely on that.
 """
 
 import json
@@ -219,8 +219,6 @@ def _judged(rows: dict[str, npt.NDArray[Any]], facts: IndexFacts) -> Iterator[tu
         ("shard", 0, len(facts.shards) - 1),
         ("source", 0, len(facts.sources) - 1),
         ("side", 0, len(SIDES) - 1),
-        *((name, 1, np.iinfo(np.int32).max) for name in ("num_frames", "voice_frames")),
-        *((name, 0, np.iinfo(np.int32).max) for name in ("num_words", "role_chars")),
     ):
         yield name, (rows[name] >= low) & (rows[name] <= high), f"{low} to {high}"
     size_N = np.array(facts.sizes, np.int64)[rows["shard"]]
@@ -229,6 +227,14 @@ def _judged(rows: dict[str, npt.NDArray[Any]], facts: IndexFacts) -> Iterator[tu
     # The sum of two int32 and an offset below 2 ** 62 cannot overflow int64.
     ends_N = rows["offset"] + (starts_NP.astype(np.int64) + sizes_NP).max(axis=1)
     yield "places", ((starts_NP >= 0) & (sizes_NP > 0)).all(axis=1) & (ends_N <= size_N), "places in its tar"
+    codes_N, voice_N, text_N = sizes_NP[:, : PARTS.index("meta")].T
+    for name, low, bytes_each, room_N in (
+        ("num_frames", 1, 32, codes_N),
+        ("voice_frames", 1, 16, voice_N),
+        ("num_words", 0, 1, text_N),
+        ("role_chars", 0, 1, text_N),
+    ):
+        yield name, (rows[name] >= low) & (rows[name] <= room_N // bytes_each), f"{low} or more that fit its member"
     ids = rows["ids"]
     is_filled, is_known = ids != 0, np.isin(np.arange(256), list(ID_CHARACTERS.encode()))[ids]
     is_good = (

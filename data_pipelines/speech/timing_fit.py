@@ -1,6 +1,6 @@
 """`ppx-data timing`: turn taking fitted to calls, from the word times of dialogue folders.
 
-Words of one side less than 0.2 s apart form a stretch of speech. A stretch of a few listener's words beside a turn of
+Words of one side at most 0.2 s apart form a stretch of speech. A stretch of a few listener's words beside a turn of
 the other side is a backchannel. Of the rest, the stretch that lasts longest so far holds the floor; when the other
 side outlasts it, the speaker changes: the time between is a gap, negative for an overlap. An overlap of more than
 half a second is an interruption, and its length is how long the interrupted went on.

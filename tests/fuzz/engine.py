@@ -1,7 +1,7 @@
 """Reads damaged files, one after the other, and counts how that ends.
 
 A reader may refuse a file (UserError in one line, or what it documents), skip it, or take it. Another exception, a
-hang, or memory beyond a bound is a failure. A case is known by its target and number alone, so that it can be run again.
+hang, or memory beyond a bound is a failure. A case is known by its target and number alone, so it can be run again.
 """
 
 import os

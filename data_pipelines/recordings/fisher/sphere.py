@@ -26,6 +26,7 @@ SHORTEN_CODING: Literal["ulaw,embedded-shorten-v2.00"] = "ulaw,embedded-shorten-
 Coding = Literal["ulaw", "ulaw,embedded-shorten-v2.00"]
 
 _RIFF_UNKNOWN = 0x7FFF_0000  # Programs that write WAV into a pipe put this or more for the length.
+_SHORTEN_MARK = b"ajkg\x02"  # The name of the coder, and its version.
 _BLOCK = 256  # Samples of a channel in a block, as in the files on the discs.
 _DIFF1, _END, _BLOCK_LENGTH = 1, 4, 5  # Shorten's commands: code first differences; stop; change the block size.
 
@@ -127,8 +128,9 @@ def shorten(mulaw: np.ndarray) -> bytes:
             pairs.append(np.array([[_DIFF1, 2], [energy, 3]]))
             pairs.append(np.stack([values, np.full_like(values, energy + 1)], axis=1))
     pairs.append(np.array([[_END, 2]]))
-    body = b"ajkg\x02" + _pack_bits(np.concatenate(pairs))
-    return body + b"\0" * (4 - len(body) % 4)  # One to four zero bytes end the stream.
+    stream = _pack_bits(np.concatenate(pairs))
+    # Decoders read whole words of four bytes, counted from behind the mark: one to four zero bytes end the last one.
+    return _SHORTEN_MARK + stream + b"\0" * (4 - len(stream) % 4)
 
 
 def _decoders(path: Path, is_sphere: bool) -> Iterator[tuple[str, Callable[[bytes], bytes]]]:

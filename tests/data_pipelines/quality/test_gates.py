@@ -13,6 +13,7 @@ import pytest
 
 from data_pipelines.listening import speaker
 from data_pipelines.listening.asr import Hears
+from data_pipelines.quality import measure
 from data_pipelines.quality.across import BANDS, Finding, Record, compare
 from data_pipelines.quality.agreement import (
     asr_values,
@@ -26,6 +27,7 @@ from data_pipelines.quality.gates import GATES, Limits, reasons_to_reject
 from data_pipelines.quality.limits import FOLDER, load_limits
 from data_pipelines.quality.role_fidelity import role_values
 from data_pipelines.quality.transcription import hear_turns
+from data_pipelines.recordings.budget import dialogue_seconds, row_frames
 from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.sound.audio import Audio
 from data_pipelines.text.minhash import Keys, jaccard
@@ -173,6 +175,18 @@ def test_words_without_room_are_those_counted_by_hand() -> None:
     assert values == {"overflow_share": 2 / 4, "lag_frames": 2, "lost_pieces": 1}
     assert prompt_frames("x", 3.2, None) == 40 + 12
     assert prompt_frames("x", 3.2, LETTERS) == 40 + 12 + len("<system> x <system>")
+
+
+def test_every_whole_number_of_frames_is_counted_as_it_is() -> None:
+    clips = {"left": np.zeros(40 * 1920, np.float32)}
+    listening = measure.Listening(asr="none", speaker="none")
+    for frames in range(1, 1876):
+        seconds = round(frames * 0.08, 2)
+        dialogue = replace(service("", user=""), seconds=seconds)
+        assert measure._text(dialogue, clips, listening) == {"frames": frames + 40 + 12}
+        # what a row of 2048 frames has beside the clip, a prompt of 100 tokens and both pauses
+        assert dialogue_seconds(seconds, 100) == pytest.approx((2048 - frames - 100 - 12) / 12.5)
+        assert row_frames(seconds, seconds, 100) == 2 * frames + 100 + 12 - 1
 
 
 def test_speech_at_twice_the_speed_overflows() -> None:

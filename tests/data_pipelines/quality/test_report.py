@@ -41,7 +41,15 @@ def talk(left: Iterable[Span], right: Iterable[Span], seconds: float = 10.0) -> 
     )
 
 
-def test_words_less_than_200_ms_apart_are_one_stretch() -> None:
+def test_a_silence_of_200_ms_joins_wherever_it_is_and_a_longer_one_does_not() -> None:
+    for n in range(1000):
+        start = n / 100
+        for silence, number in ((0.199, 1), (0.2, 1), (0.201, 2)):
+            words = talk([(start, start + 0.1), (round(start + 0.1 + silence, 3), start + 1)], []).left.words
+            assert len(stretches(words, "left")) == number, (start, silence)
+
+
+def test_words_of_one_stretch_are_joined() -> None:
     words = talk([(0, 0.5), (0.65, 1.0), (1.25, 2.0)], []).left.words
     assert stretches(words, "left") == [(0, 1.0, "left"), (1.25, 2.0, "left")]
 
@@ -270,6 +278,15 @@ def test_a_folder_that_is_neither_shards_nor_dialogues_is_named(tmp_path: Path) 
         verbs.main(["report", str(tmp_path / "nowhere"), "--out", str(tmp_path / "r.html")])
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         verbs.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")])
+
+
+@pytest.mark.parametrize("source", ["a/b", "../../a", "<b>", ""])
+def test_a_dialogue_whose_source_is_no_name_is_left_out(tmp_path: Path, source: str) -> None:
+    meta = write_dialogue(tmp_path / "in", "a", seconds=12.0) / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text("utf-8")) | {"source": source}), "utf-8")
+    with refused("no-data", "unreadable 1"):
+        verbs.main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "r.html")])
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_shards_without_a_manifest_and_one_split_of_them_are_shards(shards: Path) -> None:

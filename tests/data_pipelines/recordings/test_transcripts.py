@@ -1,5 +1,6 @@
 """Transcripts in the shapes that people have: the same words, whatever they are wrapped in; and what is refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.refusals import refused
 
 SAID = [("hello", 0.5, 0.9, "left"), ("there", 1.0, 1.4, "left"), ("hi", 3.0, 3.2, "right")]
 FLAT: list[dict[str, Any]] = [{"word": text, "start": a, "end": b, "speaker": side} for text, a, b, side in SAID]
+
+NAN = float("nan")
 
 
 def words(sides: Sides, side: str) -> list[tuple[str, float, float]]:
@@ -95,7 +98,11 @@ def test_speakers_get_their_sides_from_the_option_or_from_known_names() -> None:
 @pytest.mark.parametrize(
     "value",
     [{"alignments": [["a", 1.0, "left"]]}, {"words": [{"start": 1}]}, {"words": ["a"]},
-     {"alignments": [["a", ["soon", "later"], "left"]]}, {"alignments": [["a", [10**400, 1], "left"]]}],
+     {"alignments": [["a", ["soon", "later"], "left"]]}, {"alignments": [["a", [10**400, 1], "left"]]},
+     {"alignments": [[NAN, [0, 1], "left"]]}, {"alignments": [["a", [NAN, 1], "left"]]},
+     {"alignments": [[None, [0, 1], "left"]]}, {"alignments": [["a", [0, math.inf], "left"]]},
+     {"left": [{"text": "a b", "start": NAN, "end": 1}]}, {"left": {"words": [{"word": "a", "start": 0, "end": NAN}]}},
+     {"left": [{"text": "a b", "start": 0, "end": 1, "words": [{"word": "a", "start": NAN, "end": 1}]}]}],
 )  # fmt: skip
 def test_json_of_wrong_types_is_refused(value: Any) -> None:
     with refused("bad-record", "x.json"):

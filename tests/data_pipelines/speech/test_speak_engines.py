@@ -235,7 +235,7 @@ def pitch(channel: np.ndarray, words: Sequence[Word]) -> float:
             frame = channel[at : at + 960].astype(np.float64)
             if np.abs(frame).max() > 0.05:
                 fit = np.correlate(frame, frame, "full")[959:]
-                lag = 60 + int(fit[60:340].argmax())
+                lag = 60 + int(np.argmax(fit[60:340]))
                 if fit[lag] > 0.5 * fit[0]:
                     found.append(24000 / lag)
     return float(np.median(found))
@@ -290,7 +290,7 @@ def test_augmentation_changes_the_users_channel_alone_and_is_recorded(scripts: P
         assert not np.array_equal(a_CS[1], b_CS[1])
         size = 1 << (2 * a_CS.shape[1]).bit_length()
         cross = np.fft.irfft(np.fft.rfft(b_CS[1], size) * np.conj(np.fft.rfft(a_CS[1], size)), size)
-        assert min(int(cross.argmax()), size - int(cross.argmax())) <= 3
+        assert min(int(np.argmax(cross)), size - int(np.argmax(cross))) <= 3
     speak(scripts, tmp_path / "again", "--engine", "espeak", "--augment", str(tmp_path / "all.yaml"), "--workers", "2")
     assert contents(tmp_path / "again") == contents(tmp_path / "noisy")
     with refused("other-settings", tmp_path / "noisy", "augmentation"):

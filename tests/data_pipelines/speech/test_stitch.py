@@ -198,7 +198,7 @@ def test_the_voice_prompt_is_another_utterance_of_the_agent_at_minus_24_lufs(sec
     done = stitch(BARGE_IN, ToneEngine(), 0, StitchOptions(voice_seconds=seconds))
     assert 3 <= len(done.voice) / RATE <= 10 and len(done.voice) / RATE == pytest.approx(seconds, abs=0.3)
     assert loudness(done.voice, RATE) == pytest.approx(-24, abs=0.1)
-    pitch = np.fft.rfftfreq(len(done.voice), 1 / RATE)[np.abs(np.fft.rfft(done.voice)).argmax()]
+    pitch = np.fft.rfftfreq(len(done.voice), 1 / RATE)[np.argmax(np.abs(np.fft.rfft(done.voice)))]
     assert pitch == pytest.approx(ToneEngine.pitch[done.dialogue.left.speaker], abs=5)
 
 

@@ -34,7 +34,7 @@ def onset_after_pauses(speech: Speech, pause: float = 0.08) -> list[float]:
     loud = loud > 0.02 * np.abs(speech.audio).max()
     starts = np.flatnonzero(loud[1:] & ~loud[:-1]) + 1
     quiet = round(pause * 200)
-    return [start / 200 for start in starts if start >= quiet and not loud[start - quiet : start].any()]
+    return [int(start) / 200 for start in starts if start >= quiet and not loud[start - quiet : start].any()]
 
 
 def assert_words_fit(speech: Speech, written: list[str]) -> None:

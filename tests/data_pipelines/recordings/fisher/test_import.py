@@ -208,7 +208,7 @@ def test_the_sound_is_as_chosen_and_recorded(tmp_path: Path, fake: None) -> None
     def treble(out: str) -> float:
         audio, _ = soundfile.read(tmp_path / out / "fe_03_00001-1" / "audio.flac")
         power = np.abs(np.fft.rfft(audio[:, 0])) ** 2
-        return float(power[len(power) * 4200 // 12000 :].sum() / power.sum())
+        return float(power[len(power) * 4200 // 12000 :].sum()) / float(power.sum())
 
     assert treble("hq") < 1e-3 and treble("vhq") < 1e-3 < treble("extended")
     broken = program(tmp_path, "sys.exit('broken')\n")

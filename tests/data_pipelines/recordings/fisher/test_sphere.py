@@ -67,6 +67,14 @@ def test_a_file_named_sph_that_is_a_wav_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(tmp_path / "call.sph")[0], samples)
 
 
+def test_a_shorten_stream_is_whole_words_of_four_bytes_behind_its_mark(tmp_path: Path) -> None:
+    """Otherwise sph2pipe, which lhotse and Kaldi use, decodes a wrong end or crashes."""
+    for num_samples in range(0, 600, 7):
+        path = tmp_path / "a.sph"
+        write_sphere(path, speech_like(num_samples), coding=SHORTEN_CODING)
+        assert (path.stat().st_size - 1024 - 5) % 4 == 0, num_samples
+
+
 def test_shorten_packs_speech_smaller_than_mulaw() -> None:
     mulaw = mulaw_bytes(speech_like(8000))
     assert len(shorten(mulaw)) < 0.7 * mulaw.size
@@ -129,7 +137,10 @@ def test_pcm_sphere_is_read_and_a_cut_one_is_refused(tmp_path: Path) -> None:
         {"sample_count": "-i 99999999"},
     ],
 )
-def test_a_wrong_header_is_an_error_that_names_the_file(tmp_path: Path, changes: dict[str, str]) -> None:
+def test_a_wrong_header_is_an_error_that_names_the_file(
+    tmp_path: Path, changes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # sph2pipe takes some of these headers
     body = np.round(speech_like(2000) * 32767).astype("<i2").tobytes()
     with refused("unreadable", "b.sph"):
         decode(sphere(tmp_path / "b.sph", body, **changes))
@@ -139,6 +150,7 @@ def test_the_decoder_is_the_fast_one_and_the_others_stand_in_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("desphere_native")
+    monkeypatch.setenv("PATH", str(tmp_path))  # a sph2pipe of this machine would stand in, too
     samples = telephone(speech_like(2000))
     write_sphere(tmp_path / "c.sph", samples, coding=SHORTEN_CODING)
     assert decode(tmp_path / "c.sph")[2] == "desphere_native"
