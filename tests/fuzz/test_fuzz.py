@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.fuzz.conftest import KIND
-from tests.fuzz.engine import Target, run
+from tests.fuzz.engine import Target, outcome, run
 from tests.fuzz.targets import targets
 
 NAMES = (
@@ -44,3 +44,9 @@ def test_damage_is_one_line(
     record_property(KIND, (name, total, found["taken"], found["skipped"], found["refused"], len(failures)))
     shown = "\n".join(failures[:10])
     assert not failures, f"{name}: {len(failures)} of {total} cases\n{shown}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_files_are_taken(name: str, by_name: dict[str, Target]) -> None:
+    target = by_name[name]
+    assert [outcome(target, data) for data in target.files] == ["taken"] * len(target.files)
