@@ -18,6 +18,9 @@ _CODES: tuple[tuple[str, Code], ...] = (
 )
 """The messages of argparse that are no "bad-value". They are the same from Python 3.10 to 3.13."""
 
+_NAMED = re.compile(r"\$\{\s*[.\w\[\]-]+\s*\}")
+"""A `${...}` that names a setting."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are UserErrors, and whose help names the default of each option.
@@ -121,6 +124,30 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """`, did you mean 'X'?` for the known word that is most like `word`; "" if none is."""
     found = get_close_matches(word, known, n=1, cutoff=0.5)
     return f", did you mean {found[0]!r}?" if found else ""
+
+
+def refuse_resolvers(content: Any, where: str) -> None:
+    """Raises UserError with code "unsafe" if a value of nested settings has a `${...}` that calls a function.
+
+    OmegaConf has functions that read the environment (`${oc.env:NAME}`), and whose values would be saved with a run.
+    Other settings may be named (`${name}`), also within each other.
+    where: the file or option that has the settings.
+    """
+    if isinstance(content, Mapping):
+        content = [*content.keys(), *content.values()]
+    if isinstance(content, (list, tuple)):
+        for item in content:
+            refuse_resolvers(item, where)
+    elif isinstance(content, str):
+        rest, count = content, 1
+        while count:
+            rest, count = _NAMED.subn("", rest)
+        if "${" in rest:
+            raise UserError(
+                f"{where}: {content!r:.100} may only name other settings, as ${{name}} does, and call no function that "
+                "reads the environment",
+                code="unsafe",
+            )
 
 
 def completed_words() -> list[str] | None:

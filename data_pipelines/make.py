@@ -25,7 +25,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from data_pipelines.arguments import Parser, nearest
+from data_pipelines.arguments import Parser, nearest, refuse_resolvers
 from data_pipelines.execution.executor import executor_of
 from data_pipelines.verbs import verb_module
 from model.errors import UserError
@@ -140,7 +140,7 @@ def _read(path: Path, name: str) -> Pipeline:
         )
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as why:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as why:
         raise UserError(f"{path}: not YAML ({' '.join(str(why).split())})", code="unreadable") from why
     if not isinstance(content, dict) or content.keys() - {"vars", "steps"} or not content.get("steps"):
         raise _bad(path, "must hold `steps`, and `vars` if it has any, nothing else")
@@ -176,6 +176,7 @@ def _setting(setting: str) -> tuple[str, Any]:
 def _resolved(pipeline: Pipeline, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The steps of a pipeline with all ${variables} replaced."""
     name = pipeline.path.name
+    refuse_resolvers([pipeline.steps, variables], name)
     try:
         config = OmegaConf.create({**variables, "steps": pipeline.steps})
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

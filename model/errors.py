@@ -54,7 +54,7 @@ bad-shards       shards, their index or their manifest are incomplete or contrad
 bad-weights      tensors are missing, extra, misshapen, or of another model
 bad-checkpoint   a checkpoint of a run is damaged, or of another run
 checksum         the bytes of a file are not those that are pinned or recorded
-unsafe           a file could run code, or a path leads out of its folder
+unsafe           a file could run code or read the environment, or a path leads out of its folder
 licence          no licence or consent is stated, or it forbids what is asked
 missing-package  an optional package is not installed
 missing-engine   a speech engine, recogniser or its weights are not there

@@ -5,7 +5,7 @@ OmegaConf merges with the dataclasses as schema and the result is turned into pl
 no DictConfig leaves this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from data_pipelines.arguments import refuse_resolvers
 from model.config import LMConfig
 from model.errors import Code, UserError
-from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml
+from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml, torchrun_layer
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,8 @@ class Lora:
             raise UserError(
                 f"model.lora.rank={self.rank}: give a rank >= 0, and patterns when it is > 0", code="bad-value"
             )
+        if not abs(self.scaling) <= 1e6:
+            raise UserError(f"model.lora.scaling={self.scaling}: give a number, such as 2", code="bad-value")
         if self.base != "full" and not self.rank:
             raise UserError(
                 f"model.lora.base={self.base} without adapters would train nothing: set model.lora.rank=128",
@@ -89,6 +92,8 @@ class Data:
     """Whether both sides of a call are trained in turn as the agent, where both are marked as such."""
     limit: int | None = None
     """How many samples of each source are used, e.g. 1 to overfit one dialogue; None uses all."""
+    allow_changed: bool = False
+    """Whether a run may resume although its shards are no longer those that its checkpoint was trained on."""
     heldout_samples: int = 64
     """Samples of the held-out split that are scored; 0 switches the held-out loss off."""
 
@@ -100,6 +105,9 @@ class Data:
                 f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}: make it one",
                 code="bad-combination",
             )
+        for name in ("heldout_samples", "max_text_lag_frames"):
+            if getattr(self, name) < 0:
+                raise UserError(f"data.{name}={getattr(self, name)}: must be 0 or more", code="bad-value")
         if self.limit is not None and self.limit < 1:
             raise UserError(
                 f"data.limit={self.limit}: give a positive number, or null for all samples", code="bad-value"
@@ -127,6 +135,12 @@ class LearningRates:
     depth: float = 4e-6
     """Of the depth transformer with its input matrices, embeddings and audio heads."""
 
+    def check(self) -> None:
+        """Raises UserError for a rate outside 0 to 1."""
+        for name, rate in asdict(self).items():
+            if not 0 <= rate <= 1:
+                raise UserError(f"optim.lr.{name}={rate}: must be from 0 to 1", code="bad-value")
+
 
 @dataclass(kw_only=True)
 class Optim:
@@ -146,10 +160,12 @@ class Optim:
 
     def check(self) -> None:
         """Raises UserError for a number outside its range."""
+        self.lr.check()
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise UserError(f"optim.betas={self.betas}: give two numbers in [0, 1)", code="bad-value")
         ranges = (
             ("clip_norm", self.clip_norm > 0, "above 0"),
+            ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more"),
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
         )
@@ -176,10 +192,10 @@ class Loss:
     """Factor on the user's audio; 0 switches the user loss off."""
 
     def check(self) -> None:
-        """Raises UserError for a negative weight."""
+        """Raises UserError for a weight that is negative or no number."""
         for name, weight in asdict(self).items():
-            if weight < 0:
-                raise UserError(f"loss.{name}={weight}: must not be negative", code="bad-value")
+            if not 0 <= weight <= 1e6:
+                raise UserError(f"loss.{name}={weight}: must be from 0 to 1e6", code="bad-value")
 
 
 @dataclass(kw_only=True)
@@ -189,9 +205,9 @@ class Trainer:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     devices: int = 1
-    """Processes on each node."""
+    """Processes on each node; under torchrun as many as it starts."""
     num_nodes: int = 1
-    """Machines, each with `devices` processes."""
+    """Machines, each with `devices` processes; under torchrun as many as it knows."""
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     """ddp holds a whole copy on each process; fsdp2 shards weights, gradients and moments over them."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
@@ -206,8 +222,14 @@ class Trainer:
     """CPU threads of each process; None leaves torch's default."""
 
     def check(self) -> None:
-        """Raises UserError for a number that must be above zero."""
+        """Raises UserError for a number outside its range."""
         positive(trainer=self, names=("devices", "num_nodes", "checkpoint_every", "heldout_every"))
+        if self.threads is not None:
+            positive(trainer=self, names=("threads",))
+        if self.keep_checkpoints < 0:
+            raise UserError(
+                f"trainer.keep_checkpoints={self.keep_checkpoints}: give a number, or 0 to keep all", code="bad-value"
+            )
 
 
 @dataclass(kw_only=True)
@@ -256,6 +278,12 @@ class Run:
         for part in (self.model.lora, self.data, self.optim, self.loss, self.trainer, self.logging):
             part.check()
         positive(run=self, names=("steps",))
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
+        if self.data.allow_changed and not self.resume:
+            raise UserError(
+                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
+            )
         if self.optim.warmup_steps >= self.steps:
             raise UserError(
                 f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
@@ -311,6 +339,7 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
             raise UserError(
                 f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100", code="bad-value"
             )
+        refuse_resolvers(argument, "command line")
     given = dict(argument.split("=", 1) for argument in arguments)
     if "recipe" not in given:
         raise UserError("no recipe is given: add recipe=NAME, `ppx-train recipes` lists them", code="missing-option")
@@ -321,17 +350,25 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
     for override in overrides:
         check_override(override)
     by_hand = DictConfig(OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {}))
+    refuse_resolvers(OmegaConf.to_container(by_hand), "command line")
+    for where, settings in ((f"recipe={recipe}", by_recipe.values), ("command line", by_hand)):
+        if not isinstance(settings.get("groups") or {}, Mapping):
+            raise UserError(
+                f"{where}: groups is {settings.groups!r}, write a mapping such as {{model: small, optim: scratch}}",
+                code="bad-value",
+            )
     try:
         chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
     except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
     by_hand.recipe = Path(recipe).stem
-    return [
+    layers = [
         ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
         *(read_group(str(group), str(name)) for group, name in chosen.items()),
         by_recipe,
         ConfigLayer(origin="command line", values=by_hand),
     ]
+    return [*layers, *torchrun_layer(layers)]
 
 
 def merge(layers: Sequence[ConfigLayer]) -> Run:
@@ -354,15 +391,22 @@ def merge(layers: Sequence[ConfigLayer]) -> Run:
             ) from why
         raise UserError(_what(why), code=_code_of(why)) from why
     assert isinstance(run, Run)
+    refuse_resolvers(asdict(run), "settings that name others")  # A saved value must not become a call when it is read.
     run.check()
     return run
 
 
 def load_saved(path: Path) -> Run:
-    """Reads a resolved configuration that a run saved beside its checkpoint."""
+    """Reads a resolved configuration that a run saved beside its checkpoint, which names no other settings any more.
+
+    Raises: UserError if it is not readable, or not a configuration of this version.
+    """
+    saved = read_yaml(path)
+    if "${" in str(OmegaConf.to_container(saved)):
+        raise UserError(f"{path}: names other settings by ${{...}}, which no run saves", code="unsafe")
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), read_yaml(path)))
-    except OmegaConfBaseException as why:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), saved))
+    except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
     assert isinstance(run, Run)
     return run

@@ -1,11 +1,13 @@
 """The YAML files of a run: shipped recipes and config groups, and a user's own recipe."""
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from data_pipelines.arguments import nearest
+from data_pipelines.arguments import nearest, refuse_resolvers
 from model.errors import UserError
 from ppx_train.roots import CONFIGS, RECIPES, ROOT
 
@@ -64,14 +66,44 @@ def read_group(group: str, name: str) -> ConfigLayer:
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """Reads one YAML mapping. Raises UserError if it is not one."""
+    """Reads one YAML mapping. Raises UserError if it is not one, or a value reads the environment."""
     try:
         config = OmegaConf.load(path)
     except Exception as why:  # yaml raises many kinds; the first line says where
         raise UserError(f"{path}: not readable as YAML ({first_line(why)})", code="unreadable") from why
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: must be a mapping of keys to values", code="bad-record")
+    refuse_resolvers(OmegaConf.to_container(config), str(path))
     return config
+
+
+def torchrun_layer(layers: Sequence[ConfigLayer]) -> list[ConfigLayer]:
+    """Returns the devices and nodes that torchrun started processes on; nothing if it did not.
+
+    Raises: UserError if the last layer that sets one of them says something else, or nodes differ in size.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return []
+    devices, processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if processes % devices:
+        raise UserError(
+            f"torchrun started {devices} of {processes} processes on this node: start as many on each",
+            code="bad-combination",
+        )
+    own = {"devices": devices, "num_nodes": processes // devices}
+    for name, number in own.items():
+        trainers = [(layer.origin, layer.values.get("trainer")) for layer in layers]
+        given = [
+            (origin, trainer[name]) for origin, trainer in trainers if isinstance(trainer, Mapping) and name in trainer
+        ]
+        origin, value = given[-1] if given else ("", number)
+        if value != number:
+            raise UserError(
+                f"{origin}: trainer.{name}={value}, but torchrun started {number}, leave the setting out or set "
+                f"trainer.{name}={number}",
+                code="bad-combination",
+            )
+    return [ConfigLayer(origin="torchrun", values=DictConfig({"trainer": own}))]
 
 
 def first_line(why: Exception) -> str:

@@ -7,7 +7,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_pipelines.publish.licences import hub_licence
 from data_pipelines.records.schema import SPLITS
-from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.manifest import Manifest, masking_sentence
+from model.text_safety import markdown
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -39,8 +40,10 @@ def card(title: str, manifest: Manifest, rows: Mapping[str, int], sizes: Mapping
         num_dialogues=count,
         hours=sum(counts.hours for by_source in manifest.content.values() for counts in by_source.values()),
         groups=[(source, split, manifest.content[split][source]) for source, split in groups],
-        licences=[(_cell(name), counts) for name, counts in sorted(manifest.licences.items())],
-        engines=[(_cell(name), number) for name, number in sorted(manifest.engines.items())],
+        licences=sorted(manifest.licences.items()),
+        engines=sorted(manifest.engines.items()),
+        masking=masking_sentence(manifest.recorded, manifest.masked),
+        md=markdown,
     )
     return f"{made.content}\n"
 
@@ -48,7 +51,3 @@ def card(title: str, manifest: Manifest, rows: Mapping[str, int], sizes: Mapping
 def _data_files(rows: Mapping[str, int], source: str) -> list[dict[str, str]]:
     splits = {path.split("/")[2].split("-")[0] for path in rows if source in ("*", path.split("/")[1])}
     return [{"split": split, "path": f"data/{source}/{split}-*.parquet"} for split in SPLITS if split in splits]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_pipelines.arguments import nearest
+from data_pipelines.arguments import nearest, refuse_resolvers
 from data_pipelines.quality.gates import Limits
 from model.errors import UserError
 
@@ -67,6 +67,7 @@ def load_limits(name: str = "default", overrides: Sequence[str] = ()) -> Limits:
     limits = OmegaConf.structured(Limits)
     for where, layer in layers:
         _check_keys(layer, where)
+        refuse_resolvers(OmegaConf.to_container(layer), where)
         try:
             OmegaConf.set_readonly(limits, False)
             limits = OmegaConf.merge(limits, OmegaConf.to_container(layer, resolve=True, throw_on_missing=True))

@@ -21,11 +21,12 @@ from data_pipelines.recordings.cut import MIN_PLACED_SHARE, voice_file
 from data_pipelines.recordings.drafts import Note
 from data_pipelines.recordings.fill import Filled, Listener, aligned_share, fill_side, provenance_of
 from data_pipelines.recordings.importer import check_outside, run_import
+from data_pipelines.recordings.mask_dialogue import mask_dialogue
 from data_pipelines.recordings.options import add_common_arguments, check_limit, listener_of, settings_of
 from data_pipelines.recordings.recording import AUDIO_SUFFIXES, Unready
 from data_pipelines.records.folder import ROLES, find_dialogues, load_dialogue
 from data_pipelines.records.schema import SIDES, Dialogue, Side
-from data_pipelines.sound.audio import RATE_HZ, require_stereo_24k
+from data_pipelines.sound.audio import RATE_HZ, read_audio, require_stereo_24k, write_flac
 from model.errors import UserError
 from model.files import write_bytes
 
@@ -101,10 +102,15 @@ def annotate_dialogues(args: argparse.Namespace) -> None:
     Raises: UserError for a foreign folder, a missing package, or if no dialogue could be annotated (code "no-data").
     """
     listener = listener_of(args)
-    settings = {**asdict(listener), "fill": args.fill, "again": args.again}
+    settings = {**asdict(listener), "fill": args.fill, "again": args.again} | ({"mask": True} if args.mask else {})
+    if args.mask and args.fill != "both":
+        raise UserError(
+            f"--mask and --fill {args.fill}: what nobody hears cannot be masked, leave out --fill",
+            code="bad-combination",
+        )
     found = find_dialogues(args.dialogues)[: args.limit]
     claim_folder(args.out, "annotate.json", settings, "annotate")
-    work = partial(annotate_one, listener=listener, fill=args.fill, again=args.again, out=args.out)
+    work = partial(annotate_one, listener=listener, fill=args.fill, again=args.again, out=args.out, mask=args.mask)
     todo = [folder for folder in found if not (args.out / folder.name / "meta.json").is_file()]
     notes = executor_of(args).run(work, todo, lost=lambda folder, reason: Note(id=folder.name, reason=reason))
     bar = tqdm(notes, total=len(todo), unit="dialogue", desc="annotate", disable=None)
@@ -116,8 +122,10 @@ def annotate_dialogues(args: argparse.Namespace) -> None:
     print(f"{num_done} dialogues with words, {len(rejected)} rejected: {report}")
 
 
-def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: Path) -> Note | None:
-    """Writes OUT/ID with words; returns why the dialogue cannot be used, or None. Raises Unready."""
+def annotate_one(
+    folder: Path, listener: Listener, fill: str, again: bool, out: Path, mask: bool = False
+) -> Note | None:
+    """Writes OUT/ID with words, masked if asked to; returns why it cannot be used, or None. Raises Unready."""
     try:
         dialogue = load_dialogue(folder, sidecars=(ROLES,))  # What gates measured of other words is left behind.
         audio_CS = require_stereo_24k(folder / "audio.flac")
@@ -131,6 +139,8 @@ def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: 
             if dialogue.side(side).is_agent and (found.share < MIN_PLACED_SHARE or not found.placed):
                 heard = f"{found.placed} of {found.tried} utterances can be aligned"
                 raise UserError(f"{side} side: {heard if found.tried else 'nothing is heard'}", code="bad-transcript")
+        clips = {side: read_audio(folder / voice_file(side)) for side in dialogue.agent_sides} if mask else {}
+        masked = mask_dialogue(_with_words(dialogue, filled), audio_CS, filled, clips, listener) if mask else None
     except Unready:
         raise
     except UserError as why:
@@ -139,6 +149,11 @@ def annotate_one(folder: Path, listener: Listener, fill: str, again: bool, out: 
     target.mkdir(parents=True, exist_ok=True)
     for part in target.glob(".*.part"):  # A run that was killed while writing left these.
         part.unlink()
+    if masked:
+        for file, sound in masked.sounds.items():
+            write_flac(target / file, sound, RATE_HZ)
+        write_line(target / "meta.json", masked.dialogue.to_json())
+        return None
     for file in ("audio.flac", *map(voice_file, dialogue.agent_sides)):
         write_bytes(target / file, (folder / file).read_bytes())
     write_line(target / "meta.json", _with_words(dialogue, filled).to_json())

@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.records.schema import Word
 from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_in, fade_out
+from data_pipelines.text.personal import is_marker
 
 MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = VOICE_SECONDS
 CLIP_PAUSE = 0.3
@@ -52,7 +53,8 @@ def candidate_clips(utterances: Sequence[Utterance], longest: float) -> list[Voi
         for utterance in utterances[first:]:
             if utterance.is_wordless or (pieces and utterance.start - pieces[-1][1] > APART_SECONDS):
                 break
-            grown, is_full = _grow(pieces, utterance.words, longest)
+            heard = [word for word in utterance.words if not is_marker(word.text)]
+            grown, is_full = _grow(pieces, heard, longest)
             for count in range(len(grown)):
                 clip = _clip(grown[: count + 1])
                 if shortest is None and clip.seconds >= MIN_CLIP_SECONDS:

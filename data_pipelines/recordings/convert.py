@@ -6,14 +6,14 @@ Fisher's calls have steps of their own (see `fisher/call.py`).
 # Shapes: C channels, S samples
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.files import write_line
+from data_pipelines.files import digest, write_line
 from data_pipelines.recordings.clips import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, VoiceClip, candidate_clips, draw_clip
 from data_pipelines.recordings.cut import (
     MIN_PLACED_SHARE,
@@ -25,10 +25,12 @@ from data_pipelines.recordings.cut import (
 )
 from data_pipelines.recordings.drafts import CutDialogue, RecordingDraft
 from data_pipelines.recordings.fill import Filled, Listener, aligned_share, fill_side, provenance_of
+from data_pipelines.recordings.mask import mask_call, mask_prompt, split_known
 from data_pipelines.recordings.recording import Recording, Unready, at_24k, field_of, recording_id, stereo
 from data_pipelines.recordings.times import drop_bad_times, mute_overlapping
 from data_pipelines.recordings.utterances import Sides, Spoken
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
+from data_pipelines.records.provenance import MASKED, RECORDED
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Side
 from data_pipelines.records.split import bucket
 from data_pipelines.sound.audio import RATE_HZ, Audio, read_audio, to_mono_24k
@@ -61,6 +63,12 @@ class ImportSettings:
     split_by: str = "speaker"
     heldout: float = 0.1
     seed: int = 0
+    mask: bool = False
+    """Whether personal numbers and names are masked."""
+
+    def record(self) -> dict[str, Any]:
+        """Returns what OUT keeps of the settings; `mask` is there only if it is set, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "mask" or value}
 
 
 def import_recording(recording: Recording, settings: ImportSettings, out: Path) -> RecordingDraft:
@@ -94,10 +102,22 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
     sides, num_dropped = drop_bad_times(recording.sides(), seconds, "its transcript")
     sides, num_muted = mute_overlapping(sides)
     filled = _fill(audio_CS, sides, settings)
-    spoken = {
+    spoken: Spoken = {
         side: sorted(filled[side].utterances if side in filled else (), key=lambda u: (u.start, u.end))
         for side in SIDES
     }
+    people = _named(recording, settings)
+    counts: dict[str, int] = {}
+    if settings.mask:
+        if unknown := [side for side in SIDES if side not in filled]:
+            raise UserError(
+                f"the {unknown[0]} side's words are unknown, so that nothing can be masked there: leave out --fill",
+                code="bad-combination",
+            )
+        prompts = [_prompt(recording, side, settings) for side in settings.agents]
+        masked = mask_call(audio_CS, RATE_HZ, spoken, source_rate=rate, known=split_known(people), prompts=prompts)
+        audio_CS, spoken, counts = masked.audio_CS, masked.spoken, masked.counts
+        people = {"": " ".join(sorted(masked.names)), **people}
     ratios = {side: channel_ratio(spoken[side], audio_CS[n], RATE_HZ) for n, side in enumerate(SIDES)}
     voices = {side: voice for side in settings.agents if (voice := _own_voice(recording, side, settings))}
     faults = {side: fault for side in settings.agents if (fault := _fault(filled.get(side), ratios[side]))}
@@ -112,8 +132,10 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
     gates = {f"swap_ratio_{side}": round(ratio, 3) for side, ratio in ratios.items() if side in filled}
     heard = HeardRecording(audio_CS=audio_CS, spoken=spoken, gates=gates | aligned_share(filled))
     base = {"recording": recording.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
-    base |= {"resampler": "soxr HQ", "split_by": settings.split_by, **provenance_of(filled)}
-    casting = Casting(recording=recording, settings=settings, heard=heard, voices=voices, provenance=base)
+    base |= {RECORDED: True, "resampler": "soxr HQ", "split_by": settings.split_by, **provenance_of(filled)}
+    base |= {MASKED: counts} if settings.mask else {}
+    known = split_known(people) if settings.mask else []
+    casting = Casting(recording=recording, settings=settings, heard=heard, voices=voices, provenance=base, known=known)
     dialogues = []
     for number, window in enumerate(_windows(spoken, able, voices, seconds, settings), 1):
         name = f"{recording_id(settings.source, recording.name)}-{number}"
@@ -169,6 +191,24 @@ def _own_voice(recording: Recording, side: str, settings: ImportSettings) -> Voi
     return VoicePrompt(audio_S=np.clip(audio_S, -1, 1), origin=origin)
 
 
+def _named(recording: Recording, settings: ImportSettings) -> dict[str, str]:
+    """Returns the names of the speakers by side, where a table or the record states them."""
+    names = {}
+    for side in SIDES:
+        path = settings.speaker_fields.get(side)
+        found = field_of(recording.metadata, path) if path else settings.speakers.get(recording.name, {}).get(side)
+        if found is not None and not isinstance(found, (dict, list)):
+            names[side] = str(found)
+    return names
+
+
+def _prompt(recording: Recording, side: str, settings: ImportSettings) -> str:
+    """Returns the role prompt that a record or the settings state for a side."""
+    path = settings.role_fields.get(side)
+    found = field_of(recording.metadata, path) if path else None
+    return " ".join(str(found).split()) if found else settings.role_prompts.get(side, "")
+
+
 def _windows(
     spoken: Spoken, able: list[str], voices: Mapping[str, VoicePrompt], seconds: float, settings: ImportSettings
 ) -> list[Window]:
@@ -193,6 +233,8 @@ class Casting:
     heard: HeardRecording
     voices: Mapping[str, VoicePrompt]
     provenance: Mapping[str, Any]
+    known: Sequence[str]
+    """Names of these people, which are masked in their prompts."""
 
     def write(self, folder: Path, window: Window) -> CutDialogue:
         """Writes the dialogue folder of one window whole, meta.json last."""
@@ -224,20 +266,18 @@ class Casting:
     def _side(self, side: str, is_agent: bool) -> Side:
         prompt = ""
         if is_agent:
-            path = self.settings.role_fields.get(side)
-            found = field_of(self.recording.metadata, path) if path else None
-            prompt = " ".join(str(found).split()) if found else self.settings.role_prompts.get(side, "")
+            prompt = _prompt(self.recording, side, self.settings)
+            prompt = mask_prompt(prompt, self.known) if self.settings.mask else prompt
         return Side(speaker=self._speaker(side)[0], is_agent=is_agent, role_prompt=prompt)
 
     def _speaker(self, side: str) -> tuple[str, str]:
         """Returns the key of a side's speaker, and what decides its split: the speaker, else the recording."""
         source, name = self.settings.source, self.recording.name
-        path = self.settings.speaker_fields.get(side)
-        found = field_of(self.recording.metadata, path) if path else self.settings.speakers.get(name, {}).get(side)
+        found = _named(self.recording, self.settings).get(side)
         recording = recording_id(source, name)
-        if found is None or isinstance(found, (dict, list)):
+        if found is None:
             return f"{recording}/{side}", recording
-        key = f"{source}/{found}"
+        key = f"{source}/{digest(found)[:12] if self.settings.mask else found}"
         return key, key if self.settings.split_by == "speaker" else recording
 
     def _split(self, able: list[str]) -> tuple[str, list[str]]:

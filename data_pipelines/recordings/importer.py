@@ -9,7 +9,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def import_batches(
     tries rejected ones again. `extra` is kept beside the settings in OUT/VERB.json.
     Raises: UserError for a foreign `out`, a missing package, or if no recording at all gives a dialogue.
     """
-    kept = {**asdict(settings), **extra}
+    kept = {**settings.record(), **extra}
     kept["speakers"] = digest(json.dumps(kept["speakers"], sort_keys=True)) if settings.speakers else ""
     claim_folder(out, f"{verb}.json", kept, verb)
     for name, draft in read_drafts(out / DONE, RecordingDraft).items():

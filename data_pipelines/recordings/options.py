@@ -18,6 +18,7 @@ from data_pipelines.sound.audio import read_audio
 from model.errors import UserError
 
 HELDOUT = 0.1
+MASK_HELP = "mask personal numbers and names in sound, words and prompts, by rules that miss some"
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, has_records: bool = False) -> None:
@@ -46,6 +47,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, has_records: bool =
     )  # fmt: skip
     parser.add_argument("--heldout", type=float, default=HELDOUT, help="share that is held out (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="draws voice clips")
+    parser.add_argument("--mask", action="store_true", help=MASK_HELP)
     parser.add_argument("--limit", type=int, help="read only the first N lines, files or tars")
     add_executor_arguments(parser)
 
@@ -74,6 +76,12 @@ def settings_of(args: argparse.Namespace) -> ImportSettings:
             raise UserError(
                 f"--{option} and --{other.replace('_', '-')} say the same: give one of them", code="bad-combination"
             )
+    if args.mask and args.voice_field:
+        raise UserError(
+            "--mask and --voice-field: nobody listens to the clips of the records, so names in them would stay; leave "
+            "out --voice-field, and clips are cut from what was masked",
+            code="bad-combination",
+        )
     agents = SIDES if args.agent == "both" else (args.agent,)
     voices = by_side("--voice", args.voice, agents)
     for side, name in voices.items():
@@ -100,6 +108,7 @@ def settings_of(args: argparse.Namespace) -> ImportSettings:
         split_by=args.split,
         heldout=args.heldout,
         seed=args.seed,
+        mask=args.mask,
     )
 
 

@@ -87,6 +87,10 @@ class Manifest:
     """Identifies the dialogues, the codec and the size of the tars."""
     index: dict[str, str] = field(default_factory=dict)
     """Hex SHA-256 of the index of each split; manifests of early versions have none."""
+    recorded: int = 0
+    """How many dialogues are of recorded people; older manifests do not say it."""
+    masked: int = 0
+    """In how many dialogues personal numbers and names were masked."""
 
 
 def make_manifest(
@@ -125,6 +129,8 @@ def make_manifest(
         shards=dict(shards),
         inputs=inputs,
         index=dict(index),
+        recorded=sum(one.is_recorded for one in dialogues),
+        masked=sum(one.is_masked for one in dialogues),
     )
 
 
@@ -206,6 +212,18 @@ def note_index(split_dir: Path, sha256: str) -> None:
     manifest = read_manifest(shards)
     if split in manifest.content and manifest.index.get(split) != sha256:
         write_json(shards / NAME, asdict(replace(manifest, index={**manifest.index, split: sha256})))
+
+
+def masking_sentence(recorded: int, masked: int) -> str:
+    """What a card says about personal data in its dialogues, `recorded` of which are of real people."""
+    if masked:
+        return (
+            f"Personal numbers and names were masked in {masked:,} dialogues ({recorded:,} are recorded calls), by "
+            "rules that do not find all of them."
+        )
+    if recorded:
+        return f"Personal numbers and names were not masked: {recorded:,} dialogues are recorded calls."
+    return "No dialogue is marked as a recorded call, and none was masked."
 
 
 def summary(out: Path, manifest: Manifest, num_rejected: int) -> str:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from data_pipelines.files import digest, write_json
 from data_pipelines.records.folder import load_dialogue
-from data_pipelines.records.provenance import engines_of, gate_limits_of
+from data_pipelines.records.provenance import engines_of, gate_limits_of, is_masked, is_recorded
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue
 from data_pipelines.records.typed import record
 from data_pipelines.shards.members import AUDIO, META, clip_name, in_order, npy_bytes, text_bytes, text_name
@@ -68,6 +68,10 @@ class DialogueSummary:
     engines: tuple[str, ...]
     gate_limits: str
     """Limits of the gates that it passed, as JSON; "" if no gate judged it."""
+    is_recorded: bool
+    """True for recorded people, False for an engine's speech."""
+    is_masked: bool
+    """True if personal numbers and names were masked."""
     num_bytes: int
     """About its size in a tar. The cuts depend on it, so it must not depend on how the codec was run."""
 
@@ -95,6 +99,8 @@ class DialogueSummary:
             user_voices=tuple(dialogue.side(side).speaker for side in SIDES if side not in sides),
             engines=tuple(engines_of(dialogue.provenance)),
             gate_limits=json.dumps(limits, sort_keys=True) if limits else "",
+            is_recorded=is_recorded(dialogue.provenance),
+            is_masked=is_masked(dialogue.provenance),
             num_bytes=sum(512 + -(-size // 512) * 512 for size in sizes),
         )
 

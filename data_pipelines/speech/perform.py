@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipelines.records.provenance import CLONED
 from data_pipelines.records.schema import Script, Turn
 from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_out, loudness_normalise, to_rate
 from data_pipelines.speech.protocols import CloningEngine, ConversationEngine, Engine, Speech, Voice
@@ -79,12 +80,18 @@ def perform(
         prompt = loudness_normalise(engine.clip(voices["left"].key), RATE_HZ)
     else:
         raise UserError(f"{engine.name} imitates no clip: leave --voice-prompt-from out", code="bad-combination")
+    cloned = {
+        # What an engine says in the voice of a clip is under the terms of both.
+        side: {"licence": " AND ".join(sorted({engine.identity()["output_licence"], v.licence})), "consent": v.consent}
+        for side, v in voices.items()
+        if v.licence
+    }
     return Performance(
         speeches=tuple(speeches),
         voice=prompt,
         speakers={side: voice.key for side, voice in voices.items()},
         licences=tuple(voice.licence for voice in voices.values() if voice.licence),
-        provenance={"speed": speeds} if engine.sets_speed else {},
+        provenance=({"speed": speeds} if engine.sets_speed else {}) | ({CLONED: cloned} if cloned else {}),
     )
 
 

@@ -22,6 +22,8 @@ class Voice:
     """Who it is, where one person has several voices (clips); "" for the voice itself."""
     licence: str = ""
     """The licence of the recording that was cloned; "" for a voice that comes with its engine."""
+    consent: str = ""
+    """What permits to imitate the recording; "" for a voice that comes with its engine."""
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -91,6 +91,7 @@ class Pool:
                 held_out=clip.held_out,
                 speaker=clip.speaker,
                 licence=clip.licence,
+                consent=clip.consent,
             )
             for clip in self.clips
         )

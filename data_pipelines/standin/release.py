@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.recordings.fisher.layout import LICENCE_FILE
+from data_pipelines.files import write_json
+from data_pipelines.recordings.fisher.layout import MARKER_FILE, mark_of
 from data_pipelines.recordings.fisher.sphere import SHORTEN_CODING, write_sphere
 
 PART_2_BEGINS = 5851
@@ -78,8 +79,10 @@ def write_tables(corpus: Path, rows: Sequence[CalldataRow], people: Sequence[Per
 
 
 def write_notices(corpus: Path, licence: str, readme: str) -> None:
-    """Writes README.txt and the licence, which the importer passes on to every dialogue."""
-    _write(corpus / LICENCE_FILE, licence + "\n")
+    """Writes README.txt, the licence for people, and the marker, by which the importer knows the audio's licence."""
+    audio = {path.relative_to(corpus).as_posix(): mark_of(path) for path in sorted(corpus.rglob("*.sph"))}
+    write_json(corpus / MARKER_FILE, {"licence": licence, "audio": audio})
+    _write(corpus / "licence.txt", licence + "\n")
     _write(corpus / "README.txt", readme)
 
 

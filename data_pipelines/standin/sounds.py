@@ -162,7 +162,9 @@ def fetch_sounds() -> Path:
     with tempfile.TemporaryDirectory() as temp, whole_folder(folder) as target:
         for name in PACKAGES:
             package = _download(name, Path(temp))
-            done = subprocess.run(["dpkg-deb", "-x", str(package), str(target)], capture_output=True, text=True)
+            done = subprocess.run(
+                ["dpkg-deb", "-x", str(package), str(target)], capture_output=True, encoding="utf-8", errors="replace"
+            )
             if done.returncode:
                 raise UserError(
                     f"{package.name}: dpkg-deb cannot unpack it, try again ({done.stderr.strip()})",
@@ -174,7 +176,14 @@ def fetch_sounds() -> Path:
 def _download(name: str, folder: Path) -> Path:
     """Downloads one package; apt checks its signature, and the pinned version is checked against our sum, too."""
     try:
-        done = subprocess.run(["apt-get", "download", name], cwd=folder, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            ["apt-get", "download", name],
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=600,
+        )
     except subprocess.TimeoutExpired as late:
         raise UserError(
             f"apt-get download {name} took more than 10 minutes: check the network and try again", code="unreachable"

@@ -20,6 +20,7 @@ from data_pipelines.text.numerals import (
     plain_number_words,
     year_words,
 )
+from data_pipelines.text.personal import is_marker
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -199,6 +200,8 @@ def expand(text: str) -> list[SpokenWord]:
     plain = [_strip(token.replace("--", "\u2014").translate(PLAIN_PUNCTUATION)) for token in written]
     words: list[SpokenWord] = []
     for n, (core, tail) in enumerate(plain):
+        if is_marker(written[n]):
+            core = ""  # Nothing is said for what was masked.
         following = plain[n + 1][0] if n + 1 < len(plain) else ""
         if core.lower() == "no" and tail == "." and re.match(r"#?\d", following):
             core, tail = "number", ""  # "No. 5" is "number five".

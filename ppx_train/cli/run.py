@@ -1,12 +1,15 @@
 """What all commands do with errors: a mistake of the user is one line and exit code 2, a bug keeps its traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import NoReturn
 
 from model.errors import UserError
+from model.text_safety import VisibleOutput, plain
 from ppx_train.roots import check_packages
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -19,9 +22,13 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
     again: how the user goes on after an interruption.
     Exit codes: 2 for a UserError, 1 for a full disk, a place that cannot be written or a lost process, 130 for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # What a terminal's encoding lacks is shown as an escape.
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_packages()
-        code = command(sys.argv[1:]) or 0
+        with redirect_stdout(VisibleOutput(sys.stdout)):
+            code = command(sys.argv[1:]) or 0
     except UserError as why:
         _fail(str(why), 2, why.code)
     except KeyboardInterrupt:
@@ -50,5 +57,5 @@ def run(command: Callable[[Sequence[str]], int | None], again: str = "run the sa
 
 
 def _fail(message: str, exit_code: int, code: str = "") -> NoReturn:
-    print(f"error{f'[{code}]' if code else ''}: {message}", file=sys.stderr)
+    print(f"error{f'[{code}]' if code else ''}: {plain(message)}", file=sys.stderr)
     sys.exit(exit_code)

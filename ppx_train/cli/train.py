@@ -1,6 +1,7 @@
 """`ppx-train recipe=NAME [group=NAME ...] [key=value ...]`: trains what a recipe says."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ def command(words: Sequence[str]) -> int:
     if args.print:
         from ppx_train.help import marked_yaml
 
-        print(marked_yaml(configuration, layers), end="")
+        # A recipe is UTF-8, also if it is printed into a file where the locale is another.
+        sys.stdout.buffer.write(marked_yaml(configuration, layers).encode())
         return 0
     from ppx_train.training.run import train
 

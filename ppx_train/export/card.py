@@ -7,10 +7,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.manifest import masking_sentence, read_manifest
 from data_pipelines.shards.storage import is_url
 from model.config import FRAME_RATE
 from model.prompt import PAUSE_FRAMES
+from model.text_safety import code, markdown
 from ppx_train import __version__
 from ppx_train.export.layouts import Provenance
 from ppx_train.export.lineage import SCRATCH, hub_ancestor, sentences, shown_name
@@ -36,11 +37,19 @@ class DataFacts:
     """What a run was trained on, summed over its shard folders.
 
     licences: hours by name. missing: names of the folders that are gone, so that the card can say so.
+    recorded, masked: how many dialogues are of real people, and in how many personal numbers and names were masked.
     """
 
     sources: Sequence[SourceFacts]
     licences: Mapping[str, float]
     missing: Sequence[str]
+    recorded: int = 0
+    masked: int = 0
+
+    @property
+    def masking(self) -> str:
+        """What the card says about personal data."""
+        return masking_sentence(self.recorded, self.masked)
 
     @property
     def train_hours(self) -> float:
@@ -53,11 +62,13 @@ def data_facts(shards: Sequence[Path | str]) -> DataFacts:
     sources: dict[tuple[str, str], SourceFacts] = {}
     licences: dict[str, float] = {}
     missing = []
+    recorded = masked = 0
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             missing.append(Path(folder).name)
             continue
         manifest = read_manifest(folder)
+        recorded, masked = recorded + manifest.recorded, masked + manifest.masked
         for split, by_source in manifest.content.items():
             for name, counts in by_source.items():
                 facts = sources.setdefault((split, name), SourceFacts(split=split, name=name))
@@ -66,7 +77,7 @@ def data_facts(shards: Sequence[Path | str]) -> DataFacts:
         for licence, of_licence in manifest.licences.items():
             licences[licence] = licences.get(licence, 0.0) + of_licence.hours
     in_order = sorted(sources.values(), key=lambda source: (source.split != "train", source.split, source.name))
-    return DataFacts(sources=in_order, licences=licences, missing=missing)
+    return DataFacts(sources=in_order, licences=licences, missing=missing, recorded=recorded, masked=masked)
 
 
 def model_card(
@@ -107,6 +118,9 @@ def model_card(
         window_frames=run.model.lm.context,
         window_seconds=run.model.lm.context / FRAME_RATE,
         ingredients=list(sentences(provenance.ingredients)),
+        masking=data.masking,
+        md=markdown,
+        code=code,
     )
     return f"{card.content.rstrip()}\n"
 
@@ -129,18 +143,18 @@ def _header(provenance: Provenance) -> ModelCardData:
 
 
 def _facts(provenance: Provenance) -> dict[str, Any]:
-    """The rows of the table of the recipe."""
+    """The rows of the table of the recipe, as Markdown."""
     run, lora = provenance.run, provenance.run.model.lora
-    adapters = f"LoRA rank {lora.rank}, scaling {lora.scaling:g}, on {', '.join(f'`{p}`' for p in lora.patterns)}"
+    adapters = f"LoRA rank {lora.rank}, scaling {lora.scaling:g}, on {', '.join(f'`{code(p)}`' for p in lora.patterns)}"
     revision = provenance.start.revision
     return {
-        "recipe": run.recipe,
-        "start weights": shown_name(provenance.start.name) + (f", revision {revision}" if revision else ""),
+        "recipe": markdown(run.recipe),
+        "start weights": markdown(shown_name(provenance.start.name) + (f", revision {revision}" if revision else "")),
         "trained": f"{adapters}{'' if provenance.base else ', merged'}" if lora.rank else "all weights",
         "steps": f"{provenance.step:,} of {run.steps:,}, {run.data.batch} sequences each",
-        "mixture": ", ".join(f"{name} {draws}" for name, draws in run.data.mix.items()),
+        "mixture": markdown(", ".join(f"{name} {draws}" for name, draws in run.data.mix.items())),
         "learning rates": f"temporal {run.optim.lr.temporal:g}, depth {run.optim.lr.depth:g}",
-        "precision": run.trainer.precision,
+        "precision": markdown(run.trainer.precision),
         "seed": run.seed,
         "configuration (sha256)": provenance.config_sha256,
         "trained with": _engine(provenance.engine, provenance.commit) if provenance.engine else "not recorded",
@@ -149,4 +163,4 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
 
 
 def _engine(version: str, commit: str | None) -> str:
-    return f"ppx-train {version}" + (f", commit {commit}" if commit else "")
+    return markdown(f"ppx-train {version}" + (f", commit {commit}" if commit else ""))

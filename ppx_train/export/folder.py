@@ -39,6 +39,7 @@ from ppx_train.training.checkpoint import (
     BASE,
     CONFIG,
     FILE,
+    check_sums,
     check_weights,
     checkpoints,
     language_model,
@@ -61,6 +62,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
     if out.exists():
         raise UserError(f"--out {out} exists: choose another folder", code="exists")
     folder = find_checkpoint(checkpoint)
+    check_sums(folder)
     run = load_saved(folder / CONFIG)
     check_adapter(run, settings.layout, settings.base)
     state = read_checkpoint(folder)
@@ -145,14 +147,29 @@ def write_model(folder: Path, model: DuplexLM, settings: ExportSettings) -> int:
     """Writes the weights or, in layout `lora`, the adapter; returns the number of values.
 
     Adapters are merged in fp32 and rounded once, to the type that is written.
+    Raises: UserError naming the first parameter that is or would become NaN or infinite.
     """
     dtype: torch.dtype = getattr(torch, DTYPES[settings.dtype])
     if settings.layout == "lora":
+        check_finite(model, dtype)
         return save_adapter(folder, model, dtype)
     if any(adapters(model)):
         merge(model.to(dtype) if dtype == torch.float32 else model)
+    check_finite(model, dtype)
     save_native(folder / WEIGHTS_NAME, model, dtype=dtype, dep_q=LAYOUTS[settings.layout])
     return DuplexLM(exported_shape(model.config, settings.layout), device="meta").num_parameters()
+
+
+def check_finite(model: DuplexLM, dtype: torch.dtype) -> None:
+    """Raises UserError naming the first parameter that holds NaN or infinite values, or would as `dtype`."""
+    for name, values in model.named_parameters():
+        # NaN among the values makes their bounds NaN; unlike isfinite of all, the bounds allocate nothing.
+        if values.numel() and not all(bound.to(dtype).isfinite() for bound in values.detach().aminmax()):
+            raise UserError(
+                f"{name} of the checkpoint holds NaN or infinite values as {dtype}: export an earlier checkpoint, and "
+                "train again from there with a lower optim.lr",
+                code="bad-weights",
+            )
 
 
 def find_checkpoint(path: Path) -> Path:

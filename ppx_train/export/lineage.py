@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.text_safety import code, markdown
 from model.weights.sources import REPOSITORY
 from ppx_train.config import Run
 from ppx_train.export.adapter import Base
@@ -84,10 +85,10 @@ def hub_ancestor(ingredients: Sequence[Ingredient]) -> str | None:
 
 
 def sentences(ingredients: Sequence[Ingredient]) -> Iterator[str]:
-    """Yields a phrase for each ingredient, with all that it was itself made from."""
+    """Yields a phrase of Markdown for each ingredient, with all that it was itself made from."""
     for one in ingredients:
-        what = f"{one.part} `{one.name}`" if one.name else one.part
-        phrase = f"{what} under {one.licence or 'its own licence'}"
+        what = f"{one.part} `{code(one.name)}`" if one.name else one.part
+        phrase = f"{what} under {markdown(one.licence) if one.licence else 'its own licence'}"
         phrase += "" if one.hours is None else f" ({one.hours:.2f} h)"
         yield phrase + (f", itself derived from {'; '.join(sentences(one.ingredients))}" if one.ingredients else "")
 

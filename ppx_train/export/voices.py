@@ -14,15 +14,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data_pipelines.files import sha256_file
+from data_pipelines.records.provenance import voice_rights
 from data_pipelines.shards.index import ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.storage import is_url, storage_at
 from model.errors import UserError
 from model.mimi.codec import Mimi
+from model.text_safety import plain
 from ppx_train.inference.loading import AUDIO_SUFFIXES, encode_voice
-
-RECORDED_SOURCES = ("fisher",)
-"""Sources of real people who agreed to be recorded, not to lend a machine their voice: these are never exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +41,14 @@ class ExportedVoice:
 
 
 def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedVoice]:
-    """Returns the first clip of each synthetic speaker in the held-out splits, at most `limit`, in order of name.
+    """Returns a clip of each speaker in the held-out splits who may be imitated, at most `limit`, in order of name.
 
+    These are engines' own voices and those cloned with stated consent, by the provenance of their dialogues. All
+    others are left out, and a line that is printed says why.
     Raises: UserError if a shard folder is missing or broken.
     """
     voices: dict[str, ExportedVoice] = {}
+    refusals: dict[str, str] = {}
     for folder in shards:
         if not is_url(folder) and not Path(folder).is_dir():
             raise UserError(
@@ -59,22 +61,28 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedV
             continue
         reader = ShardReader(storage.inside("heldout"))
         for i, row in enumerate(reader.rows):
-            if row.source in RECORDED_SOURCES:
-                continue
             dialogue = reader.dialogue(i)
             speaker = dialogue.side(row.side).speaker
             name = _file_name(speaker)
-            if name in voices:
+            if name in voices or speaker in refusals:
+                continue
+            try:
+                rights = voice_rights(dialogue.provenance, row.side, speaker)
+            except UserError as why:
+                refusals[speaker] = str(why)
                 continue
             sample = reader.read(i)
             voices[name] = ExportedVoice(
                 name=name,
                 label=speaker,
-                licence=dialogue.licence,
-                consent="synthetic voice of a text-to-speech engine, no natural speaker",
+                licence=rights.licence or dialogue.licence,
+                consent=rights.consent,
                 sha256=hashlib.sha256(sample.voice_codes_QP.numpy().tobytes()).hexdigest(),
                 codes_QP=sample.voice_codes_QP,
             )
+    if refusals:
+        more = f" (and {len(refusals) - 1} more like it)" if len(refusals) > 1 else ""
+        print(plain(f"not exported: {refusals[min(refusals)]}{more}"))
     return [voices[name] for name in sorted(voices)][:limit]
 
 

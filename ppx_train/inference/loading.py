@@ -109,7 +109,7 @@ def load_release(
     silence_codes, sine_codes = (prompt.silence_codes, prompt.sine_codes) if prompt else codec.constants()
     if (largest := max(silence_codes + sine_codes)) >= lm.config.card:
         raise UserError(
-            f"{folder / SIDECAR}: code {largest} of the prompt, but a codebook has {lm.config.card} entries, export it again",
+            f"{folder / SIDECAR}: code {largest} of the prompt, a codebook has {lm.config.card}, export it again",
             code="bad-record",
         )
     return Release(

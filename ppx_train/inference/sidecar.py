@@ -34,7 +34,7 @@ class PromptFormat:
     """
 
     order: tuple[Literal["voice"], Literal["pause"], Literal["text"], Literal["pause"]]
-    system_tag: Literal["<system>"]
+    system_tag: Annotated[str, Field(pattern=r"^<system>$")]
     pause_frames: Annotated[int, Field(ge=0, le=1000)]
     voice_lufs: Annotated[float, Field(ge=-70, le=0)]
     silence_codes: FrameCodes
@@ -110,12 +110,12 @@ class Sidecar:
 
     format: Literal[1, 2]
     engine: str
-    layout: Literal["kyutai", "nvidia", "lora"]
+    layout: Annotated[str, Field(pattern=r"^(kyutai|nvidia|lora)$")]
     lm: dict[str, Any]
     mimi_name: FileName
     tokenizer_name: FileName
-    inference_dep_q: Literal[8]
-    generated_audio_codebooks: Literal[8]
+    inference_dep_q: Annotated[int, Field(ge=8, le=8)]
+    generated_audio_codebooks: Annotated[int, Field(ge=8, le=8)]
     prompt: PromptFormat
     origin: Origin
     base: AdapterBase | None = None

@@ -1,5 +1,6 @@
 """The origin of a checkpoint: version and commit of this project, commit of the start weights."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -47,5 +48,5 @@ def cached_commit(run: Run) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=True)
-    return done.stdout.strip()
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, timeout=20, check=True)
+    return os.fsdecode(done.stdout).strip()

@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,7 +18,7 @@ from model.adapters.quantized import bitsandbytes
 from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
-from model.files import LOCK, lock
+from model.files import LOCK, lock, write_bytes
 from model.kernels.allocator import keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
 from ppx_train.config import Run
@@ -27,18 +28,22 @@ from ppx_train.training.callbacks.held_out import HeldOut
 from ppx_train.training.callbacks.meters import Meters
 from ppx_train.training.callbacks.signals import StopSignals
 from ppx_train.training.checkpoint import (
+    DATA,
     FILE,
     PlainFiles,
+    check_same_data,
     check_same_run,
+    check_sums,
     check_weights,
     checkpoints,
+    data_hashes,
     language_model,
     read_checkpoint,
 )
 from ppx_train.training.curves import draw_curves
 from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.module import DuplexModule
-from ppx_train.training.ranks import is_launcher, leave_together
+from ppx_train.training.ranks import is_launcher, leave_together, rank
 
 LOGS = {"logs", "tensorboard", "wandb", LOCK}
 """A run that failed before its first step holds nothing but these."""
@@ -64,7 +69,8 @@ def train(run: Run) -> int:
 
 def _train(run: Run) -> int:
     start_from = newest_checkpoint(run)
-    if start_from is not None and is_complete(run, start_from):
+    state = read_checkpoint(start_from) if start_from else {}
+    if start_from is not None and is_complete(run, start_from, state):
         print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")
         return 0
     if run.trainer.threads is not None:
@@ -75,21 +81,32 @@ def _train(run: Run) -> int:
     pool = SamplePool(run.data.paths, "train", builder)
     loader = StepLoader(pool, run.data, run.seed)
     callbacks: list[L.Callback] = [StopSignals()]
+    readers = list(pool.readers)
     if run.data.heldout_samples:
-        callbacks.append(HeldOut(run, SamplePool(run.data.paths, "heldout", builder)))
+        heldout = SamplePool(run.data.paths, "heldout", builder)
+        callbacks.append(HeldOut(run, heldout))
+        readers += heldout.readers
+    data: dict[str, str] = {}
+    if is_launcher():
+        data = data_hashes(readers)
+        if state:
+            step, allow_changed = int(state["global_step"]), run.data.allow_changed
+            check_same_data(data, state.get(DATA), step=step, allow_changed=allow_changed)
+    del state  # It maps the file.
     module = DuplexModule(run)
     if is_launcher():
         print(describe(run, pool))
         print(describe_lm(run))
-    trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run)])
+    trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run, data)])
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
-    except SystemExit as why:  # Lightning raises it on Ctrl-C before the first step.
-        if isinstance(why.__context__, KeyboardInterrupt):
-            raise why.__context__ from None
+    except BaseException as why:
+        with suppress(OSError):  # A full disk is reported by what failed first.
+            report_bad_samples(run, pool)
+        if isinstance(why, SystemExit) and isinstance(why.__context__, KeyboardInterrupt):
+            raise why.__context__ from None  # Lightning raises SystemExit on Ctrl-C before the first step.
         raise
-    finally:
-        report_bad_samples(run, pool)
+    report_bad_samples(run, pool)
     leave_together()
     if trainer.is_global_zero:
         print(f"curves: {draw_curves(Path(run.run_dir))}")
@@ -119,6 +136,8 @@ def newest_checkpoint(run: Run) -> Path | None:
         if is_launcher():
             print(f"resume: {run_dir} holds no checkpoint yet, starting at step 0")
         return None
+    if is_launcher():
+        check_sums(found[-1])
     check_same_run(run, found[-1])
     return found[-1]
 
@@ -131,12 +150,8 @@ def check_writable(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir}: {there} {why}: choose another run_dir", code="cannot-write")
 
 
-def is_complete(run: Run, checkpoint: Path) -> bool:
-    """Returns whether a checkpoint is at the last step.
-
-    Raises: UserError if it is damaged or not of the run's model.
-    """
-    state = read_checkpoint(checkpoint)
+def is_complete(run: Run, checkpoint: Path, state: dict[str, Any]) -> bool:
+    """Returns whether a checkpoint is at the last step. Raises: UserError if its state is not of the run's model."""
     check_weights(checkpoint, language_model(state), empty_lm(run))
     return int(state["global_step"]) >= run.steps
 
@@ -210,9 +225,9 @@ def report_bad_samples(run: Run, pool: SamplePool) -> None:
     """Writes which samples this rank skipped, with reasons, and prints how many."""
     if not pool.bad:
         return
-    name = "bad_samples.json" if is_launcher() else f"bad_samples.rank{torch.distributed.get_rank()}.json"
+    name = "bad_samples.json" if is_launcher() else f"bad_samples.rank{rank()}.json"
     path = Path(run.run_dir) / name
-    path.write_text(json.dumps(pool.bad, indent=1), "utf-8")
+    write_bytes(path, json.dumps(pool.bad, indent=1).encode())
     print(f"{len(pool.bad)} bad samples were skipped, named in {path}")
 
 

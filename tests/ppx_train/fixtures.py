@@ -67,7 +67,8 @@ def make_dialogue(folder: Path, name: str, source: str, split: str, seconds: flo
     right = 0.05 * rng.standard_normal(len(times))
     clip = 0.2 * np.sin(2 * np.pi * rng.uniform(120, 400) * times[: 3 * RATE])
     write_flac(out / "audio.flac", np.stack([left, right]).astype(np.float32), RATE)
-    sides = {"left": Side(speaker="a", words=tuple(words), is_agent=True, role_prompt="You work for CitySan.")}
+    speaker = "a" if both else "espeak/a"
+    sides = {"left": Side(speaker=speaker, words=tuple(words), is_agent=True, role_prompt="You work for CitySan.")}
     sides["right"] = Side(speaker="b", words=tuple(words) if both else (), is_agent=both)
     for side in ("left", "right") if both else ("left",):
         write_flac(out / f"{side}.voice.flac", clip.astype(np.float32), RATE)
@@ -80,6 +81,7 @@ def make_dialogue(folder: Path, name: str, source: str, split: str, seconds: flo
         licence="CC0-1.0",
         left=sides["left"],
         right=sides["right"],
+        provenance={"recorded": True} if both else {"engine": {"name": "espeak"}},
     )
     (out / "meta.json").write_text(dialogue.to_json(), "utf-8")
 

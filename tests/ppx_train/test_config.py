@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from model.errors import Code
+from model.errors import Code, UserError
 from ppx_train.config import layers_of, load, load_saved, merge
 from ppx_train.help import marked_yaml, setting_words, settings
 from ppx_train.recipes import GROUPS, group_names, read_group, recipe_names, recipe_summary
@@ -56,7 +56,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "named"),
+    "case",
     [
         ("recipe=quikstart", "unknown-name", "did you mean 'quickstart'?"),
         ("recipe=nowhere.yaml", "not-found", "recipe=nowhere.yaml"),
@@ -85,20 +85,111 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("recipe=quickstart optim.final_lr_ratio=2", "bad-value", "optim.final_lr_ratio=2"),
         ("recipe=quickstart data.mix.service=0 data.mix.assistant=0 data.mix.fisher=0", "bad-value", "data.mix"),
         ("recipe=quickstart loss.user=-1", "bad-value", "loss.user=-1"),
+        ("recipe=quickstart loss.text=.nan", "bad-value", "loss.text=nan"),
+        ("recipe=quickstart groups=3", "bad-value", "groups=3"),
+        ("recipe=quickstart optim.lr=1e38", "bad-value", "optim.lr=1e38"),
+        ("recipe=quickstart optim.lr.depth=1e38", "bad-value", "optim.lr.depth=1e+38"),
+        ("recipe=quickstart optim.lr.temporal=-1e-3", "bad-value", "optim.lr.temporal=-0.001"),
+        ("recipe=quickstart optim.lr.temporal=.nan", "bad-value", "optim.lr.temporal=nan"),
+        ("recipe=quickstart optim.weight_decay=.inf", "bad-value", "optim.weight_decay=inf"),
+        ("recipe=quickstart model.lora.scaling=.nan", "bad-value", "model.lora.scaling=nan"),
+        ("recipe=quickstart trainer.threads=0", "bad-value", "trainer.threads=0"),
+        ("recipe=quickstart trainer.keep_checkpoints=-1", "bad-value", "trainer.keep_checkpoints=-1"),
+        ("recipe=quickstart data.heldout_samples=-1", "bad-value", "data.heldout_samples=-1"),
+        (f"recipe=quickstart seed={2**64}", "bad-value", f"seed={2**64}"),
+        ("recipe=quickstart run_dir=${oc.env:HOME}", "unsafe", "command line: ", "${oc.env:HOME}"),
+        ("recipe=${oc.env:HOME}", "unsafe", "command line: ", "${oc.env:HOME}"),
+        (r'recipe=quickstart run_dir="\u0024{oc.env:HOME}"', "unsafe", "command line: ", "${oc.env:HOME}"),
+        ("recipe=quickstart logging.project=${oc.${seed}:HOME}", "unsafe", "command line: "),
+        ("recipe=quickstart groups=${oc.env:HOME}", "unsafe", "command line: "),
         ("recipe=quickstart model.lora.rank=-1", "bad-value", "model.lora.rank=-1"),
         ("recipe=quickstart model.lora.base=nf4", "bad-combination", "model.lora.base=nf4"),
         ("recipe=quickstart --fast", "bad-value", "key=value"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: str, code: Code, named: str) -> None:
-    with refused(code, named):
+def test_a_mistake_is_one_line(case: tuple[str, Code, str]) -> None:
+    arguments, code, *named = case
+    with refused(code, *named):
         load(arguments.split())
+
+
+SECRET = "hf_secret"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run_dir: ${oc.env:HF_TOKEN}\n",
+        "groups: ${oc.env:HF_TOKEN}\n",
+        "data: {paths: ['${oc.env:HF_TOKEN}']}\n",
+        "data: {mix: {'${oc.env:HF_TOKEN}': 1}}\n",
+        'run_dir: "\\x24{oc.env:HF_TOKEN}"\n',
+        "run_dir: 'a ${ oc.env : HF_TOKEN } b'\n",
+        "run_dir: ${oc.decode:${oc.env:HF_TOKEN}}\n",
+        "run_dir: ${${recipe}:HF_TOKEN}\n",
+        "run_dir: ${logging.project}{oc.env:HF_TOKEN}\nlogging: {project: $}\n",  # becomes a call when it is saved
+    ],
+)
+def test_no_file_reads_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load([f"recipe={tmp_path / 'mine.yaml'}", "model=tiny", "model.tokenizer=t", "data=service", "data.paths=[a]",
+              "steps=300", "optim=scratch"])  # fmt: skip
+    assert caught.value.code == "unsafe" and SECRET not in str(caught.value) and "\n" not in str(caught.value)
+    whole = load(["recipe=quickstart", "run_dir=here"]).to_yaml()
+    (tmp_path / "config.yaml").write_text(whole.replace("run_dir: here", text.splitlines()[0]))
+    with pytest.raises(UserError) as caught:
+        load_saved(tmp_path / "config.yaml")
+    assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def torchrun(monkeypatch: pytest.MonkeyPatch, processes: int, nodes: int = 1) -> None:
+    """The variables that torchrun gives its processes."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("WORLD_SIZE", str(processes * nodes))
+
+
+def test_under_torchrun_devices_and_nodes_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun(monkeypatch, 2, nodes=2)
+    run = load(["recipe=quickstart", "data.micro_batch=1"])
+    assert (run.trainer.devices, run.trainer.num_nodes, run.processes) == (2, 2, 4)
+    assert load(["recipe=quickstart", "data.micro_batch=1", "trainer.devices=2", "trainer.num_nodes=2"]) == run
+    layers = layers_of(["recipe=quickstart", "data.micro_batch=1"])
+    assert "devices: 2  # torchrun" in marked_yaml(merge(layers), layers)
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        (["trainer.devices=1"], ["command line: trainer.devices=1", "torchrun started 2"]),
+        (["trainer.devices=2", "trainer.num_nodes=3"], ["command line: trainer.num_nodes=3", "torchrun started 1"]),
+        ([], ["configs/trainer/gpu8.yaml: trainer.devices=8", "torchrun started 2"]),
+        (["trainer.devices=2", "trainer.num_nodes=2"], ["command line: trainer.num_nodes=2"]),
+    ],
+)
+def test_settings_that_contradict_torchrun_are_refused(
+    monkeypatch: pytest.MonkeyPatch, more: list[str], names: list[str]
+) -> None:
+    torchrun(monkeypatch, 2)
+    with refused("bad-combination", *names):
+        load(["recipe=service_only", "data.paths=[shards]", "trainer=gpu8", *more])
+
+
+def test_settings_may_name_others_and_a_saved_run_names_none(tmp_path: Path) -> None:
+    run = load(["recipe=quickstart", "run_dir=runs/${recipe}-${seed}", "seed=3"])
+    assert run.run_dir == "runs/quickstart-3"
+    assert "${" not in run.to_yaml() and yaml.safe_load(run.to_yaml())["run_dir"] == "runs/quickstart-3"
 
 
 @pytest.mark.parametrize(
     ("text", "code", "named"),
     [
         ("groups: [a]\n", "bad-value", "groups"),
+        ("groups: 3\n", "bad-value", "groups is 3"),
+        ("groups: text\n", "bad-value", "groups is 'text'"),
+        ("optim: {lr: 1e38}\n", "bad-value", "mine.yaml"),
         ("- a\n", "bad-record", "mine.yaml: must be a mapping"),
         ("steps: {\n", "unreadable", "mine.yaml"),
         ("steps: 3\nstpes: 4\n", "unknown-name", "stpes"),

@@ -24,7 +24,9 @@ from data_pipelines.recordings.fisher.heard import align_lines
 from data_pipelines.recordings.fisher.job import CallDraft, CallFiles, FisherSettings
 from data_pipelines.recordings.fisher.read_call import ReadCall, read_call, to_24k
 from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, TimedLine
+from data_pipelines.recordings.mask import mask_call
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
+from data_pipelines.records.provenance import MASKED, RECORDED
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.roles.topics import longest_prompt, role_prompts
 from model.errors import UserError
@@ -52,6 +54,10 @@ def _import_call(files: CallFiles, settings: FisherSettings, out: Path) -> CallD
             f"{files.transcript.name}: only {100 * share:.0f} % of its lines fit the audio of the call",
             code="bad-transcript",
         )
+    counts: dict[str, int] = {}
+    if settings.mask:
+        masked = mask_call(read.audio_CS, read.rate, spoken, source_rate=read.rate)
+        read, spoken, counts = replace(read, audio_CS=masked.audio_CS), masked.spoken, masked.counts
     ratios = {side: channel_ratio(spoken[side], read.audio_CS[n], read.rate) for n, side in enumerate(SIDES)}
     barred = _barred(ratios, files, settings)
     clips = {side: [] if barred[side] else candidate_clips(spoken[side], settings.voice_seconds) for side in SIDES}
@@ -71,7 +77,8 @@ def _import_call(files: CallFiles, settings: FisherSettings, out: Path) -> CallD
                 why = barred[side] or window.refusals[side]
                 notes.append(Note(id=name, reason=f"side {letter} is no agent: {why}"))
         if window.clips:
-            dialogues.append(_cut(out / name, window, heard, read, files, settings))
+            cut = _cut(out / name, window, heard, read, files, settings)
+            dialogues.append(replace(cut, provenance=cut.provenance | {MASKED: counts}) if settings.mask else cut)
     if not dialogues:
         raise UserError("; ".join(note.reason for note in notes), code="no-data")
     return CallDraft(call=files.call, dialogues=tuple(dialogues), notes=tuple(notes))
@@ -153,6 +160,7 @@ def _cut(
 def _provenance(read: ReadCall, files: CallFiles, settings: FisherSettings) -> dict[str, Any]:
     extension = settings.bandwidth_extension
     return {
+        RECORDED: True,
         "call": f"fe_03_{files.call}",
         "topic": files.title,
         "sexes": list(files.facts.sexes),

@@ -1,32 +1,41 @@
 """What was found of a corpus: its calls, the terms of its audio, and what is missing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipelines.recordings.fisher.call_tables import Tables
 from data_pipelines.recordings.fisher.job import CallFiles
-from data_pipelines.recordings.fisher.layout import FisherFiles
-from data_pipelines.recordings.fisher.timed_lines import read_text
+from data_pipelines.recordings.fisher.layout import FisherFiles, Marker, mark_of
+from data_pipelines.records.typed import record
 from model.errors import UserError
 
 LDC_LICENCE = "LDC User Agreement"
 
 
 def licence_of(corpus: FisherFiles) -> str:
-    """Returns the first line of the corpus' licence file; the discs of the LDC have no such file.
+    """Returns the licence that the corpus' own marker states for this very audio, else that of the LDC.
 
-    Raises: UserError if not all audio is under one licence (code "licence"), because nobody may pass on one corpus
-    under the terms of the other.
+    A marker counts for the files that it holds the marks of, so that one above other discs says nothing of them.
+    Raises: UserError if a marker is damaged (code "bad-record") or not all audio is under one licence ("licence"),
+    because nobody may pass on one corpus under the terms of the other.
     """
-    found = {path.parent: text.split("\n")[0] for path in corpus.licences if (text := read_text(path).strip())}
-    names = set(found.values())
-    bare = next((path for path in corpus.audio.values() if not any(map(path.is_relative_to, found))), None)
-    if len(names) > 1 or (names and bare):
-        others = sorted(names) if len(names) > 1 else [*names, f"none above {bare}"]
+    stated: dict[str, str] = {}
+    for path in corpus.markers:
+        try:
+            marker = record(Marker, path.read_bytes())
+        except ValueError as why:
+            raise UserError(f"{path}: not a marker ({why}): make the corpus again", code="bad-record") from why
+        stated |= dict.fromkeys(marker.audio.values(), marker.licence.strip())
+    first: dict[str, Path] = {}
+    for path in corpus.audio.values():
+        first.setdefault(stated.get(mark_of(path) if stated else "") or LDC_LICENCE, path)
+    if len(first) > 1:
+        others = "; ".join(f"{name} for {path}" for name, path in sorted(first.items()))
         raise UserError(
-            f"the folders have different licences ({'; '.join(others)}): import them one at a time, or give --licence",
+            f"the audio has different licences ({others}): import them one at a time, or give --licence",
             code="licence",
         )
-    return names.pop() if names else LDC_LICENCE
+    return next(iter(first), LDC_LICENCE)
 
 
 def calls_of(corpus: FisherFiles, tables: Tables) -> list[CallFiles]:

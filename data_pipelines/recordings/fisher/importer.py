@@ -7,7 +7,7 @@ reasons.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -27,9 +27,9 @@ from data_pipelines.recordings.fisher.call import import_call
 from data_pipelines.recordings.fisher.call_tables import Tables, read_tables
 from data_pipelines.recordings.fisher.found import LDC_LICENCE, calls_of, describe, licence_of
 from data_pipelines.recordings.fisher.job import CallDraft, CallFiles, Filters, FisherSettings
-from data_pipelines.recordings.fisher.layout import LICENCE_FILE, find_corpus
+from data_pipelines.recordings.fisher.layout import MARKER_FILE, find_corpus
 from data_pipelines.recordings.fisher.settle import settle
-from data_pipelines.recordings.options import check_limit
+from data_pipelines.recordings.options import MASK_HELP, check_limit
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, WindowLimits
 from data_pipelines.roles.topics import BARE
 from data_pipelines.sound.audio import RESAMPLERS
@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the dialogues; resumed if it is ours")
     parser.add_argument("--seed", type=int, default=0, help="draws prompts and voice clips")
     parser.add_argument("--limit", type=int, help="import only the first N calls")
-    parser.add_argument("--licence", help=f"of the audio (default: the corpus' {LICENCE_FILE}, else {LDC_LICENCE!r})")
+    parser.add_argument(
+        "--licence", help=f"of the audio (default: that in a stand-in's {MARKER_FILE}, else {LDC_LICENCE!r})"
+    )
+    parser.add_argument("--mask", action="store_true", help=MASK_HELP)
     size = parser.add_argument_group("size", "a training row of 2048 frames also holds the voice clip and the prompt")
     size.add_argument(
         "--max-seconds", type=float, help="longest dialogue (default: what a row leaves); a call gives several"
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         resampler=args.resampler,
         bandwidth_extension=args.bandwidth_extension,
         bandwidth_timeout=args.bandwidth_timeout,
+        mask=args.mask,
     )
     report = import_corpus(args.corpus, args.out, settings, executor=executor_of(args), limit=args.limit)
     print(report.summary(args.out))
@@ -119,10 +123,10 @@ def import_corpus(
     _check_filters(settings.filters, tables)
     settings = replace(settings, licence=settings.licence or licence_of(corpus))
     shared_aligner()  # A missing package ends the run here, rather than each call.
-    claim_folder(out, "fisher.json", asdict(settings), "fisher")
+    claim_folder(out, "fisher.json", settings.record(), "fisher")
     every_call = calls_of(corpus, tables)
     calls = every_call[:limit]
-    messages = describe(corpus, tables, calls)
+    messages = [*describe(corpus, tables, calls), f"licence of the audio: {settings.licence}"]
     for message in messages:
         print(message)
 

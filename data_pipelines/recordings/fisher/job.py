@@ -1,7 +1,8 @@
 """What one call is imported by, the settings of the run and the files of the call, and what it gives."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.recordings.drafts import Note
 from data_pipelines.recordings.fisher.call_tables import CallFacts
@@ -58,6 +59,11 @@ class FisherSettings:
     resampler: str = "soxr-hq"
     bandwidth_extension: str = ""
     bandwidth_timeout: float = 600.0
+    mask: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Returns what OUT keeps of the settings; `mask` is there only if it is set, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "mask" or value}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ on discs named fe_03_p1_sph1 or fisher_eng_tr_sp_d1. A text release may be there
 again); of two files of one call the first in the order of their paths counts.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,27 @@ _TABLES = {  # Some copies put something before the name of a table.
     "topics": re.compile(r".*fe_03(_p\d)?_topics\.sgml?", re.IGNORECASE),
     "filetable": re.compile(r"filetable\d*\.txt", re.IGNORECASE),
 }
-LICENCE_FILE = "licence.txt"
+MARKER_FILE = "standin.json"
+"""Names the audio of a stand-in corpus, by its first bytes, and its licence: `Marker`."""
+MARKED_BYTES = 2048
+"""So much of a file says which one it is: the header and the first of its sound, also where the rest is lost."""
 EXPECTED = (
     "give the folders that hold fe_03_NNNNN.sph (LDC2004S13, LDC2005S13) and fe_03_NNNNN.txt (LDC2004T19, LDC2005T19)"
 )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Marker:
+    """What a corpus says of itself: the licence of the files in `audio`, whose values are from `mark_of`."""
+
+    licence: str
+    audio: dict[str, str]
+
+
+def mark_of(path: Path) -> str:
+    """Returns the hex SHA-256 of the first MARKED_BYTES of a file."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(MARKED_BYTES)).hexdigest()
 
 
 @dataclass(kw_only=True)
@@ -38,7 +56,7 @@ class FisherFiles:
     transcripts: dict[str, Path] = field(default_factory=dict)
     originals: dict[str, Path] = field(default_factory=dict)
     tables: dict[str, list[Path]] = field(default_factory=lambda: {name: [] for name in _TABLES})
-    licences: list[Path] = field(default_factory=list)
+    markers: list[Path] = field(default_factory=list)
 
     @property
     def calls(self) -> list[str]:
@@ -56,7 +74,7 @@ def find_corpus(roots: Sequence[Path]) -> FisherFiles:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; {EXPECTED}", code="not-found")
-        above = root.parent / LICENCE_FILE  # The discs of a stand-in corpus may be given one by one.
+        above = root.parent / MARKER_FILE  # The discs of a stand-in corpus may be given one by one.
         for path in (*([above] if root.name and above.is_file() else []), *_files(root)):
             _sort_in(corpus, path)
     named = ", ".join(map(str, roots))
@@ -102,8 +120,8 @@ def _sort_in(corpus: FisherFiles, path: Path) -> None:
             corpus.originals.setdefault(call, path)
         elif call not in corpus.audio or (suffix == "sph" and corpus.audio[call].suffix.lower() != ".sph"):
             corpus.audio[call] = path  # The original is better than somebody's conversion.
-    elif path.name == LICENCE_FILE:
-        corpus.licences.append(path)
+    elif path.name == MARKER_FILE:
+        corpus.markers.append(path)
     for name, pattern in _TABLES.items():
         if pattern.fullmatch(path.name):
             corpus.tables[name].append(path)

@@ -2,14 +2,17 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from data_pipelines.files import sha256
+from model.files import write_bytes
 from ppx_train.config import Run
 from ppx_train.training.build import check_base
-from ppx_train.training.checkpoint import BASE, CONFIG, FILE, checkpoints
+from ppx_train.training.checkpoint import BASE, CONFIG, DATA, FILE, add_sum, checkpoints
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.origin import KEY, origin
 
@@ -17,8 +20,9 @@ from ppx_train.training.origin import KEY, origin
 class Checkpoints(L.Callback):
     """Saves every `checkpoint_every` steps, after the last step, and when a signal asks the run to stop."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, data: Mapping[str, str]) -> None:
+        """data: the shards of the run, by `data_hashes`, on the first rank, which alone writes."""
+        self.run, self.data = run, data
         self.folder = Path(run.run_dir) / "checkpoints"
         self.saved = -1
         self.origin: dict[str, str] = {}
@@ -29,11 +33,14 @@ class Checkpoints(L.Callback):
         self.origin = origin(self.run)
         if trainer.is_global_zero:  # Only now, so that a run that fails to start leaves no folder behind.
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder.parent / CONFIG).write_text(self.run.to_yaml(), "utf-8")
+            for partial in self.folder.glob("*.partial"):  # A run that was killed while it saved leaves it behind.
+                shutil.rmtree(partial)
+            write_bytes(self.folder.parent / CONFIG, self.run.to_yaml().encode())
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Adds the origin, and takes out the weights that are frozen under adapters."""
+        """Adds the origin and the data, and takes out the weights that are frozen under adapters."""
         checkpoint[KEY] = self.origin
+        checkpoint[DATA] = dict(self.data)
         if module.base_sha256 is None:
             return
         trained = {f"lm.{name}" for name, parameter in module.lm.named_parameters() if parameter.requires_grad}
@@ -58,17 +65,29 @@ class Checkpoints(L.Callback):
         self.saved = step
         final = self.folder / f"step-{step:07d}"
         partial = final.with_suffix(".partial")
-        if trainer.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)  # A save that was cut off leaves it behind.
-            partial.mkdir(parents=True)
-        trainer.save_checkpoint(partial / FILE, weights_only=False)  # All ranks take part in this.
-        if trainer.is_global_zero:
-            (partial / CONFIG).write_text(self.run.to_yaml(), "utf-8")
-            shutil.rmtree(
-                final, ignore_errors=True
-            )  # Only an incomplete one can be here, since complete ones are resumed.
-            os.replace(partial, final)
-            keep = self.run.trainer.keep_checkpoints
-            for old in checkpoints(self.folder.parent)[:-keep] if keep else []:
-                shutil.rmtree(old)
+        keep = self.run.trainer.keep_checkpoints
+        try:
+            if trainer.is_global_zero:
+                if keep:
+                    self._prune(max(keep - 1, 1))  # Makes room for the new one; the newest stays until that is whole.
+                partial.mkdir(parents=True)
+            trainer.save_checkpoint(partial / FILE, weights_only=False)  # All ranks take part in this.
+            if trainer.is_global_zero:
+                config = self.run.to_yaml().encode()
+                write_bytes(partial / CONFIG, config)
+                add_sum(partial / CONFIG, sha256(config))
+                # Only an incomplete one can be here, since complete ones are resumed.
+                shutil.rmtree(final, ignore_errors=True)
+                os.replace(partial, final)
+        except BaseException:
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if trainer.is_global_zero and keep:
+            self._prune(keep)
         trainer.strategy.barrier()
+
+    def _prune(self, keep: int) -> None:
+        """Removes the run's own complete checkpoints but for the newest ones."""
+        for old in checkpoints(self.folder.parent)[:-keep]:
+            shutil.rmtree(old)

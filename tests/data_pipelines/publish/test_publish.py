@@ -6,16 +6,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
 
 from data_pipelines import verbs
 from data_pipelines.execution.executor import Executor
 from data_pipelines.execution.jobs import Losses
+from data_pipelines.publish.cards import card
 from data_pipelines.publish.licences import hub_licence, why_not_public
 from data_pipelines.records.folder import find_dialogues, load_dialogue
 from data_pipelines.records.schema import Dialogue
@@ -349,3 +353,16 @@ def test_what_kills_its_worker_is_named(
         pytest.importorskip("datasets")
     with refused("lost-work", "1 jobs", f"({wanted})"):
         verbs.main([verb, str(tmp_path / "shards"), "--out", str(tmp_path / "out")])
+
+
+def test_foreign_names_add_no_row_or_heading_to_the_card(tmp_path: Path) -> None:
+    evil = "MIT |\n\n# Free\n<img src=x> [a](https://b) `c`"
+    write_dialogue(tmp_path / "dialogues", "a", licence=evil)
+    manifest = build_shards([tmp_path / "dialogues"], TinyCodec(), tmp_path / "shards")
+    manifest = replace(manifest, engines={evil: 1}, recorded=1)
+    text = card(evil, manifest, {"data/service/train-00000.parquet": 1}, {})
+    tokens = MarkdownIt("commonmark").enable("table").parse(DatasetCard(text).text)
+    inline = [child.type for token in tokens for child in token.children or ()]
+    assert [token.tag for token in tokens if token.tag in ("h1", "h2", "tr")] == ["h1", "h1", *["tr"] * 8]
+    assert not {"link_open", "image", "html_inline"} & set(inline) and "html_block" not in {t.type for t in tokens}
+    assert "not masked: 1 dialogues are recorded" in text

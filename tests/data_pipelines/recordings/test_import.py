@@ -21,6 +21,7 @@ from data_pipelines.recordings.recording import Unready
 from data_pipelines.records.folder import find_dialogues
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.manifest import read_manifest
 from model.errors import Code, UserError
 from tests.data_pipelines.kill import kill_everywhere, tree
 from tests.data_pipelines.recordings.imports import (
@@ -139,6 +140,8 @@ def test_imported_dialogues_are_packed(tmp_path: Path) -> None:
     build_shards([out], TinyCodec(), tmp_path / "shards")
     reader = ShardReader(tmp_path / "shards/train")
     assert {row.side for row in reader.rows} == {"left", "right"}
+    assert all(reader.dialogue(n).provenance["recorded"] is True for n in range(len(reader)))
+    assert read_manifest(tmp_path / "shards").recorded == len(reader) // 2 > 0
     assert all(reader.read(n).role_prompt == f"You are {row.side}." for n, row in enumerate(reader.rows))
 
 

@@ -24,6 +24,7 @@ import itertools
 
 from data_pipelines import verbs
 from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.provenance import voice_rights
 from data_pipelines.records.schema import Script, Turn, Word
 from data_pipelines.sound.audio import loudness, read_audio, require_stereo_24k, to_mono_24k
 from data_pipelines.speech import speak as speak_module
@@ -91,6 +92,9 @@ def test_chatterbox_speaks_whole_dialogues_in_the_voices_of_the_pool(cloned: Spo
         assert {side.speaker.split("/")[1] for side in (dialogue.left, dialogue.right)} == people
         assert dialogue.licence == "CC0-1.0 AND MIT"
         assert dialogue.provenance["engine"]["name"] == "chatterbox" and "speed" not in dialogue.provenance
+        terms = dialogue.provenance["cloned_voices"]
+        assert {side["licence"] for side in terms.values()} == {"CC0-1.0 AND MIT"}
+        assert voice_rights(dialogue.provenance, "left", dialogue.left.speaker).consent == terms["left"]["consent"]
         assert "$8/month," in [word.text for word in dialogue.left.words] or dialogue.events
         voice, rate = read_audio(out / name / "left.voice.flac")
         assert 3 <= voice.shape[1] / rate <= 3.6

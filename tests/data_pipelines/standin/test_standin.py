@@ -16,6 +16,7 @@ import soundfile
 from data_pipelines.execution.executor import Executor
 from data_pipelines.files import cache_root
 from data_pipelines.recordings.fisher.call_tables import read_tables
+from data_pipelines.recordings.fisher.found import licence_of
 from data_pipelines.recordings.fisher.importer import import_corpus
 from data_pipelines.recordings.fisher.job import FisherSettings
 from data_pipelines.recordings.fisher.layout import find_corpus
@@ -83,10 +84,7 @@ def test_the_corpus_has_fishers_layout_tables_and_transcripts(tmp_path: Path, so
     assert not tables.missing and sorted(tables.calls) == corpus.calls
     odd, even = tables.call("00001"), tables.call("00002")
     assert odd.speakers == even.speakers[::-1] and odd.sexes == ("f", "") and tables.topics[odd.topic]
-    assert (
-        corpus.licences[0].read_text().strip() == LICENCE
-        and "CC BY-SA 3.0" in (tmp_path / "corpus/README.txt").read_text()
-    )
+    assert licence_of(corpus) == LICENCE and "CC BY-SA 3.0" in (tmp_path / "corpus/README.txt").read_text()
     assert any(LICENCE in line for line in lines)
     for call in corpus.calls:
         audio, rate, _ = decode(corpus.audio[call])

@@ -124,6 +124,46 @@ def test_print_stands_anywhere_and_prints_a_recipe(tmp_path: Path) -> None:
     assert yaml.safe_load(again.stdout) == yaml.safe_load(result.stdout) | {"recipe": "mine"}
 
 
+LOCALES = [
+    {"LC_ALL": "C"},
+    {"LC_ALL": "POSIX"},
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+@pytest.mark.parametrize("variables", LOCALES, ids=lambda variables: " ".join(f"{k}={v}" for k, v in variables.items()))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_locale_breaks_a_message_or_the_help(
+    command: str, variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = call(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0 and not result.stderr and result.stdout.startswith("usage: "), result.stderr
+    words = {"train": ["recipe=Zo\u00eb \u4f60"], "data": ["Zo\u00eb"], "export": ["--Zo\u00eb"], "voice": ["Zo\u00eb"],
+             "chat": ["--Zo\u00eb"]}[command]  # fmt: skip
+    result = call(command, *words, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith("error["), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("variables", LOCALES[2:], ids=["ascii output", "ascii locale"])
+def test_files_are_utf_8_whatever_the_locale_is(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "mine.yaml").write_text("groups: {model: tiny}\nlogging: {project: \u4f60}\n# Zo\u00eb\n", "utf-8")
+    made = call("data", "synth", "service", "--num", "2", "--out", "scripts.jsonl", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "scripts.jsonl").read_text("utf-8")
+    more = ["data.paths=[a]", "data.mix={a: 1}", "data.batch=1", "data.micro_batch=1", "steps=600", "model.tokenizer=t"]
+    printed = call("train", "recipe=mine.yaml", *more, "--print", cwd=tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    assert yaml.safe_load(printed.stdout)["logging"]["project"] == "\u4f60"
+
+
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "ppx_train", "recipes"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("fisher_only ")
@@ -137,6 +177,14 @@ def run_failing(why: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple
         run(command)
     assert isinstance(caught.value.code, int)
     return caught.value.code, capsys.readouterr().err
+
+
+def test_what_foreign_data_calls_itself_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = run_failing(UserError("a\x1b[2J\nerror: all good\x07 \u202e", code="bad-record"), capsys)
+    assert (code, message) == (2, "error[bad-record]: a[2J error: all good\n")
+    with pytest.raises(SystemExit):
+        run(lambda words: print("licence \x1b]0;x\x07MIT\n  next line"))
+    assert capsys.readouterr().out == "licence ]0;xMIT\n  next line\n"
 
 
 def test_a_full_disk_is_one_line_and_exit_code_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,4 +233,4 @@ def test_a_lost_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_checkpoint_on_a_full_disk_names_the_disk() -> None:
     with pytest.raises(OSError) as caught:
         PlainFiles().save_checkpoint({"state_dict": {"a": torch.zeros(1 << 16)}}, "/dev/full")
-    assert caught.value.errno == errno.ENOSPC
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from ppx_train.config import load
 from ppx_train.export.card import DataFacts, SourceFacts, model_card
@@ -79,6 +80,29 @@ def test_data_voices_and_what_is_missing_are_named() -> None:
         "Trained from scratch on 12.3 h",
     ):
         assert part in card.text, part
+
+
+def test_foreign_names_add_no_heading_row_or_tag_to_the_card() -> None:
+    evil = "MIT |\n\n# Free\n<img src=x> [a](https://b) `c`"
+    source = SourceFacts(split="train", name=evil, dialogues=1, hours=1.0)
+    data = replace(DATA, sources=[source], licences={evil: 1.0}, missing=(evil,))
+    voice = replace(VOICE, label=evil, licence=evil, consent=evil)
+    ingredient = Ingredient(part="training data", name=evil, licence=evil)
+    plain, bad = card_of(provenance(), DATA, (VOICE,)), card_of(provenance(ingredients=(ingredient,)), data, (voice,))
+
+    def signs(card: ModelCard) -> list[str]:
+        tokens = MarkdownIt("commonmark").enable("table").parse(card.text)
+        inline = [child.type for token in tokens for child in token.children or ()]
+        return [token.tag for token in tokens if token.tag in ("h1", "h2", "table")] + [
+            kind for kind in inline if kind in ("image", "link_open", "html_inline")
+        ]
+
+    assert signs(plain) == signs(bad)
+
+
+def test_the_card_says_whether_people_were_masked() -> None:
+    assert "not masked: 3 dialogues are recorded" in card_of(provenance(), replace(DATA, recorded=3)).text
+    assert "masked in 2 dialogues (3 are recorded" in card_of(provenance(), replace(DATA, recorded=3, masked=2)).text
 
 
 @pytest.mark.parametrize("data", [NOTHING, DATA, replace(DATA, missing=()), replace(NOTHING, missing=("gone",))])

@@ -27,6 +27,7 @@ from ppx_train.export.voices import voices_of_shards
 from ppx_train.inference.loading import find_voice, load_release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.sidecar import read_sidecar
+from ppx_train.training.checkpoint import add_sum
 from ppx_train.training.origin import project_commit
 from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
 from tests.refusals import refused
@@ -128,13 +129,13 @@ def test_others_may_read_what_was_exported(exported: Path) -> None:
 
 def test_held_out_synthetic_voices_are_included_and_recorded_people_are_not(data: Path, exported: Path) -> None:
     facts = json.loads((exported / "voices" / "voices.json").read_text())
-    assert [(fact["name"], fact["licence"], fact["frames"]) for fact in facts] == [("a", "CC0-1.0", 38)]
-    with safe_open(exported / "voices" / "a.safetensors", "pt") as file:
+    assert [(fact["name"], fact["licence"], fact["frames"]) for fact in facts] == [("espeak-a", "CC0-1.0", 38)]
+    with safe_open(exported / "voices" / "espeak-a.safetensors", "pt") as file:
         assert file.metadata()["consent"].startswith("synthetic")
         codes = file.get_tensor("codes")
     assert codes.dtype == torch.int32 and codes.shape == (8, 38)
     speakers = {voice.label for voice in voices_of_shards([data / "shards"], 8)}
-    assert speakers == {"a"}  # "b" speaks only in recorded calls
+    assert speakers == {"espeak/a"}  # "a" and "b" speak in recorded calls
 
 
 def test_the_card_says_recipe_data_licences_figures_and_voices(exported: Path) -> None:
@@ -142,8 +143,8 @@ def test_the_card_says_recipe_data_licences_figures_and_voices(exported: Path) -
     assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == ("other", "audio-to-audio", "moshi")
     assert card.data.base_model is None and "full-duplex" in card.data.tags
     for part in (
-        "`quickstart`, step 6", "| train | service | 2 |", "CC0-1.0", "| loss | 2.5000 |", "| a | a |", "ppx-chat",
-        "parameters in float32;",
+        "`quickstart`, step 6", "| train | service | 2 |", "CC0-1.0", "| loss | 2.5000 |", "| espeak-a | espeak/a |",
+        "ppx-chat", "parameters in float32;",
     ):  # fmt: skip
         assert part in card.text, part
     assert "9.0" not in card.text  # logged after the exported step
@@ -196,7 +197,7 @@ def test_a_start_whose_record_is_damaged_is_refused(data: Path, exported: Path, 
 
 def test_an_exported_model_talks_in_its_voice(exported: Path) -> None:
     release = load_release(exported)
-    prompt = release.prompt(find_voice(release, "a"), "You work for CitySan.")
+    prompt = release.prompt(find_voice(release, "espeak-a"), "You work for CitySan.")
     user = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
     conversation = chat(release, user, prompt_KP=prompt, sampling=Sampling(), seed=1)
     assert conversation.codes_AT.shape == (9, 13) and int(conversation.codes_AT.min()) >= 0
@@ -287,6 +288,32 @@ def test_a_damaged_checkpoint_is_one_line(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="checkpoint.ckpt is damaged") as why:
         make(folder, tmp_path / "out")
     assert "\n" not in str(why.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rank", "value"),
+    [(0, float("nan")), (3, float("nan")), (0, float("inf")), (0, 3.4e38)],  # the last is too large for bf16 alone
+)
+def test_weights_that_are_no_numbers_are_refused(data: Path, tmp_path: Path, rank: int, value: float) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4, f"model.lora.rank={rank}")
+    state = torch.load(folder / "checkpoint.ckpt", weights_only=True)
+    name = next(name for name in state["state_dict"] if name.startswith("lm.temporal.layers.1"))
+    state["state_dict"][name].view(-1)[5] = value
+    torch.save(state, folder / "checkpoint.ckpt")
+    with refused("bad-weights", "temporal.layers.1", "bfloat16"):
+        make(folder, tmp_path / "out", voices="none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_not_as_it_was_saved_is_refused(data: Path, tmp_path: Path) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4)
+    for name in ("checkpoint.ckpt", "config.yaml"):
+        add_sum(folder / name, digest(folder / name))
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
+    with refused("bad-checkpoint", folder / "config.yaml"):
+        make(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(data: Path, tmp_path: Path) -> None:

@@ -73,9 +73,9 @@ def test_the_command_uploads_a_private_copy_that_comes_back_byte_for_byte_and_ta
     assert "ppx-chat --model org/talker" in (out / "README.md").read_text()
 
     release = load_release("org/talker")
-    assert tmp_path / "home" in release.voices["a"].parents  # downloaded, not read from `out`
+    assert tmp_path / "home" in release.voices["espeak-a"].parents  # downloaded, not read from `out`
     assert torch.equal(greedy_tokens(release.lm), greedy_tokens(run[1]))
-    assert torch.equal(find_voice(release, "a"), find_voice(load_release(out), "a"))
+    assert torch.equal(find_voice(release, "espeak-a"), find_voice(load_release(out), "espeak-a"))
 
 
 def test_after_a_lost_connection_the_same_command_only_uploads(

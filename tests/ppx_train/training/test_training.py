@@ -1,14 +1,19 @@
 """Whole runs of a model of a few thousand weights: exact resume, independence of the split, bad data."""
 
+import errno
+import hashlib
+import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +25,7 @@ from model.files import LOCK, lock
 from ppx_train import __version__
 from ppx_train.config import load
 from ppx_train.training import origin
-from ppx_train.training.checkpoint import FILE, checkpoints, read_checkpoint
+from ppx_train.training.checkpoint import DATA, FILE, SUMS, PlainFiles, check_sums, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.ranks import is_launcher
 from ppx_train.training.run import train
@@ -31,10 +36,10 @@ from tests.ppx_train.fixtures import bad_samples, build_lm, run_arguments
 from tests.refusals import refused
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
     """ppx-train in a process of its own, as a person would start it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "ppx_train", *arguments]
+    command = [sys.executable, *launcher, "-m", "ppx_train", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -102,6 +107,30 @@ def test_a_killed_run_ends_bitwise_as_if_never_killed(prepared: Path, whole_run:
 
 
 @pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(prepared: Path, tmp_path: Path) -> None:
+    """Each life is killed up to a second after its start or after its log appears; PPX_KILLS=20 kills more often."""
+    kills, moments = int(os.environ.get("PPX_KILLS", "2")), random.Random(int(os.environ.get("PPX_KILL_SEED", "1")))
+    steps = 15 * kills
+    more = (f"steps={steps}", "trainer.checkpoint_every=1", "trainer.heldout_every=1000", "data.heldout_samples=0")
+    assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
+    arguments = [*run_arguments(prepared, tmp_path / "run", *more), "resume=true"]
+    for _ in range(kills):
+        before = len(list(tmp_path.glob("run/logs/*")))
+        process = start(arguments)
+        if moments.random() < 0.8:  # The others die while they start.
+            while process.poll() is None and len(list(tmp_path.glob("run/logs/*"))) == before:
+                time.sleep(0.02)
+        time.sleep(moments.random())
+        process.kill()
+        process.communicate()
+        print("killed after", *checkpoints(tmp_path / "run")[-1:])
+    code, output = finish(start(arguments))
+    assert code == 0, output
+    assert_bitwise_equal(weights(tmp_path / "run", steps), weights(tmp_path / "whole", steps))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoints/*.partial")] == []
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, tmp_path: Path) -> None:
     more = ("steps=40", "trainer.checkpoint_every=100", "trainer.heldout_every=40")  # long enough to be caught in time
     assert train(load(run_arguments(prepared, tmp_path / "whole", *more))) == 0
@@ -131,6 +160,22 @@ def test_loss_and_norm_do_not_depend_on_the_split(
         for (step, ours), (other_step, theirs) in zip(got[name], expected[name], strict=True):
             assert step == other_step
             assert ours == pytest.approx(theirs, rel=2e-5), (name, step)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_one_run_together(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = run_arguments(prepared, tmp_path / "run")
+    code, output = finish(start(arguments, launcher))
+    assert code != 0 and "error[bad-combination]: command line: trainer.devices=1" in output, output
+    assert not (tmp_path / "run").exists()
+    code, output = finish(start([word for word in arguments if word != "trainer.devices=1"], launcher))
+    assert code == 0, output
+    expected, got = read_metrics(whole_run), read_metrics(tmp_path / "run")
+    assert [ours for _, ours in got["heldout/loss"]] == pytest.approx(
+        [v for _, v in expected["heldout/loss"]], rel=2e-5
+    )
+    assert [folder.name for folder in checkpoints(tmp_path / "run")] == [f.name for f in checkpoints(whole_run)]
 
 
 def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,12 +243,116 @@ def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path
         train(load(run_arguments(prepared, whole_run, "resume=true", "optim.lr.depth=0.5")))
 
 
-def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_sums_beside_a_checkpoint_are_those_of_sha256sum(whole_run: Path) -> None:
+    for folder in checkpoints(whole_run):
+        lines = (folder / SUMS).read_text().splitlines()
+        assert lines == [f"{hashlib.sha256((folder / f).read_bytes()).hexdigest()}  {f}" for f in (FILE, "config.yaml")]
+
+
+@pytest.mark.parametrize("with_sums", [True, False])
+def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path: Path, with_sums: bool) -> None:
     shutil.copytree(whole_run, tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "step-0000008" / FILE
     file.write_bytes(file.read_bytes()[:1000])
+    if not with_sums:
+        (file.parent / SUMS).unlink()
     with refused("bad-checkpoint", "step-0000008/checkpoint.ckpt"):
         train(load(run_arguments(prepared, tmp_path / "run", "resume=true")))
+
+
+@pytest.mark.parametrize("name", [FILE, "config.yaml", SUMS])
+def test_whatever_bit_of_a_checkpoint_flips_it_is_refused(whole_run: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(checkpoints(whole_run)[-1], tmp_path / "step"))
+    whole = (folder / name).read_bytes()
+    places = random.Random(1)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[places.randrange(len(whole))] ^= 1 << places.randrange(8)
+        (folder / name).write_bytes(damaged)
+        with refused("bad-checkpoint", folder):
+            check_sums(folder)
+    (folder / name).write_bytes(whole)
+    check_sums(folder)
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes_and_says_what_is_not_known(
+    prepared: Path, whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000008")
+    folder = checkpoints(tmp_path / "run")[-1]
+    state = torch.load(folder / FILE, weights_only=True)
+    del state[DATA]
+    torch.save(state, folder / FILE)
+    (folder / SUMS).unlink()
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("  allow_changed: false\n", ""))
+    assert train(load(run_arguments(prepared, tmp_path / "run", "resume=true"))) == 0
+    out = capsys.readouterr().out
+    assert f"{folder} has no {SUMS}" in out and "does not say which shards" in out
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+
+
+def test_shards_that_changed_are_refused_by_name_or_said_to_be_others(
+    prepared: Path, whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Path(shutil.copytree(prepared / "shards", tmp_path / "shards"))
+    arguments = run_arguments(prepared, tmp_path / "run", f"data.paths=[{shards}]")
+    assert train(load([*arguments, "trainer.checkpoint_every=5"])) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000008")
+    index = shards / "train" / "index.safetensors"
+    sides = Index.load(shards / "train").columns["side"]
+    content = bytearray(index.read_bytes())
+    at = content.index(sides.tobytes())
+    content[at : at + len(sides)] = sides[::-1].tobytes()  # the sides of some calls are swapped
+    index.write_bytes(content)
+    manifest = json.loads((shards / "manifest.json").read_text())  # as if the folder had been made anew
+    manifest["index"]["train"] = hashlib.sha256(content).hexdigest()
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    with refused("checksum", shards / "train", "step 5", "data.allow_changed=true"):
+        train(load([*arguments, "resume=true"]))
+    assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["step-0000005"]
+    capsys.readouterr()
+    assert train(load([*arguments, "resume=true", "data.allow_changed=true"])) == 0
+    assert f"from step 5 on the run reads other shards than before ({shards / 'train'})" in capsys.readouterr().out
+    saved = read_checkpoint(checkpoints(tmp_path / "run")[-1])[DATA]
+    assert saved[str(shards / "train")] == hashlib.sha256(index.read_bytes()).hexdigest()
+    assert saved.keys() == {str(shards / split) for split in ("train", "heldout")}
+
+
+def test_other_data_is_allowed_only_where_that_has_an_effect(prepared: Path, tmp_path: Path) -> None:
+    with refused("bad-combination", "data.allow_changed=true"):
+        load(run_arguments(prepared, tmp_path / "run", "data.allow_changed=true"))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_nothing_of_the_new_one(
+    prepared: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    arguments = run_arguments(prepared, tmp_path / "run", f"trainer.keep_checkpoints={keep}")
+    save = PlainFiles.save_checkpoint
+    before: list[list[str]] = []
+
+    def fill(self: PlainFiles, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        before.append([folder.name for folder in checkpoints(tmp_path / "run")])
+        if len(before) == 3:
+            Path(path).write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError) as caught:
+        patched.setattr(PlainFiles, "save_checkpoint", fill)
+        train(load(arguments))
+    assert caught.value.errno == errno.ENOSPC and "step-0000008.partial" in str(caught.value.filename)
+    # Older ones go before the new one is written, but never the newest whole one.
+    assert before == [[], ["step-0000003"], ["step-0000006"]]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000006"]
+    (tmp_path / "run" / "checkpoints" / "step-0000007.partial").mkdir()  # as a killed run leaves it
+    assert train(load([*arguments, "resume=true"])) == 0
+    assert [folder.name for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())] == (
+        ["step-0000006", "step-0000008"] if keep == 2 else ["step-0000008"]
+    )
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
 
 
 def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
@@ -324,6 +473,7 @@ def test_a_checkpoint_of_another_shape_is_named_on_resume(prepared: Path, whole_
     shutil.copytree(whole_run, tmp_path / "run")
     for saved in (tmp_path / "run").glob("checkpoints/*/config.yaml"):
         saved.write_text(saved.read_text().replace("\n    dim: 32", "\n    dim: 64"))
+        (saved.parent / SUMS).unlink()
     other = run_arguments(prepared, tmp_path / "run", "resume=true", "model.lm.dim=64", "trainer.devices=1")
     with refused("bad-checkpoint", "step-0000008"):
         train(load(other))

@@ -4,6 +4,7 @@ No Fisher file was at hand: the shapes are those that the corpus' readme and pub
 is tried in test_standin.py.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -41,6 +42,7 @@ def test_both_sides_become_agents_with_own_prompt_and_own_voice_from_outside_all
         info = soundfile.info(folder / "audio.flac")
         assert (info.samplerate, info.channels) == (24000, 2) and info.duration == pytest.approx(d.seconds, abs=1e-4)
         assert d.seconds <= 40 and d.licence == "LDC User Agreement" and d.source == "fisher"
+        assert d.provenance["recorded"] is True
         assert min(w.start for s in (d.left, d.right) for w in s.words) == pytest.approx(0.5, abs=0.3)
         windows = [e.provenance["window"] for e in found.values() if e.provenance["call"] == d.provenance["call"]]
         assert len(windows) >= 3
@@ -235,26 +237,55 @@ def test_laughter_and_listening_words_become_events(tmp_path: Path, fake: None) 
         assert not any("[" in w.text for s in (d.left, d.right) for w in s.words)
 
 
-def test_the_licence_is_the_corpus_own_or_the_given_one(tmp_path: Path, corpus: Path) -> None:
-    (corpus / "licence.txt").write_text("CC BY 4.0\nmore\n")
+def mark(corpus: Path, licence: str) -> None:
+    """Writes the marker of a stand-in corpus, by other means than the code."""
+    audio = {
+        str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()[:2048]).hexdigest()
+        for path in corpus.rglob("*.sph")
+    }
+    (corpus / "standin.json").write_text(json.dumps({"licence": licence, "audio": audio}))
+
+
+def licences(out: Path) -> set[str]:
+    return {d.licence for d in dialogues(out).values()}
+
+
+def test_the_licence_is_that_of_the_corpus_own_marker_or_the_given_one(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark(corpus, "CC BY 4.0")
     imported([corpus], tmp_path / "own")
+    assert "licence of the audio: CC BY 4.0\n" in capsys.readouterr().out
     imported([corpus], tmp_path / "given", licence="private")
-    assert {d.licence for d in dialogues(tmp_path / "own").values()} == {"CC BY 4.0"}
-    assert {d.licence for d in dialogues(tmp_path / "given").values()} == {"private"}
+    assert licences(tmp_path / "own") == {"CC BY 4.0"} and licences(tmp_path / "given") == {"private"}
     folders = sorted(path for path in corpus.iterdir() if path.is_dir())
     imported(folders, tmp_path / "one-by-one")
-    assert {d.licence for d in dialogues(tmp_path / "one-by-one").values()} == {"CC BY 4.0"}
+    assert licences(tmp_path / "one-by-one") == {"CC BY 4.0"}
+
+
+def test_a_stray_licence_or_marker_above_the_discs_relabels_nothing(
+    tmp_path: Path, fake: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_call(tmp_path / "discs", "00001", talk(90), 90)
+    write_call(tmp_path / "other", "00002", talk(80), 80)
+    mark(tmp_path / "other", "CC BY 4.0")
+    (tmp_path / "other/standin.json").rename(tmp_path / "standin.json")
+    for place in (tmp_path, tmp_path / "discs"):
+        (place / "licence.txt").write_text("CC0-1.0\n")
+    imported([tmp_path / "discs"], tmp_path / "out")
+    assert licences(tmp_path / "out") == {"LDC User Agreement"}
+    assert "licence of the audio: LDC User Agreement\n" in capsys.readouterr().out
 
 
 def test_one_corpus_never_goes_out_under_the_licence_of_another(tmp_path: Path, fake: None) -> None:
     write_call(tmp_path / "free", "00001", talk(90), 90)
-    write_call(tmp_path / "ldc", "00002", talk(90), 90)
-    (tmp_path / "free/licence.txt").write_bytes("CC BY 4.0 \u2019".encode("cp1252"))
-    with refused("licence", "CC BY 4.0 '", f"none above {tmp_path / 'ldc'}"):
+    write_call(tmp_path / "ldc", "00002", talk(80), 80)
+    mark(tmp_path / "free", "CC BY 4.0")
+    with refused("licence", "CC BY 4.0", tmp_path / "ldc"):
         imported([tmp_path / "free", tmp_path / "ldc"], tmp_path / "out")
-    (tmp_path / "free/licence.txt").write_text("\n")
-    imported([tmp_path / "free", tmp_path / "ldc"], tmp_path / "out")
-    assert {d.licence for d in dialogues(tmp_path / "out").values()} == {"LDC User Agreement"}
+    (tmp_path / "free/standin.json").write_text('{"licence": 3}')
+    with refused("bad-record", tmp_path / "free/standin.json"):
+        imported([tmp_path / "free"], tmp_path / "out")
 
 
 def test_missing_tables_are_printed(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,3 +301,30 @@ def test_missing_tables_are_printed(tmp_path: Path, corpus: Path, capsys: pytest
     assert (
         "1 calls have no row in calldata: speakers are distinguished by call and side only" in capsys.readouterr().out
     )
+
+
+def test_calls_can_be_masked(tmp_path: Path, fake: None) -> None:
+    lines = [
+        (a, b, side, f"{text} my name is vesna kowal" if n % 3 == 0 else text)
+        for n, (a, b, side, text) in enumerate(talk(120))
+    ]
+    write_call(tmp_path / "corpus", "00001", lines, 120)
+    imported([tmp_path / "corpus"], tmp_path / "plain")
+    imported([tmp_path / "corpus"], tmp_path / "out", mask=True)
+    plain, masked = dialogues(tmp_path / "plain"), dialogues(tmp_path / "out")
+    written = "".join(path.read_text().lower() for path in (tmp_path / "out").rglob("*.json"))
+    assert "vesna" not in written and "kowal" not in written and "[name]" in written
+    assert all(d.provenance["masked"]["name"] > 0 for d in masked.values())
+    assert all("masked" not in d.provenance for d in plain.values())
+    assert '"mask"' not in (tmp_path / "plain/fisher.json").read_text()  # Folders of earlier versions go on.
+    with refused("other-settings", "mask"):
+        imported([tmp_path / "corpus"], tmp_path / "plain", mask=True)
+    quiet = 0
+    for name, d in masked.items():
+        audio_SC, _ = soundfile.read(tmp_path / "out" / name / "audio.flac")
+        for side in (d.left, d.right):
+            for word in side.words:
+                if word.text.lower() == "[name]":
+                    quiet += 1
+                    assert np.abs(audio_SC[int(word.start * 24000) : int(word.end * 24000)]).max() < 0.05
+    assert quiet >= 5
