@@ -359,7 +359,7 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
             )
     try:
         chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
-    except (OmegaConfBaseException, TypeError) as why:
+    except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
     by_hand.recipe = Path(recipe).stem
     layers = [

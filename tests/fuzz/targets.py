@@ -1,0 +1,178 @@
+"""The readers of foreign files, each with whole files to damage."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from data_pipelines.recordings.fisher import sphere, timed_lines
+from data_pipelines.recordings.transcripts import read_transcript
+from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.schema import read_scripts
+from data_pipelines.shards.encode import build_shards
+from data_pipelines.shards.index import BadSample, ShardReader
+from data_pipelines.shards.manifest import read_manifest
+from data_pipelines.shards.scan import build_index
+from data_pipelines.sound.audio import read_audio
+from model.weights.checkpoint import read_config
+from model.weights.tensor_files import read_header
+from ppx_train.config import load, load_saved
+from ppx_train.inference.loading import read_voice
+from ppx_train.inference.sidecar import read_sidecar
+from ppx_train.training.checkpoint import FILE, language_model, read_checkpoint
+from tests.data_pipelines.tiny_dialogues import TinyCodec, noise, write_dialogue
+from tests.fuzz.engine import Target
+from tests.fuzz.mutate import Mutation, any_bytes, json_file, json_lines, same_size, text_file
+from tests.ppx_train.fixtures import run_arguments, sidecar_of
+from tests.ppx_train.inference.noise import CONFIG
+
+SCRIPT = {
+    "id": "a", "source": "service", "split": "train", "scenario": "s", "role_prompt": "You.",
+    "turns": [{"speaker": "agent", "text": "Hello.", "kind": "normal"}, {"speaker": "user", "text": "Hi."}],
+    "facts": [{"type": "name", "text": "You"}], "probes": [{"kind": "Q0", "turn": 1}], "provenance": {"writer": "x"},
+}  # fmt: skip
+WORDS = [{"text": "hello", "start": 0.1, "end": 0.4}, {"text": "there", "start": 0.5, "end": 0.9}]
+TRANSCRIPTS: tuple[Any, ...] = (
+    {"alignments": [["hello", [0.1, 0.4], "SPEAKER_MAIN"], ["there", [0.5, 0.9], "SPEAKER_MAIN"]]},
+    {"left": WORDS, "right": {"text": "yes"}},
+    [{"speaker": "A", "text": "hello there", "start": 0.1, "end": 0.9, "words": WORDS, "backchannels": WORDS[:1]}],
+)
+FISHER = (
+    b"# fe_03_00001.sph\n# Transcribed at the LDC\n\n0.50 2.10 A: hello [laughter] how are y-\n\n"
+    b"2.00 3.10 B: (( fine )) thanks\n3.50 6.00 A: i work for i._b._m.\n"
+)
+SRT = b"1\n00:00:00,100 --> 00:00:00,900\nA: hello\n\n2\n00:00:01,000 --> 00:00:01,900\nB: hi\n"
+
+
+def targets(folder: Path) -> list[Target]:
+    """All targets; damaged files are written into `folder`."""
+    dialogues = folder / "dialogues"
+    write_dialogue(dialogues, "talk", seconds=2.0, agents=("left", "right"))
+    build_shards([dialogues], TinyCodec(), folder / "shards")
+    train, talk = folder / "shards" / "train", dialogues / "talk"
+    tar = next(train.glob("*.tar"))
+    for path in (tar, train / "index.safetensors", folder / "shards" / "manifest.json"):
+        path.chmod(0o644)
+
+    def at(place: Path, read: Callable[[Path], bool | None]) -> Callable[[bytes], bool | None]:
+        """The reader of a file at `place`."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+        def written(data: bytes) -> bool | None:
+            place.write_bytes(data)
+            return read(place)
+
+        return written
+
+    def whole_again(place: Path, read: Callable[[bytes], bool | None]) -> Callable[[bytes], bool | None]:
+        """Puts the former bytes back after each case, for the targets that share a folder."""
+        former = place.read_bytes()
+
+        def restored(data: bytes) -> bool | None:
+            try:
+                return read(data)
+            finally:
+                place.write_bytes(former)
+
+        return restored
+
+    def samples(_: Path) -> bool:
+        reader, skipped = ShardReader(train), 0
+        for row in range(len(reader)):
+            for read in (reader.read, reader.codes, reader.dialogue, reader.audio, reader.voice_clip):
+                try:
+                    read(row)
+                except BadSample:
+                    skipped += 1
+        return not skipped
+
+    def indexed(_: Path) -> bool:
+        former = (train / "index.safetensors").read_bytes()
+        try:
+            build_index(train)
+            return samples(tar)
+        finally:
+            (train / "index.safetensors").write_bytes(former)
+
+    def config(path: Path) -> None:
+        read_config(path)
+
+    def sidecar(path: Path) -> None:
+        found = read_sidecar(path.parent)
+        assert found is not None
+        found.lm_config("lm")
+
+    def state(path: Path) -> None:
+        language_model(read_checkpoint(path.parent))
+
+    def target(name: str, place: Path, files: list[bytes], mutate: Mutation, read: Callable[[Path], Any]) -> Target:
+        def quiet(path: Path) -> bool | None:
+            return False if read(path) is False else None
+
+        reader = at(place, quiet)
+        return Target(
+            name=name, files=files, mutate=mutate, read=whole_again(place, reader) if place.exists() else reader
+        )
+
+    bytes_of = Path.read_bytes
+    run = load(run_arguments(folder, folder / "run"))
+    saved = run.to_yaml().encode()
+    checkpoint = io.BytesIO()
+    torch.save(
+        {"global_step": 3, "epoch": 0, "state_dict": {"lm.a": torch.ones(40, 3), "lm.b": torch.ones(2)}}, checkpoint
+    )
+    voice, pcm = io.BytesIO(), noise(0.3, 0.1, 1)
+    from safetensors.torch import save
+
+    voice.write(save({"codes": torch.ones(8, 30, dtype=torch.int16)}, {"name": "v", "licence": "CC0-1.0"}))
+    sounds = []
+    for kind, subtype in (("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AU", "ULAW"), ("OGG", "VORBIS")):
+        sound = io.BytesIO()
+        soundfile.write(sound, pcm, 24_000, format=kind, subtype=subtype)
+        sounds.append(sound.getvalue())
+    spheres = []
+    for coding in ("ulaw", sphere.SHORTEN_CODING):
+        sphere.write_sphere(folder / "one.sph", np.stack([pcm[:2000], pcm[:2000]], 1), coding=coding)  # type: ignore[arg-type]
+        spheres.append(bytes_of(folder / "one.sph"))
+    return [
+        target("shard-in-place", tar, [bytes_of(tar)], same_size, samples),
+        target("shard-tar", tar, [bytes_of(tar)], any_bytes, indexed),
+        target("index", train / "index.safetensors", [bytes_of(train / "index.safetensors")], any_bytes, samples),
+        target("manifest", folder / "shards" / "manifest.json", [bytes_of(folder / "shards" / "manifest.json")],
+               json_file, lambda path: read_manifest(path.parent)),
+        target("checkpoint", folder / "state" / FILE, [checkpoint.getvalue()], any_bytes, state),
+        target("saved-config", folder / "saved.yaml", [saved], text_file, load_saved),
+        target("recipe", folder / "own.yaml", [saved], text_file, lambda path: load([f"recipe={path}"])),
+        target("recipe-values", folder / "values.yaml", [json.dumps(_plain(saved)).encode()], json_file,
+               lambda path: load([f"recipe={path}"])),
+        target("personaplex-json", folder / "model" / "personaplex.json",
+               [json.dumps(sidecar_of(CONFIG).to_json()).encode()], json_file, sidecar),
+        target("config-json", folder / "model" / "config.json",
+               [json.dumps(sidecar_of(CONFIG).to_json()["lm"]).encode()], json_file, config),
+        target("weights", folder / "weights.safetensors", [save({"a": torch.ones(3, 2)})], any_bytes, read_header),
+        target("scripts", folder / "scripts.jsonl", [b"\n".join([json.dumps(SCRIPT).encode()] * 3)], json_lines,
+               read_scripts),
+        target("meta", talk / "meta.json", [bytes_of(talk / "meta.json")], json_file,
+               lambda path: load_dialogue(path.parent)),
+        target("transcript-json", folder / "words.json", [json.dumps(one).encode() for one in TRANSCRIPTS],
+               json_file,
+               lambda path: read_transcript(path, None)),
+        target("transcript-srt", folder / "words.srt", [SRT], text_file, lambda path: read_transcript(path, None)),
+        target("transcript-fisher", folder / "words.txt", [FISHER], text_file,
+               lambda path: timed_lines.read_transcript(path, "00001")),
+        target("sphere", folder / "call.sph", spheres, any_bytes, sphere.decode),
+        target("sound", folder / "sound.wav", sounds, any_bytes, read_audio),
+        target("voice", folder / "voice.safetensors", [voice.getvalue()], any_bytes,
+               lambda path: read_voice(path, CONFIG)),
+    ]  # fmt: skip
+
+
+def _plain(text: bytes) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
