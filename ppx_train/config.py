@@ -161,7 +161,7 @@ class Optim:
     def check(self) -> None:
         """Raises UserError for a number outside its range."""
         self.lr.check()
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+        if len(self.betas) != 2 or not all(isinstance(b, float) and 0 <= b < 1 for b in self.betas):
             raise UserError(f"optim.betas={self.betas}: give two numbers in [0, 1)", code="bad-value")
         ranges = (
             ("clip_norm", self.clip_norm > 0, "above 0"),
@@ -377,7 +377,7 @@ def merge(layers: Sequence[ConfigLayer]) -> Run:
     for layer in layers:
         try:
             merged = OmegaConf.merge(merged, layer.values)
-        except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
+        except (OmegaConfBaseException, TypeError, OverflowError) as why:  # a list for a mapping; 10**400 for a number
             raise UserError(f"{layer.origin}: {_see_help(_what(why))}", code=_code_of(why)) from why
     try:
         run = OmegaConf.to_object(merged)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.recordings.kept import kept_terms
 from data_pipelines.recordings.recording import Broken, Recording, Unready, from_two
 from data_pipelines.recordings.transcripts import parse_json, read_json
 from data_pipelines.recordings.utterances import Sides
@@ -128,7 +129,10 @@ class DatasetPart:
             if name in seen:
                 yield Broken(name=f"{name} (row {n})", reason=f"another row has the same {self.dataset.id}")
             else:
-                yield self._recording(name, row)
+                try:
+                    yield self._recording(name, row)
+                except UserError as why:
+                    yield Broken(name=name, reason=str(why))
             seen.add(name)
             n += 1
 
@@ -140,6 +144,7 @@ class DatasetPart:
             sides=partial(self._sides, row),
             attachment=lambda column: _bytes(row.get(column), column, self.dataset.path),
             metadata=metadata,
+            **kept_terms(row.get("record")),
         )
 
     def _audio(self, name: str, row: dict[str, Any]) -> tuple[Audio, int]:

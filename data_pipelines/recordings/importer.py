@@ -133,6 +133,7 @@ def run_import(
     report = import_batches(batches[: args.limit], settings, extra, args.out, executor_of(args), verb)
     print(report.summary(args.out))
     licences = Counter([one.licence for one in report.dialogues if one.licence])
+    print(f"licence: {settings.licence!r}, by --licence, for {len(report.dialogues) - licences.total()} dialogues")
     for licence, count in sorted(licences.items()):
         print(f"{count} dialogues keep the licence that their records state, {licence!r}")
     if not report.num_heldout and settings.split_by in ("speaker", "recording"):

@@ -10,12 +10,13 @@ has two channels, so of several other speakers the one with most words is kept, 
 # Shapes: C channels, S samples
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.recording import Broken, Recording, field_of, named_file, stereo
+from data_pipelines.recordings.kept import stated
+from data_pipelines.recordings.recording import Broken, Recording, named_file, stereo
 from data_pipelines.recordings.transcripts import MAIN, parse_json, read_json, read_text_file
 from data_pipelines.recordings.utterances import Sides
 from data_pipelines.records.schema import SPLITS
@@ -69,8 +70,8 @@ class MoshiLine:
             sides=lambda: _sides(record, self.labels, beside),
             attachment=lambda name: named_file(self.root, metadata, name),
             metadata=metadata,
-            licence=_stated(metadata, "licence"),
-            split=_stated(metadata, "split", SPLITS),
+            licence=stated(metadata, "ppx.licence"),
+            split=stated(metadata, "ppx.split", SPLITS),
             notes=notes,
         )
 
@@ -94,20 +95,6 @@ def find(path: Path, labels: tuple[str, str] | None) -> list[MoshiLine]:
                 where = f"{file.name}:{number}"
                 lines.append(MoshiLine(root=file.parent, text=text, where=where, labels=labels, is_again=again))
     return lines
-
-
-def _stated(metadata: dict[str, Any], name: str, allowed: Sequence[str] = ()) -> str:
-    """Returns what `ppx-data to-moshi` has kept of a dialogue; "" if another tool made the record.
-
-    Raises: UserError if it is no text, or not `allowed` (code "bad-record").
-    """
-    value = field_of(metadata, f"ppx.{name}")
-    if value is None:
-        return ""
-    if not isinstance(value, str) or not value.strip() or (allowed and value not in allowed):
-        wanted = " or ".join(allowed) or "a text"
-        raise UserError(f"its ppx.{name} is {str(value)[:60]!r}: it should be {wanted}", code="bad-record")
-    return value
 
 
 def _of_two(words: Any, labels: tuple[str, str] | None) -> tuple[Any, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_pipelines.recordings.kept import kept_terms
 from data_pipelines.recordings.recording import AUDIO_SUFFIXES, Broken, Recording, from_two
 from data_pipelines.recordings.transcripts import decode, parse_json, read_json, read_plain, read_srt
 from data_pipelines.recordings.utterances import Sides
@@ -19,6 +20,8 @@ from model.errors import UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 Members = dict[str, bytes]
+META = "meta.json"
+"""The member with the dialogue's record in the tars that `ppx-data shard` writes."""
 MAX_BYTES = 2 << 30
 """The largest recording: its members are held in memory. 2 GiB are 3 h of two channels at 48 kHz and 16 bits."""
 
@@ -57,7 +60,10 @@ class Tar:
                         reason=f"its members hold {size / 2**30:.1f} GiB, {MAX_BYTES / 2**30:g} are read: cut it",
                     )
                 else:
-                    yield self._recording(name, members)
+                    try:
+                        yield self._recording(name, members)
+                    except UserError as why:
+                        yield Broken(name=name, reason=str(why))
                 seen.add(key)
         except (tarfile.TarError, OSError, EOFError) as why:
             yield Broken(
@@ -71,6 +77,7 @@ class Tar:
             sides=lambda: self._sides(members),
             attachment=lambda member: _member(members, member),
             metadata=_metadata(members),
+            **kept_terms(members.get(META, b"").decode("utf-8", "replace")),
         )
 
     def _audio(self, name: str, members: Members) -> tuple[Audio, int]:

@@ -25,8 +25,9 @@ PAIRS = (
     ("speaker1", "speaker2"), ("speaker_a", "speaker_b"), (MAIN, "speaker_user"),
 )  # fmt: skip
 """Names of speakers, left and right, that need no --labels."""
-_TAG = re.compile(r"\[[^\]]*\]|\{[^\\}][^}]*\}|<br\s*/?>")
-_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+# No tag holds another opening bracket: otherwise a long row of them would take the square of its length.
+_TAG = re.compile(r"\[[^\[\]]*\]|\{[^\\{}][^{}]*\}|<br\s{0,9}/?>")
+_MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 _LABEL = re.compile(r"\s*(?:\[([^\]]{1,60})\]|<v\s+([^>]{1,60})>|([\w .-]{1,40}):(?=\s))\s*")
 
 
@@ -97,8 +98,10 @@ def read_srt(text: str, labels: tuple[str, str] | None, where: str, side: str = 
     Without `side` each subtitle begins with its speaker ("A: hello", "[A] hello" or "<v A>hello").
     """
     srt = require("srt", extra="subtitles")
+    if digits := re.search(r"\d{40}", text):  # the parser takes hours for thousands of them
+        raise UserError(f"{where}: not SRT: {digits[0]}... is no number or time: repair it", code="unreadable")
     try:
-        found = list(srt.parse(text))
+        found = list(srt.parse(_single_spaced(text)))
     except (srt.SRTParseError, ValueError, OverflowError) as why:
         reason = str(why).splitlines()[0]
         raise UserError(f"{where}: not SRT ({reason}): repair it or leave it out", code="unreadable") from why
@@ -110,6 +113,12 @@ def read_srt(text: str, labels: tuple[str, str] | None, where: str, side: str = 
         start, end = line.start.total_seconds(), line.end.total_seconds()
         entries.append(TranscriptEntry(text=said, start=start, end=end, label=label, is_word=False))
     return sort_sides(entries, labels, where, side) or ({side: SideText()} if side else {})
+
+
+def _single_spaced(text: str) -> str:
+    """Returns the lines without repeated spaces and blank lines, as the parser takes the square of their number."""
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    return "\n".join(line for n, line in enumerate(lines) if line or (n and lines[n - 1])) + "\n"
 
 
 def read_plain(text: str, labels: tuple[str, str] | None, where: str, side: str = "") -> Sides:

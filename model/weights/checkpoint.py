@@ -203,7 +203,7 @@ def read_config(path: Path) -> LMConfig | None:
         return None
     try:
         raw = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as why:
+    except (ValueError, RecursionError) as why:
         raise UserError(f"{path}: not JSON ({why}); fetch or export the model again", code="unreadable") from why
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not a JSON object; fetch or export the model again", code="bad-record")

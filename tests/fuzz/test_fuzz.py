@@ -19,10 +19,6 @@ NAMES = (
 )  # fmt: skip
 
 
-SLOW = ("transcript-srt",)
-"""Targets that are left out, because a few cases take minutes."""
-
-
 @pytest.fixture(scope="module")
 def by_name(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
     """The targets, made once."""
@@ -37,8 +33,6 @@ def test_every_target_is_run(by_name: dict[str, Target]) -> None:
 def test_damage_is_one_line(
     name: str, by_name: dict[str, Target], record_property: Callable[[str, object], None]
 ) -> None:
-    if name in SLOW:
-        pytest.skip(f"reading damaged files of {name} takes too long; the cause is not mended yet")
     found, failures = run(by_name[name])
     total = sum(found.values()) + len(failures)
     record_property(KIND, (name, total, found["taken"], found["skipped"], found["refused"], len(failures)))

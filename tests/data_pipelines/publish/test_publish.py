@@ -21,6 +21,8 @@ from data_pipelines.execution.executor import Executor
 from data_pipelines.execution.jobs import Losses
 from data_pipelines.publish.cards import card
 from data_pipelines.publish.licences import hub_licence, why_not_public
+from data_pipelines.recordings import tars
+from data_pipelines.recordings.recording import Recording
 from data_pipelines.records.folder import find_dialogues, load_dialogue
 from data_pipelines.records.schema import Dialogue
 from data_pipelines.shards.encode import build_shards
@@ -145,6 +147,31 @@ def test_licence_and_split_survive_the_way_through_moshi_finetune_and_back(
     assert only.split == "train" and only.licence == "CC BY 4.0"
     report = json.loads((tmp_path / "train/report.json").read_text())
     assert "it is in the split heldout: leave out --split train" in report["rejected"][0]["reason"]
+
+
+def test_licence_and_split_survive_the_way_through_datasets_and_tars_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasets")
+    audio, words = conversation(30.0)
+    place = write_dialogue(
+        tmp_path / "d", "talk", split="heldout", licence="LDC User Agreement", seconds=30.0,
+        words={s: tuple(words[s]) for s in words},
+    )  # fmt: skip
+    soundfile.write(place / "audio.flac", audio.T, 24000, subtype="PCM_16")
+    build_shards([tmp_path / "d"], TinyCodec(), tmp_path / "shards")
+    out = export(tmp_path / "shards", tmp_path / "hf", "--allow-licence", "LDC User Agreement")
+    argv = ["import", "hf", str(out), "--source", "talks", "--licence", "MIT", "--out", str(tmp_path / "back")]
+    argv += ["--audio-field", "audio", "--hf-split", "heldout", "--voice-field", "left=left_voice"]
+    verbs.main([*argv, "--text-field", "left=left", "right=right"])
+    [back] = map(load_dialogue, find_dialogues([tmp_path / "back"]))
+    assert (back.licence, back.split) == ("LDC User Agreement", "heldout")
+    printed = capsys.readouterr().out
+    assert "1 dialogues keep the licence that their records state, 'LDC User Agreement'" in printed
+    assert "licence: 'MIT', by --licence, for 0 dialogues" in printed
+    [tar] = tars.find(tmp_path / "shards/heldout", None, {"": "audio.flac"}, {})
+    [read] = tar.recordings()
+    assert isinstance(read, Recording) and (read.licence, read.split) == ("LDC User Agreement", "heldout")
 
 
 @pytest.mark.parametrize("stated", [{"licence": 3}, {"licence": " "}, {"split": "dev"}, {"split": ["train"]}])

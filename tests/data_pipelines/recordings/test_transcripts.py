@@ -1,13 +1,14 @@
 """Transcripts in the shapes that people have: the same words, whatever they are wrapped in; and what is refused."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_pipelines.recordings.times import drop_bad_times, mute_overlapping
-from data_pipelines.recordings.transcripts import read_json, read_plain, read_transcript
+from data_pipelines.recordings.transcripts import clean_text, read_json, read_plain, read_srt, read_transcript
 from data_pipelines.recordings.utterances import Sides, SideText, Utterance
 from data_pipelines.records.schema import Word
 from model.errors import Code, UserError
@@ -202,3 +203,15 @@ def test_two_things_said_at_once_by_one_side_lose_their_text() -> None:
     sides, count = mute_overlapping({"left": SideText(utterances=left), "right": SideText(utterances=(said(0, 2),))})
     assert [utterance.text for utterance in sides["left"].utterances] == ["", "", "hello", "hello", "", "hello"]
     assert count == 3 and sides["right"].utterances[0].text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [(" " * 100_000, False), ("\n" * 100_000, False), ("[" * 100_000, True), ("{" * 100_000, True), ("9" * 5000, True)],
+)
+def test_long_rows_of_one_character_take_no_time(text: str, is_refused: bool) -> None:
+    """Each of them took minutes or hours, as the square or worse of its length."""
+    whole = f"{text}\n{SRT.format('A: ', 'A: ')}"
+    with refused("unreadable", "a.srt") if is_refused else nullcontext():
+        assert len(read_srt(whole, None, "a.srt")["left"].utterances) == 2
+    assert len(clean_text(text)) in (0, len(text))

@@ -1,0 +1,44 @@
+"""What a record of this project's own exports keeps of a dialogue, so that an import does not forget it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.recordings.recording import field_of
+from data_pipelines.recordings.transcripts import parse_json
+from data_pipelines.records.schema import SPLITS
+from model.errors import UserError
+
+_OURS = frozenset(("id", "source", "split", "licence", "left", "right"))
+"""Keys that every dialogue record has; a record of another tool does not have all of them."""
+
+
+def kept_terms(text: object) -> dict[str, str]:
+    """Returns the licence and the split of a dialogue record, as `Recording` takes them; {} for anything else.
+
+    text: the record as JSON, which `ppx-data to-hf` writes as a column and `ppx-data shard` as a member of a tar.
+    Raises: UserError if it is such a record with a licence or split that cannot be (code "bad-record").
+    """
+    if not isinstance(text, str) or not text.lstrip().startswith("{"):
+        return {}
+    try:
+        record = parse_json(text, "record")
+    except UserError:
+        return {}
+    if not isinstance(record, dict) or not record.keys() >= _OURS:
+        return {}
+    facts = {"record": {name: "" if record[name] is None else record[name] for name in ("licence", "split")}}
+    return {"licence": stated(facts, "record.licence"), "split": stated(facts, "record.split", SPLITS)}
+
+
+def stated(metadata: dict[str, Any], path: str, allowed: Sequence[str] = ()) -> str:
+    """Returns the text at a dotted path of a record; "" if there is no such key.
+
+    Raises: UserError if it is no text, or not `allowed` (code "bad-record").
+    """
+    value = field_of(metadata, path)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.strip() or (allowed and value not in allowed):
+        wanted = " or ".join(allowed) or "a text"
+        raise UserError(f"its {path} is {str(value)[:60]!r}: it should be {wanted}", code="bad-record")
+    return value
