@@ -50,11 +50,12 @@ def candidate_clips(utterances: Sequence[Utterance], longest: float) -> list[Voi
     for first in range(len(utterances)):
         pieces: list[tuple[float, float]] = []
         shortest: VoiceClip | None = None
+        was_masked = False
         for utterance in utterances[first:]:
             if utterance.is_wordless or (pieces and utterance.start - pieces[-1][1] > APART_SECONDS):
                 break
-            heard = [word for word in utterance.words if not is_marker(word.text)]
-            grown, is_full = _grow(pieces, heard, longest)
+            grown, is_full = _grow(pieces, utterance.words, longest, is_apart=was_masked)
+            was_masked = bool(utterance.words) and is_marker(utterance.words[-1].text)
             for count in range(len(grown)):
                 clip = _clip(grown[: count + 1])
                 if shortest is None and clip.seconds >= MIN_CLIP_SECONDS:
@@ -84,19 +85,25 @@ def play_clip(clip: VoiceClip, audio_S: Audio) -> Audio:
 
 
 def _grow(
-    pieces: Sequence[tuple[float, float]], words: Sequence[Word], longest: float
+    pieces: Sequence[tuple[float, float]], words: Sequence[Word], longest: float, *, is_apart: bool
 ) -> tuple[list[tuple[float, float]], bool]:
-    """Adds words until the clip would pass `longest`; words less than a pause apart share a piece."""
+    """Adds words until the clip would pass `longest`; words less than a pause apart share a piece.
+
+    With `is_apart` the first word begins a piece. Masked words are in no piece, and the word after them begins one.
+    """
     grown = list(pieces)
     for word in words:
+        if is_marker(word.text):
+            is_apart = True
+            continue
         start, end = max(0.0, word.start - _BEFORE_SECONDS), word.end + AFTER_SECONDS
-        if grown and start - grown[-1][1] < CLIP_PAUSE:
+        if grown and not is_apart and start - grown[-1][1] < CLIP_PAUSE:
             longer = [*grown[:-1], (grown[-1][0], max(end, grown[-1][1]))]
         else:
             longer = [*grown, (start, end)]
         if _clip(longer).seconds > longest:
             return grown, True
-        grown = longer
+        grown, is_apart = longer, False
     return grown, False
 
 

@@ -138,13 +138,15 @@ class DatasetPart:
 
     def _recording(self, name: str, row: dict[str, Any]) -> Recording:
         metadata = {key: value for key, value in row.items() if not _holds_audio(value)}
+        terms = kept_terms(row.get("record"))
         return Recording(
             name=name,
             audio=partial(self._audio, name, row),
             sides=partial(self._sides, row),
             attachment=lambda column: _bytes(row.get(column), column, self.dataset.path),
             metadata=metadata,
-            **kept_terms(row.get("record")),
+            licence=terms.licence,
+            split=terms.split,
         )
 
     def _audio(self, name: str, row: dict[str, Any]) -> tuple[Audio, int]:

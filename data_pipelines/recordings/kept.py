@@ -1,7 +1,7 @@
 """What a record of this project's own exports keeps of a dialogue, so that an import does not forget it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipelines.recordings.recording import field_of
 from data_pipelines.recordings.transcripts import parse_json
@@ -12,22 +12,29 @@ _OURS = frozenset(("id", "source", "split", "licence", "left", "right"))
 """Keys that every dialogue record has; a record of another tool does not have all of them."""
 
 
-def kept_terms(text: object) -> dict[str, str]:
-    """Returns the licence and the split of a dialogue record, as `Recording` takes them; {} for anything else.
+class KeptTerms(NamedTuple):
+    """What a record states, "" for nothing."""
+
+    licence: str = ""
+    split: str = ""
+
+
+def kept_terms(text: object) -> KeptTerms:
+    """Returns the licence and the split of a dialogue record; both empty for anything else.
 
     text: the record as JSON, which `ppx-data to-hf` writes as a column and `ppx-data shard` as a member of a tar.
     Raises: UserError if it is such a record with a licence or split that cannot be (code "bad-record").
     """
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
-        return {}
+        return KeptTerms()
     try:
         record = parse_json(text, "record")
     except UserError:
-        return {}
+        return KeptTerms()
     if not isinstance(record, dict) or not record.keys() >= _OURS:
-        return {}
+        return KeptTerms()
     facts = {"record": {name: "" if record[name] is None else record[name] for name in ("licence", "split")}}
-    return {"licence": stated(facts, "record.licence"), "split": stated(facts, "record.split", SPLITS)}
+    return KeptTerms(stated(facts, "record.licence"), stated(facts, "record.split", SPLITS))
 
 
 def stated(metadata: dict[str, Any], path: str, allowed: Sequence[str] = ()) -> str:

@@ -71,13 +71,15 @@ class Tar:
             )
 
     def _recording(self, name: str, members: Members) -> Recording:
+        terms = kept_terms(members.get(META, b"").decode("utf-8", "replace"))
         return Recording(
             name=name,
             audio=lambda: self._audio(name, members),
             sides=lambda: self._sides(members),
             attachment=lambda member: _member(members, member),
             metadata=_metadata(members),
-            **kept_terms(members.get(META, b"").decode("utf-8", "replace")),
+            licence=terms.licence,
+            split=terms.split,
         )
 
     def _audio(self, name: str, members: Members) -> tuple[Audio, int]:

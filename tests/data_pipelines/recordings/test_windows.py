@@ -124,3 +124,22 @@ def test_windows_of_a_ten_minute_recording_leave_little_out_and_few_are_judged(
     assert sum(window.end - window.start for window in windows) > 500
     assert all(window.end - window.start <= 150 and set(window.clips) == {"left", "right"} for window in windows)
     assert all(first.end <= second.start for first, second in itertools.pairwise(windows))
+
+
+@pytest.mark.parametrize("length", [0.05, 0.2, 0.31, 0.6])
+def test_no_voice_clip_holds_what_was_masked(length: float) -> None:
+    start, masked = 1.0, (5.0, 5.0 + length)
+    before = [Word(text="word", start=start + 0.4 * n, end=start + 0.4 * (n + 1)) for n in range(10)]
+    after = [Word(text="word", start=masked[1] + 0.4 * n, end=masked[1] + 0.4 * (n + 1)) for n in range(10)]
+    name = Word(text="[name]", start=masked[0], end=masked[1])
+    whole = Utterance(start=start, end=after[-1].end, words=(*before, name, *after))
+    cut = [
+        Utterance(start=start, end=masked[1], words=(*before, name)),
+        Utterance(start=masked[1], end=after[-1].end, words=tuple(after)),
+    ]
+    for said in ([whole], cut):
+        clips = candidate_clips(said, 8.0)
+        assert any(len(clip.pieces) == 2 for clip in clips)
+        middle = sum(masked) / 2
+        assert not any(a < middle < b for clip in clips for a, b in clip.pieces if length > 0.2)
+        assert all(b <= masked[0] + 0.1 or a >= masked[1] - 0.05 for clip in clips for a, b in clip.pieces)
