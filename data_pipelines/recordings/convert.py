@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.files import digest, write_line
+from data_pipelines.files import write_line
 from data_pipelines.recordings.clips import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, VoiceClip, candidate_clips, draw_clip
 from data_pipelines.recordings.cut import (
     MIN_PLACED_SHARE,
@@ -25,7 +25,7 @@ from data_pipelines.recordings.cut import (
 )
 from data_pipelines.recordings.drafts import CutDialogue, RecordingDraft
 from data_pipelines.recordings.fill import Filled, Listener, aligned_share, fill_side, provenance_of
-from data_pipelines.recordings.mask import mask_call, mask_prompt, split_known
+from data_pipelines.recordings.mask import mask_call, mask_prompt, mask_speaker, split_known
 from data_pipelines.recordings.recording import Recording, Unready, at_24k, field_of, recording_id, stereo
 from data_pipelines.recordings.times import drop_bad_times, mute_overlapping
 from data_pipelines.recordings.utterances import Sides, Spoken
@@ -279,7 +279,7 @@ class Casting:
         recording = recording_id(source, name)
         if found is None:
             return f"{recording}/{side}", recording
-        key = f"{source}/{digest(found)[:12] if self.settings.mask else found}"
+        key = f"{source}/{mask_speaker(found) if self.settings.mask else found}"
         return key, key if self.settings.split_by == "speaker" else recording
 
     def _split(self, able: list[str]) -> tuple[str, list[str]]:

@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.files import digest
 from data_pipelines.recordings.utterances import Spoken, Utterance
 from data_pipelines.records.schema import SIDES, Fact, Probe, Word
 from data_pipelines.sound.audio import Audio, to_rate
@@ -51,6 +52,14 @@ def common_names() -> frozenset[str]:
 def mask_prompt(text: str, known: Collection[str] = ()) -> str:
     """Returns a role prompt or another text with markers for what is personal. known: names to mask."""
     return masked_text(text, common_names(), known)
+
+
+def mask_speaker(name: str) -> str:
+    """Returns a key of a speaker that shows no name and is the same for the same name.
+
+    It is a hash without salt: who has a list of names can find the one that it is of.
+    """
+    return digest(name)[:12]
 
 
 def mask_facts(facts: Sequence[Fact], known: Collection[str]) -> tuple[Fact, ...]:

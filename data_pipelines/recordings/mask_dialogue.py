@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.recordings.cut import voice_file
 from data_pipelines.recordings.fill import Filled, Listener, fill_side
-from data_pipelines.recordings.mask import MaskedCall, mask_call, mask_facts, mask_probes, mask_prompt
+from data_pipelines.recordings.mask import MaskedCall, mask_call, mask_facts, mask_probes, mask_prompt, mask_speaker
 from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.records.provenance import MASKED
 from data_pipelines.records.schema import SIDES, Dialogue, Side
@@ -57,7 +57,10 @@ def mask_dialogue(
     for side in SIDES:
         found = tuple(word for utterance in masked.spoken[side] for word in utterance.words)
         prompt = mask_prompt(dialogue.side(side).role_prompt, names)
-        sides[side] = replace(dialogue.side(side), words=found, role_prompt=prompt)
+        speaker, prefix = dialogue.side(side).speaker, f"{dialogue.source}/"
+        if speaker.startswith(prefix):  # otherwise it is a voice of an engine, or the recording
+            speaker = prefix + mask_speaker(speaker.removeprefix(prefix))
+        sides[side] = replace(dialogue.side(side), words=found, role_prompt=prompt, speaker=speaker)
     record = replace(
         dialogue,
         left=sides["left"],

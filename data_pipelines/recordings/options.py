@@ -76,12 +76,14 @@ def settings_of(args: argparse.Namespace) -> ImportSettings:
             raise UserError(
                 f"--{option} and --{other.replace('_', '-')} say the same: give one of them", code="bad-combination"
             )
-    if args.mask and args.voice_field:
-        raise UserError(
-            "--mask and --voice-field: nobody listens to the clips of the records, so names in them would stay; leave "
-            "out --voice-field, and clips are cut from what was masked",
-            code="bad-combination",
-        )
+    for option in ("voice", "voice_field"):
+        if args.mask and getattr(args, option):
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(
+                f"--mask and {flag}: nobody listens to these clips, so names in them would stay; leave out {flag}, and "
+                "clips are cut from what was masked",
+                code="bad-combination",
+            )
     agents = SIDES if args.agent == "both" else (args.agent,)
     voices = by_side("--voice", args.voice, agents)
     for side, name in voices.items():

@@ -145,6 +145,8 @@ def test_what_nobody_heard_is_not_called_masked(tmp_path: Path) -> None:
     write(tmp_path)
     with refused("bad-combination", "--mask", "--voice-field"):
         run_moshi(tmp_path, "--mask", "--voice-field", "left=v", "right=v", out="b")
+    with refused("bad-combination", "--mask", "--voice:"):
+        run_moshi(tmp_path, "--mask", "--voice", "left=v.wav", out="b")
     record = json.loads((tmp_path / "data_stereo/a.json").read_text())
     record["alignments"] = [row for row in record["alignments"] if row[2] == "SPEAKER_MAIN"]
     (tmp_path / "data_stereo/a.json").write_text(json.dumps(record))

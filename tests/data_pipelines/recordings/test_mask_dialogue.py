@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from data_pipelines import verbs
+from data_pipelines.files import digest
 from data_pipelines.recordings import mask_dialogue
 from data_pipelines.recordings.fill import Filled, Listener
 from data_pipelines.recordings.utterances import SideText, Utterance
@@ -36,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
     words = {"left": said("This is Jane, how can I help?", 0.5), "right": said("Hi Jane, it's 415-555-0134.", 4.0)}
     folder = write_dialogue(tmp_path / "in", "a", seconds=8.0, words=words)
     record = json.loads((folder / "meta.json").read_text())
+    record["left"]["speaker"], record["right"]["speaker"] = f"{record['source']}/Jane Roe", "kokoro/af_heart"
     record["left"]["role_prompt"] = "Your name is Jane. Greet people."
     record["facts"] = [{"type": "name", "text": "Jane"}]
     record["probes"] = [{"kind": "Q0", "question": "Is Jane there?", "answer": "Jane speaking."}]
@@ -53,6 +55,7 @@ def test_a_copy_of_a_dialogue_is_masked_with_its_prompt_facts_and_voice_clip(
     assert [w.text for w in done.left.words] == "This is [name], how can I help?".split()
     assert [w.text for w in done.right.words] == "Hi [name], it's [number].".split()
     assert done.left.role_prompt == "Your name is [name]. Greet people."
+    assert done.left.speaker == f"{done.source}/{digest('Jane Roe')[:12]}" and done.right.speaker == "kokoro/af_heart"
     assert done.facts[0].text == "[name]" and done.probes[0].question == "Is [name] there?"
     assert done.provenance["masked"] == {"name": 3, "number": 1}
     clip_S, _ = soundfile.read(tmp_path / "out/a/left.voice.flac")
