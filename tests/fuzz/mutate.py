@@ -63,6 +63,23 @@ def json_file(draw: random.Random, data: bytes) -> bytes:
     return text_of_json(draw, value(draw, json.loads(data)))
 
 
+def header_file(draw: random.Random, data: bytes) -> bytes:
+    """Damages the values in the header of a safetensors file, or in the JSON that its metadata hold; else its bytes."""
+    if draw.random() < 0.3:
+        return any_bytes(draw, data)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    inner = [name for name, text in header.get("__metadata__", {}).items() if text[:1] in ("{", "[")]
+    if inner and draw.random() < 0.6:
+        name = draw.choice(inner)
+        changed = text_of_json(draw, value(draw, json.loads(header["__metadata__"][name])))
+        header["__metadata__"][name] = changed.decode("utf-8", "replace")
+        new = json.dumps(header).encode()
+    else:
+        new = text_of_json(draw, value(draw, header))
+    return len(new).to_bytes(8, "little") + new + data[end:]
+
+
 def json_lines(draw: random.Random, data: bytes) -> bytes:
     """Damages one line of a file with a JSON value in each."""
     lines = data.splitlines()

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import soundfile
 import torch
 
+from data_pipelines.llm.answers import judge
+from data_pipelines.llm.client import _kept
+from data_pipelines.llm.settings import FORMATS
 from data_pipelines.recordings.fisher import sphere, timed_lines
 from data_pipelines.recordings.transcripts import read_transcript
-from data_pipelines.records.folder import load_dialogue
+from data_pipelines.records.folder import GATES, ROLES, load_dialogue
 from data_pipelines.records.schema import read_scripts
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.index import BadSample, ShardReader
@@ -21,13 +25,15 @@ from data_pipelines.shards.scan import build_index
 from data_pipelines.sound.audio import read_audio
 from model.weights.checkpoint import read_config
 from model.weights.tensor_files import read_header
+from model.weights.voices import read_pickle
 from ppx_train.config import load, load_saved
 from ppx_train.inference.loading import read_voice
 from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.checkpoint import FILE, language_model, read_checkpoint
+from tests.data_pipelines.llm.asking import question
 from tests.data_pipelines.tiny_dialogues import TinyCodec, noise, write_dialogue
 from tests.fuzz.engine import Target
-from tests.fuzz.mutate import Mutation, any_bytes, json_file, json_lines, same_size, text_file
+from tests.fuzz.mutate import Mutation, any_bytes, header_file, json_file, json_lines, same_size, text_file
 from tests.ppx_train.fixtures import run_arguments, sidecar_of
 from tests.ppx_train.inference.noise import CONFIG
 
@@ -42,6 +48,16 @@ TRANSCRIPTS: tuple[Any, ...] = (
     {"left": WORDS, "right": {"text": "yes"}},
     [{"speaker": "A", "text": "hello there", "start": 0.1, "end": 0.9, "words": WORDS, "backchannels": WORDS[:1]}],
 )
+ROLE = {"format": 1, "left": {"prompt": "You.", "level": "topic"}, "rejected": {"right": "why"}, "provenance": {}}
+GATE = {"format": 1, "values": {"dc": 0.01}, "rejected": [], "limits": {"dc": 0.1}, "engines": {"asr": {"name": "x"}}}
+BODIES: tuple[Any, ...] = tuple(
+    {
+        "id": "x", "object": "chat.completion", "created": 0, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
+    }
+    for content in ('{"city": "Oslo"}', "<think>{</think> Here: {\"city\": \"Oslo\"}")
+)  # fmt: skip
 FISHER = (
     b"# fe_03_00001.sph\n# Transcribed at the LDC\n\n0.50 2.10 A: hello [laughter] how are y-\n\n"
     b"2.00 3.10 B: (( fine )) thanks\n3.50 6.00 A: i work for i._b._m.\n"
@@ -70,14 +86,14 @@ def targets(folder: Path) -> list[Target]:
         return written
 
     def whole_again(place: Path, read: Callable[[bytes], bool | None]) -> Callable[[bytes], bool | None]:
-        """Puts the former bytes back after each case, for the targets that share a folder."""
-        former = place.read_bytes()
+        """Puts the former bytes back after each case, or removes the file, as targets share folders."""
+        former = place.read_bytes() if place.exists() else None
 
         def restored(data: bytes) -> bool | None:
             try:
                 return read(data)
             finally:
-                place.write_bytes(former)
+                place.unlink() if former is None else place.write_bytes(former)
 
         return restored
 
@@ -99,6 +115,18 @@ def targets(folder: Path) -> list[Target]:
         finally:
             (train / "index.safetensors").write_bytes(former)
 
+    def answered(path: Path) -> bool:
+        """As the client does it: what is no chat completion is asked for again, and a bad answer has its faults."""
+        try:
+            answer = _kept(path.read_bytes().decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return False
+        for answer_format in FORMATS:
+            verdict = judge(answer, question(), answer_format)
+            "".join(verdict.problems).encode("utf-8", "surrogatepass")
+        json.dumps(asdict(answer), ensure_ascii=False).encode()
+        return True
+
     def config(path: Path) -> None:
         read_config(path)
 
@@ -114,10 +142,8 @@ def targets(folder: Path) -> list[Target]:
         def quiet(path: Path) -> bool | None:
             return False if read(path) is False else None
 
-        reader = at(place, quiet)
-        return Target(
-            name=name, files=files, mutate=mutate, read=whole_again(place, reader) if place.exists() else reader
-        )
+        reader = whole_again(place, at(place, quiet))
+        return Target(name=name, files=files, mutate=mutate, read=reader)
 
     bytes_of = Path.read_bytes
     run = load(run_arguments(folder, folder / "run"))
@@ -130,6 +156,8 @@ def targets(folder: Path) -> list[Target]:
     from safetensors.torch import save
 
     voice.write(save({"codes": torch.ones(8, 30, dtype=torch.int16)}, {"name": "v", "licence": "CC0-1.0"}))
+    pickled = io.BytesIO()
+    torch.save({"embeddings": torch.ones(30, 1, 1, 8), "cache": torch.ones(1, 17, 4, dtype=torch.long)}, pickled)
     sounds = []
     for kind, subtype in (("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AU", "ULAW"), ("OGG", "VORBIS")):
         sound = io.BytesIO()
@@ -143,6 +171,8 @@ def targets(folder: Path) -> list[Target]:
         target("shard-in-place", tar, [bytes_of(tar)], same_size, samples),
         target("shard-tar", tar, [bytes_of(tar)], any_bytes, indexed),
         target("index", train / "index.safetensors", [bytes_of(train / "index.safetensors")], any_bytes, samples),
+        target("index-header", train / "index.safetensors", [bytes_of(train / "index.safetensors")], header_file,
+               samples),
         target("manifest", folder / "shards" / "manifest.json", [bytes_of(folder / "shards" / "manifest.json")],
                json_file, lambda path: read_manifest(path.parent)),
         target("checkpoint", folder / "state" / FILE, [checkpoint.getvalue()], any_bytes, state),
@@ -154,11 +184,14 @@ def targets(folder: Path) -> list[Target]:
                [json.dumps(sidecar_of(CONFIG).to_json()).encode()], json_file, sidecar),
         target("config-json", folder / "model" / "config.json",
                [json.dumps(sidecar_of(CONFIG).to_json()["lm"]).encode()], json_file, config),
-        target("weights", folder / "weights.safetensors", [save({"a": torch.ones(3, 2)})], any_bytes, read_header),
+        target("weights", folder / "weights.safetensors", [save({"a": torch.ones(3, 2)})], header_file, read_header),
         target("scripts", folder / "scripts.jsonl", [b"\n".join([json.dumps(SCRIPT).encode()] * 3)], json_lines,
                read_scripts),
         target("meta", talk / "meta.json", [bytes_of(talk / "meta.json")], json_file,
                lambda path: load_dialogue(path.parent)),
+        target("roles", talk / ROLES, [json.dumps(ROLE).encode()], json_file, lambda path: load_dialogue(path.parent)),
+        target("gates", talk / GATES, [json.dumps(GATE).encode()], json_file, lambda path: load_dialogue(path.parent)),
+        target("llm-body", folder / "body.json", [json.dumps(body).encode() for body in BODIES], json_file, answered),
         target("transcript-json", folder / "words.json", [json.dumps(one).encode() for one in TRANSCRIPTS],
                json_file,
                lambda path: read_transcript(path, None)),
@@ -167,8 +200,9 @@ def targets(folder: Path) -> list[Target]:
                lambda path: timed_lines.read_transcript(path, "00001")),
         target("sphere", folder / "call.sph", spheres, any_bytes, sphere.decode),
         target("sound", folder / "sound.wav", sounds, any_bytes, read_audio),
-        target("voice", folder / "voice.safetensors", [voice.getvalue()], any_bytes,
+        target("voice", folder / "voice.safetensors", [voice.getvalue()], header_file,
                lambda path: read_voice(path, CONFIG)),
+        target("voice-pickled", folder / "voice.pt", [pickled.getvalue()], any_bytes, read_pickle),
     ]  # fmt: skip
 
 

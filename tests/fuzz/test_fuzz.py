@@ -13,9 +13,9 @@ from tests.fuzz.engine import Target, outcome, run
 from tests.fuzz.targets import targets
 
 NAMES = (
-    "shard-in-place", "shard-tar", "index", "manifest", "checkpoint", "saved-config", "recipe", "recipe-values",
-    "personaplex-json", "config-json", "weights", "scripts", "meta", "transcript-json", "transcript-srt",
-    "transcript-fisher", "sphere", "sound", "voice",
+    "shard-in-place", "shard-tar", "index", "index-header", "manifest", "checkpoint", "saved-config", "recipe",
+    "recipe-values", "personaplex-json", "config-json", "weights", "scripts", "meta", "roles", "gates", "llm-body",
+    "transcript-json", "transcript-srt", "transcript-fisher", "sphere", "sound", "voice", "voice-pickled",
 )  # fmt: skip
 
 
