@@ -4,7 +4,7 @@ import html
 import io
 import re
 import unicodedata
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 
 def visible(text: str) -> str:
@@ -58,6 +58,24 @@ class VisibleOutput(io.TextIOBase):
     def flush(self) -> None:
         """Flushes the stream."""
         self.stream.flush()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        """The bytes behind the stream, for what has to keep its encoding; nothing of them is held back."""
+        return self.stream.buffer
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's encoding."""
+        return self.stream.encoding
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """The number of the stream's file."""
+        return self.stream.fileno()
 
     def writable(self) -> bool:
         """Always true."""

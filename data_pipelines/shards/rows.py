@@ -5,6 +5,8 @@ file. One that could make a reader look outside of its tars, or that names what 
 is opened; everything behind may rely on that.
 """
 
+# Shapes: N rows
+
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -223,11 +225,11 @@ def _judged(rows: dict[str, npt.NDArray[Any]], facts: IndexFacts) -> Iterator[tu
         yield name, (rows[name] >= low) & (rows[name] <= high), f"{low} to {high}"
     size_N = np.array(facts.sizes, np.int64)[rows["shard"]]
     yield "offset", (rows["offset"] >= 0) & (rows["offset"] < size_N), "a place in its tar"
-    starts_NP, sizes_NP = rows["places"][:, 0::2], rows["places"][:, 1::2]
+    starts_N6, sizes_N6 = rows["places"][:, 0::2], rows["places"][:, 1::2]
     # The sum of two int32 and an offset below 2 ** 62 cannot overflow int64.
-    ends_N = rows["offset"] + (starts_NP.astype(np.int64) + sizes_NP).max(axis=1)
-    yield "places", ((starts_NP >= 0) & (sizes_NP > 0)).all(axis=1) & (ends_N <= size_N), "places in its tar"
-    codes_N, voice_N, text_N = sizes_NP[:, : PARTS.index("meta")].T
+    ends_N = rows["offset"] + (starts_N6.astype(np.int64) + sizes_N6).max(axis=1)
+    yield "places", ((starts_N6 >= 0) & (sizes_N6 > 0)).all(axis=1) & (ends_N <= size_N), "places in its tar"
+    codes_N, voice_N, text_N = sizes_N6[:, : PARTS.index("meta")].T
     for name, low, bytes_each, room_N in (
         ("num_frames", 1, 32, codes_N),
         ("voice_frames", 1, 16, voice_N),

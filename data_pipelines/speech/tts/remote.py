@@ -1,5 +1,7 @@
 """A speech engine behind HTTP: the client of `scripts/tts_server.py`, or of any server with its protocol."""
 
+# Shapes: C channels, S samples
+
 import base64
 import hashlib
 import io

@@ -13,7 +13,7 @@ from ppx_train.config import load
 from ppx_train.export.export_settings import ExportSettings
 from ppx_train.export.folder import export_checkpoint
 from ppx_train.training.build import base_lm
-from ppx_train.training.checkpoint import FILE
+from ppx_train.training.checkpoint import FILE, SUMS
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.run import train
 from tests.ppx_train.fixtures import build_lm, run_arguments
@@ -94,6 +94,7 @@ def test_other_start_weights_than_the_checkpoints_are_refused(lora_run: tuple[Pa
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000004")
     saved = tmp_path / "run" / "checkpoints" / "step-0000003" / "config.yaml"
     saved.write_text(saved.read_text().replace(str(folder), str(tmp_path)))
+    (saved.parent / SUMS).unlink()  # they are those of the former text
     lm = base_lm(load(arguments))
     with torch.no_grad():
         lm.text_head.weight[0, 0] += 1e-3
