@@ -41,10 +41,10 @@ def read_recipe(name: str) -> ConfigLayer:
         if not path.is_file():
             raise UserError(f"recipe={name}: no such file", code="not-found")
     else:
-        path = RECIPES / f"{name}.yaml"
-        if not path.is_file():
+        if name not in recipe_names():
             hint = nearest(name, recipe_names()) or ", `ppx-train recipes` lists all"
-            raise UserError(f"recipe={name}: no such recipe{hint}", code="unknown-name")
+            raise UserError(f"recipe={name:.80}: no such recipe{hint}", code="unknown-name")
+        path = RECIPES / f"{name}.yaml"
     return ConfigLayer(origin=_shown(path), values=read_yaml(path))
 
 
@@ -58,10 +58,10 @@ def read_group(group: str, name: str) -> ConfigLayer:
     if group not in GROUPS:
         hint = nearest(group, GROUPS) or f", there are {', '.join(GROUPS)}"
         raise UserError(f"{group}={name}: no such config group{hint}", code="unknown-name")
-    path = CONFIGS / group / f"{name}.yaml"
-    if not path.is_file():
+    if name not in group_names(group):
         hint = nearest(name, group_names(group)) or f", there are {', '.join(group_names(group))}"
-        raise UserError(f"{group}={name}: no such config{hint}", code="unknown-name")
+        raise UserError(f"{group}={name:.80}: no such config{hint}", code="unknown-name")
+    path = CONFIGS / group / f"{name}.yaml"
     return ConfigLayer(origin=_shown(path), values=DictConfig({group: read_yaml(path)}))
 
 
