@@ -230,8 +230,7 @@ def _kept(body: str) -> Answer:
     completion = json.loads(body)
     choices = completion.get("choices") if isinstance(completion, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
+    if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         raise ValueError(body)
     answer = {
         "content": message.get("content"),
