@@ -33,6 +33,8 @@ class Speech:
     audio: Audio
     rate: int
     words: tuple[tuple[str, float, float], ...]
+    phones: tuple[tuple[str, float, float], ...] = ()
+    """The sounds as (symbol, start, end) in seconds, of an engine that tells them."""
 
     @property
     def seconds(self) -> float:
@@ -134,6 +136,7 @@ def trim_silence(speech: Speech, before: float = 0.03, after: float = 0.06) -> S
         speech,
         audio=fade_out(fade_in(speech.audio[start:stop], edge), edge),
         words=tuple((text, begin - shift, end - shift) for text, begin, end in speech.words),
+        phones=tuple((phone, begin - shift, end - shift) for phone, begin, end in speech.phones),
     )
 
 
@@ -143,6 +146,7 @@ def joined(parts: Sequence[Speech], pause: float) -> Speech:
     silence = np.zeros(round(pause * rate), np.float32)
     audio: list[Audio] = []
     words: list[tuple[str, float, float]] = []
+    phones: list[tuple[str, float, float]] = []
     at = 0.0
     for part in parts:
         if audio:
@@ -150,5 +154,6 @@ def joined(parts: Sequence[Speech], pause: float) -> Speech:
             at += len(silence) / rate
         audio.append(part.audio)
         words += [(text, start + at, end + at) for text, start, end in part.words]
+        phones += [(phone, start + at, end + at) for phone, start, end in part.phones]
         at += part.seconds
-    return Speech(audio=np.concatenate(audio), rate=rate, words=tuple(words))
+    return Speech(audio=np.concatenate(audio), rate=rate, words=tuple(words), phones=tuple(phones))

@@ -6,12 +6,13 @@ Output is bit-equal from run to run; one thread, because a second gave no gain.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.speech.protocols import Speech, Voice, trim_silence, trim_word_ends
+from data_pipelines.speech.protocols import Speech, Voice, joined, trim_silence, trim_word_ends
 from data_pipelines.speech.tts.phonemes import Phonemes
 from data_pipelines.text.spoken import SpokenWord, expand
 from model.errors import UserError
@@ -74,60 +75,65 @@ class KokoroEngine:
     def speak(self, text: str, voice: str, *, seed: int, speed: float = 1.0) -> Speech:
         """Speaks a text of any length; see Engine.speak. `seed` changes nothing here."""
         del seed
-        words = expand(text)
-        if not words:
-            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
         known = next((v for v in self._voices if v.key == voice), None)
         if known is None:
             raise UserError(
                 f"{voice}: no such voice: choose one of {', '.join(v.key for v in self._voices)}", code="unknown-name"
             )
-        if known.accent not in self._phonemes:
-            self._phonemes[known.accent] = Phonemes(known.accent, frozenset(self._symbols), self._folder / "lexicons")
-        said = self._phonemes[known.accent].words([piece for word in words for piece in word.spoken])
-        phones, at = [], 0
+        return self.speak_as(self.style(voice), known.accent, text, speed=speed)
+
+    def speak_as(self, style: Any, accent: str, text: str, *, speed: float = 1.0) -> Speech:
+        """Speaks a text with a style table, float32 [510, 256] (see `style`), which may be a mean of several voices'.
+
+        The speech has `phones`, in the model's IPA symbols. Raises: UserError if nothing can be said.
+        """
+        words = expand(text)
+        if not words:
+            raise UserError(f"{text!r} holds nothing to say: write at least one word", code="bad-value")
+        if accent not in self._phonemes:
+            self._phonemes[accent] = Phonemes(accent, frozenset(self._symbols), self._folder / "lexicons")
+        said = self._phonemes[accent].words([piece for word in words for piece in word.spoken])
+        sounds, at = [], 0
         for word in words:
-            phones.append(" ".join(filter(None, said[at : at + len(word.spoken)])))
+            sounds.append(" ".join(filter(None, said[at : at + len(word.spoken)])))
             at += len(word.spoken)
-        mute = [word.written for word, sounds in zip(words, phones, strict=True) if not sounds]
+        mute = [word.written for word, sound in zip(words, sounds, strict=True) if not sound]
         if mute:
             raise UserError(f"{mute[0]!r} has no pronunciation: write it in English letters", code="bad-value")
-        audio, times, offset = [], [], 0.0
-        for part in split_phrases(words, [len(p) for p in phones]):
-            wave, part_times = self._run(words[part], phones[part], voice, speed)
-            audio.append(wave)
-            times += [(text, start + offset, end + offset) for text, start, end in part_times]
-            offset += len(wave) / RATE_HZ
-        whole = np.concatenate(audio)
+        parts = [
+            self._run(words[part], sounds[part], style, speed)
+            for part in split_phrases(words, [len(sound) for sound in sounds])
+        ]
+        whole = joined(parts, 0.0)
         # The voices am_puck and am_fenrir exceed full scale by up to 7 %.
-        whole /= max(1.0, float(np.abs(whole).max()))
-        return trim_silence(Speech(audio=whole, rate=RATE_HZ, words=tuple(times)))
+        peak = max(1.0, float(np.abs(whole.audio).max()))
+        return trim_silence(replace(whole, audio=whole.audio / peak))
 
-    def _run(
-        self, words: list[SpokenWord], phones: list[str], voice: str, speed: float
-    ) -> tuple[Any, tuple[tuple[str, float, float], ...]]:
-        """One call of the model: audio and word times within it."""
-        ids, owner = [0], [-1]
-        for n, (word, sounds) in enumerate(zip(words, phones, strict=True)):
+    def _run(self, words: list[SpokenWord], sounds: list[str], style: Any, speed: float) -> Speech:
+        """One call of the model."""
+        text, owner = "", []
+        for n, (word, sound) in enumerate(zip(words, sounds, strict=True)):
             tail = "".join(c for c in word.tail if c in self._symbols)
-            ids += [self._symbols[c] for c in (" " if n else "") + sounds + tail]
-            owner += [-1] * bool(n) + [n] * len(sounds) + [-1] * len(tail)
-        tokens, style, rate = (entry.name for entry in self._session.get_inputs())
+            text += (" " if n else "") + sound + tail
+            owner += [-1] * bool(n) + [n] * len(sound) + [-1] * len(tail)
+        tokens, style_name, rate = (entry.name for entry in self._session.get_inputs())
         feed = {
-            tokens: np.array([[*ids, 0]], np.int64),
-            style: self._style(voice)[len(ids) - 1][None],
+            tokens: np.array([[0, *(self._symbols[c] for c in text), 0]], np.int64),
+            style_name: style[len(text)][None],
             rate: np.array([speed], np.float32),
         }
         wave, durations = self._session.run(None, feed)
-        edges = np.maximum(np.concatenate(([0.0], np.cumsum(np.ravel(durations)))) - LEAD_FRAMES, 0) * FRAME_SECONDS
+        edges = np.maximum(np.cumsum(np.ravel(durations)) - LEAD_FRAMES, 0) * FRAME_SECONDS
         times = []
         for n, word in enumerate(words):
             held = [i for i, m in enumerate(owner) if m == n]
             times.append((word.written, float(edges[held[0]]), float(edges[held[-1] + 1])))
+        phones = tuple((c, float(edges[i]), float(edges[i + 1])) for i, c in enumerate(text))
         wave = np.ravel(wave).astype(np.float32)
-        return wave, trim_word_ends(times, wave, RATE_HZ)
+        return Speech(audio=wave, rate=RATE_HZ, words=trim_word_ends(times, wave, RATE_HZ), phones=phones)
 
-    def _style(self, voice: str) -> Any:
+    def style(self, voice: str) -> Any:
+        """The style table of the voice of that key: float32 [510, 256], a row for each number of symbols."""
         name = voice.partition("/")[2]
         if name not in self._styles:
             self._styles[name] = np.fromfile(self._folder / "voices" / f"{name}.bin", np.float32).reshape(-1, 256)
