@@ -11,7 +11,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 
 from model.config import LMConfig
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.recipes import GROUPS, ConfigLayer, group_names, recipe_names
 
 _NOTHING = object()
@@ -73,7 +73,7 @@ def marked_yaml(run: Run, layers: Sequence[ConfigLayer]) -> str:
     """Returns the configuration of a run as YAML, with a comment behind each value that differs from its default.
 
     The comment names the place of the value: a file, or the command line. The text loads back to the same run.
-    layers: what the run was built from, by `ppx_train.config.layers_of`.
+    layers: what the run was built from, by `ppx_train.config.load.layers_of`.
     """
     text = run.to_yaml()
     lines = text.splitlines()

@@ -64,7 +64,7 @@ def test_a_change_of_the_code_is_found_and_equal_code_is_equal(repository: Path,
     assert saved["heldout/loss"]["2"] < saved["heldout/loss"]["0"]
     assert_untouched(repository)
 
-    config = repository / "ppx_train" / "config.py"
+    config = repository / "ppx_train" / "config" / "parts.py"
     text = config.read_text("utf-8")
     config.write_text(text.replace("weight_decay: float = 0.1\n", "weight_decay: float = 0.2\n"), "utf-8")
     assert config.read_text("utf-8") != text
@@ -72,7 +72,7 @@ def test_a_change_of_the_code_is_found_and_equal_code_is_equal(repository: Path,
     assert done.returncode == 1, done.stdout + done.stderr
     # the training losses of step 1 come before the first update, the held-out ones after it
     assert "first difference at step 1, heldout/" in done.stdout
-    assert_untouched(repository, "ppx_train/config.py")
+    assert_untouched(repository, "ppx_train/config/parts.py")
 
 
 def test_what_cannot_be_compared_is_one_line(repository: Path) -> None:

@@ -21,7 +21,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
 from ppx_train.cli import chat, export, train, voice
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.help import settings_help
 from ppx_train.recipes import GROUPS, group_names, recipe_names
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus

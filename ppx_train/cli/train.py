@@ -59,7 +59,7 @@ def command(words: Sequence[str]) -> int:
         for name in recipe_names():
             print(f"{name:16} {recipe_summary(name)}")
         return 0
-    from ppx_train.config import layers_of, merge
+    from ppx_train.config.load import layers_of, merge
 
     layers = layers_of(args.settings)
     configuration = merge(layers)

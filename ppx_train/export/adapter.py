@@ -17,7 +17,7 @@ from model.weights.checkpoint import HUB_FILES, write_weights
 from model.weights.native import depth_steps
 from model.weights.sources import hub_model
 from model.weights.tensor_files import read_header, weights_path
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.inference.lora_folder import ADAPTER_NAME
 
 

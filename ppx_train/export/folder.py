@@ -24,7 +24,8 @@ from model.mimi.files import load_mimi
 from model.text import TextTokenizer
 from model.weights.checkpoint import WEIGHTS_NAME, save_native
 from model.weights.sources import codec_path, tokenizer_path
-from ppx_train.config import Run, load_saved
+from ppx_train.config.load import load_saved
+from ppx_train.config.run import Run
 from ppx_train.export.adapter import Base, check_adapter, find_base, point_to_base, save_adapter
 from ppx_train.export.card import data_facts, model_card
 from ppx_train.export.export_settings import DTYPES, HELDOUT, LAYOUTS, NONE, ExportSettings

@@ -12,7 +12,7 @@ from model.prompt import PAUSE_FRAMES, SYSTEM_TAG
 from model.weights.checkpoint import CONFIG_NAME, WEIGHTS_NAME, config_to_dict, write_json
 from model.weights.sources import CODEC_FILE, TOKENIZER_FILE
 from ppx_train import __version__
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.export.adapter import Base, adapter_keys
 from ppx_train.export.export_settings import LAYOUTS
 from ppx_train.export.lineage import Start

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.text_safety import code, markdown
 from model.weights.sources import REPOSITORY
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.export.adapter import Base
 from ppx_train.export.voices import ExportedVoice
 from ppx_train.inference.sidecar import HubLicence, Ingredient, Sidecar, read_sidecar

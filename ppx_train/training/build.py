@@ -11,7 +11,7 @@ from model.adapters.quantized import quantize_base
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.weights.checkpoint import from_pretrained
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.optim import DEPTH
 
 

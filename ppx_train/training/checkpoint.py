@@ -23,7 +23,8 @@ from data_pipelines.files import sha256_file
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 from model.weights.checkpoint import check_names
-from ppx_train.config import Run, load_saved
+from ppx_train.config.load import load_saved
+from ppx_train.config.run import Run
 
 FILE, CONFIG, SUMS = "checkpoint.ckpt", "config.yaml", "SHA256SUMS"
 BASE = "base_sha256"

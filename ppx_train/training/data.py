@@ -26,7 +26,7 @@ from model.errors import UserError
 from model.mimi.files import load_mimi
 from model.prompt import hybrid_prompt, role_ids, training_sequence
 from model.text import TextTokenizer, text_stream
-from ppx_train.config import Data
+from ppx_train.config.parts import Data
 from ppx_train.training.ranks import rank, world_size
 
 CHARS_PER_PIECE = 4

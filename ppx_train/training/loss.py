@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import ZERO_ID, LMConfig
-from ppx_train.config import Loss
+from ppx_train.config.parts import Loss
 
 
 class StreamGroup(NamedTuple):

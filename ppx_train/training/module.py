@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.duplex import DuplexLM
 from model.errors import UserError
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.data import MicroBatch
 from ppx_train.training.loss import group_weights, target_weights, total_loss

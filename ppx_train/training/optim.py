@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model.errors import UserError
-from ppx_train.config import Optim
+from ppx_train.config.parts import Optim
 
 DEPTH = re.compile(r"^depth\.")
 """Names of the depth transformer with its input matrices, embeddings and audio heads; all others are temporal."""

@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from model.weights.sources import REPOSITORY
 from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME
 from ppx_train import __version__
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.roots import ROOT
 
 KEY = "ppx_train"

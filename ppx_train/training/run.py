@@ -21,7 +21,7 @@ from model.extras import require
 from model.files import LOCK, lock, write_bytes
 from model.kernels.allocator import keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
 from ppx_train.training.callbacks.held_out import HeldOut

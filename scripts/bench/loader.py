@@ -34,7 +34,7 @@ from data_pipelines.sound.audio import FLAC_MAGIC
 from model.config import LMConfig
 from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
-from ppx_train.config import Data
+from ppx_train.config.parts import Data
 from ppx_train.training.data import SequenceBuilder
 
 README = Path(__file__).resolve().parents[2] / "README.md"

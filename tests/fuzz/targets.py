@@ -26,7 +26,7 @@ from data_pipelines.sound.audio import read_audio
 from model.weights.checkpoint import read_config
 from model.weights.tensor_files import read_header
 from model.weights.voices import read_pickle
-from ppx_train.config import load, load_saved
+from ppx_train.config.load import load, load_saved
 from ppx_train.inference.loading import read_voice
 from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.checkpoint import FILE, language_model, read_checkpoint

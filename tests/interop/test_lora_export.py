@@ -11,7 +11,7 @@ import torch
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
 from ppx_train.cli import export
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.inference.loading import load_release
 from tests.hub_server import Hub, hub_server
 from tests.ppx_train.fixtures import make_shards, run_arguments, write_checkpoint

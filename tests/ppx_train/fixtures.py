@@ -21,7 +21,8 @@ from model.duplex import DuplexLM
 from model.streaming.sample import Sampling
 from model.streaming.stream import DuplexStream
 from model.weights.checkpoint import config_to_dict
-from ppx_train.config import Run, load
+from ppx_train.config.load import load
+from ppx_train.config.run import Run
 from ppx_train.inference.sidecar import Origin, PromptFormat, Sidecar
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.checkpoint import BASE

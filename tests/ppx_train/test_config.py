@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from model.errors import Code, UserError
-from ppx_train.config import layers_of, load, load_saved, merge
+from ppx_train.config.load import layers_of, load, load_saved, merge
 from ppx_train.help import marked_yaml, setting_words, settings
 from ppx_train.recipes import GROUPS, group_names, read_group, recipe_names, recipe_summary
 from ppx_train.roots import CONFIGS

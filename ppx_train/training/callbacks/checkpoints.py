@@ -10,7 +10,7 @@ import lightning as L
 
 from data_pipelines.files import sha256
 from model.files import write_bytes
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.build import check_base
 from ppx_train.training.checkpoint import BASE, CONFIG, DATA, FILE, add_sum, checkpoints
 from ppx_train.training.module import DuplexModule

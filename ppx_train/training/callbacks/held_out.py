@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.callbacks.meters import log, stream_metrics
 from ppx_train.training.data import MicroBatch, SamplePool, heldout_batches
 from ppx_train.training.module import DuplexModule

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.config import FRAME_RATE
-from ppx_train.config import Run
+from ppx_train.config.run import Run
 from ppx_train.training.loss import stream_groups
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import all_sum

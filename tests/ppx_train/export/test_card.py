@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.export.card import DataFacts, SourceFacts, model_card
 from ppx_train.export.layouts import Provenance
 from ppx_train.export.lineage import PUBLIC_MODELS, Start, hub_ancestor, ingredients_of, sentences, stated_licence

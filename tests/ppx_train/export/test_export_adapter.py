@@ -13,7 +13,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.weights.checkpoint import save_native
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.export.export_settings import ExportSettings
 from ppx_train.export.folder import export_checkpoint
 from ppx_train.inference.loading import load_release

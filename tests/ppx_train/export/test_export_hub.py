@@ -15,7 +15,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.weights.checkpoint import save_native
 from ppx_train.cli import export
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.export import folder
 from ppx_train.export.export_settings import ExportSettings
 from ppx_train.inference.loading import find_voice, load_release

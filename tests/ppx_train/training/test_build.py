@@ -7,7 +7,7 @@ import torch
 from model.adapters.lora import adapters
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.training.build import describe_lm
 from tests.ppx_train.fixtures import build_lm, run_arguments
 

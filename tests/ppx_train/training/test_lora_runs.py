@@ -9,7 +9,7 @@ import torch
 
 from model.errors import Code
 from model.weights.checkpoint import from_pretrained, save_native
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.export.export_settings import ExportSettings
 from ppx_train.export.folder import export_checkpoint
 from ppx_train.training.build import base_lm

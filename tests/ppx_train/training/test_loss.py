@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.config import ZERO_ID, LMConfig
-from ppx_train.config import Loss, Optim
+from ppx_train.config.parts import Loss, Optim
 from ppx_train.training.data import collate
 from ppx_train.training.loss import group_weights, target_weights, total_loss
 from ppx_train.training.optim import lr_scale, make_optimizer

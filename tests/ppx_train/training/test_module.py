@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.module import MAX_SKIPPED
 from ppx_train.training.run import train

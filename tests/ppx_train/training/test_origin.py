@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import hf_hub_download
 
 from ppx_train import __version__
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.training import origin
 from tests.hub_server import hub_server
 from tests.ppx_train.fixtures import run_arguments

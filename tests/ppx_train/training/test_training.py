@@ -23,7 +23,7 @@ from data_pipelines.shards.rows import NAME, Index
 from model.errors import Code, UserError
 from model.files import LOCK, lock
 from ppx_train import __version__
-from ppx_train.config import load
+from ppx_train.config.load import load
 from ppx_train.training import origin
 from ppx_train.training.checkpoint import DATA, FILE, SUMS, PlainFiles, check_sums, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics

@@ -1,23 +1,13 @@
-"""The configuration of a run: dataclasses, and how they are filled.
+"""The parts of a run's configuration: dataclasses whose strings under the fields are their help."""
 
-Later wins: dataclass defaults < config groups (configs/GROUP/NAME.yaml) < recipe < command line.
-OmegaConf merges with the dataclasses as schema and the result is turned into plain dataclasses:
-no DictConfig leaves this file.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING
 
-from data_pipelines.arguments import refuse_resolvers
 from model.config import LMConfig
-from model.errors import Code, UserError
-from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml, torchrun_layer
+from model.errors import UserError
 
 
 @dataclass(kw_only=True)
@@ -250,68 +240,6 @@ class Logging:
         positive(logging=self, names=("every",))
 
 
-@dataclass(kw_only=True)
-class Run:
-    """One run: what `ppx-train` does."""
-
-    recipe: str = MISSING
-    """Name of a shipped recipe (`ppx-train recipes`), or a YAML file of your own."""
-    run_dir: str = MISSING
-    """Folder of checkpoints, logs and pictures; must not exist unless resume=true. By default runs/RECIPE."""
-    resume: bool = False
-    """Whether training resumes from the newest checkpoint of run_dir, or starts if it has no checkpoint."""
-    seed: int = 0
-    """Seed of the initial weights and of the order of samples."""
-    steps: int = MISSING
-    """Optimiser steps in all."""
-    groups: dict[str, str] = field(default_factory=dict)
-    """The file of each config group, which `group=NAME` chooses."""
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    optim: Optim = field(default_factory=Optim)
-    loss: Loss = field(default_factory=Loss)
-    trainer: Trainer = field(default_factory=Trainer)
-    logging: Logging = field(default_factory=Logging)
-
-    def check(self) -> None:
-        """Raises UserError for the first setting that cannot work, before any work is done."""
-        for part in (self.model.lora, self.data, self.optim, self.loss, self.trainer, self.logging):
-            part.check()
-        positive(run=self, names=("steps",))
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
-        if self.data.allow_changed and not self.resume:
-            raise UserError(
-                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
-            )
-        if self.optim.warmup_steps >= self.steps:
-            raise UserError(
-                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
-                code="bad-combination",
-            )
-        passes = self.data.batch // self.data.micro_batch
-        if passes % self.processes:
-            raise UserError(
-                f"{passes} micro-batches a step (data.batch={self.data.batch} / data.micro_batch="
-                f"{self.data.micro_batch}) cannot be shared by {self.processes} processes: make it a multiple",
-                code="bad-combination",
-            )
-        if self.model.lora.rank and self.trainer.strategy == "fsdp2":
-            raise UserError(
-                "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp",
-                code="bad-combination",
-            )
-
-    @property
-    def processes(self) -> int:
-        """Processes on all nodes together."""
-        return self.trainer.devices * self.trainer.num_nodes
-
-    def to_yaml(self) -> str:
-        """Returns the resolved configuration as YAML that loads back to the same run."""
-        return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
-
-
 def positive(names: Sequence[str], **owner: Any) -> None:
     """Raises UserError unless each named field of the one given owner is above zero."""
     ((prefix, values),) = owner.items()
@@ -319,122 +247,3 @@ def positive(names: Sequence[str], **owner: Any) -> None:
         if getattr(values, name) <= 0:
             key = name if prefix == "run" else f"{prefix}.{name}"
             raise UserError(f"{key}={getattr(values, name)}: must be above 0", code="bad-value")
-
-
-def load(arguments: Sequence[str]) -> Run:
-    """Builds the run from `recipe=NAME [group=NAME] [key=value ...]`.
-
-    Raises: UserError in one line for an unknown recipe, group or key, a wrong type, or a missing value.
-    """
-    return merge(layers_of(arguments))
-
-
-def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
-    """Reads the places that `recipe=NAME [group=NAME] [key=value ...]` names, in the order in which later ones win.
-
-    Raises: UserError for an unknown recipe, group or key of the command line, or a file that cannot be read.
-    """
-    for argument in arguments:
-        if "=" not in argument or argument.startswith("-"):
-            raise UserError(
-                f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100", code="bad-value"
-            )
-        refuse_resolvers(argument, "command line")
-    given = dict(argument.split("=", 1) for argument in arguments)
-    if "recipe" not in given:
-        raise UserError("no recipe is given: add recipe=NAME, `ppx-train recipes` lists them", code="missing-option")
-    recipe = given.pop("recipe")
-    by_recipe = read_recipe(recipe)
-    groups = {key: given.pop(key) for key in GROUPS if key in given}
-    overrides = [f"{key}={value}" for key, value in given.items()]
-    for override in overrides:
-        check_override(override)
-    by_hand = DictConfig(OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {}))
-    refuse_resolvers(OmegaConf.to_container(by_hand), "command line")
-    for where, settings in ((f"recipe={recipe}", by_recipe.values), ("command line", by_hand)):
-        if not isinstance(settings.get("groups") or {}, Mapping):
-            raise UserError(
-                f"{where}: groups is {settings.groups!r}, write a mapping such as {{model: small, optim: scratch}}",
-                code="bad-value",
-            )
-    try:
-        chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
-    except (OmegaConfBaseException, TypeError, ValueError) as why:
-        raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
-    by_hand.recipe = Path(recipe).stem
-    layers = [
-        ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
-        *(read_group(str(group), str(name)) for group, name in chosen.items()),
-        by_recipe,
-        ConfigLayer(origin="command line", values=by_hand),
-    ]
-    return [*layers, *torchrun_layer(layers)]
-
-
-def merge(layers: Sequence[ConfigLayer]) -> Run:
-    """Builds the run from defaults and layers, of which later ones win. Raises UserError as `load` does."""
-    merged: Any = OmegaConf.structured(Run)
-    for layer in layers:
-        try:
-            merged = OmegaConf.merge(merged, layer.values)
-        except (OmegaConfBaseException, TypeError, OverflowError) as why:  # a list for a mapping; 10**400 for a number
-            raise UserError(f"{layer.origin}: {_see_help(_what(why))}", code=_code_of(why)) from why
-    try:
-        run = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as why:
-        if isinstance(why.__cause__, UserError):
-            raise why.__cause__ from None
-        if isinstance(why, MissingMandatoryValue):
-            raise UserError(
-                f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe",
-                code="missing-option",
-            ) from why
-        raise UserError(_what(why), code=_code_of(why)) from why
-    assert isinstance(run, Run)
-    refuse_resolvers(asdict(run), "settings that name others")  # A saved value must not become a call when it is read.
-    run.check()
-    return run
-
-
-def load_saved(path: Path) -> Run:
-    """Reads a resolved configuration that a run saved beside its checkpoint, which names no other settings any more.
-
-    Raises: UserError if it is not readable, or not a configuration of this version.
-    """
-    saved = read_yaml(path)
-    if "${" in str(OmegaConf.to_container(saved)):
-        raise UserError(f"{path}: names other settings by ${{...}}, which no run saves", code="unsafe")
-    try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), saved))
-    except (OmegaConfBaseException, TypeError, ValueError) as why:
-        raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
-    assert isinstance(run, Run)
-    return run
-
-
-def check_override(override: str) -> None:
-    """Raises UserError naming one key=value of the command line that is no setting, or not of its setting's type."""
-    try:
-        OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.from_dotlist([override]))
-    except yaml.YAMLError as why:
-        raise UserError(
-            f"{override}: not readable as YAML ({first_line(why)}), quote the value", code="unreadable"
-        ) from why
-    except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
-        key, _, value = override.partition("=")
-        needs_list = "is not a ListConfig" in str(why)
-        reason = f"a list is needed, such as {key}=[{value}]" if needs_list else first_line(why)
-        raise UserError(f"{override}: {_see_help(reason)}", code=_code_of(why)) from why
-
-
-def _see_help(reason: str) -> str:
-    return reason if reason.endswith("?") else f"{reason}, see `ppx-train --help`"
-
-
-def _what(why: Exception) -> str:
-    key = getattr(why, "full_key", None)
-    return f"{key}: {first_line(why)}" if key else first_line(why)
-
-
-def _code_of(why: Exception) -> Code:
-    return "unknown-name" if isinstance(why, ConfigKeyError) else "bad-value"

@@ -1,0 +1,139 @@
+"""How the configuration of a run is filled.
+
+Later wins: dataclass defaults < config groups (configs/GROUP/NAME.yaml) < recipe < command line.
+OmegaConf merges with the dataclasses as schema and the result is turned into plain dataclasses:
+no DictConfig leaves this file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from data_pipelines.arguments import refuse_resolvers
+from model.errors import Code, UserError
+from ppx_train.config.run import Run
+from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml, torchrun_layer
+
+
+def load(arguments: Sequence[str]) -> Run:
+    """Builds the run from `recipe=NAME [group=NAME] [key=value ...]`.
+
+    Raises: UserError in one line for an unknown recipe, group or key, a wrong type, or a missing value.
+    """
+    return merge(layers_of(arguments))
+
+
+def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
+    """Reads the places that `recipe=NAME [group=NAME] [key=value ...]` names, in the order in which later ones win.
+
+    Raises: UserError for an unknown recipe, group or key of the command line, or a file that cannot be read.
+    """
+    for argument in arguments:
+        if "=" not in argument or argument.startswith("-"):
+            raise UserError(
+                f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100", code="bad-value"
+            )
+        refuse_resolvers(argument, "command line")
+    given = dict(argument.split("=", 1) for argument in arguments)
+    if "recipe" not in given:
+        raise UserError("no recipe is given: add recipe=NAME, `ppx-train recipes` lists them", code="missing-option")
+    recipe = given.pop("recipe")
+    by_recipe = read_recipe(recipe)
+    groups = {key: given.pop(key) for key in GROUPS if key in given}
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    for override in overrides:
+        check_override(override)
+    by_hand = DictConfig(OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {}))
+    refuse_resolvers(OmegaConf.to_container(by_hand), "command line")
+    for where, settings in ((f"recipe={recipe}", by_recipe.values), ("command line", by_hand)):
+        if not isinstance(settings.get("groups") or {}, Mapping):
+            raise UserError(
+                f"{where}: groups is {settings.groups!r}, write a mapping such as {{model: small, optim: scratch}}",
+                code="bad-value",
+            )
+    try:
+        chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
+    except (OmegaConfBaseException, TypeError, ValueError) as why:
+        raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
+    by_hand.recipe = Path(recipe).stem
+    layers = [
+        ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
+        *(read_group(str(group), str(name)) for group, name in chosen.items()),
+        by_recipe,
+        ConfigLayer(origin="command line", values=by_hand),
+    ]
+    return [*layers, *torchrun_layer(layers)]
+
+
+def merge(layers: Sequence[ConfigLayer]) -> Run:
+    """Builds the run from defaults and layers, of which later ones win. Raises UserError as `load` does."""
+    merged: Any = OmegaConf.structured(Run)
+    for layer in layers:
+        try:
+            merged = OmegaConf.merge(merged, layer.values)
+        except (OmegaConfBaseException, TypeError, OverflowError) as why:  # a list for a mapping; 10**400 for a number
+            raise UserError(f"{layer.origin}: {_see_help(_what(why))}", code=_code_of(why)) from why
+    try:
+        run = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as why:
+        if isinstance(why.__cause__, UserError):
+            raise why.__cause__ from None
+        if isinstance(why, MissingMandatoryValue):
+            raise UserError(
+                f"{why.full_key} is not set: add {why.full_key}=... to the command or the recipe",
+                code="missing-option",
+            ) from why
+        raise UserError(_what(why), code=_code_of(why)) from why
+    assert isinstance(run, Run)
+    refuse_resolvers(asdict(run), "settings that name others")  # A saved value must not become a call when it is read.
+    run.check()
+    return run
+
+
+def load_saved(path: Path) -> Run:
+    """Reads a resolved configuration that a run saved beside its checkpoint, which names no other settings any more.
+
+    Raises: UserError if it is not readable, or not a configuration of this version.
+    """
+    saved = read_yaml(path)
+    if "${" in str(OmegaConf.to_container(saved)):
+        raise UserError(f"{path}: names other settings by ${{...}}, which no run saves", code="unsafe")
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), saved))
+    except (OmegaConfBaseException, TypeError, ValueError) as why:
+        raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
+    assert isinstance(run, Run)
+    return run
+
+
+def check_override(override: str) -> None:
+    """Raises UserError naming one key=value of the command line that is no setting, or not of its setting's type."""
+    try:
+        OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.from_dotlist([override]))
+    except yaml.YAMLError as why:
+        raise UserError(
+            f"{override}: not readable as YAML ({first_line(why)}), quote the value", code="unreadable"
+        ) from why
+    except (OmegaConfBaseException, TypeError) as why:  # TypeError: a list where a mapping belongs
+        key, _, value = override.partition("=")
+        needs_list = "is not a ListConfig" in str(why)
+        reason = f"a list is needed, such as {key}=[{value}]" if needs_list else first_line(why)
+        raise UserError(f"{override}: {_see_help(reason)}", code=_code_of(why)) from why
+
+
+def _see_help(reason: str) -> str:
+    return reason if reason.endswith("?") else f"{reason}, see `ppx-train --help`"
+
+
+def _what(why: Exception) -> str:
+    key = getattr(why, "full_key", None)
+    return f"{key}: {first_line(why)}" if key else first_line(why)
+
+
+def _code_of(why: Exception) -> Code:
+    return "unknown-name" if isinstance(why, ConfigKeyError) else "bad-value"
