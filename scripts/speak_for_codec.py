@@ -27,7 +27,6 @@ from data_pipelines.speech.tts.espeak import EspeakEngine
 from data_pipelines.speech.tts.kokoro import KokoroEngine
 from data_pipelines.writer.assistant import write_assistant
 from data_pipelines.writer.service import write_service
-from model.config import SAMPLE_RATE
 from model.errors import UserError
 from model.files import whole_file
 

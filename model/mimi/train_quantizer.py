@@ -19,22 +19,24 @@ DEAD_SHARE = 0.05
 KMEANS_ROUNDS = 12
 
 
-def quantize_with_gradient(quantizer: SplitQuantizer, latent_BDT: Tensor, acoustic: int) -> tuple[Tensor, Tensor]:
-    """The quantised latent [B, D, T], whose gradient passes straight through, and the commitment loss.
+def quantize_with_gradient(
+    quantizer: SplitQuantizer, latent_BDT: Tensor, acoustic: int, *, follow: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the semantic and what the acoustic codebooks say of a latent, [B, D, T] each, and the commitment loss.
 
-    It also moves the codebooks towards the vectors that they quantise. acoustic: how many acoustic codebooks to use,
-    fewer than all of them under quantiser dropout.
+    Their sum is the quantised latent; gradients pass straight through. The codebooks move towards the vectors that
+    they quantise, unless `follow` is false. acoustic: how many acoustic codebooks to use, fewer than all of them under
+    quantiser dropout.
     """
-    first_BDT, first_loss = _residual(quantizer.rvq_first, latent_BDT, 1)
-    rest_BDT, rest_loss = _residual(quantizer.rvq_rest, latent_BDT, acoustic)
-    return first_BDT + rest_BDT, first_loss + rest_loss
+    first_BDT, first_loss = _residual(quantizer.rvq_first, latent_BDT, 1, follow)
+    rest_BDT, rest_loss = _residual(quantizer.rvq_rest, latent_BDT, acoustic, follow)
+    return first_BDT, rest_BDT, first_loss + rest_loss
 
 
-def pass_unquantized(quantizer: SplitQuantizer, latent_BDT: Tensor) -> Tensor:
+def pass_unquantized(quantizer: SplitQuantizer, latent_BDT: Tensor) -> tuple[Tensor, Tensor]:
     """The same projections without codebooks, for the first steps, whose vectors are not worth clustering yet."""
-    halves = (quantizer.rvq_first, quantizer.rvq_rest)
-    first_BDT, rest_BDT = (half.project_out(half.project_in(latent_BDT)) for half in halves)
-    return first_BDT + rest_BDT
+    first, rest = quantizer.rvq_first, quantizer.rvq_rest
+    return first.project_out(first.project_in(latent_BDT)), rest.project_out(rest.project_in(latent_BDT))
 
 
 @torch.no_grad()
@@ -47,7 +49,7 @@ def init_codebooks(quantizer: SplitQuantizer, latent_BDT: Tensor) -> None:
             residual_NZ = residual_NZ - codebook.lookup(codebook.nearest(residual_NZ))
 
 
-def _residual(half: ResidualQuantizer, latent_BDT: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _residual(half: ResidualQuantizer, latent_BDT: Tensor, count: int, follow: bool) -> tuple[Tensor, Tensor]:
     x_BTZ = half.project_in(latent_BDT)
     residual_BTZ, total_BTZ = x_BTZ, torch.zeros_like(x_BTZ)
     losses = []
@@ -55,7 +57,8 @@ def _residual(half: ResidualQuantizer, latent_BDT: Tensor, count: int) -> tuple[
         codes_BT = codebook.nearest(residual_BTZ.detach())
         chosen_BTZ = codebook.lookup(codes_BT)
         losses.append(F.mse_loss(residual_BTZ, chosen_BTZ))
-        _follow(codebook, residual_BTZ.detach().flatten(0, 1), codes_BT.flatten())
+        if follow:
+            _follow(codebook, residual_BTZ.detach().flatten(0, 1), codes_BT.flatten())
         residual_BTZ, total_BTZ = residual_BTZ - chosen_BTZ, total_BTZ + chosen_BTZ
     straight_BTZ = x_BTZ + (total_BTZ - x_BTZ).detach()
     return half.project_out(straight_BTZ), torch.stack(losses).mean()

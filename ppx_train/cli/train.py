@@ -69,6 +69,10 @@ def command(words: Sequence[str]) -> int:
         # A recipe is UTF-8, also if it is printed into a file where the locale is another.
         sys.stdout.buffer.write(marked_yaml(configuration, layers).encode())
         return 0
+    if configuration.job == "codec":
+        from ppx_train.training.codec.run import train_codec
+
+        return train_codec(configuration)
     from ppx_train.training.run import train
 
     return train(configuration)

@@ -16,11 +16,17 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from data_pipelines.arguments import refuse_resolvers
 from model.errors import Code, UserError
+from ppx_train.config.codec import CodecRun
 from ppx_train.config.run import Run
 from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml, torchrun_layer
 
+Job = Run | CodecRun
+"""What a recipe can describe."""
+JOBS: dict[str, type[Job]] = {"duplex": Run, "codec": CodecRun}
+"""The schema of each job, by its name in a recipe; a recipe without a name trains a language model."""
 
-def load(arguments: Sequence[str]) -> Run:
+
+def load(arguments: Sequence[str]) -> Job:
     """Builds the run from `recipe=NAME [group=NAME] [key=value ...]`.
 
     Raises: UserError in one line for an unknown recipe, group or key, a wrong type, or a missing value.
@@ -46,8 +52,9 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
     by_recipe = read_recipe(recipe)
     groups = {key: given.pop(key) for key in GROUPS if key in given}
     overrides = [f"{key}={value}" for key, value in given.items()]
+    schema = schema_of(f"recipe={recipe}", by_recipe.values)
     for override in overrides:
-        check_override(override)
+        check_override(override, schema)
     by_hand = DictConfig(OmegaConf.merge(OmegaConf.from_dotlist(overrides), {"groups": groups} if groups else {}))
     refuse_resolvers(OmegaConf.to_container(by_hand), "command line")
     for where, settings in ((f"recipe={recipe}", by_recipe.values), ("command line", by_hand)):
@@ -70,9 +77,22 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
     return [*layers, *torchrun_layer(layers)]
 
 
-def merge(layers: Sequence[ConfigLayer]) -> Run:
+def schema_of(where: str, values: DictConfig) -> type[Job]:
+    """Returns the schema of the job that a recipe or a saved configuration names.
+
+    Raises: UserError for an unknown name.
+    """
+    job = values.get("job", "duplex")
+    if not isinstance(job, str) or job not in JOBS:
+        raise UserError(f"{where}: job={job!s:.40}: must be {' or '.join(JOBS)}", code="unknown-name")
+    return JOBS[job]
+
+
+def merge(layers: Sequence[ConfigLayer]) -> Job:
     """Builds the run from defaults and layers, of which later ones win. Raises UserError as `load` does."""
-    merged: Any = OmegaConf.structured(Run)
+    named = [layer for layer in layers if "job" in layer.values]
+    schema = schema_of(named[-1].origin, named[-1].values) if named else Run
+    merged: Any = OmegaConf.structured(schema)
     for layer in layers:
         try:
             merged = OmegaConf.merge(merged, layer.values)
@@ -89,13 +109,13 @@ def merge(layers: Sequence[ConfigLayer]) -> Run:
                 code="missing-option",
             ) from why
         raise UserError(_what(why), code=_code_of(why)) from why
-    assert isinstance(run, Run)
+    assert isinstance(run, Job)
     refuse_resolvers(asdict(run), "settings that name others")  # A saved value must not become a call when it is read.
     run.check()
     return run
 
 
-def load_saved(path: Path) -> Run:
+def load_saved(path: Path) -> Job:
     """Reads a resolved configuration that a run saved beside its checkpoint, which names no other settings any more.
 
     Raises: UserError if it is not readable, or not a configuration of this version.
@@ -104,17 +124,17 @@ def load_saved(path: Path) -> Run:
     if "${" in str(OmegaConf.to_container(saved)):
         raise UserError(f"{path}: names other settings by ${{...}}, which no run saves", code="unsafe")
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), saved))
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_of(str(path), saved)), saved))
     except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
-    assert isinstance(run, Run)
+    assert isinstance(run, Job)
     return run
 
 
-def check_override(override: str) -> None:
+def check_override(override: str, schema: type[Job]) -> None:
     """Raises UserError naming one key=value of the command line that is no setting, or not of its setting's type."""
     try:
-        OmegaConf.merge(OmegaConf.structured(Run), OmegaConf.from_dotlist([override]))
+        OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist([override]))
     except yaml.YAMLError as why:
         raise UserError(
             f"{override}: not readable as YAML ({first_line(why)}), quote the value", code="unreadable"

@@ -1,6 +1,7 @@
 """The whole configuration of a run."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from omegaconf import MISSING, OmegaConf
 
@@ -12,6 +13,8 @@ from ppx_train.config.parts import Data, Logging, Loss, Model, Optim, Trainer, p
 class Run:
     """One run: what `ppx-train` does."""
 
+    job: Literal["duplex"] = "duplex"
+    """What is trained: a duplex language model."""
     recipe: str = MISSING
     """Name of a shipped recipe (`ppx-train recipes`), or a YAML file of your own."""
     run_dir: str = MISSING

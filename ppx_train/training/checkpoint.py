@@ -23,8 +23,7 @@ from data_pipelines.files import sha256_file
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 from model.weights.checkpoint import check_names
-from ppx_train.config.load import load_saved
-from ppx_train.config.run import Run
+from ppx_train.config.load import Job, load_saved
 
 FILE, CONFIG, SUMS = "checkpoint.ckpt", "config.yaml", "SHA256SUMS"
 BASE = "base_sha256"
@@ -114,12 +113,12 @@ def check_same_data(
     if changed and not allow_changed:
         what = "has changed" if changed[0] in found and changed[0] in saved else "was added or removed"
         raise UserError(
-            f"{changed[0]} {what} since step {step} (by the SHA-256 of its index): give the same shards, or "
+            f"{changed[0]} {what} since step {step} (by its SHA-256): give the same data, or "
             "data.allow_changed=true to go on with others",
             code="checksum",
         )
     if changed:
-        print(f"data.allow_changed: from step {step} on the run reads other shards than before ({', '.join(changed)})")
+        print(f"data.allow_changed: from step {step} on the run reads other data than before ({', '.join(changed)})")
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -165,12 +164,17 @@ RESUMABLE_KEYS = {f"trainer.{name}" for name in ("checkpoint_every", "keep_check
 RESUMABLE_KEYS |= {"data.allow_changed"}
 
 
-def check_same_run(run: Run, checkpoint: Path) -> None:
+def check_same_run(run: Job, checkpoint: Path) -> None:
     """Checks that `run` computes what the run of `checkpoint` computed.
 
     Raises: UserError naming the first setting that differs and would change the result.
     """
     saved = load_saved(checkpoint / CONFIG)
+    if saved.job != run.job:
+        raise UserError(
+            f"{checkpoint.parent.parent} is a run of job={saved.job}, not of job={run.job}: choose another run_dir",
+            code="other-settings",
+        )
     for key, ours, theirs in _differences("", run, saved):
         if key.partition(".")[0] in RESUMABLE or key in RESUMABLE_KEYS:
             continue

@@ -2,9 +2,11 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-STREAMS = ("text", "semantic", "acoustic", "user_semantic", "user_acoustic")
+STREAMS = ("text_loss", "semantic_loss", "acoustic_loss", "user_semantic_loss", "user_acoustic_loss")
+"""The panels of a language model's run."""
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -19,29 +21,29 @@ def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points.items()) for name, points in merged.items()}
 
 
-def draw_curves(run_dir: Path) -> Path:
-    """Draws RUN/curves.png from RUN/logs and returns its path."""
+def draw_curves(run_dir: Path, panels: Sequence[str] = STREAMS, unit: str = "nats") -> Path:
+    """Draws RUN/curves.png from RUN/logs and returns its path: a panel for each of these metrics that was logged."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     metrics = read_metrics(run_dir)
-    streams = [s for s in STREAMS if f"train/{s}_loss" in metrics or f"heldout/{s}_loss" in metrics]
-    figure = Figure(figsize=(4 * len(streams), 3.4), layout="constrained")
+    shown = [name for name in panels if f"train/{name}" in metrics or f"heldout/{name}" in metrics]
+    figure = Figure(figsize=(4 * max(1, len(shown)), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for number, stream in enumerate(streams, 1):
-        axes = figure.add_subplot(1, len(streams), number)
+    for number, name in enumerate(shown, 1):
+        axes = figure.add_subplot(1, len(shown), number)
         for kind, style in (
             ("train", {"color": "#9db4c0", "lw": 1.2}),
             ("heldout", {"color": "#c1440e", "marker": "o"}),
         ):
-            points = metrics.get(f"{kind}/{stream}_loss", [])
+            points = metrics.get(f"{kind}/{name}", [])
             if points:
                 axes.plot(*zip(*points, strict=True), label=kind.replace("heldout", "held out"), **style)
-        axes.set(title=stream.replace("_", " "), xlabel="step")
+        axes.set(title=name.removesuffix("_loss").replace("_", " "), xlabel="step")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if number == 1:
-            axes.set_ylabel("loss (nats)")
+            axes.set_ylabel(f"loss ({unit})")
             axes.legend(frameon=False)
     path = run_dir / "curves.png"
     figure.savefig(path, dpi=110)

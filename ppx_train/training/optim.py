@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from model.errors import UserError
+from ppx_train.config.codec import CodecOptim
 from ppx_train.config.parts import Optim
 
 DEPTH = re.compile(r"^depth\.")
@@ -46,7 +47,7 @@ def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> t
     return torch.optim.AdamW(parameter_groups(named, optim), betas=(first, second))
 
 
-def lr_scale(step: int, optim: Optim, steps: int) -> float:
+def lr_scale(step: int, optim: Optim | CodecOptim, steps: int) -> float:
     """Returns the factor on the peak learning rate at a 0-based step: linear warm-up, then cosine to final_lr_ratio.
 
     It depends on the step alone, so that a resumed run needs no scheduler state.

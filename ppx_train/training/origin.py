@@ -9,6 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from model.weights.sources import REPOSITORY
 from model.weights.tensor_files import INDEX_NAME, WEIGHTS_NAME
 from ppx_train import __version__
+from ppx_train.config.load import Job
 from ppx_train.config.run import Run
 from ppx_train.roots import ROOT
 
@@ -16,7 +17,7 @@ KEY = "ppx_train"
 """The key of the origin in a saved state."""
 
 
-def origin(run: Run) -> dict[str, str]:
+def origin(run: Job) -> dict[str, str]:
     """Returns `version` and, where known, `commit` of the project and `start_commit` of the start weights on the hub.
 
     Call it when training starts, because both may change later.
@@ -36,9 +37,9 @@ def project_commit() -> str:
         return ""
 
 
-def cached_commit(run: Run) -> str:
+def cached_commit(run: Job) -> str:
     """Returns the commit of the hub repository whose cached weights `run` starts from; "" for local weights."""
-    if not REPOSITORY.match(run.model.init) or Path(run.model.init).exists():
+    if not isinstance(run, Run) or not REPOSITORY.match(run.model.init) or Path(run.model.init).exists():
         return ""
     for name in (WEIGHTS_NAME, INDEX_NAME):
         path = try_to_load_from_cache(run.model.init, name, revision=run.model.revision)

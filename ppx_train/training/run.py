@@ -21,6 +21,7 @@ from model.extras import require
 from model.files import LOCK, lock, write_bytes
 from model.kernels.allocator import keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
+from ppx_train.config.load import Job
 from ppx_train.config.run import Run
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
@@ -45,7 +46,7 @@ from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher, leave_together, rank
 
-LOGS = {"logs", "tensorboard", "wandb", LOCK}
+LOGS = {"logs", "tensorboard", "wandb", "audio", LOCK}
 """A run that failed before its first step holds nothing but these."""
 
 
@@ -55,10 +56,7 @@ def train(run: Run) -> int:
     Raises: UserError for settings, data or checkpoints that do not fit, or if another process works in `run_dir`.
     """
     quiet_lightning()
-    if run.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver", code="no-device"
-        )
+    check_device(run.trainer.accelerator)
     if run.model.lora.base != "full":
         bitsandbytes()
     check_writable(Path(run.run_dir))
@@ -117,7 +115,15 @@ def _train(run: Run) -> int:
     return 0
 
 
-def newest_checkpoint(run: Run) -> Path | None:
+def check_device(accelerator: str) -> None:
+    """Raises UserError if a GPU is asked for and there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver", code="no-device"
+        )
+
+
+def newest_checkpoint(run: Job) -> Path | None:
     """Returns the checkpoint to resume from; None starts at step 0.
 
     Raises: UserError if the run directory exists and resume is off, if its newest checkpoint is damaged, or if
@@ -156,10 +162,13 @@ def is_complete(run: Run, checkpoint: Path, state: dict[str, Any]) -> bool:
     return int(state["global_step"]) >= run.steps
 
 
-def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
-    """Returns Lightning's Trainer with everything switched off that this project does itself."""
+def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -> L.Trainer:
+    """Returns Lightning's Trainer with everything switched off that this project does itself.
+
+    precision: by default that of the run's settings.
+    """
     settings = run.trainer
-    precision = settings.precision
+    precision = precision or settings.precision
     if settings.strategy == "fsdp2":
         precision = "32-true"  # Master weights are fp32; the sharding policy computes in bf16.
     return L.Trainer(
@@ -180,7 +189,7 @@ def make_trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
     )
 
 
-def make_strategy(run: Run) -> Strategy | str:
+def make_strategy(run: Job) -> Strategy | str:
     """Returns DDP or FSDP2; a single rank without sharding needs neither."""
     if run.trainer.strategy == "fsdp2":
         backend = "gloo" if run.trainer.accelerator == "cpu" else None
@@ -196,7 +205,7 @@ def make_strategy(run: Run) -> Strategy | str:
     return DDPStrategy(process_group_backend="gloo" if run.trainer.accelerator == "cpu" else None)
 
 
-def make_loggers(run: Run) -> list[Logger]:
+def make_loggers(run: Job) -> list[Logger]:
     """Returns the loggers: CSV always (each start writes a new version_N), TensorBoard and W&B by setting."""
     loggers: list[Logger] = [CSVLogger(run.run_dir, name="logs", flush_logs_every_n_steps=1)]
     if run.logging.tensorboard:

@@ -10,7 +10,7 @@ import lightning as L
 
 from data_pipelines.files import sha256
 from model.files import write_bytes
-from ppx_train.config.run import Run
+from ppx_train.config.load import Job
 from ppx_train.training.build import check_base
 from ppx_train.training.checkpoint import BASE, CONFIG, DATA, FILE, add_sum, checkpoints
 from ppx_train.training.module import DuplexModule
@@ -20,7 +20,7 @@ from ppx_train.training.origin import KEY, origin
 class Checkpoints(L.Callback):
     """Saves every `checkpoint_every` steps, after the last step, and when a signal asks the run to stop."""
 
-    def __init__(self, run: Run, data: Mapping[str, str]) -> None:
+    def __init__(self, run: Job, data: Mapping[str, str]) -> None:
         """data: the shards of the run, by `data_hashes`, on the first rank, which alone writes."""
         self.run, self.data = run, data
         self.folder = Path(run.run_dir) / "checkpoints"

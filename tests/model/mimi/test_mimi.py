@@ -2,15 +2,10 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile as sf
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,7 +18,7 @@ from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, Transfo
 from model.mimi.files import load_mimi, save_mimi
 from model.mimi.train_optimizer import orthogonalize
 from model.mimi.train_quantizer import init_codebooks, quantize_with_gradient
-from tests.paths import GOLDEN, ROOT
+from tests.paths import GOLDEN
 from tests.refusals import refused
 
 FRAME = 1920
@@ -251,11 +246,11 @@ def test_codebook_training_lowers_the_error_and_passes_gradients() -> None:
     fresh = latent + 1.0  # the latents have moved since the codebooks were filled
     before = error(fresh)
     for _ in range(150):
-        quantized, commit = quantize_with_gradient(quantizer, fresh, 7)
+        first, rest, commit = quantize_with_gradient(quantizer, fresh, 7)
     assert error(fresh) < 0.5 * before
     fresh.requires_grad_()
-    quantized, commit = quantize_with_gradient(quantizer, fresh, 7)
-    (quantized.sum() + commit).backward()
+    first, rest, commit = quantize_with_gradient(quantizer, fresh, 7)
+    (first.sum() + rest.sum() + commit).backward()
     assert fresh.grad is not None and float(fresh.grad.abs().min()) > 0
 
 
@@ -278,29 +273,3 @@ def test_the_shipped_codec_is_small_and_has_its_constants(shipped: Mimi) -> None
     assert shipped.config.silence_codes is not None and shipped.config.sine_codes is not None
     silence = shipped.encode(torch.zeros(1, 1, 80 * FRAME))[0, :, -1]
     assert tuple(silence.tolist()) == shipped.config.silence_codes
-
-
-def test_the_shipped_codec_keeps_silence_silent_and_levels_apart(shipped: Mimi) -> None:
-    def level(wav: Tensor) -> float:
-        return float(shipped.decode(shipped.encode(wav))[..., -20 * FRAME :].square().mean().sqrt())
-
-    loud = speechlike(1, 30)
-    assert level(torch.zeros_like(loud)) < 1e-3
-    assert level(loud) > 3 * level(0.05 * loud)
-
-
-@pytest.mark.slow
-def test_the_training_script_resumes_and_writes_a_codec(tmp_path: Path) -> None:
-    (tmp_path / "audio").mkdir()
-    wav = speechlike(1, 60)[0, 0, ::3].numpy()
-    sf.write(tmp_path / "audio" / "a.wav", np.tile(wav, 2), 8000)
-
-    script, environment = ROOT / "scripts" / "train_small_codec.py", os.environ | {"PYTHONPATH": str(ROOT)}
-    for steps in (1, 2):
-        command = [sys.executable, str(script), "--audio", str(tmp_path / "audio"), "--out", str(tmp_path / "run")]
-        done = subprocess.run(
-            [*command, "--steps", str(steps), "--batch", "1"], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        assert ("resumed at step 1" in done.stdout) == (steps == 2)
-    assert load_mimi(tmp_path / "run").card == 512

@@ -1,0 +1,1 @@
+"""Training of a codec: audio, teachers, losses, and the LightningModule."""

