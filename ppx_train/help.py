@@ -11,6 +11,8 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 
 from model.config import LMConfig
+from ppx_train.config.codec import CodecRun
+from ppx_train.config.load import Job
 from ppx_train.config.run import Run
 from ppx_train.recipes import GROUPS, ConfigLayer, group_names, recipe_names
 
@@ -29,8 +31,11 @@ class Setting:
 
 def settings_help() -> str:
     """Returns every group with its files, and every key with its default and help."""
-    lines = ["Groups:", *(f"  {group:8} {', '.join(group_names(group))}" for group in GROUPS), "", "Settings:"]
-    lines += [f"  {f'{setting.key} = {setting.default}':48} {setting.note}".rstrip() for setting in settings()]
+    lines = ["Groups:", *(f"  {group:8} {', '.join(group_names(group))}" for group in GROUPS)]
+    for title, owner in (("Settings:", Run), ("Settings of a recipe that trains a codec (job: codec):", CodecRun)):
+        lines += ["", title]
+        for setting in settings("", owner):
+            lines.append(f"  {f'{setting.key} = {setting.default}':48} {setting.note}".rstrip())
     return "\n".join(lines)
 
 
@@ -42,8 +47,9 @@ def setting_words() -> list[str]:
     """
     words = ["recipes", *(f"recipe={name}" for name in recipe_names())]
     words += [f"{group}={name}" for group in GROUPS for name in group_names(group)]
-    for setting in settings():
-        if setting.key not in ("recipe", "groups"):
+    both = {setting.key: setting for owner in (CodecRun, Run) for setting in settings("", owner)}
+    for setting in both.values():
+        if setting.key not in ("recipe", "groups", "job"):
             choices = [value for value in setting.choices if str(yaml.safe_load(value)).lower() == value]
             words += [f"{setting.key}={value}" for value in choices or [""]]
     return words
@@ -69,7 +75,7 @@ def settings(prefix: str = "", owner: type = Run) -> Iterator[Setting]:
         )
 
 
-def marked_yaml(run: Run, layers: Sequence[ConfigLayer]) -> str:
+def marked_yaml(run: Job, layers: Sequence[ConfigLayer]) -> str:
     """Returns the configuration of a run as YAML, with a comment behind each value that differs from its default.
 
     The comment names the place of the value: a file, or the command line. The text loads back to the same run.
@@ -77,7 +83,7 @@ def marked_yaml(run: Run, layers: Sequence[ConfigLayer]) -> str:
     """
     text = run.to_yaml()
     lines = text.splitlines()
-    values, defaults = asdict(run), OmegaConf.to_container(OmegaConf.structured(Run))
+    values, defaults = asdict(run), OmegaConf.to_container(OmegaConf.structured(type(run)))
     given = [(layer.origin, OmegaConf.to_container(layer.values)) for layer in layers]
     for path, line in _leaves(yaml.compose(text)):
         if _at(values, path) != _at(defaults, path):

@@ -8,7 +8,7 @@ no DictConfig leaves this file.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,16 +22,17 @@ from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_
 
 Job = Run | CodecRun
 """What a recipe can describe."""
+Kind = TypeVar("Kind", bound=Job)
 JOBS: dict[str, type[Job]] = {"duplex": Run, "codec": CodecRun}
 """The schema of each job, by its name in a recipe; a recipe without a name trains a language model."""
 
 
-def load(arguments: Sequence[str]) -> Job:
-    """Builds the run from `recipe=NAME [group=NAME] [key=value ...]`.
+def load(arguments: Sequence[str]) -> Run:
+    """Builds the run of a language model from `recipe=NAME [group=NAME] [key=value ...]`.
 
-    Raises: UserError in one line for an unknown recipe, group or key, a wrong type, or a missing value.
+    Raises: UserError in one line for an unknown recipe, group or key, a wrong type, a missing value, or another job.
     """
-    return merge(layers_of(arguments))
+    return _of_kind(merge(layers_of(arguments)), Run, "recipe")
 
 
 def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
@@ -115,10 +116,10 @@ def merge(layers: Sequence[ConfigLayer]) -> Job:
     return run
 
 
-def load_saved(path: Path) -> Job:
+def load_saved(path: Path, kind: type[Kind]) -> Kind:
     """Reads a resolved configuration that a run saved beside its checkpoint, which names no other settings any more.
 
-    Raises: UserError if it is not readable, or not a configuration of this version.
+    Raises: UserError if it is not readable, not a configuration of this version, or of another job.
     """
     saved = read_yaml(path)
     if "${" in str(OmegaConf.to_container(saved)):
@@ -128,6 +129,14 @@ def load_saved(path: Path) -> Job:
     except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"{path}: {first_line(why)}, was it saved by another version?", code="bad-record") from why
     assert isinstance(run, Job)
+    return _of_kind(run, kind, str(path))
+
+
+def _of_kind(run: Job, kind: type[Kind], where: str) -> Kind:
+    if not isinstance(run, kind):
+        raise UserError(
+            f"{where}: job={run.job}, but job={kind.job} is needed here: give another", code="other-settings"
+        )
     return run
 
 

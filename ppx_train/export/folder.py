@@ -64,12 +64,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
         raise UserError(f"--out {out} exists: choose another folder", code="exists")
     folder = find_checkpoint(checkpoint)
     check_sums(folder)
-    run = load_saved(folder / CONFIG)
-    if not isinstance(run, Run):
-        raise UserError(
-            f"{folder} is of a codec's run: its codec is RUN/mimi.safetensors, which needs no export",
-            code="bad-combination",
-        )
+    run = load_saved(folder / CONFIG, Run)
     check_adapter(run, settings.layout, settings.base)
     state = read_checkpoint(folder)
     trained_with: Mapping[str, str] = state.get(KEY, {})

@@ -71,7 +71,7 @@ def restore_lm(run: Run, tensors: Mapping[str, Tensor], base_sha256: str | None)
     model = empty_lm(run)
     if run.model.lora.rank:
         base = base_lm(run)
-        check_base(run, fingerprint(base), base_sha256)
+        check_base(run.model.init, fingerprint(base), base_sha256)
         model = _with_adapters(run, base)
     model.load_state_dict(tensors, strict=not run.model.lora.rank, assign=True)
     return model
@@ -86,11 +86,11 @@ def fingerprint(model: DuplexLM) -> str:
     return digest.hexdigest()
 
 
-def check_base(run: Run, found: str | None, saved: str | None) -> None:
+def check_base(init: str, found: str | None, saved: str | None) -> None:
     """Raises UserError if a checkpoint's adapters were trained on other start weights than are found now."""
     if found != saved:
         raise UserError(
-            f"model.init={run.model.init}: these are not the start weights that the checkpoint's adapters were trained "
+            f"model.init={init}: these are not the start weights that the checkpoint's adapters were trained "
             "on: give the same files (model.revision for a repository), or the same torch for scratch",
             code="bad-weights",
         )

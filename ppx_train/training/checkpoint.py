@@ -169,12 +169,7 @@ def check_same_run(run: Job, checkpoint: Path) -> None:
 
     Raises: UserError naming the first setting that differs and would change the result.
     """
-    saved = load_saved(checkpoint / CONFIG)
-    if saved.job != run.job:
-        raise UserError(
-            f"{checkpoint.parent.parent} is a run of job={saved.job}, not of job={run.job}: choose another run_dir",
-            code="other-settings",
-        )
+    saved = load_saved(checkpoint / CONFIG, type(run))
     for key, ours, theirs in _differences("", run, saved):
         if key.partition(".")[0] in RESUMABLE or key in RESUMABLE_KEYS:
             continue

@@ -27,6 +27,7 @@ from model.weights.checkpoint import read_config
 from model.weights.tensor_files import read_header
 from model.weights.voices import read_pickle
 from ppx_train.config.load import load, load_saved
+from ppx_train.config.run import Run
 from ppx_train.inference.loading import read_voice
 from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.checkpoint import FILE, language_model, read_checkpoint
@@ -176,7 +177,7 @@ def targets(folder: Path) -> list[Target]:
         target("manifest", folder / "shards" / "manifest.json", [bytes_of(folder / "shards" / "manifest.json")],
                json_file, lambda path: read_manifest(path.parent)),
         target("checkpoint", folder / "state" / FILE, [checkpoint.getvalue()], any_bytes, state),
-        target("saved-config", folder / "saved.yaml", [saved], text_file, load_saved),
+        target("saved-config", folder / "saved.yaml", [saved], text_file, lambda path: load_saved(path, Run)),
         target("recipe", folder / "own.yaml", [saved], text_file, lambda path: load([f"recipe={path}"])),
         target("recipe-values", folder / "values.yaml", [json.dumps(_plain(saved)).encode()], json_file,
                lambda path: load([f"recipe={path}"])),

@@ -49,7 +49,7 @@ class Checkpoints(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         """Raises UserError if the adapters of the checkpoint belong to other start weights."""
-        check_base(self.run, module.base_sha256, checkpoint.get(BASE))
+        check_base(self.run.model.init, module.base_sha256, checkpoint.get(BASE))
 
     def on_train_batch_end(self, trainer: L.Trainer, module: DuplexModule, *_: Any) -> None:  # type: ignore[override]
         """Saves if this step is due or a signal was caught, and then stops the run."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from model.weights.sources import codec_path
 from ppx_train.config.codec import CodecModel, CodecRun
 
 HEAD_WIDTH = 32
-SMALL = {"filters": 16, "ratios": [4, 5, 6, 8], "width": 256, "layers": 3, "context": 50, "bins": 512}
+SMALL: dict[str, Any] = {"filters": 16, "ratios": [4, 5, 6, 8], "width": 256, "layers": 3, "context": 50, "bins": 512}
 """Sizes from scratch. The stride of 8 first takes a third fewer operations than the public order."""
 
 

@@ -136,7 +136,7 @@ class CodecModule(L.LightningModule):
 
     def _update(self, terms: dict[str, Tensor], made_BS: Tensor | None, wanted_BS: Tensor) -> None:
         """Clips, sets the learning rate by the step number, and steps; a gradient that is not finite is skipped."""
-        adam, *others = self.optimizers()  # type: ignore[misc]
+        adam, *others = self.optimizers()  # type: ignore[misc, attr-defined]
         trained = [*self.codec.parameters(), *self.teachers.parameters()]
         terms["gradient_norm"] = nn.utils.clip_grad_norm_(trained, self.run.optim.clip_norm)
         is_finite = bool(terms["gradient_norm"].isfinite())

@@ -2,6 +2,7 @@
 
 # Shapes: B batch, S samples, F frequency bands, T spectrum frames
 
+import itertools
 import math
 
 import torch
@@ -68,8 +69,7 @@ class Judge(nn.Module):
         self.length, self.hop = length, hop
         sizes = (length // 2 + 1, width, width, width)
         self.layers = nn.ModuleList(
-            nn.utils.parametrizations.weight_norm(nn.Conv1d(a, b, 5, padding=2))
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.utils.parametrizations.weight_norm(nn.Conv1d(a, b, 5, padding=2)) for a, b in itertools.pairwise(sizes)
         )
         self.verdict = nn.utils.parametrizations.weight_norm(nn.Conv1d(width, 1, 3, padding=1))
 

@@ -166,7 +166,7 @@ def test_files_are_utf_8_whatever_the_locale_is(
 
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "ppx_train", "recipes"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("fisher_only ")
+    assert done.returncode == 0 and done.stdout.startswith("codec_small ")
 
 
 def run_failing(why: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -9,12 +9,12 @@ import pytest
 import soundfile as sf
 import torch
 
-from model.errors import UserError
+from model.errors import Code, UserError
 from model.mimi.codec import Mimi
 from model.mimi.files import load_mimi
 from ppx_train.cli.train import command
 from ppx_train.config.codec import CodecRun
-from ppx_train.config.load import load
+from ppx_train.config.load import layers_of, merge
 from ppx_train.training.checkpoint import checkpoints, read_checkpoint
 from ppx_train.training.codec import module as codec_module
 from ppx_train.training.codec.run import train_codec
@@ -52,7 +52,7 @@ def settings(speech: Path, run_dir: Path, *more: str) -> CodecRun:
         "recipe=codec_small", f"data.paths=[{speech}]", f"data.heldout=[{speech}]", f"run_dir={run_dir}", "steps=10",
         *TINY, *SHORT, *PHASES, *RARE, *more,
     ]  # fmt: skip
-    run = load(words)
+    run = merge(layers_of(words))
     assert isinstance(run, CodecRun)
     return run
 
@@ -156,9 +156,10 @@ def test_other_audio_or_another_shape_is_refused_on_resume(speech: Path, whole: 
 def test_audio_that_cannot_teach_is_refused(speech: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    for place, code in ((empty, "no-data"), (tmp_path / "none", "not-found")):
-        with refused(code, place):
-            train_codec(settings(place, tmp_path / "run"))
+    with refused("no-data", empty):
+        train_codec(settings(empty, tmp_path / "run"))
+    with refused("not-found", tmp_path / "none"):
+        train_codec(settings(tmp_path / "none", tmp_path / "run"))
     sf.write(empty / "silent.wav", np.zeros(RATE), RATE)
     sf.write(empty / "short.wav", np.ones(100) * 0.1, RATE)
     (empty / "text.flac").write_text("no sound")
@@ -198,7 +199,7 @@ def test_losses_that_are_not_finite_end_the_run(speech: Path, tmp_path: Path, mo
     ],
 )
 def test_settings_that_cannot_work_are_refused(
-    speech: Path, tmp_path: Path, words: list[str], code: str, names: list[str]
+    speech: Path, tmp_path: Path, words: list[str], code: Code, names: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
         train_codec(settings(speech, tmp_path / "run", *words))
