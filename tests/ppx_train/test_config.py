@@ -18,9 +18,9 @@ from tests.refusals import refused
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_survives_saving(name: str, tmp_path: Path) -> None:
-    run = load([f"recipe={name}", "data.paths=[shards]"])
+    run = merge(layers_of([f"recipe={name}", "data.paths=[shards]"]))
     (tmp_path / "config.yaml").write_text(run.to_yaml(), "utf-8")
-    assert load_saved(tmp_path / "config.yaml", Run) == run
+    assert load_saved(tmp_path / "config.yaml", type(run)) == run
     assert recipe_summary(name)
 
 
