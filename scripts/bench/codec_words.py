@@ -9,6 +9,8 @@ the folder, what was decoded is nearest to the mean of the other original uttera
 `--page` writes an HTML page with players, spectrograms and transcripts of a few utterances.
 """
 
+# Shapes: B batch, C channels, S samples, Q codebooks, T frames
+
 import argparse
 import base64
 import html

@@ -1,5 +1,7 @@
 """What crops go through before a codec hears them: level, telephone lines, noise, gaps, tones."""
 
+# Shapes: S samples (at 24 kHz)
+
 import numpy as np
 import numpy.typing as npt
 

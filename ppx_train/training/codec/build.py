@@ -1,5 +1,7 @@
 """Makes the codec that a run trains, from scratch or from a Mimi, and writes it as a file."""
 
+# Shapes: V vocabulary (of a codebook), Z quantiser width
+
 import math
 from dataclasses import replace
 from pathlib import Path

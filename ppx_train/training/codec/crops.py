@@ -1,6 +1,6 @@
 """Crops of recordings for a codec: batch n of a seed is always the same, whatever ran before."""
 
-# Shapes: B batch, S samples at 24 kHz, P sounds (20 ms each), R features of the recogniser, T frames of 80 ms
+# Shapes: B batch, S samples (at 24 kHz), T frames (of 80 ms), D width (of the recogniser's features)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ UNKNOWN = -1
 
 @dataclass
 class CropBatch:
-    """Audio [B, 1, S] in -1..1, labels [B, P] int64 (UNKNOWN where there are none), features [B, T, R] or None.
+    """Audio [B, 1, S] in -1..1, labels [B, 4 T] int64 (UNKNOWN where there are none), features [B, T, D] or None.
 
     is_known_BT says in which frames the features count.
     """
 
     wav_B1S: Tensor
-    labels_BP: Tensor
-    features_BTR: Tensor | None
+    labels: Tensor
+    features_BTD: Tensor | None
     is_known_BT: Tensor
 
     def to(self, device: torch.device) -> "CropBatch":
         """A copy on `device`."""
-        features = None if self.features_BTR is None else self.features_BTR.to(device)
-        return CropBatch(self.wav_B1S.to(device), self.labels_BP.to(device), features, self.is_known_BT.to(device))
+        features = None if self.features_BTD is None else self.features_BTD.to(device)
+        return CropBatch(self.wav_B1S.to(device), self.labels.to(device), features, self.is_known_BT.to(device))
 
 
 class Crops:
@@ -77,7 +77,7 @@ class Crops:
         speed: float,
         rng: np.random.Generator | None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], Tensor | None]:
-        """Audio [S], labels [P] and features [T, R] from sample `start` on; `rng` None leaves the audio as it is."""
+        """Audio [S], labels [4 T] and features [T, D] from sample `start` on; `rng` None leaves the audio as it is."""
         needed = int(np.ceil(self.samples * speed)) + 1
         piece = np.zeros(needed, np.float32)
         inside = recording.audio_S[max(0, start) : max(0, start + needed)]
@@ -87,16 +87,16 @@ class Crops:
         else:
             audio_S = np.interp(np.arange(self.samples) * speed, np.arange(needed), piece).astype(np.float32)
         # Where each 20 ms of the crop lies in the recording, by its middle.
-        times_P = start / SAMPLE_RATE + (np.arange(self.frames * SOUNDS_A_FRAME) + 0.5) * SOUND_SECONDS * speed
-        places_P = np.floor(times_P / SOUND_SECONDS).astype(np.int64)
-        marks_P = _at(labels, places_P, UNKNOWN)
-        features_TR = None
-        if recording.features_PR is not None:
-            rows = _at(recording.features_PR, places_P, 0).astype(np.float32)
-            features_TR = torch.from_numpy(rows).view(self.frames, SOUNDS_A_FRAME, -1).mean(1)
-            is_known = ((places_P >= 0) & (places_P < len(recording.features_PR))).reshape(self.frames, -1).all(1)
-            features_TR = torch.cat([features_TR, torch.from_numpy(is_known)[:, None].float()], dim=1)
-        return augment(audio_S, self.data, rng) if rng is not None else audio_S, marks_P, features_TR
+        times = start / SAMPLE_RATE + (np.arange(self.frames * SOUNDS_A_FRAME) + 0.5) * SOUND_SECONDS * speed
+        places = np.floor(times / SOUND_SECONDS).astype(np.int64)
+        marks = _at(labels, places, UNKNOWN)
+        features_TD = None
+        if recording.features_TD is not None:
+            rows = _at(recording.features_TD, places, 0).astype(np.float32)
+            features_TD = torch.from_numpy(rows).view(self.frames, SOUNDS_A_FRAME, -1).mean(1)
+            is_known = ((places >= 0) & (places < len(recording.features_TD))).reshape(self.frames, -1).all(1)
+            features_TD = torch.cat([features_TD, torch.from_numpy(is_known)[:, None].float()], dim=1)
+        return augment(audio_S, self.data, rng) if rng is not None else audio_S, marks, features_TD
 
     def fixed(self, count: int) -> Iterator[CropBatch]:
         """`count` crops spread evenly over the recordings, without augmentation, in batches."""
@@ -109,12 +109,12 @@ class Crops:
 def collate(crops: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], Tensor | None]]) -> CropBatch:
     """One batch of crops; the last column of features says whether a frame's are known."""
     wav_B1S = torch.from_numpy(np.stack([audio for audio, _, _ in crops]))[:, None]
-    labels_BP = torch.from_numpy(np.stack([marks for _, marks, _ in crops]))
+    labels = torch.from_numpy(np.stack([marks for _, marks, _ in crops]))
     given = [features for _, _, features in crops if features is not None]
     if not given:
-        return CropBatch(wav_B1S, labels_BP, None, torch.zeros(len(crops), labels_BP.shape[1] // SOUNDS_A_FRAME))
+        return CropBatch(wav_B1S, labels, None, torch.zeros(len(crops), labels.shape[1] // SOUNDS_A_FRAME))
     both = torch.stack([torch.zeros_like(given[0]) if features is None else features for _, _, features in crops])
-    return CropBatch(wav_B1S, labels_BP, both[..., :-1], both[..., -1])
+    return CropBatch(wav_B1S, labels, both[..., :-1], both[..., -1])
 
 
 def _grid(recording: Recording, classes: dict[str, int]) -> npt.NDArray[np.int64] | None:
@@ -129,11 +129,11 @@ def _grid(recording: Recording, classes: dict[str, int]) -> npt.NDArray[np.int64
     return grid
 
 
-def _at(values: npt.NDArray[Any] | None, places_P: npt.NDArray[np.int64], missing: int) -> npt.NDArray[Any]:
+def _at(values: npt.NDArray[Any] | None, places: npt.NDArray[np.int64], missing: int) -> npt.NDArray[Any]:
     """Rows of `values` at some places; `missing` outside."""
     if values is None or not len(values):
-        return np.full(len(places_P), missing, np.int64)
-    inside = (places_P >= 0) & (places_P < len(values))
-    found = values[np.clip(places_P, 0, len(values) - 1)]
+        return np.full(len(places), missing, np.int64)
+    inside = (places >= 0) & (places < len(values))
+    found = values[np.clip(places, 0, len(values) - 1)]
     found[~inside] = missing
     return found

@@ -1,6 +1,6 @@
 """The LightningModule that trains a codec: one training_step is one optimiser step over one batch of crops."""
 
-# Shapes: B batch, D width, T frames, U steps (40 ms), S samples
+# Shapes: B batch, S samples, D width, T frames, U upsampled frames (steps of 40 ms)
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,7 +117,7 @@ class CodecModule(L.LightningModule):
             steps_BDU = codec.decoder_transformer(codec.upsample.convtr(first_BDT + rest_BDT))
         terms = {"readout": self.teachers.read_mel(steps_BDU.float(), wav_B1S[:, 0]), "commit": commit}
         if weights.phones:
-            terms["phones"] = self.teachers.read_sounds(first_BDT, batch.labels_BP)
+            terms["phones"] = self.teachers.read_sounds(first_BDT, batch.labels)
         if weights.recogniser:
             terms["recogniser"] = self.teachers.read_features(first_BDT, steps_BDU.float(), batch)
         made_BS = None

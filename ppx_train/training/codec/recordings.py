@@ -4,7 +4,7 @@ RUN/audio/NAME.i16     all samples, int16 mono at 24 kHz, mapped into memory: ho
 RUN/audio/NAME.json    which recording lies where, with its sounds; the checksum of all; what it was made from
 """
 
-# Shapes: S samples at 24 kHz, C channels, P places (20 ms), R features of the recogniser
+# Shapes: S samples (at 24 kHz), C channels, T frames (of 20 ms), D width (of the recogniser's features)
 
 import csv
 import hashlib
@@ -40,8 +40,8 @@ class Recording:
 
     audio_S: npt.NDArray[np.int16]
     sounds: Sounds = field(default_factory=list)
-    features_PR: npt.NDArray[np.float16] | None = None
-    """[P, R] at 50 a second."""
+    features_TD: npt.NDArray[np.float16] | None = None
+    """[T, D], 50 a second."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Distances of spectra, and judges that learn to tell decoded speech from real by them."""
 
-# Shapes: B batch, S samples, F frequency bands, T spectrum frames
+# Shapes: B batch, S samples, C channels (frequencies), T frames (of a spectrum)
 
 import itertools
 import math
@@ -78,12 +78,12 @@ class Judge(nn.Module):
         window = torch.hann_window(self.length, device=audio_BS.device)
         bins = torch.stft(audio_BS, self.length, self.hop, window=window, return_complex=True)
         power = torch.view_as_real(bins).square().sum(-1) * (2 / window.sum()) ** 2
-        x_BFT = 0.2 * (power + FLOOR**2).log()
+        x_BCT = 0.2 * (power + FLOOR**2).log()
         seen = []
         for layer in self.layers:
-            x_BFT = F.leaky_relu(layer(x_BFT), SLOPE)
-            seen.append(x_BFT)
-        return [*seen, self.verdict(x_BFT)]
+            x_BCT = F.leaky_relu(layer(x_BCT), SLOPE)
+            seen.append(x_BCT)
+        return [*seen, self.verdict(x_BCT)]
 
 
 class Adversary(nn.Module):

@@ -3,7 +3,7 @@
 Through the waveform alone, the codes had learnt little more than loudness after 2,700 steps.
 """
 
-# Shapes: B batch, D width, T frames (80 ms), U steps (40 ms), P sounds (20 ms), R features, V classes of sounds
+# Shapes: B batch, S samples, D width, T frames (of 80 ms), U upsampled frames (steps of 40 ms)
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +34,19 @@ class Teachers(nn.Module):
         wanted = envelope(wanted_BS, READ_LENGTH, READ_HOP, self.get_buffer("bank"), READ_POOL).transpose(1, 2)
         return (made - (wanted[:, : made.shape[1]] + FLOOR).log()).abs().mean()
 
-    def read_sounds(self, first_BDT: Tensor, labels_BP: Tensor) -> Tensor:
+    def read_sounds(self, first_BDT: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the labels that are known, read from the first codebook's entries; 0 without any."""
         assert self.sounds is not None
-        logits_BPV = self.sounds(first_BDT.transpose(1, 2)).unflatten(2, (SOUNDS_A_FRAME, -1)).flatten(1, 2)
-        known = (labels_BP != UNKNOWN).sum().clamp(min=1)
-        total = F.cross_entropy(logits_BPV.transpose(1, 2), labels_BP, ignore_index=UNKNOWN, reduction="sum")
+        logits = self.sounds(first_BDT.transpose(1, 2)).unflatten(2, (SOUNDS_A_FRAME, -1)).flatten(1, 2)
+        known = (labels != UNKNOWN).sum().clamp(min=1)
+        total = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=UNKNOWN, reduction="sum")
         return total / known
 
     def read_features(self, first_BDT: Tensor, steps_BDU: Tensor, batch: CropBatch) -> Tensor:
         """Share of the features' variance that is missed, by the first codebook and by the decoder's transformer."""
-        assert self.code_features is not None and self.step_features is not None and batch.features_BTR is not None
+        assert self.code_features is not None and self.step_features is not None and batch.features_BTD is not None
         frames_BTD = steps_BDU.unflatten(2, (-1, 2)).mean(3).transpose(1, 2)
         read = (self.code_features(first_BDT.transpose(1, 2)), self.step_features(frames_BTD))
-        missed = torch.stack([(made - batch.features_BTR).square().sum(-1) for made in read]).mean(0)
+        missed = torch.stack([(made - batch.features_BTD).square().sum(-1) for made in read]).mean(0)
         known_BT = batch.is_known_BT
-        return (missed * known_BT).sum() / (batch.features_BTR.square().sum(-1) * known_BT).sum().clamp(min=1e-6)
+        return (missed * known_BT).sum() / (batch.features_BTD.square().sum(-1) * known_BT).sum().clamp(min=1e-6)

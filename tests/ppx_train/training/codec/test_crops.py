@@ -35,16 +35,16 @@ def crops(data: CodecData = PLAIN, seed: int = 0) -> Crops:
 @pytest.mark.parametrize(("start", "speed"), [(0, 1.0), (12345, 1.0), (30000, 1.2), (777, 0.85), (-6000, 1.1)])
 def test_labels_and_features_are_of_the_sound_that_is_heard(start: int, speed: float) -> None:
     drawn = crops()
-    audio_S, labels_P, features_TR = drawn.cut(drawn.recordings[0], drawn.labels[0], start, speed, None)
-    assert features_TR is not None
+    audio_S, labels, features_TD = drawn.cut(drawn.recordings[0], drawn.labels[0], start, speed, None)
+    assert features_TD is not None
     seconds_S = (audio_S * 32768 - 100) / 30000 * 4.0  # what the ramp says
-    for place, label in enumerate(labels_P):
+    for place, label in enumerate(labels):
         seconds = float(seconds_S[place * 480 + 240])
         if audio_S[place * 480] == 0:  # before the recording
             assert label == UNKNOWN or seconds < 0.02
         elif 0.02 < (seconds * 10) % 1 / 10 < 0.08:
             assert label == int(seconds * 10)
-    for frame, (feature, _, known) in enumerate(features_TR):
+    for frame, (feature, _, known) in enumerate(features_TD):
         middle = float(seconds_S[frame * 1920 + 960])
         if known:
             assert abs(float(feature) - (middle * 50 - 0.5)) < 0.6
@@ -65,7 +65,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone() -> None:
 def test_outside_a_recording_nothing_is_known() -> None:
     short = Recording(ramp(0.4).audio_S, [(0.0, 0.4, "0")], None)
     (batch,) = Crops([short], PLAIN, ["0"], 0).fixed(1)
-    assert batch.labels_BP[0].tolist() == [0] * 20 + [UNKNOWN] * 20 and batch.features_BTR is None
+    assert batch.labels[0].tolist() == [0] * 20 + [UNKNOWN] * 20 and batch.features_BTD is None
 
 
 def test_a_telephone_line_keeps_its_band() -> None:
