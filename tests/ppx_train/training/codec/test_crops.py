@@ -10,7 +10,7 @@ from model.config import SAMPLE_RATE
 from ppx_train.config.codec import CodecData
 from ppx_train.training.codec.augment import telephone
 from ppx_train.training.codec.crops import UNKNOWN, Crops
-from ppx_train.training.codec.recordings import Recording
+from ppx_train.training.codec.tracks import Track
 from ppx_train.training.codec.spectra import Adversary, SpectralLoss
 from ppx_train.training.codec.teachers import Teachers
 
@@ -19,13 +19,13 @@ PLAIN = CodecData(
 )
 
 
-def ramp(seconds: float = 4.0) -> Recording:
+def ramp(seconds: float = 4.0) -> Track:
     """A recording whose sample tells its time, whose sound changes every 100 ms, whose feature is its place."""
     count = int(seconds * SAMPLE_RATE)
     audio = (np.arange(count) / count * 30000 + 100).astype(np.int16)
     sounds = [(n / 10, (n + 1) / 10, str(n)) for n in range(int(seconds * 10))]
     places = np.arange(int(seconds * 50), dtype=np.float16)[:, None].repeat(2, 1)
-    return Recording(audio, sounds, places)
+    return Track(audio, sounds, places)
 
 
 def crops(data: CodecData = PLAIN, seed: int = 0) -> Crops:
@@ -63,7 +63,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone() -> None:
 
 
 def test_outside_a_recording_nothing_is_known() -> None:
-    short = Recording(ramp(0.4).audio_S, [(0.0, 0.4, "0")], None)
+    short = Track(ramp(0.4).audio_S, [(0.0, 0.4, "0")], None)
     (batch,) = Crops([short], PLAIN, ["0"], 0).fixed(1)
     assert batch.labels[0].tolist() == [0] * 20 + [UNKNOWN] * 20 and batch.features_BTD is None
 

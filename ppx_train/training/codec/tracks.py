@@ -35,7 +35,7 @@ Sounds = list[tuple[float, float, str]]
 
 
 @dataclass
-class Recording:
+class Track:
     """One recording: int16 mono at 24 kHz, its sounds and the recogniser's features."""
 
     audio_S: npt.NDArray[np.int16]
@@ -45,10 +45,10 @@ class Recording:
 
 
 @dataclass
-class Recordings:
+class Tracks:
     """All recordings of a run, and the SHA-256 over their samples and sounds, by which a resumed run knows them."""
 
-    items: list[Recording]
+    items: list[Track]
     sha256: str
 
     @property
@@ -57,7 +57,7 @@ class Recordings:
         return sum(len(item.audio_S) for item in self.items) / SAMPLE_RATE / 60
 
 
-def open_recordings(places: Sequence[str], split: str, cache: Path) -> Recordings:
+def open_tracks(places: Sequence[str], split: str, cache: Path) -> Tracks:
     """Opens the audio of some folders in the order of its names, decoding it into `cache` unless it is there already.
 
     A place is a folder of files, or of shards with audio, of which `split` is taken, each side for itself. What is no
@@ -74,9 +74,9 @@ def open_recordings(places: Sequence[str], split: str, cache: Path) -> Recording
     whole = np.memmap(samples, np.int16, "r")
     items, at = [], 0
     for length, sounds in zip(kept["lengths"], kept["sounds"], strict=True):
-        items.append(Recording(whole[at : at + length], [(start, end, symbol) for start, end, symbol in sounds]))
+        items.append(Track(whole[at : at + length], [(start, end, symbol) for start, end, symbol in sounds]))
         at += length
-    return Recordings(items, kept["sha256"])
+    return Tracks(items, kept["sha256"])
 
 
 def _decode(places: Sequence[str], sources: Sequence[Any], path: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def to_mono(audio_CS: Audio, rate: int, where: str) -> npt.NDArray[np.int16]:
 def read_sounds(path: Path) -> Sounds:
     """Sounds of one recording: lines of start, end (seconds) and symbol, separated by tabs; [] without the file.
 
-    Raises: UserError naming the file and the line that is none.
+    Raises: UserError naming the file and the line that is not one.
     """
     if not path.is_file():
         return []
