@@ -4,7 +4,7 @@ They are computed once for all recordings, and kept in the run folder.
 Source: the Moshi paper (arXiv 2410.00037) distils WavLM into the first codebook in the same way.
 """
 
-# Shapes: S samples, T frames (of 20 ms), I input width (of the encoder's output), D width (of the features that are kept)
+# Shapes: S samples, T frames (of 20 ms), I input width (of the encoder's output), D width (of the kept features)
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

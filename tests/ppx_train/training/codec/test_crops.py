@@ -10,9 +10,9 @@ from model.config import SAMPLE_RATE
 from ppx_train.config.codec import CodecData
 from ppx_train.training.codec.augment import telephone
 from ppx_train.training.codec.crops import UNKNOWN, Crops
-from ppx_train.training.codec.tracks import Track
 from ppx_train.training.codec.spectra import Adversary, SpectralLoss
 from ppx_train.training.codec.teachers import Teachers
+from ppx_train.training.codec.tracks import Track
 
 PLAIN = CodecData(
     paths=["x"], batch=4, seconds=0.8, speed=0.0, telephone=0.0, noise=0.0, gaps=0.0, tones=0.0, heldout_crops=1
