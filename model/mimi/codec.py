@@ -8,7 +8,7 @@ Source: Moshi paper (arXiv 2410.00037); tensor names are those of the public wei
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,11 +32,43 @@ STEADY_SECONDS = 24.0
 
 @dataclass
 class CodecState:
-    """Streaming state of the encoder or of the decoder: left contexts of the convolutions, and keys and values."""
+    """Streaming state of the encoder or of the decoder: left contexts of the convolutions, and keys and values.
 
-    batch: int
+    Each row is a stream of its own, which may start again, or pause, while the others go on.
+    """
+
     convs: ConvState
     transformer: TransformerState
+    most_frames: int
+    """Frames of a pass; a call with more takes several."""
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return len(self.transformer.positions)
+
+    def reset(self, rows: Sequence[int]) -> None:
+        """Begins new streams in some rows. Raises: UserError for a row outside the batch."""
+        if not rows or min(rows) < 0 or max(rows) >= self.batch:
+            raise UserError(f"rows={list(rows)}: give rows in 0..{self.batch - 1}", code="bad-value")
+        self.convs.forget(rows)
+        self.transformer.forget(rows)
+
+    def passes(self, length: int, active: Sequence[bool] | None) -> Iterator[tuple[slice, Sequence[bool] | None]]:
+        """Where each pass over `length` frames begins and ends, with the state made ready for it.
+
+        Raises: UserError if `active` is not one a row.
+        """
+        if active is not None and len(active) != self.batch:
+            raise UserError(f"active for {len(active)} rows: give {self.batch}, one a row", code="bad-combination")
+        if active is not None and all(active):
+            active = None
+        positions, device = self.transformer.positions, self.transformer.offset_B.device
+        for at in range(0, length, self.most_frames):
+            is_first = [position == 0 for position in positions]
+            self.convs.is_first_B = torch.tensor(is_first, device=device) if any(is_first) else None
+            self.convs.active_B = None if active is None else torch.tensor(list(active), device=device)
+            yield slice(at, min(length, at + self.most_frames)), active
 
 
 class Downsample(nn.Module):
@@ -86,16 +118,18 @@ class Mimi(nn.Module):
 
     # Differentiable halves
 
-    def latent(self, wav_B1S: Tensor, state: CodecState | None = None) -> Tensor:
+    def latent(self, wav_B1S: Tensor, state: CodecState | None = None, active: Sequence[bool] | None = None) -> Tensor:
         """The unquantised latent [B, D, T] of S = T * 1920 samples."""
         convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
-        x_BDT = self.encoder_transformer(self.encoder(wav_B1S, convs), transformer)
+        x_BDT = self.encoder_transformer(self.encoder(wav_B1S, convs), transformer, active)
         return self.downsample.conv(x_BDT, convs)
 
-    def synthesize(self, latent_BDT: Tensor, state: CodecState | None = None) -> Tensor:
+    def synthesize(
+        self, latent_BDT: Tensor, state: CodecState | None = None, active: Sequence[bool] | None = None
+    ) -> Tensor:
         """The waveform [B, 1, T * 1920] of a quantised latent."""
         convs, transformer = (None, None) if state is None else (state.convs, state.transformer)
-        x_BDT = self.decoder_transformer(self.upsample.convtr(latent_BDT, convs), transformer)
+        x_BDT = self.decoder_transformer(self.upsample.convtr(latent_BDT, convs), transformer, active)
         return self.decoder(x_BDT, convs)
 
     # Whole recordings
@@ -109,9 +143,8 @@ class Mimi(nn.Module):
         frame = self.config.frame_samples
         _check_wav(wav_B1S)
         wav_B1S = F.pad(wav_B1S, (0, -wav_B1S.shape[2] % frame))
-        state = self.init_encoder_state(wav_B1S.shape[0])
-        pieces = wav_B1S.split(frame * PIECE_FRAMES, dim=2)
-        return torch.cat([self.encode_frame(state, piece) for piece in pieces], dim=2)
+        state = self.init_encoder_state(wav_B1S.shape[0], most_frames=PIECE_FRAMES)
+        return self.encode_frame(state, wav_B1S)
 
     @torch.no_grad()
     def decode(self, codes_BQT: Tensor) -> Tensor:
@@ -119,23 +152,25 @@ class Mimi(nn.Module):
 
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
-        state = self.init_decoder_state(codes_BQT.shape[0])
-        return torch.cat([self.decode_frame(state, piece) for piece in codes_BQT.split(PIECE_FRAMES, dim=-1)], dim=2)
+        return self.decode_frame(self.init_decoder_state(len(codes_BQT), most_frames=PIECE_FRAMES), codes_BQT)
 
     # Streams
 
-    def init_encoder_state(self, batch: int) -> CodecState:
-        """The state before the first frame of `batch` streams that advance together."""
-        return CodecState(batch, {}, self.encoder_transformer.init_state(batch))
+    def init_encoder_state(self, batch: int, *, most_frames: int = 1) -> CodecState:
+        """The state before the first frame of `batch` streams; live streams bring one frame at a time."""
+        transformer = self.encoder_transformer.init_state(batch, STRIDE * most_frames)
+        return CodecState(ConvState(), transformer, most_frames)
 
-    def init_decoder_state(self, batch: int) -> CodecState:
-        """The state before the first frame of `batch` streams that advance together."""
-        return CodecState(batch, {}, self.decoder_transformer.init_state(batch))
+    def init_decoder_state(self, batch: int, *, most_frames: int = 1) -> CodecState:
+        """The state before the first frame of `batch` streams; live streams bring one frame at a time."""
+        transformer = self.decoder_transformer.init_state(batch, STRIDE * most_frames)
+        return CodecState(ConvState(), transformer, most_frames)
 
     @torch.no_grad()
-    def encode_frame(self, state: CodecState, wav_B1S: Tensor) -> Tensor:
+    def encode_frame(self, state: CodecState, wav_B1S: Tensor, active: Sequence[bool] | None = None) -> Tensor:
         """Codes [B, Q, n] of the next n * 1920 samples; it updates the state.
 
+        active: which rows go on, one a row; None: all. The others keep their state, and their codes mean nothing.
         Raises: UserError if S is not a positive multiple of a frame, or the batch is not the state's.
         """
         _check_wav(wav_B1S)
@@ -145,12 +180,17 @@ class Mimi(nn.Module):
                 f"audio {tuple(wav_B1S.shape)} for {state.batch} streams: give [{state.batch}, 1, n * {frame}] samples",
                 code="bad-audio",
             )
-        return self.quantizer.encode(self.latent(wav_B1S, state), self.num_codebooks)
+        codes = []
+        for piece, goes in state.passes(wav_B1S.shape[2] // frame, active):
+            latent_BDT = self.latent(wav_B1S[..., piece.start * frame : piece.stop * frame], state, goes)
+            codes.append(self.quantizer.encode(latent_BDT, self.num_codebooks))
+        return torch.cat(codes, dim=2)
 
     @torch.no_grad()
-    def decode_frame(self, state: CodecState, codes_BQT: Tensor) -> Tensor:
+    def decode_frame(self, state: CodecState, codes_BQT: Tensor, active: Sequence[bool] | None = None) -> Tensor:
         """The waveform [B, 1, n * 1920] of the next n frames; it updates the state.
 
+        active: which rows go on, one a row; None: all. The others keep their state, and their samples mean nothing.
         Raises: UserError for misshapen codes or values outside the codebooks.
         """
         count = self.config.quantizer.n_q
@@ -170,7 +210,10 @@ class Mimi(nn.Module):
                 f"codes from {low} to {high}: this codec's are 0 to {self.card - 1}; remove special ids first",
                 code="bad-value",
             )
-        return self.synthesize(self.quantizer.decode(codes_BQT), state)
+        waves = []
+        for piece, goes in state.passes(codes_BQT.shape[2], active):
+            waves.append(self.synthesize(self.quantizer.decode(codes_BQT[..., piece]), state, goes))
+        return torch.cat(waves, dim=2)
 
     # Constants and identity
 

@@ -2,12 +2,38 @@
 
 # Shapes: B batch, C channels, T frames (steps of the input), F filter taps, U upsampled frames
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ConvState = dict[nn.Module, Tensor]
-"""What each convolution carries to its next call. A module that is missing stands at the start of its stream."""
+
+@dataclass
+class ConvState:
+    """What each convolution carries to its next call, for every row: a module that is missing has seen nothing."""
+
+    kept: dict[nn.Module, Tensor] = field(default_factory=dict)
+    is_first_B: Tensor | None = None
+    """Rows whose stream starts with this call; None: those of modules that are missing."""
+    active_B: Tensor | None = None
+    """Rows that go on in this call; the others keep what they have. None: all."""
+
+    def keep(self, module: nn.Module, new_BCT: Tensor) -> None:
+        """Stores a copy of what a module carries, for the active rows: a view would keep the whole chunk alive."""
+        if self.active_B is None:
+            self.kept[module] = new_BCT.clone()
+            return
+        old_BCT = self.kept.get(module)
+        old_BCT = torch.zeros_like(new_BCT) if old_BCT is None else old_BCT
+        self.kept[module] = torch.where(self.active_B[:, None, None], new_BCT, old_BCT)
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Takes some rows back to the start of a stream."""
+        for kept_BCT in self.kept.values():
+            kept_BCT[list(rows)] = 0
+
 
 FEW_STEPS = 32
 """Steps up to which one matrix product is faster than the library's convolution on a CPU, by up to 15 times."""
@@ -56,8 +82,7 @@ class CausalConv1d(nn.Module):
         if self.past:
             x_BCT = torch.cat([self._left(x_BCT, state), x_BCT], dim=2)
             if state is not None:
-                # The state holds a copy, since a view would keep the whole chunk alive.
-                state[self] = x_BCT[..., x_BCT.shape[2] - self.past :].clone()
+                state.keep(self, x_BCT[..., x_BCT.shape[2] - self.past :])
         conv = self.conv.conv
         steps = (x_BCT.shape[2] - self.past) // self.stride
         if self.dilation == 1 and steps <= FEW_STEPS:
@@ -66,11 +91,13 @@ class CausalConv1d(nn.Module):
         return F.conv1d(x_BCT, conv.weight, conv.bias, self.stride, 0, self.dilation)
 
     def _left(self, x_BCT: Tensor, state: ConvState | None) -> Tensor:
-        if state is not None and self in state:
-            return state[self]
+        kept_BCT = None if state is None else state.kept.get(self)
         if self.replicate:
-            return x_BCT[..., :1].expand(-1, -1, self.past)
-        return x_BCT.new_zeros(x_BCT.shape[0], x_BCT.shape[1], self.past)
+            first_BCT = x_BCT[..., :1].expand(-1, -1, self.past)
+            if kept_BCT is None or state is None or state.is_first_B is None:
+                return first_BCT if kept_BCT is None else kept_BCT
+            return torch.where(state.is_first_B[:, None, None], first_BCT, kept_BCT)
+        return x_BCT.new_zeros(x_BCT.shape[0], x_BCT.shape[1], self.past) if kept_BCT is None else kept_BCT
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -92,14 +119,14 @@ class CausalConvTranspose1d(nn.Module):
     def forward(self, x_BCT: Tensor, state: ConvState | None = None) -> Tensor:
         """The output; with a state, it adds what the last call carried over."""
         conv = self.convtr.convtr
-        carried_BCU = None if state is None else state.get(self)
+        carried_BCU = None if state is None else state.kept.get(self)
         if self.depthwise or x_BCT.shape[2] <= FEW_STEPS:
             y_BCU = self._by_product(x_BCT, conv.weight)
         else:
             y_BCU = F.conv_transpose1d(x_BCT, conv.weight, None, self.stride)
         length = x_BCT.shape[2] * self.stride
         if state is not None:
-            state[self] = y_BCU[..., length:].clone()
+            state.keep(self, y_BCU[..., length:])
         y_BCU = y_BCU[..., :length]
         if carried_BCU is not None:
             y_BCU = torch.cat([y_BCU[..., : self.stride] + carried_BCU, y_BCU[..., self.stride :]], dim=2)

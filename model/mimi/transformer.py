@@ -2,7 +2,8 @@
 
 # Shapes: B batch, T frames (steps at 25 Hz), D width, H heads, E head width, W window (steps that a chunk may see)
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,44 +13,59 @@ from model.kernels.matmul import linear
 from model.mimi.config import TransformerConfig
 
 
-@dataclass
-class KeyValues:
-    """Keys and values of one layer, [B, H, room, E]; the last context - 1 before `end` are in the window."""
-
-    keys: Tensor
-    values: Tensor
-    end: int = 0
-
-    def append(self, keys_BHTE: Tensor, values_BHTE: Tensor, past: int) -> tuple[Tensor, Tensor]:
-        """Stores T steps and returns the views [B, H, W, E], W = min(past, seen) + T, that T queries may see.
-
-        The room is larger than the window, so that old steps are moved to the front only now and then.
-        """
-        steps = keys_BHTE.shape[2]
-        if self.end + steps > self.keys.shape[2]:
-            self._make_room(steps, past)
-        for store, new in ((self.keys, keys_BHTE), (self.values, values_BHTE)):
-            store[:, :, self.end : self.end + steps] = new
-        start, self.end = max(0, self.end - past), self.end + steps
-        return self.keys[:, :, start : self.end], self.values[:, :, start : self.end]
-
-    def _make_room(self, steps: int, past: int) -> None:
-        kept = min(past, self.end)
-        room = max(self.keys.shape[2], 2 * past + steps)
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(*old.shape[:2], room, old.shape[3])
-            new[:, :, :kept] = old[:, :, self.end - kept : self.end]
-            setattr(self, name, new)
-        self.end = kept
-
-
-@dataclass
 class TransformerState:
-    """Keys and values of each layer, and the number of steps seen, which all rows share."""
+    """Keys and values of the last steps of every row, in a ring of which each row has its own position.
 
-    layers: list[KeyValues]
-    offset: int = 0
+    keys and values: one [B, H, ring, E] a layer; the step at position p of a row lies in slot p % ring. The ring has
+    room for the window and `most_steps` - 1 more, so that one call may write that many before its first step reads.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], layers: int, most_steps: int, like: Tensor) -> None:
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.most_steps = most_steps
+        self.offset_B = torch.zeros(shape[0], dtype=torch.long, device=like.device)
+        self.positions = [0] * shape[0]
+        """offset_B on the host."""
+
+    @property
+    def room(self) -> int:
+        """Slots of the ring."""
+        return self.keys[0].shape[2]
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Takes some rows back to the start of a stream."""
+        for row in rows:
+            self.positions[row] = 0
+            self.offset_B[row] = 0
+
+
+class Window(NamedTuple):
+    """Where the steps of one call go and what they may see, the same in all layers."""
+
+    turn: Tensor
+    """The `rotation`, [T, E / 2] or [B, 1, T, E / 2]."""
+    mask: Tensor | None
+    """True where a query may look, [T, W] or [B, 1, T, W]; None: causal."""
+    state: TransformerState | None = None
+    slots_BT: Tensor | None = None
+    """Slots of the new steps; None where `start` says it for all rows."""
+    start: int = 0
+    """The first of the slots of the new steps, which lie together, if `slots_BT` is None."""
+    live: int = 0
+    """Slots that are read, from the first."""
+
+    def extend(self, layer: int, new_BHTE: Tensor, which: Literal["keys", "values"]) -> Tensor:
+        """Puts the keys or values of new steps into the ring, and returns those to attend to, [B, H, W, E]."""
+        if self.state is None:
+            return new_BHTE
+        ring = getattr(self.state, which)[layer]
+        if self.slots_BT is None:
+            ring[:, :, self.start : self.start + new_BHTE.shape[2]] = new_BHTE
+        else:
+            slots = self.slots_BT[:, None, :, None].expand_as(new_BHTE)
+            ring.scatter_(2, slots, new_BHTE)
+        return ring[:, :, : self.live]
 
 
 class LayerScale(nn.Module):
@@ -69,20 +85,20 @@ class MimiAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.past = config.num_heads, config.context - 1
+        self.heads = config.num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * config.d_model, config.d_model))
         nn.init.xavier_uniform_(self.in_proj_weight)
         self.out_proj = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, turn: Tensor, mask_TW: Tensor | None, memory: KeyValues | None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; turn: the `rotation`, [T, E / 2]; memory: stores the steps for the next chunk."""
+    def forward(self, x_BTD: Tensor, window: Window, layer: int) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
         batch, steps, width = x_BTD.shape
         qkv = linear(x_BTD, self.in_proj_weight).view(batch, steps, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = rotate(query, turn), rotate(key, turn)
-        if memory is not None:
-            key, value = memory.append(key, value, self.past)
-        mixed = F.scaled_dot_product_attention(query, key, value, mask_TW, is_causal=mask_TW is None and steps > 1)
+        query, key = rotate(query, window.turn), rotate(key, window.turn)
+        key, value = window.extend(layer, key, "keys"), window.extend(layer, value, "values")
+        is_causal = window.mask is None and steps > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, window.mask, is_causal=is_causal)
         return linear(mixed.transpose(1, 2).reshape(batch, steps, width), self.out_proj.weight)
 
 
@@ -99,9 +115,9 @@ class MimiBlock(nn.Module):
         self.layer_scale_1 = LayerScale(config.d_model, config.layer_scale)
         self.layer_scale_2 = LayerScale(config.d_model, config.layer_scale)
 
-    def forward(self, x_BTD: Tensor, turn: Tensor, mask_TW: Tensor | None, memory: KeyValues | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, window: Window, layer: int) -> Tensor:
         """[B, T, D] -> [B, T, D], with the arguments of the attention."""
-        x_BTD = x_BTD + self.layer_scale_1(self.self_attn(self.norm1(x_BTD), turn, mask_TW, memory))
+        x_BTD = x_BTD + self.layer_scale_1(self.self_attn(self.norm1(x_BTD), window, layer))
         hidden = F.gelu(linear(self.norm2(x_BTD), self.linear1.weight))
         return x_BTD + self.layer_scale_2(linear(hidden, self.linear2.weight))
 
@@ -126,26 +142,60 @@ class MimiTransformer(nn.Module):
         self.config = config
         self.transformer = Layers(config)
 
-    def init_state(self, batch: int) -> TransformerState:
-        """The state before the first step, with room for two windows: old steps move once a window, not once a call."""
+    def init_state(self, batch: int, most_steps: int) -> TransformerState:
+        """The state before the first step of each row; a call may bring up to `most_steps`."""
         config = self.config
         weight = self.transformer.blocks()[0].linear1.weight
-        shape = (batch, config.num_heads, 2 * config.context, config.d_model // config.num_heads)
-        return TransformerState(
-            [KeyValues(weight.new_empty(shape), weight.new_empty(shape)) for _ in range(config.num_layers)]
-        )
+        room = config.context + most_steps - 1
+        shape = (batch, config.num_heads, room, config.d_model // config.num_heads)
+        return TransformerState(shape, config.num_layers, most_steps, weight.detach())
 
-    def forward(self, x_BDT: Tensor, state: TransformerState | None = None) -> Tensor:
-        """The output; with a state, it continues after the steps seen, with the numbers of one pass over everything."""
+    def forward(
+        self, x_BDT: Tensor, state: TransformerState | None = None, active: Sequence[bool] | None = None
+    ) -> Tensor:
+        """The output; with a state, it continues after the steps seen, with the numbers of one pass over everything.
+
+        Rows that are not active (None: all are) keep their state, and their output means nothing.
+        """
         x_BTD = x_BDT.transpose(1, 2)
-        steps, offset = x_BTD.shape[1], 0 if state is None else state.offset
-        turn = rotation(offset, steps, x_BTD.shape[2] // self.config.num_heads, self.config.max_period, x_BTD.device)
-        mask_TW = window_mask(min(offset, self.config.context - 1), steps, self.config.context, x_BTD.device)
-        for n, block in enumerate(self.transformer.blocks()):
-            x_BTD = block(x_BTD, turn, mask_TW, None if state is None else state.layers[n])
+        steps = x_BTD.shape[1]
+        window = self._window(steps, x_BTD.device, state)
+        for layer, block in enumerate(self.transformer.blocks()):
+            x_BTD = block(x_BTD, window, layer)
         if state is not None:
-            state.offset += steps
+            rows = range(len(state.positions)) if active is None else [n for n, goes in enumerate(active) if goes]
+            for row in rows:
+                state.positions[row] += steps
+            if active is None:
+                state.offset_B += steps
+            else:
+                state.offset_B += steps * torch.tensor(list(active), device=x_BTD.device)
         return x_BTD.transpose(1, 2)
+
+    def _window(self, steps: int, device: torch.device, state: TransformerState | None) -> Window:
+        """What `steps` new steps see; rows that stand at one position, as those of a recording do, need no table."""
+        config = self.config
+        size = config.d_model // config.num_heads
+        if state is None:
+            turn = rotation(torch.arange(steps, device=device), size, config.max_period)
+            return Window(turn, window_mask(0, steps, config.context, device))
+        most, least = max(state.positions), min(state.positions)
+        live, start = min(most + steps, state.room), least % state.room
+        if most == least and most == 0:
+            turn = rotation(torch.arange(steps, device=device), size, config.max_period)
+            return Window(turn, window_mask(0, steps, config.context, device), state, start=0, live=live)
+        is_even = most == least
+        first = torch.tensor([least], device=device) if is_even else state.offset_B
+        position = first[:, None] + torch.arange(steps, device=device)
+        newest = position[:, -1:]
+        held = newest - (newest - torch.arange(live, device=device)) % state.room
+        age = position[:, :, None] - held[:, None]
+        mask = ((age >= 0) & (age < config.context) & (held >= 0)[:, None])[:, None]
+        turn = rotation(position, size, config.max_period)[:, None]
+        if is_even and start + steps <= state.room:
+            return Window(turn, mask, state, start=start, live=live)
+        slots_BT = (position % state.room).expand(len(state.positions), -1)
+        return Window(turn, mask, state, slots_BT=slots_BT, live=live)
 
 
 def window_mask(past: int, steps: int, context: int, device: torch.device) -> Tensor | None:
@@ -159,10 +209,10 @@ def window_mask(past: int, steps: int, context: int, device: torch.device) -> Te
     return (behind >= 0) & (behind < context)
 
 
-def rotation(offset: int, steps: int, size: int, max_period: int, device: torch.device) -> Tensor:
-    """Rotary angles of positions offset to offset + steps - 1, as complex numbers of length 1, fp32 [T, E / 2]."""
-    rates = max_period ** (-torch.arange(0, size, 2, device=device, dtype=torch.float32) / size)
-    angles = torch.arange(offset, offset + steps, device=device, dtype=torch.float32)[:, None] * rates
+def rotation(position: Tensor, size: int, max_period: int) -> Tensor:
+    """Rotary angles of some positions [..., T], as complex numbers of length 1, fp32 [..., T, E / 2]."""
+    rates = max_period ** (-torch.arange(0, size, 2, device=position.device, dtype=torch.float32) / size)
+    angles = position.float()[..., None] * rates
     return torch.polar(torch.ones_like(angles), angles)
 
 

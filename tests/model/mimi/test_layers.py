@@ -1,5 +1,6 @@
 """The codec's layers against the library's own operations, in one pass and in chunks."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def few_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def in_chunks(layer: CausalConv1d | CausalConvTranspose1d, x_BCT: Tensor, sizes: list[int]) -> Tensor:
-    state: ConvState = {}
+    state = ConvState()
     return torch.cat([layer(chunk, state) for chunk in x_BCT.split(sizes, dim=2)], dim=2)
 
 
@@ -72,9 +73,41 @@ def test_steps_leave_the_window_but_not_the_state_before_its_room_is_full() -> N
         d_model=16, num_heads=2, num_layers=2, layer_scale=1.0, context=4, dim_feedforward=32, max_period=100
     )
     model, x_BDT = MimiTransformer(config), torch.randn(2, 16, 30)
-    state: TransformerState = model.init_state(2)
+    state: TransformerState = model.init_state(2, most_steps=11)
     with torch.no_grad():
         pieces = [model(chunk, state) for chunk in x_BDT.split([1, 1, 5, 2, 9, 1, 11], dim=2)]
         torch.testing.assert_close(torch.cat(pieces, 2), model(x_BDT), atol=1e-5, rtol=1e-4)
-    assert state.offset == 30
-    assert all(layer.end <= layer.keys.shape[2] <= 2 * 3 + 11 for layer in state.layers)
+    assert state.positions == [30, 30] == state.offset_B.tolist()
+    assert state.room == 4 + 10
+
+
+def test_rows_of_a_transformer_start_again_and_pause_on_their_own() -> None:
+    config = TransformerConfig(
+        d_model=16, num_heads=2, num_layers=2, layer_scale=1.0, context=4, dim_feedforward=32, max_period=100
+    )
+    model, rng = MimiTransformer(config), np.random.default_rng(0)
+    state = model.init_state(3, most_steps=2)
+    lines: list[list[Tensor]] = [[], [], []]
+    made: list[list[Tensor]] = [[], [], []]
+    with torch.no_grad():
+        for _ in range(60):
+            row = int(rng.integers(3))
+            if rng.random() < 0.1:
+                check_line(model, lines[row], made[row])
+                state.forget([row])
+                lines[row], made[row] = [], []
+            goes = [bool(rng.random() < 0.7) for _ in range(3)]
+            x_BDT = torch.randn(3, 16, int(rng.integers(1, 3)))
+            out_BDT = model(x_BDT, state, goes)
+            for n in range(3):
+                if goes[n]:
+                    lines[n].append(x_BDT[n])
+                    made[n].append(out_BDT[n])
+        for line, out in zip(lines, made, strict=True):
+            check_line(model, line, out)
+
+
+def check_line(model: MimiTransformer, line: list[Tensor], made: list[Tensor]) -> None:
+    """What one row was given, in one pass, is what it returned."""
+    if line:
+        torch.testing.assert_close(torch.cat(made, 1), model(torch.cat(line, 1)[None])[0], atol=1e-5, rtol=1e-4)

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -101,6 +102,39 @@ def test_chunks_of_any_length_give_one_pass_past_the_window(frames: int) -> None
     codes = codec.encode(wav)
     assert torch.equal(encode_in_chunks(codec, wav, frames), codes)
     torch.testing.assert_close(decode_in_chunks(codec, codes, frames), codec.decode(codes), atol=1e-5, rtol=1e-4)
+
+
+def test_streams_that_join_reset_and_pause_at_random_give_what_each_gives_alone() -> None:
+    """Four rows for 120 ticks, past the window of 12 steps: codes equal, sound to rounding."""
+    codec, rng = tiny_codec(), np.random.default_rng(1)
+    rows, sources = 4, speechlike(3, 400)[:, 0]
+    encoder, decoder = codec.init_encoder_state(rows), codec.init_decoder_state(rows)
+    calls: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in range(rows)]
+    ended = []
+    for _ in range(120):
+        for row in range(rows):
+            if rng.random() < 0.04:
+                ended.append(calls[row])
+                calls[row] = ([], [], [])
+                encoder.reset([row])
+                decoder.reset([row])
+        goes = [bool(rng.random() < 0.8) for _ in range(rows)]
+        starts = rng.integers(0, 399 * FRAME, rows)
+        wav = torch.stack([sources[row % 3, start : start + FRAME] for row, start in enumerate(starts)])[:, None]
+        codes = codec.encode_frame(encoder, wav, goes)
+        made = codec.decode_frame(decoder, codes, goes)
+        for row in range(rows):
+            if goes[row]:
+                for kept, new in zip(calls[row], (wav, codes, made), strict=True):
+                    kept.append(new[row])
+    ended += calls
+    assert len(ended) > 12 and max(len(wavs) for wavs, _, _ in ended) > 20
+    for wavs, found, sounds in ended:
+        if wavs:
+            alone = encode_in_chunks(codec, torch.cat(wavs, 1)[None], 1)
+            assert torch.equal(torch.cat(found, 1), alone[0])
+            whole = decode_in_chunks(codec, alone, 1)[0]
+            torch.testing.assert_close(torch.cat(sounds, 1), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_long_recordings_are_the_dense_windowed_computation() -> None:
@@ -226,6 +260,11 @@ def test_wrong_input_is_refused() -> None:
             codec.decode(torch.full((1, 8, 2), value))
     with refused("bad-value", "(1, 9, 2)"):
         codec.decode(torch.zeros(1, 9, 2, dtype=torch.int64))
+    state = codec.init_encoder_state(2)
+    with refused("bad-combination", "3 rows", "2"):
+        codec.encode_frame(state, torch.zeros(2, 1, 1920), [True, False, True])
+    with refused("bad-value", "[2]", "0..1"):
+        state.reset([2])
     with refused("bad-combination", "2 streams", "1"):
         codec.decode_frame(codec.init_decoder_state(1), torch.zeros(2, 8, 1, dtype=torch.int64))
 
