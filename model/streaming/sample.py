@@ -42,6 +42,39 @@ class Sampling:
                 raise UserError(f"{name}={getattr(self, name)}: must be 0 (whole vocabulary) or more", code="bad-value")
 
 
+class RowSampling:
+    """The sampling of each row, as tensors [B, 1] that a captured step reads; `most` bounds every row's top k.
+
+    A row that is greedy draws from one token.
+    """
+
+    def __init__(self, batch: int, most: Sampling, cards: tuple[int, int], device: torch.device) -> None:
+        """cards: entries of the text vocabulary and of a codebook."""
+        self.most, self.cards = most, cards
+        self.text_temperature_B1, self.audio_temperature_B1 = torch.ones(2, batch, 1, device=device).unbind(0)
+        self.text_k_B1, self.audio_k_B1 = torch.ones(2, batch, 1, device=device, dtype=torch.int64).unbind(0)
+        self.set(range(batch), [most] * batch)
+
+    def check(self, sampling: Sampling) -> tuple[int, int]:
+        """Top k of text and audio of one row. Raises: UserError above those that the stream was made for."""
+        found = []
+        for name, card in zip(("text_top_k", "audio_top_k"), self.cards, strict=True):
+            asked, allowed = (min(getattr(which, name) or card, card) for which in (sampling, self.most))
+            if asked > allowed and not sampling.greedy:
+                raise UserError(
+                    f"{name}={getattr(sampling, name)}: this stream draws from {allowed} at most", code="bad-value"
+                )
+            found.append(1 if sampling.greedy else asked)
+        return found[0], found[1]
+
+    def set(self, rows: Sequence[int], samplings: Sequence[Sampling]) -> None:
+        """Gives some rows their sampling. Raises: UserError above the bounds of the stream."""
+        for row, sampling in zip(rows, samplings, strict=True):
+            self.text_k_B1[row], self.audio_k_B1[row] = self.check(sampling)
+            self.text_temperature_B1[row] = sampling.text_temperature
+            self.audio_temperature_B1[row] = sampling.audio_temperature
+
+
 def row_generators(batch: int, seeds: Sequence[int] | None) -> list[Generator]:
     """One CPU generator a row; without seeds each gets a fresh random one.
 
@@ -85,3 +118,17 @@ def choose_top_k(logits_BV: Tensor, temperature: float, top_k: int, uniform_B1: 
     place_B1 = uniform_B1 * (sum_BM[:, -1:] * (1 - 2**-20))
     index_B1 = torch.searchsorted(sum_BM, place_B1, right=True)
     return (index_B1 if ids_BM is None else ids_BM.gather(-1, index_B1))[:, 0]
+
+
+def choose_by_row(logits_BV: Tensor, temperature_B1: Tensor, top_k_B1: Tensor, most: int, uniform_B1: Tensor) -> Tensor:
+    """As `choose_top_k`, with a temperature and a top k for each row; `most` is the largest k, and static.
+
+    What a row gets does not depend on the other rows' settings.
+    """
+    logits_BM, ids_BM = logits_BV.float().topk(most, dim=-1, sorted=True)
+    hidden_BM = torch.arange(most, device=logits_BV.device) >= top_k_B1
+    logits_BM = (logits_BM / temperature_B1).masked_fill(hidden_BM, float("-inf"))
+    ids_BM, order_BM = ids_BM.sort(dim=-1)
+    sum_BM = torch.softmax(logits_BM.gather(-1, order_BM), dim=-1).cumsum(-1)
+    place_B1 = uniform_B1 * (sum_BM[:, -1:] * (1 - 2**-20))
+    return ids_BM.gather(-1, torch.searchsorted(sum_BM, place_B1, right=True))[:, 0]

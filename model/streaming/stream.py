@@ -10,18 +10,25 @@ position p predicts: there is no frame of waiting, where the published PersonaPl
 # Shapes: Q codebooks (8), P prompt frames, T frames, D width, V vocabulary
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from model.config import UNGENERATED_ID
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.streaming.cuda_graphs import StepGraphs
 from model.streaming.depth_stream import DepthCache, DepthStream
-from model.streaming.kv_cache import KVCache
-from model.streaming.sample import Sampling, choose_greedy, choose_top_k, draw_uniform, row_generators
+from model.streaming.sample import (
+    RowSampling,
+    Sampling,
+    choose_by_row,
+    choose_greedy,
+    choose_top_k,
+    draw_uniform,
+    row_generators,
+)
+from model.streaming.state import SavedRow, StreamState
 from model.streaming.step_maps import linear_map
 from model.streaming.temporal_stream import TemporalStream
 
@@ -29,53 +36,25 @@ LIVE_SLOTS = (256, 512, 1024, 1536, 2048, 2560)
 """Lengths of the ring that CUDA graphs read: a step takes the shortest that holds all conversations, or the whole."""
 
 
-@dataclass
-class StreamState:
-    """All that a batch of conversations needs to go on, made by `DuplexStream.init_state` and changed by each step."""
-
-    cache: KVCache
-    """Keys and values of the temporal transformer; its offset_B is the position that each row is fed next."""
-    depth_cache: DepthCache
-    """Working space of one frame."""
-    agent_BA: Tensor
-    """Agent streams of the next position, delays applied."""
-    user_BQ: Tensor
-    """The user frame before the present one."""
-    generators: list[Generator]
-    """One random generator a row."""
-    new_user_BQ: Tensor
-    """The user frame of the present step."""
-    active_B: Tensor
-    """Rows that the present step advances."""
-    uniform_BA: Tensor
-    """Random numbers of the present step, one for each token."""
-    host_uniform_BA: Tensor
-    """The same numbers on the host, where they are drawn."""
-    active_rows: list[int]
-    """Rows that are true in active_B."""
-    graphs: StepGraphs | None = field(default=None, repr=False)
-    """Captured steps, on a GPU."""
-
-    @property
-    def batch(self) -> int:
-        """Number of rows."""
-        return len(self.generators)
-
-
 class DuplexStream:
     """Runs a model frame by frame on the 8 depth steps of the agent; it holds no state itself.
 
     A model with 16 depth steps is served as it is: steps 8..15 predict the user, whose tokens a conversation has.
     The weights are those of the moment: make a new stream after loading or moving the model.
+    by_row: whether rows may differ in temperatures and top k, of which `sampling` then gives the largest.
     cuda_graphs: whether to replay each step as one captured CUDA graph; None does so on a GPU.
     Raises: UserError for delays other than 0 and 1, or for CUDA graphs of a model that is not on a GPU.
     """
 
-    def __init__(self, model: DuplexLM, sampling: Sampling, *, cuda_graphs: bool | None = None) -> None:
+    def __init__(
+        self, model: DuplexLM, sampling: Sampling, *, by_row: bool = False, cuda_graphs: bool | None = None
+    ) -> None:
         config = model.config
         if set(config.delays) - {0, 1}:
             raise UserError(f"delays={config.delays}: streaming knows delays of 0 and 1 frame", code="bad-value")
-        self.model, self.sampling, self.config = model, sampling, config
+        if by_row and sampling.greedy:
+            raise UserError("a stream that is greedy for all rows has no sampling by row", code="bad-combination")
+        self.model, self.sampling, self.config, self.by_row = model, sampling, config, by_row
         self.device, self.dtype = model.text_emb.weight.device, model.text_emb.weight.dtype
         on_gpu = self.device.type == "cuda"
         if cuda_graphs and not on_gpu:
@@ -102,7 +81,7 @@ class DuplexStream:
         self.audio_k = min(sampling.audio_top_k or config.card, config.card)
 
     def init_state(self, batch: int, seeds: Sequence[int] | None = None) -> StreamState:
-        """State before position 0 of `batch` conversations.
+        """State before position 0 of `batch` conversations; on a GPU it captures the steps of all lengths.
 
         seeds: one a row; the same seed gives the same tokens alone and in a batch. None: random ones.
         Raises: UserError if there is not one seed a row.
@@ -121,26 +100,74 @@ class DuplexStream:
             host_uniform_BA=host_uniform_BA,
             active_rows=list(range(batch)),
         )
+        if self.by_row:
+            cards = (self.config.text_card, self.config.card)
+            state.sampling = RowSampling(batch, self.sampling, cards, self.device)
         if self.cuda_graphs:
-            state.graphs = StepGraphs(lambda live: self._advance(state, live, masked=True), state.active_B)
+            # All lengths at once: a capture in mid-conversation would make everybody wait. The graphs hold the state's
+            # buffers and not the state, since a circle would keep the ring alive until the next collection.
+            lengths = [slots for slots in self.live_slots if slots < self.config.context] + [self.config.context]
+            state.graphs = StepGraphs(lambda live: self._advance(state, live, masked=True), state.active_B, lengths)
         return state
 
-    def reset(self, state: StreamState, rows: Sequence[int], seeds: Sequence[int] | None = None) -> None:
+    def reset(
+        self,
+        state: StreamState,
+        rows: Sequence[int],
+        seeds: Sequence[int] | None = None,
+        samplings: Sequence[Sampling] | None = None,
+    ) -> None:
         """Ends the conversations of some rows and begins others there, at position 0, with seeds as in `init_state`.
 
-        Raises: UserError for a row outside the batch, or if there is not one seed for each of `rows`.
+        samplings: of a stream whose rows may differ, one a row; None: that of the stream.
+        Raises: UserError for a row outside the batch, if there is not one seed or sampling for each of `rows`, or for
+        samplings of a stream whose rows may not differ, or above its bounds.
         """
         self._check_rows(state, rows)
+        if samplings is not None and (state.sampling is None or len(samplings) != len(rows)):
+            raise UserError(
+                f"{len(samplings)} samplings for {len(rows)} rows: give one a row, of a stream made with by_row",
+                code="bad-combination",
+            )
+        if state.sampling is not None:
+            state.sampling.set(rows, samplings or [self.sampling] * len(rows))
         for row, generator in zip(rows, row_generators(len(rows), seeds), strict=True):
             state.generators[row] = generator
         state.cache.reset(rows)
 
+    def save(self, state: StreamState, row: int) -> SavedRow:
+        """A copy of where a row stands after prompt frames that are not the last ones, for `load`.
+
+        Raises: UserError for a row outside the batch, or one that has outrun its window.
+        """
+        self._check_rows(state, [row])
+        frames = state.cache.positions[row]
+        if frames > self.config.context:
+            raise UserError(
+                f"row {row} stands at frame {frames}, beyond the window of {self.config.context}", code="bad-value"
+            )
+        kv = state.cache.kv[:, :, row, :, :frames].clone()
+        return SavedRow(kv, state.agent_BA[row].clone(), state.user_BQ[row].clone(), frames)
+
+    def load(self, state: StreamState, row: int, saved: SavedRow) -> None:
+        """Lets a row that was just reset go on from where another one stood. Raises: UserError for other rows."""
+        self._check_rows(state, [row])
+        if state.cache.positions[row]:
+            raise UserError(f"row {row} is in a conversation: reset it first", code="bad-combination")
+        state.cache.kv[:, :, row, :, : saved.frames] = saved.kv
+        state.agent_BA[row], state.user_BQ[row] = saved.agent_A, saved.user_Q
+        state.cache.positions[row] = saved.frames
+        state.cache.offset_B[row] = saved.frames
+
     @torch.inference_mode()
-    def prefill(self, state: StreamState, prompt_MKP: Tensor, rows: Sequence[int] | None = None) -> None:
+    def prefill(
+        self, state: StreamState, prompt_MKP: Tensor, rows: Sequence[int] | None = None, *, ends: bool = True
+    ) -> None:
         """Feeds prompt frames, frame 0 included, in one pass; it may be called again with further frames.
 
         The depth transformer runs once, at the last position, because the prompt does not hold what the next frame
-        starts with.
+        starts with. ends: whether the prompt ends here; in parts that are followed by others it need not run, and no
+        random number is drawn, so that the parts do not matter.
         Shapes: prompt_MKP: one prompt for each of `rows` (None: all rows); the other rows stay as they are.
         Raises: UserError if the prompt has no frame or is not [M, 17, P], or for a row outside the batch.
         """
@@ -155,14 +182,18 @@ class DuplexStream:
         positions_MP = state.cache.offset_B[rows_M][:, None] + torch.arange(prompt_MKP.shape[2], device=self.device)
         x_MPD = self.model.embed(self._with_start_ids(inputs_MKP, positions_MP))
         hidden_MD = self.temporal.extend(x_MPD, state.cache, rows)[:, -1].contiguous()
+        agent_MA, user_MQ = prompt_MKP[:, :, -1].split((self.num_agent, self.config.num_codebooks), 1)
+        state.user_BQ[rows_M] = user_MQ
+        if not ends:
+            state.agent_BA[rows_M] = agent_MA
+            return
         uniform_MA = self._uniform(state, rows)[rows_M]
         depth_cache = self.depth.init_cache(len(rows), device=self.device, dtype=self.dtype)
-        tokens = self._generate(hidden_MD, depth_cache, uniform_MA, self.prefill_steps)
+        choose = self._chooser(uniform_MA, state.sampling, rows_M)
+        tokens = self._generate(hidden_MD, depth_cache, choose, self.prefill_steps)
         # The codebooks that did not run are delayed ones, which the prompt holds: the text fills their places.
         tokens_MA = torch.stack(tokens + tokens[:1] * (self.num_agent - len(tokens)), dim=1)
-        agent_MA, user_MQ = prompt_MKP[:, :, -1].split((self.num_agent, self.config.num_codebooks), 1)
         state.agent_BA[rows_M] = torch.where(self.agent_delayed_A, agent_MA, tokens_MA)
-        state.user_BQ[rows_M] = user_MQ
 
     @torch.inference_mode()
     def step(self, state: StreamState, user_codes_BQ: Tensor, active: Sequence[bool] | Tensor | None = None) -> Tensor:
@@ -203,7 +234,8 @@ class DuplexStream:
         positions_B = cache.offset_B * state.active_B
         inputs_BK1 = self._with_start_ids(inputs_BK[:, :, None], positions_B[:, None])
         hidden_BD = self.temporal.step(self.model.embed(inputs_BK1)[:, 0], cache, cache.window(live, masked=masked))
-        tokens = self._generate(hidden_BD, state.depth_cache, state.uniform_BA, self.config.num_codebooks)
+        choose = self._chooser(state.uniform_BA, state.sampling)
+        tokens = self._generate(hidden_BD, state.depth_cache, choose, self.config.num_codebooks)
         tokens_BA = torch.stack(tokens, dim=1)
         frame_BA = torch.where(self.agent_delayed_A, tokens_BA, state.agent_BA)
         active_B1 = state.active_B[:, None]
@@ -218,17 +250,36 @@ class DuplexStream:
         is_start_MKT = positions_MT[:, None] <= self.delays_K[:, None]
         return torch.where(is_start_MKT, self.start_K[:, None], inputs_MKT)
 
-    def _generate(self, hidden_MD: Tensor, cache: DepthCache, uniform_MA: Tensor, num_steps: int) -> list[Tensor]:
+    def _generate(
+        self, hidden_MD: Tensor, cache: DepthCache, choose: Callable[[int, Tensor], Tensor], num_steps: int
+    ) -> list[Tensor]:
         """Agent tokens of one position, [M] each: the text and the first `num_steps` codebooks."""
-        choose = self._chooser(uniform_MA)
         text_M = choose(-1, self.text_head(hidden_MD))
         return [text_M, *self.depth.generate(hidden_MD, text_M, choose, cache, num_steps)]
 
-    def _chooser(self, uniform_MA: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """Returns the function that picks tokens from the logits of depth step k (text: -1)."""
+    def _chooser(
+        self, uniform_MA: Tensor, by_row: RowSampling | None, rows_M: Tensor | None = None
+    ) -> Callable[[int, Tensor], Tensor]:
+        """Returns the function that picks tokens from the logits of depth step k (text: -1).
+
+        by_row: the sampling of all rows, of which rows_M are meant (None: all of them).
+        """
         sampling, text_k, audio_k = self.sampling, self.text_k, self.audio_k
         if sampling.greedy:
             return lambda k, logits_MV: choose_greedy(logits_MV)
+        if by_row is not None:
+            own = (by_row.text_temperature_B1, by_row.text_k_B1, by_row.audio_temperature_B1, by_row.audio_k_B1)
+            text_heat_M1, text_k_M1, audio_heat_M1, audio_k_M1 = (
+                values_B1 if rows_M is None else values_B1[rows_M] for values_B1 in own
+            )
+
+            def choose_own(k: int, logits_MV: Tensor) -> Tensor:
+                uniform_M1 = uniform_MA[:, 1 + k : 2 + k]
+                if k < 0:
+                    return choose_by_row(logits_MV, text_heat_M1, text_k_M1, text_k, uniform_M1)
+                return choose_by_row(logits_MV, audio_heat_M1, audio_k_M1, audio_k, uniform_M1)
+
+            return choose_own
 
         def choose(k: int, logits_MV: Tensor) -> Tensor:
             uniform_M1 = uniform_MA[:, 1 + k : 2 + k]

@@ -2,7 +2,8 @@
 
 # Shapes: B batch
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -72,7 +73,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         double.stream = before
 
     @contextmanager
-    def capture(graph: Graph, pool: object) -> Iterator[None]:
+    def capture(graph: Graph, pool: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        assert stream.name == "side" and capture_error_mode == "thread_local" and not gc.isenabled()
         double.events.append("capture")
         double.pools.append(pool)
         double.capturing = graph
@@ -95,12 +97,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 class Counters:
     """A step that counts what it did to each row: the smallest one with static buffers."""
 
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, cuda: Cuda, lengths: Sequence[int] = (4,)) -> None:
         self.cuda = cuda
         self.active_B = torch.tensor([True, False, True])
         self.steps_B, self.result_B = torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long)
         self.lengths: list[int] = []
-        self.graphs = StepGraphs(self.advance, self.active_B)
+        self.graphs = StepGraphs(self.advance, self.active_B, lengths)
 
     def advance(self, live: int) -> Tensor:
         self.lengths.append(live)
@@ -129,12 +131,25 @@ def test_warming_up_and_capturing_move_no_row_and_leave_the_active_rows_as_they_
 
 
 def test_a_length_is_captured_once_and_all_lengths_share_the_first_ones_pool(cuda: Cuda) -> None:
-    counters = Counters(cuda)
+    counters = Counters(cuda, (4, 8, 12))
     results = [counters.graphs.replay(live).tolist() for live in (4, 8, 4, 8, 12)]
     assert results == [[401, 400, 401], [802, 800, 802], [403, 400, 403], [804, 800, 804], [1205, 1200, 1205]]
-    assert counters.lengths == [live for live in (4, 8, 12) for _ in range(WARM_UP_STEPS + 1)]
+    assert counters.lengths == [live for live in (12, 8, 4) for _ in range(WARM_UP_STEPS + 1)]
     first = cuda.pools[1]
     assert isinstance(first, Graph) and cuda.pools == [None, first, first]
+
+
+def test_a_capture_that_fails_leaves_the_rows_and_the_collector_as_they_were(cuda: Cuda) -> None:
+    active_B = torch.tensor([True, False])
+
+    def fails(live: int) -> Tensor:
+        if cuda.capturing is not None:
+            raise RuntimeError("no memory")
+        return active_B
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        StepGraphs(fails, active_B, (4,))
+    assert active_B.tolist() == [True, False] and gc.isenabled()
 
 
 def test_a_replay_follows_the_rows_that_are_active_now(cuda: Cuda) -> None:
@@ -159,7 +174,8 @@ def test_on_a_gpu_replays_give_the_numbers_of_plain_steps() -> None:
 
     start = torch.randn(3, 64, device=device)
     plain, captured = start.clone(), start.clone()
-    graphs = StepGraphs(lambda live: step(captured, live), active_B)
+    graphs = StepGraphs(lambda live: step(captured, live), active_B, (16, 32, 64))
+    captured.copy_(start)
     for live in (16, 64, 16, 32, 64):
         expected = step(plain, live)
         torch.testing.assert_close(graphs.replay(live), expected)

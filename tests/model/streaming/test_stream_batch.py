@@ -161,3 +161,77 @@ def test_cuda_graphs_give_the_tokens_of_single_launches(model: DuplexLM, samplin
     plain = DuplexStream(on_gpu, sampling, cuda_graphs=False)
     for call in calls:
         assert torch.equal(torch.stack(call.agent), alone(plain, call)), call.seed
+
+
+def user_frames(model: DuplexLM, rows: int, count: int) -> list[Tensor]:
+    return [random_codes(model, 8, rows, 500 + n).T for n in range(count)]
+
+
+MOST = Sampling(text_top_k=20, audio_top_k=30)
+OWN = [
+    Sampling(text_temperature=0.5, text_top_k=5, audio_temperature=1.2, audio_top_k=30),
+    Sampling(greedy=True),
+    Sampling(text_top_k=20, audio_temperature=0.3, audio_top_k=2),
+    MOST,
+]
+
+
+def test_rows_with_settings_of_their_own_give_what_each_gives_alone(model: DuplexLM) -> None:
+    stream = DuplexStream(model, MOST, by_row=True)
+    user = user_frames(model, 4, 40)
+    state = stream.init_state(4)
+    stream.reset(state, range(4), [1, 2, 3, 4], OWN)
+    together = torch.stack([stream.step(state, frame) for frame in user])
+    for row, sampling in enumerate(OWN):
+        alone = stream.init_state(1)
+        stream.reset(alone, [0], [row + 1], [sampling])
+        own = torch.stack([stream.step(alone, frame[row : row + 1]) for frame in user])
+        assert torch.equal(together[:, row], own[:, 0])
+    greedy = DuplexStream(model, GREEDY)
+    state = greedy.init_state(1)
+    assert torch.equal(together[:, 1], torch.stack([greedy.step(state, frame[1:2]) for frame in user])[:, 0])
+    plain = DuplexStream(model, MOST)
+    state = plain.init_state(1, [4])
+    assert torch.equal(together[:, 3], torch.stack([plain.step(state, frame[3:4]) for frame in user])[:, 0])
+
+
+@pytest.mark.parametrize("parts", [[1, 14], [5, 5, 5], [15]])
+def test_a_prompt_in_parts_or_from_a_saved_row_changes_nothing(model: DuplexLM, parts: list[int]) -> None:
+    stream, user = DuplexStream(model, MOST, by_row=True), user_frames(model, 1, 20)
+    prompt = random_codes(model, 17, 15, 1)[None]
+    whole = stream.init_state(1)
+    stream.reset(whole, [0], [7])
+    stream.prefill(whole, prompt)
+    expected = torch.stack([stream.step(whole, frame) for frame in user])
+    state, pieces = stream.init_state(3), prompt.split(parts, dim=2)
+    stream.reset(state, [1], [7])
+    for number, piece in enumerate(pieces):
+        if number == len(pieces) - 1 and number:
+            saved = stream.save(state, 1)
+            assert saved.frames == 15 - parts[-1] and saved.num_bytes == saved.kv.nbytes > 0
+            stream.reset(state, [2], [7])
+            stream.load(state, 2, saved)
+            stream.prefill(state, piece, [2])
+        stream.prefill(state, piece, [1], ends=number == len(pieces) - 1)
+    rows = [1, 2] if len(parts) > 1 else [1]
+    goes = [row in rows for row in range(3)]
+    made = torch.stack([stream.step(state, frame.expand(3, -1), goes) for frame in user])
+    for row in rows:
+        assert torch.equal(made[:, row], expected[:, 0])
+
+
+def test_settings_that_a_row_cannot_have_are_refused(model: DuplexLM) -> None:
+    stream = DuplexStream(model, MOST, by_row=True)
+    state = stream.init_state(2)
+    with refused("bad-value", "text_top_k=21", "20"):
+        stream.reset(state, [0], [1], [Sampling(text_top_k=21, audio_top_k=1)])
+    with refused("bad-value", "audio_top_k=0", "30"):
+        stream.reset(state, [0], [1], [Sampling(text_top_k=1, audio_top_k=0)])
+    plain = DuplexStream(model, MOST)
+    with refused("bad-combination", "by_row"):
+        plain.reset(plain.init_state(1), [0], [1], [MOST])
+    with refused("bad-combination", "greedy"):
+        DuplexStream(model, GREEDY, by_row=True)
+    stream.step(state, user_frames(model, 2, 1)[0])
+    with refused("bad-combination", "row 0", "reset"):
+        stream.load(state, 0, stream.save(state, 1))
