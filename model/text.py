@@ -70,6 +70,10 @@ class TextTokenizer:
         """Plain text of a text stream, without EPAD, BOS, EOS and PAD."""
         return self._pieces.decode([int(i) for i in ids if i >= len(SPECIAL_NAMES)])
 
+    def byte(self, i: int) -> int | None:
+        """The byte that an id stands for, where a character has no piece of its own; None for other ids."""
+        return int(self._pieces.id_to_piece(i)[1:-1], 16) if self._pieces.is_byte(i) else None
+
     def piece(self, i: int) -> str:
         """One id as a person reads it: the piece with a space for the word mark, or EPAD, BOS, EOS, PAD.
 

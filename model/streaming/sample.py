@@ -131,4 +131,7 @@ def choose_by_row(logits_BV: Tensor, temperature_B1: Tensor, top_k_B1: Tensor, m
     ids_BM, order_BM = ids_BM.sort(dim=-1)
     sum_BM = torch.softmax(logits_BM.gather(-1, order_BM), dim=-1).cumsum(-1)
     place_B1 = uniform_B1 * (sum_BM[:, -1:] * (1 - 2**-20))
-    return ids_BM.gather(-1, torch.searchsorted(sum_BM, place_B1, right=True))[:, 0]
+    # In a row without numbers (NaN) no place is found; it must not end the other rows' conversations.
+    index_B1 = torch.searchsorted(sum_BM, place_B1, right=True).clamp_(max=most - 1)
+    # Equal logits come in no particular order out of topk, while a greedy row takes the first, as `choose_greedy`.
+    return torch.where(top_k_B1 == 1, choose_greedy(logits_BV)[:, None], ids_BM.gather(-1, index_B1))[:, 0]

@@ -1,12 +1,11 @@
 """A conversation with recorded audio: the user's samples in, the agent's out, frame by frame as in a live call."""
 
-# Shapes: A agent streams, B batch, K streams, P prompt frames, Q codebooks, S samples, T frames
+# Shapes: A agent streams, K streams, P prompt frames, S samples, T frames
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -14,12 +13,11 @@ from tqdm import tqdm
 from model.config import FRAME_RATE, FRAME_SAMPLES, UNGENERATED_ID
 from model.errors import UserError
 from model.streaming.sample import Sampling
-from model.streaming.stream import DuplexStream
 from model.text import SPECIAL_NAMES, TextTokenizer
+from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.loading import Release
+from ppx_train.inference.session import Audio, SessionSettings
 from ppx_train.inference.timeline import AgentWord
-
-Audio = npt.NDArray[np.float32]
 
 
 @dataclass(kw_only=True)
@@ -86,29 +84,23 @@ def chat(
     num_frames = -(-len(user_S) // FRAME_SAMPLES)
     if not num_frames:
         raise UserError("the user's audio is empty: give a recording", code="bad-audio")
-    device = release.device
-    padded_S = np.pad(user_S, (0, num_frames * FRAME_SAMPLES - len(user_S)))
-    frames_TS = torch.from_numpy(padded_S).to(device, torch.float32).view(num_frames, FRAME_SAMPLES)
-
-    stream = DuplexStream(release.lm, sampling)
-    state = stream.init_state(1, None if seed is None else [seed])
+    padded_S = np.pad(user_S.astype(np.float32), (0, num_frames * FRAME_SAMPLES - len(user_S)))
+    conversations = Conversations(release, 1, most=most_of(sampling))
+    session = conversations.join(SessionSettings(prompt_KP=prompt_KP, sampling=sampling, seed=seed))
     started = time.perf_counter()
-    if prompt_KP is not None:
-        stream.prefill(state, prompt_KP[None])
+    conversations.prompt(session)
     prompted = time.perf_counter()
-    encoder, decoder = release.codec.init_encoder_state(1), release.codec.init_decoder_state(1)
-    tokens, waves = [], []
-    for frame_S in tqdm(frames_TS, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True):
-        user_BQ = release.codec.encode_frame(encoder, frame_S[None, None])[:, :, 0]
-        agent_BA = stream.step(state, user_BQ)
-        tokens.append(agent_BA[0].cpu())
-        if tokens[-1][0] == UNGENERATED_ID:
-            waves.append(torch.zeros(FRAME_SAMPLES))  # no code to decode; silence keeps both sides in step
-        else:
-            waves.append(release.codec.decode_frame(decoder, agent_BA[:, 1:, None])[0, 0].float().cpu())
+    user_TS = padded_S.reshape(num_frames, FRAME_SAMPLES)
+    bar = tqdm(user_TS, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True)
+    frames = [conversations.step({session: frame_S})[session] for frame_S in bar]
     return AgentSide(
-        agent_S=torch.cat(waves)[: len(user_S)].numpy(),
-        codes_AT=torch.stack(tokens, dim=1),
+        agent_S=np.concatenate([frame.agent_S for frame in frames])[: len(user_S)],
+        codes_AT=torch.tensor([frame.tokens for frame in frames]).T,
         prompt_seconds=prompted - started,
         step_seconds=time.perf_counter() - prompted,
     )
+
+
+def most_of(sampling: Sampling) -> Sampling:
+    """The bounds of a stream for conversations with one sampling."""
+    return Sampling() if sampling.greedy else sampling
