@@ -40,7 +40,7 @@ class TransformerState:
             self.offset_B[row] = 0
 
 
-class Window(NamedTuple):
+class StepWindow(NamedTuple):
     """Where the steps of one call go and what they may see, the same in all layers."""
 
     turn: Tensor
@@ -90,7 +90,7 @@ class MimiAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         self.out_proj = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, window: Window, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, window: StepWindow, layer: int) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         batch, steps, width = x_BTD.shape
         qkv = linear(x_BTD, self.in_proj_weight).view(batch, steps, 3, self.heads, width // self.heads)
@@ -115,7 +115,7 @@ class MimiBlock(nn.Module):
         self.layer_scale_1 = LayerScale(config.d_model, config.layer_scale)
         self.layer_scale_2 = LayerScale(config.d_model, config.layer_scale)
 
-    def forward(self, x_BTD: Tensor, window: Window, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, window: StepWindow, layer: int) -> Tensor:
         """[B, T, D] -> [B, T, D], with the arguments of the attention."""
         x_BTD = x_BTD + self.layer_scale_1(self.self_attn(self.norm1(x_BTD), window, layer))
         hidden = F.gelu(linear(self.norm2(x_BTD), self.linear1.weight))
@@ -172,18 +172,18 @@ class MimiTransformer(nn.Module):
                 state.offset_B += steps * torch.tensor(list(active), device=x_BTD.device)
         return x_BTD.transpose(1, 2)
 
-    def _window(self, steps: int, device: torch.device, state: TransformerState | None) -> Window:
+    def _window(self, steps: int, device: torch.device, state: TransformerState | None) -> StepWindow:
         """What `steps` new steps see; rows that stand at one position, as those of a recording do, need no table."""
         config = self.config
         size = config.d_model // config.num_heads
         if state is None:
             turn = rotation(torch.arange(steps, device=device), size, config.max_period)
-            return Window(turn, window_mask(0, steps, config.context, device))
+            return StepWindow(turn, window_mask(0, steps, config.context, device))
         most, least = max(state.positions), min(state.positions)
         live, start = min(most + steps, state.room), least % state.room
         if most == least and most == 0:
             turn = rotation(torch.arange(steps, device=device), size, config.max_period)
-            return Window(turn, window_mask(0, steps, config.context, device), state, start=0, live=live)
+            return StepWindow(turn, window_mask(0, steps, config.context, device), state, start=0, live=live)
         is_even = most == least
         first = torch.tensor([least], device=device) if is_even else state.offset_B
         position = first[:, None] + torch.arange(steps, device=device)
@@ -193,9 +193,9 @@ class MimiTransformer(nn.Module):
         mask = ((age >= 0) & (age < config.context) & (held >= 0)[:, None])[:, None]
         turn = rotation(position, size, config.max_period)[:, None]
         if is_even and start + steps <= state.room:
-            return Window(turn, mask, state, start=start, live=live)
+            return StepWindow(turn, mask, state, start=start, live=live)
         slots_BT = (position % state.room).expand(len(state.positions), -1)
-        return Window(turn, mask, state, slots_BT=slots_BT, live=live)
+        return StepWindow(turn, mask, state, slots_BT=slots_BT, live=live)
 
 
 def window_mask(past: int, steps: int, context: int, device: torch.device) -> Tensor | None:

@@ -4,7 +4,7 @@ There is no clock and no thread here: a live engine calls `step` every 80 ms, an
 both get the same tokens for the same settings and frames.
 """
 
-# Shapes: B batch (slots), K streams, P prompt frames, S samples (of a frame), A agent streams, Q codebooks
+# Shapes: B batch (slots), K streams, P prompt frames, S samples (of a frame), A agent streams, Q codebooks, T frames
 
 import hashlib
 from collections import OrderedDict

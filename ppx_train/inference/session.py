@@ -1,6 +1,6 @@
 """One conversation: what it was asked to be, how far it is, and the agent's frames and text as they come."""
 
-# Shapes: K streams, P prompt frames, S samples (of a frame), A agent streams (9: text and 8 codebooks)
+# Shapes: K streams, P prompt frames, S samples (of a frame)
 
 import codecs
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ class AgentFrame:
 
     @property
     def kind(self) -> str:
-        """The word text, or the name of the special id in the text stream: EPAD (about to speak), PAD (silent), BOS, EOS."""
+        """What the text stream holds: text, or EPAD (about to speak), PAD (silent), BOS or EOS."""
         first = self.tokens[0]
         return SPECIAL_NAMES[first] if 0 <= first < len(SPECIAL_NAMES) else "text" if first >= 0 else "PAD"
 

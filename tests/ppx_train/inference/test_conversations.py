@@ -56,7 +56,7 @@ def test_conversations_that_come_and_go_at_random_get_what_each_gets_alone(relea
             number += 1
         conversations.feed_prompts(luck.choice((0, 5, 40)))
         talking = [session for session in seated if session.is_ready and luck.random() < 0.8]
-        frames = audio(tick, len(talking)) if talking else []
+        frames: list[Audio] = list(audio(tick, len(talking))) if talking else []
         heard = dict(zip(talking, frames, strict=True))
         for session, frame in (conversations.step(heard) if heard else {}).items():
             seated[session][1].append(heard[session])
