@@ -42,6 +42,20 @@ def inside(folder: Path, name: str, what: str = "path") -> Path:
     return folder / path
 
 
+def check_link(folder: Path, name: str) -> None:
+    """Raises UserError with code "unsafe" if `name` is a link that leads out of `folder`, or lies behind one.
+
+    For folders from elsewhere: what a link leads to would be read, and perhaps published, as if it came with them.
+    """
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(
+            f"{path} is a link that leads out of {folder}: put the file itself there, or copy the folder with `cp -rL` "
+            "if you trust it",
+            code="unsafe",
+        )
+
+
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yields another path to write to, which becomes `path` if the block succeeds and is removed if it fails.
