@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -43,6 +42,20 @@ def inside(folder: Path, name: str, what: str = "path") -> Path:
     return folder / path
 
 
+def check_link(folder: Path, name: str) -> None:
+    """Raises UserError with code "unsafe" if `name` is a link that leads out of `folder`, or lies behind one.
+
+    For folders from elsewhere: what a link leads to would be read, and perhaps published, as if it came with them.
+    """
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(
+            f"{path} is a link that leads out of {folder}: put the file itself there, or copy the folder with `cp -rL` "
+            "if you trust it",
+            code="unsafe",
+        )
+
+
 @contextmanager
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yields another path to write to, which becomes `path` if the block succeeds and is removed if it fails.
@@ -52,6 +65,8 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
     Raises: OSError, which names `path` where the system names no file (a disk that fills up while writing).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part" if shared else f".{path.name}.part")
+    if temporary.is_symlink():
+        temporary.unlink()  # In a folder from elsewhere it may lead to any file, which must not be overwritten.
     try:
         yield temporary
         os.replace(temporary, path)
@@ -73,20 +88,36 @@ def write_bytes(path: Path, data: bytes) -> None:
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a new folder, which becomes `path` if the block succeeds and is removed if it fails.
 
-    With `replace` it takes the place of an older folder, which is then deleted. Parents are made as needed.
-    Raises: OSError if `path` has appeared meanwhile, without `replace`, and is not an empty folder.
+    Each run makes it in the same locked folder beside `path`, and first clears what a killed run left there. With
+    `replace` it takes the place of an older folder, which is then deleted. Parents are made as needed.
+    Raises: UserError with code "in-use" if another process is making `path`; OSError if `path` has appeared meanwhile,
+    without `replace`, and is not an empty folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    holder = path.with_name(f".{path.name}.part")
+    fresh, old = holder / "new", holder / "old"
     try:
-        fresh = holder / "new"
-        fresh.mkdir()  # unlike the holder, it gets the permissions that the user's folders have
-        yield fresh
-        if replace and path.exists():
-            os.replace(path, holder / "old")
-        os.replace(fresh, path)
+        with lock(holder):
+            _settle(path, fresh, old)
+            try:
+                fresh.mkdir()
+                yield fresh
+                if replace and path.exists():
+                    os.replace(path, old)
+                os.replace(fresh, path)
+            finally:
+                _settle(path, fresh, old)
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        with suppress(OSError):  # The folder of a killed run, which `lock` did not make, or another process is in it.
+            holder.rmdir()
+
+
+def _settle(path: Path, fresh: Path, old: Path) -> None:
+    """Removes what is left of an exchange of folders; one that ended half way is undone."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -115,10 +146,14 @@ def lock(folder: Path) -> Iterator[None]:
 def _lock_file(path: Path) -> Callable[[], None] | None:
     """Locks a file and returns how to let it go; None if its file system has no locks. Raises UserError as `lock`."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # Another process has just removed the folder, which it had made.
+            continue
+        except FileExistsError:
+            if path.parent.exists():  # It is a file.
+                raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -101,12 +101,12 @@ def build_shards(
     found = find_dialogues(folders)
     fingerprint = codec.fingerprint()
     inputs = digest(f"{fingerprint} {shard_mb}", *(f"{d.name} {signature(d)}" for d in found))
-    if (out / "manifest.json").is_file():
+    if (out / "manifest.json").is_file() and not any((out / left).exists() for left in (WORK, LOCK)):
         return _complete(out, inputs)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: use another --out", code="exists")
     with lock(out):
-        if (out / "manifest.json").is_file():  # another process has finished it meanwhile
+        if (out / "manifest.json").is_file():  # Another process has finished it meanwhile, or was killed just after.
             return _complete(out, inputs)
         return _build(found, codec, fingerprint, inputs, out, shard_mb, executor)
 

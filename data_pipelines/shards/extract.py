@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_pipelines.shards.index import ShardReader
+from data_pipelines.shards.manifest import stated_index
 from data_pipelines.sound.audio import write_flac
 from model.errors import UserError
 from model.files import write_bytes
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.out.exists():
         raise UserError(f"{args.out} exists: choose another --out", code="exists")
-    reader = ShardReader(args.split)
+    reader = ShardReader(args.split, stated_index(args.split))
     fitting = [
         at for at, row in enumerate(reader.rows) if args.id in (None, row.id) and args.source in (None, row.source)
     ]

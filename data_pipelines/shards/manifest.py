@@ -15,8 +15,9 @@ from data_pipelines.records.schema import SOURCE_PATTERN, SPLITS
 from data_pipelines.records.typed import record
 from data_pipelines.shards.pack import FORMAT, DialogueSummary, ShardFile
 from data_pipelines.shards.rows import HASH_PATTERN, TAR_PATTERN
-from data_pipelines.shards.storage import Storage, storage_at
+from data_pipelines.shards.storage import Folder, Storage, is_url, storage_at
 from model.errors import UserError
+from model.files import check_link
 
 NAME = "manifest.json"
 PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pyloudnorm")
@@ -170,12 +171,15 @@ def read_manifest(shards: Path | str | Storage) -> Manifest:
     try:
         manifest = record(Manifest, data)
         _check(manifest)
-        return manifest
     except ValueError as why:
         raise UserError(
             f"{path} is damaged ({' '.join(str(why).split())}): make the shards again with `ppx-data shard`",
             code="bad-shards",
         ) from why
+    if isinstance(storage, Folder):
+        for split in manifest.content:
+            check_link(storage.path, split)
+    return manifest
 
 
 def _check(manifest: Manifest) -> None:
@@ -199,6 +203,18 @@ def _check(manifest: Manifest) -> None:
     for name, codes in (("silence_codes", codec.silence_codes), ("sine_codes", codec.sine_codes)):
         if len(codes) != codec.num_codebooks or not all(0 <= code < codec.card for code in codes):
             raise ValueError(f"codec.{name} are {list(codes)}, not {codec.num_codebooks} of 0 to {codec.card - 1}")
+
+
+def stated_index(split: Path | str) -> str | None:
+    """The hash that the manifest in the folder above SHARDS/SPLIT states for its index.
+
+    None if a split lies alone, is read by URL, or its manifest is of an early version, which states none.
+    Raises: UserError as read_manifest, if there is a manifest that cannot be read.
+    """
+    above = Path(split).absolute().parent
+    if is_url(split) or not (above / NAME).is_file():
+        return None
+    return read_manifest(above).index.get(Path(split).name)
 
 
 def note_index(split_dir: Path, sha256: str) -> None:

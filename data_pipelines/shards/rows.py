@@ -25,7 +25,7 @@ from data_pipelines.records.schema import ID_CHARACTERS, ID_LENGTH, SIDES, SOURC
 from data_pipelines.records.typed import record
 from data_pipelines.shards.storage import Folder, Storage, StorageError
 from model.errors import UserError
-from model.files import write_bytes
+from model.files import check_link, write_bytes
 
 NAME = "index.safetensors"
 LAYOUT = 2
@@ -123,12 +123,14 @@ class Index:
         """The index of a split, which is mapped from disk, or fetched once; all of it is hashed and checked.
 
         Raises: UserError if it is missing ("not-found"), damaged ("unreadable", "bad-shards") or of another layout
-        ("bad-shards").
+        ("bad-shards"), or a link that leads elsewhere ("unsafe").
         """
         storage = Folder(storage) if isinstance(storage, Path) else storage
         where, again = f"{storage}/{NAME}", f"make it with `ppx-data index {storage}`"
         if storage.is_remote:
             again = "check the URL, or copy it from the folder of `ppx-data shard`"
+        if isinstance(storage, Folder):
+            check_link(storage.path, NAME)
         try:
             found = _mapped(storage.path / NAME) if isinstance(storage, Folder) else _fetched(storage)
             layout = json.loads(found.facts).get("layout") if found else LAYOUT

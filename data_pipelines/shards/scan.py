@@ -16,6 +16,7 @@ from data_pipelines.shards.members import AUDIO, CODES, META, clip_name, parse_c
 from data_pipelines.shards.rows import COLUMNS, NAME, TAR_PATTERN, Index
 from data_pipelines.sound.audio import FLAC_MAGIC
 from model.errors import UserError
+from model.files import check_link
 
 Members = dict[str, tuple[int, int]]  # member name without the id -> (offset, size) of its bytes
 NO_HASHES: Mapping[str, str] = MappingProxyType({})
@@ -64,8 +65,8 @@ def scan_split(split_dir: Path, hashes: Mapping[str, str] = NO_HASHES) -> tuple[
     """Indexes all tars of a folder; returns the index and a line for each dialogue that is left out.
 
     `hashes` holds the SHA-256 of tars by name, as far as the caller has computed them.
-    Raises: UserError if the folder holds no tar, if a tar is broken, empty or has another kind of name, or if no
-    sample is usable.
+    Raises: UserError if the folder holds no tar, if a tar is broken, empty, a link that leads elsewhere or has another
+    kind of name, or if no sample is usable.
     """
     if not split_dir.is_dir():
         raise UserError(f"{split_dir} is no folder of shards: make it with `ppx-data shard`", code="not-found")
@@ -76,6 +77,7 @@ def scan_split(split_dir: Path, hashes: Mapping[str, str] = NO_HASHES) -> tuple[
     names: list[str] = []  # of sources, in the order in which they turn up
     problems: list[str] = []
     for number, path in enumerate(paths):
+        check_link(split_dir, path.name)
         if not TAR_PATTERN.fullmatch(path.name):
             raise UserError(
                 f"{path} is not named like a shard: call it SOURCE-00000.tar, in lower-case letters, digits and '_'",
@@ -192,4 +194,6 @@ def split_folders(shards: Path) -> list[Path]:
             f"{shards} holds no shard and neither of {', '.join(SPLITS)}: give the folder of `ppx-data shard`",
             code="no-data",
         )
+    for folder in folders:
+        check_link(shards, folder.name)
     return folders

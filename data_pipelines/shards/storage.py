@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from model.errors import UserError
+from model.files import check_link
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on disk."""
+    """A folder on disk. Links that lead out of it are refused (UserError with code "unsafe")."""
 
     path: Path
     is_remote = False
@@ -64,8 +65,12 @@ class Folder:
 
     def whole(self, name: str) -> bytes | None:
         """A whole file; None if there is no such file. Raises StorageError."""
+        check_link(self.path, name)
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            if path.exists() and not path.is_file():  # A pipe would be waited for.
+                raise StorageError(f"{path} is no regular file: copy it again", code="unreadable")
+            return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as why:
@@ -87,11 +92,14 @@ class Folder:
     def sizes(self, names: list[str]) -> list[int | None]:
         """The size of each file in bytes; None for one that is not there. Raises StorageError."""
         try:
-            found = {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
+            entries = [entry for entry in os.scandir(self.path) if entry.is_file()]
+            found = {entry.name: entry.stat().st_size for entry in entries}
         except OSError as why:
             raise StorageError(
                 f"{self.path} cannot be listed ({why.strerror}): copy it again", code="unreadable"
             ) from why
+        for name in sorted({entry.name for entry in entries if entry.is_symlink()} & set(names)):
+            check_link(self.path, name)
         return [found.get(name) for name in names]
 
     def _unreadable(self, name: str, why: OSError) -> StorageError:

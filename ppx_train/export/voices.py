@@ -57,9 +57,10 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedV
                 code="not-found",
             )
         storage = storage_at(folder)
-        if "heldout" not in read_manifest(storage).content:
+        manifest = read_manifest(storage)
+        if "heldout" not in manifest.content:
             continue
-        reader = ShardReader(storage.inside("heldout"))
+        reader = ShardReader(storage.inside("heldout"), manifest.index.get("heldout"))
         for i, row in enumerate(reader.rows):
             dialogue = reader.dialogue(i)
             speaker = dialogue.side(row.side).speaker

@@ -62,6 +62,17 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_bytes() == b"new" and names(tmp_path) == ["a.txt"]
 
 
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("secret")
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+    temporary.symlink_to(tmp_path / "private")
+    write_bytes(tmp_path / "a.txt", b"new")
+    assert (tmp_path / "private").read_text() == "secret"
+    assert (tmp_path / "a.txt").read_bytes() == b"new" and not (tmp_path / "a.txt").is_symlink()
+    assert names(tmp_path) == ["a.txt", "private"]
+
+
 def test_processes_that_share_a_file_write_to_paths_of_their_own(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a.txt", shared=True) as ours:
         child = os.fork()
@@ -269,3 +280,47 @@ def test_without_flock_a_holder_that_stood_still_and_lost_its_lock_ends_itself(
         assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 1
     os.close(begun)
     os.close(pipe)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_the_next_run_clears_what_a_killed_one_left_of_a_folder(tmp_path: Path, replace: bool) -> None:
+    def work(pipe: int) -> None:
+        with whole_folder(tmp_path / "a", replace=replace) as fresh:
+            (fresh / "half").mkdir()
+            (fresh / "half" / "x").write_text("a part of it")
+            os.write(pipe, b"1")
+            time.sleep(1200)
+
+    with child(work):
+        with refused("in-use", tmp_path), whole_folder(tmp_path / "a", replace=replace):
+            pass
+        assert not (tmp_path / "a").exists()
+    assert [name for name in names(tmp_path) if name.endswith("half/x")]
+    with whole_folder(tmp_path / "a", replace=replace) as fresh:
+        (fresh / "y").touch()
+    assert names(tmp_path) == ["a", "a/y"]
+
+
+def test_a_run_that_was_killed_while_it_exchanged_folders_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "older").touch()
+    exchange = os.replace
+
+    def work(pipe: int) -> None:
+        def stop_after(source: Path, target: Path) -> None:
+            exchange(source, target)
+            os.write(pipe, b"1")
+            time.sleep(1200)
+
+        monkeypatch.setattr(os, "replace", stop_after)
+        with whole_folder(tmp_path / "a", replace=True):
+            pass
+
+    with child(work):
+        pass
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a", replace=True):
+        raise RuntimeError
+    assert names(tmp_path) == ["a", "a/older"]

@@ -27,11 +27,13 @@ from data_pipelines.records.turn_taking import TurnTaking, turn_taking
 from data_pipelines.records.turns import group_turns
 from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import NAME as MANIFEST
+from data_pipelines.shards.manifest import stated_index
 from data_pipelines.shards.rows import NAME as INDEX
 from data_pipelines.shards.scan import split_folders
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, require_stereo_24k
 from data_pipelines.writer.stats import ScriptStats
 from model.errors import UserError
+from model.files import check_link
 
 LOUDNESS_SAMPLES = 60
 """How many dialogues the loudness is measured of where no gate has measured it."""
@@ -151,7 +153,7 @@ def entries(path: Path, content: Content) -> Iterator[LazyDialogue]:
     """Yields the dialogues of SHARDS or of a folder of dialogues; counts in `content` what cannot be read."""
     if is_shards(path):
         for folder in split_folders(path):
-            yield from _shard_entries(ShardReader(folder), content)
+            yield from _shard_entries(ShardReader(folder, stated_index(folder)), content)
         return
     for folder in find_dialogues([path]):
         try:
@@ -242,10 +244,11 @@ def as_script(dialogue: Dialogue) -> Script:
 def _count_rejected(content: Content, path: Path) -> None:
     """Counts what a stage left out, as its OUT/report.json lists it."""
     report = path / "report.json"
+    check_link(path, report.name)
     try:
         for item in json.loads(report.read_text("utf-8"))["rejected"] if report.is_file() else ():
             content.rejected.update(reason_kinds(str(item["reason"])))
-    except (ValueError, KeyError, TypeError) as why:
+    except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise UserError(
             f"{report} is not the report of a stage ({type(why).__name__} {why}): make it again", code="bad-record"
         ) from why
