@@ -30,7 +30,7 @@ FIXED_TRANSFORMER: dict[str, Any] = {
 }
 """The same for the transformers."""
 
-RANGES = {
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
     "seanet": {
         "dimension": (1, 2**14), "n_filters": (1, 2**10), "n_residual_layers": (0, 2**5), "compress": (1, 2**10),
         "dilation_base": (1, 2**5), "kernel_size": (1, 2**8), "residual_kernel_size": (1, 2**8),
