@@ -34,9 +34,10 @@ class TextTokenizer:
             raise UserError(f"{path}: no such tokenizer; give a SentencePiece .model file", code="not-found")
         try:
             self._pieces = SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as why:
+            self.card: int = self._pieces.get_piece_size()
+            self._pieces.id_to_piece(list(range(self.card)))  # Pieces of a damaged file may be no text.
+        except (RuntimeError, OSError, UnicodeDecodeError) as why:
             raise UserError(f"{path}: not a SentencePiece model; give a .model file", code="unreadable") from why
-        self.card: int = self._pieces.get_piece_size()
         for i, name in enumerate(SPECIAL_NAMES):
             if i >= self.card or not self._is_reserved(i):
                 piece = self._pieces.id_to_piece(i) if i < self.card else "nothing"

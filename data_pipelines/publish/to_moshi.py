@@ -5,7 +5,7 @@
     OUT/data_stereo/ID-left.json          {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...], "ppx": {...}}
     OUT/voices/ID-left.wav                the voice prompt, which moshi-finetune does not use
 
-"ppx" keeps what the format has no place for: role prompts, speakers, licence. Other tools ignore it.
+"ppx" keeps what the format has no place for: role prompts, speakers, licence, masking. Other tools ignore it.
 """
 
 # Shapes: C channels, S samples
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data_pipelines.execution.executor import Executor, executor_of
 from data_pipelines.execution.executor import add_arguments as add_executor_arguments
 from data_pipelines.files import claim_folder
+from data_pipelines.records.provenance import MASKED, is_masked
 from data_pipelines.records.schema import SPLITS, Side
 from data_pipelines.shards.index import BadSample, ShardReader, open_once
 from data_pipelines.shards.manifest import read_manifest
@@ -107,6 +108,8 @@ def _write(job: SampleJob, shards: str, sha256: str, out: Path) -> dict[str, Any
             "licence": dialogue.licence,
             "split": dialogue.split,
         }
+        if is_masked(dialogue.provenance):
+            facts[MASKED] = dialogue.provenance[MASKED]
         facts |= {"left": _facts(agent) | {"voice": f"voices/{name}.wav"}, "right": _facts(user)}
         record = {"alignments": words, "ppx": facts}
         write_bytes(words_file, json.dumps(record, ensure_ascii=False, sort_keys=True).encode())

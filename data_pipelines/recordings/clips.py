@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.records.schema import Word
 from data_pipelines.sound.audio import RATE_HZ, VOICE_SECONDS, Audio, fade_in, fade_out
-from data_pipelines.text.personal import is_marker
+from data_pipelines.text.personal_words import is_marker
 
 MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = VOICE_SECONDS
 CLIP_PAUSE = 0.3

@@ -6,6 +6,7 @@ Fisher's calls have steps of their own (see `fisher/call.py`).
 # Shapes: C channels, S samples
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
         for side in SIDES
     }
     people = _named(recording, settings)
-    counts: dict[str, int] = {}
+    counts = Counter(recording.masked or {})
     if settings.mask:
         if unknown := [side for side in SIDES if side not in filled]:
             raise UserError(
@@ -116,7 +117,8 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
             )
         prompts = [_prompt(recording, side, settings) for side in settings.agents]
         masked = mask_call(audio_CS, RATE_HZ, spoken, source_rate=rate, known=split_known(people), prompts=prompts)
-        audio_CS, spoken, counts = masked.audio_CS, masked.spoken, masked.counts
+        audio_CS, spoken = masked.audio_CS, masked.spoken
+        counts.update(masked.counts)
         people = {"": " ".join(sorted(masked.names)), **people}
     ratios = {side: channel_ratio(spoken[side], audio_CS[n], RATE_HZ) for n, side in enumerate(SIDES)}
     voices = {side: voice for side in settings.agents if (voice := _own_voice(recording, side, settings))}
@@ -135,7 +137,7 @@ def _import_recording(recording: Recording, settings: ImportSettings, out: Path)
     heard = HeardRecording(audio_CS=audio_CS, spoken=spoken, gates=gates | aligned_share(filled))
     base = {"recording": recording.name, "source_rate": rate, "gain": gain, "clipped_runs": hot, "seed": settings.seed}
     base |= {RECORDED: True, "resampler": "soxr HQ", "split_by": settings.split_by, **provenance_of(filled)}
-    base |= {MASKED: counts} if settings.mask else {}
+    base |= {MASKED: dict(sorted(counts.items()))} if settings.mask or recording.masked is not None else {}
     known = split_known(people) if settings.mask else []
     casting = Casting(recording=recording, settings=settings, heard=heard, voices=voices, provenance=base, known=known)
     dialogues = []

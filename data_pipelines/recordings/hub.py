@@ -147,6 +147,7 @@ class DatasetPart:
             metadata=metadata,
             licence=terms.licence,
             split=terms.split,
+            masked=terms.masked,
         )
 
     def _audio(self, name: str, row: dict[str, Any]) -> tuple[Audio, int]:

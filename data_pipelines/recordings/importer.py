@@ -151,12 +151,10 @@ def import_batches(
     """Imports into `out` and returns the report, which is also written to OUT/report.json.
 
     Recordings that cannot be used are rejected with a reason and the others go on; the next run with the same settings
-    tries rejected ones again. `extra` is kept beside the settings in OUT/VERB.json.
+    tries rejected ones again. `extra` is kept beside the settings in OUT/VERB.json, where hashes stand for names.
     Raises: UserError for a foreign `out`, a missing package, or if no recording at all gives a dialogue.
     """
-    kept = {**settings.record(), **extra}
-    kept["speakers"] = digest(json.dumps(kept["speakers"], sort_keys=True)) if settings.speakers else ""
-    claim_folder(out, f"{verb}.json", kept, verb)
+    claim_folder(out, f"{verb}.json", _without_names({**settings.record(), **extra}, settings.mask), verb)
     for name, draft in read_drafts(out / DONE, RecordingDraft).items():
         if draft.rejected:  # It is tried again; once repaired it may have another name, as in a tar that was cut off.
             (out / DONE / f"{name}.json").unlink()
@@ -176,6 +174,20 @@ def import_batches(
     )
     report.write(out, recordings=report.recordings)
     return report
+
+
+def _without_names(settings: Mapping[str, Any], mask: bool) -> dict[str, Any]:
+    """The settings as OUT keeps them: hashes, which tell other settings as well, stand for what names people.
+
+    Those are the table of speakers and, of an import that masks, prompts and the speakers' names in transcripts.
+    """
+    hidden = {"speakers", *(("role_prompts", "labels") if mask else ())}
+    hashes = {
+        name: digest(json.dumps(value, sort_keys=True)) if value else ""
+        for name, value in settings.items()
+        if name in hidden
+    }
+    return {**settings, **hashes}
 
 
 def import_batch(batch: Batch, settings: ImportSettings, out: Path) -> Note | None:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_pipelines.recordings.clips import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS, candidate_clips, play_clip
 from data_pipelines.recordings.cut import voice_file
 from data_pipelines.recordings.fill import Filled, Listener, fill_side
 from data_pipelines.recordings.mask import MaskedCall, mask_call, mask_facts, mask_probes, mask_prompt, mask_speaker
 from data_pipelines.recordings.utterances import Utterance
-from data_pipelines.records.provenance import MASKED
+from data_pipelines.records.provenance import MASKED, is_masked
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.sound.audio import RATE_HZ, Audio, to_mono_24k
+from model.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,10 @@ def mask_dialogue(
     """Masks words, sound, voice clips, prompts, facts and probes.
 
     filled: the sides that were heard now, whose speech without words is quiet afterwards. clips: voice clips of the
-    agents as (audio, rate), which the listener hears, since no words of them are stored.
+    agents as (audio, rate), which the listener hears, since no words of them are stored. A clip in which something is
+    found becomes the longest one that its other words give.
     Shapes: audio_CS float32 [2, samples] at 24 kHz.
-    Raises: UserError if the recogniser cannot be used.
+    Raises: UserError if the recogniser cannot be used, or too little is left of a clip (code "bad-audio").
     """
     rate = int(dialogue.provenance.get("source_rate") or RATE_HZ)
     prompts = [dialogue.side(side).role_prompt for side in SIDES]
@@ -48,11 +51,13 @@ def mask_dialogue(
         unheard = [u for u in filled[side].utterances if u.is_wordless] if side in filled else []
         spoken[side] = [*own, *unheard]
     masked = mask_call(audio_CS, RATE_HZ, spoken, source_rate=rate, prompts=prompts)
-    counts, names, sounds = Counter(masked.counts), set(masked.names), {"audio.flac": masked.audio_CS}
+    names, sounds = set(masked.names), {"audio.flac": masked.audio_CS}
+    counts = Counter(dialogue.provenance[MASKED] if is_masked(dialogue.provenance) else {})
+    counts.update(masked.counts)
     for side, (clip_CS, clip_rate) in clips.items():
         clip = _mask_clip(to_mono_24k(clip_CS, clip_rate), rate, sorted(names), listener)
         counts.update(clip.counts)
-        sounds[voice_file(side)] = clip.audio_CS[0]
+        sounds[voice_file(side)] = _without_masked(clip, side)
     sides: dict[str, Side] = {}
     for side in SIDES:
         found = tuple(word for utterance in masked.spoken[side] for word in utterance.words)
@@ -78,3 +83,21 @@ def _mask_clip(clip_S: Audio, rate: int, known: list[str], listener: Listener) -
     both_CS = np.stack([clip_S, np.zeros_like(clip_S)])
     spoken = {"left": list(heard.utterances), "right": list[Utterance]()}
     return mask_call(both_CS, RATE_HZ, spoken, source_rate=rate, known=known)
+
+
+def _without_masked(clip: MaskedCall, side: str) -> Audio:
+    """The sound of a masked voice clip without the quiet that stands for what was masked; the whole if nothing was.
+
+    Quiet in a clip would be learned as the way this speaker talks.
+    Shapes: the result is [samples] at 24 kHz.
+    """
+    if not clip.counts:
+        return clip.audio_CS[0]
+    clips = candidate_clips(clip.spoken["left"], MAX_CLIP_SECONDS)
+    if not clips:
+        raise UserError(
+            f"{side} side: its voice clip has less than {MIN_CLIP_SECONDS:g} s beside what is masked: give it another "
+            f"{voice_file(side)}",
+            code="bad-audio",
+        )
+    return play_clip(max(clips, key=lambda one: one.seconds), clip.audio_CS[0])

@@ -4,7 +4,7 @@ A .jsonl lists {"path": "data_stereo/a.wav", "duration": 24.5}, with paths from 
 with the model on the left. Beside each lies a .json of {"alignments": [[word, [start, end], "SPEAKER_MAIN"], ...]}.
 moshi-finetune skips other speakers' words, so they are often missing, and the right side is then unknown. A recording
 has two channels, so of several other speakers the one with most words is kept, and the rest is skipped and noted. What
-`ppx-data to-moshi` writes has a licence and a split of its own, which are kept.
+`ppx-data to-moshi` writes has a licence and a split of its own, which are kept, and says whether it was masked.
 """
 
 # Shapes: C channels, S samples
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.recordings.kept import stated
+from data_pipelines.recordings.kept import stated, stated_counts
 from data_pipelines.recordings.recording import Broken, Recording, named_file, stereo
 from data_pipelines.recordings.transcripts import MAIN, parse_json, read_json, read_text_file
 from data_pipelines.recordings.utterances import Sides
+from data_pipelines.records.provenance import MASKED
 from data_pipelines.records.schema import SPLITS
 from data_pipelines.sound.audio import Audio, read_audio
 from model.errors import UserError
@@ -72,6 +73,7 @@ class MoshiLine:
             metadata=metadata,
             licence=stated(metadata, "ppx.licence"),
             split=stated(metadata, "ppx.split", SPLITS),
+            masked=stated_counts(metadata, f"ppx.{MASKED}"),
             notes=notes,
         )
 

@@ -4,7 +4,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -44,6 +44,8 @@ class Recording:
     """The terms that the record itself states; "" if it states none. They count, whatever the import says of others."""
     split: str = ""
     """The split that the record itself states; "" if it states none."""
+    masked: Mapping[str, int] | None = None
+    """How many personal stretches of each kind were masked before, as the record states; None if it does not."""
     notes: tuple[str, ...] = ()
     """What was left out when it was found, for the report."""
 

@@ -80,6 +80,7 @@ class Tar:
             metadata=_metadata(members),
             licence=terms.licence,
             split=terms.split,
+            masked=terms.masked,
         )
 
     def _audio(self, name: str, members: Members) -> tuple[Audio, int]:

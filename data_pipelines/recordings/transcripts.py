@@ -13,6 +13,7 @@ from typing import Any
 from data_pipelines.recordings.entries import TranscriptEntry, entries_of, is_list
 from data_pipelines.recordings.utterances import Sides, SideText, Utterance
 from data_pipelines.records.schema import SIDES, Word
+from data_pipelines.text.personal_words import is_marker
 from model.errors import UserError
 from model.extras import require
 
@@ -131,8 +132,9 @@ def read_plain(text: str, labels: tuple[str, str] | None, where: str, side: str 
 
 
 def clean_text(text: str) -> str:
-    """Removes tags such as [laughter], {laugh} or <i>, and repeated spaces."""
-    return " ".join(_MARKUP.sub("", _TAG.sub(" ", text)).split())
+    """Removes tags such as [laughter], {laugh} or <i>, and repeated spaces; what stands for masked words stays."""
+    tagless = _TAG.sub(lambda found: found[0] if is_marker(found[0]) else " ", text)
+    return " ".join(_MARKUP.sub("", tagless).split())
 
 
 def sort_sides(entries: Sequence[TranscriptEntry], labels: tuple[str, str] | None, where: str, side: str = "") -> Sides:

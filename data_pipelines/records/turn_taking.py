@@ -5,16 +5,15 @@ pause if the same side goes on, and a gap if the other one begins; both sides at
 Source: the definitions of dGSLM (arXiv 2203.16502), which Moshi's report of natural talk follows too.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data_pipelines.records.schema import SIDES, Dialogue, Word
-from data_pipelines.records.turns import PAUSE_SECONDS
+from data_pipelines.records.turns import PAUSE_SECONDS, group_turns
 
 JOIN_SECONDS = 0.2
 """A silence of this length between two words of a side does not end a stretch, a longer one does."""
-ROUNDING_SECONDS = 1e-6
-"""Word times are decimal: 0.9 - 0.7 is 0.2000000000000000178."""
 
 Stretch = tuple[float, float, str]
 """Start and end in seconds, and the side."""
@@ -54,13 +53,8 @@ class TurnTaking:
 
 def stretches(words: Sequence[Word], side: str, join: float = JOIN_SECONDS) -> list[Stretch]:
     """Stretches of speech of one side, in order; a silence of at most `join` seconds does not end one."""
-    found: list[Stretch] = []
-    for word in words:
-        if found and word.start - found[-1][1] <= join + ROUNDING_SECONDS:
-            found[-1] = (found[-1][0], max(found[-1][1], word.end), side)
-        else:
-            found.append((word.start, word.end, side))
-    return found
+    groups = group_turns(words, join, math.inf)
+    return [(group[0].start, max(word.end for word in group), side) for group in groups]
 
 
 def turn_taking(dialogue: Dialogue) -> TurnTaking:

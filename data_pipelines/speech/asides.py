@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.records.schema import Turn
-from data_pipelines.records.turn_taking import JOIN_SECONDS, ROUNDING_SECONDS
+from data_pipelines.records.turn_taking import JOIN_SECONDS
+from data_pipelines.records.turns import is_joined
 from data_pipelines.sound.audio import fade_in, fade_out
 from data_pipelines.speech.protocols import Speech
 from data_pipelines.speech.timing import Timing
@@ -58,7 +59,7 @@ def with_pauses(speech: Speech, rng: random.Random, timing: Timing) -> Speech:
     if not timing.pause_rate or len(speech.words) < 2:
         return speech
     gaps = [b[1] - a[2] for a, b in zip(speech.words[:-1], speech.words[1:], strict=True)]
-    chosen = {n for n, gap in enumerate(gaps) if gap > JOIN_SECONDS + ROUNDING_SECONDS}
+    chosen = {n for n, gap in enumerate(gaps) if not is_joined(gap, JOIN_SECONDS)}
     wanted = _poisson(timing.pause_rate * (speech.seconds - sum(gaps[n] for n in chosen)), rng)
     free = [n for n in range(len(gaps)) if n not in chosen]
     while len(chosen) < wanted and free:

@@ -37,6 +37,7 @@ from data_pipelines.sound.audio import VOICE_SECONDS, Audio, read_audio
 from data_pipelines.sound.levels import clipped_runs
 from data_pipelines.speech.protocols import Voice
 from model.errors import UserError
+from model.text_safety import plain
 
 VOICED_SECONDS = 3.0
 HELD_OUT_SHARE = 0.1
@@ -144,7 +145,7 @@ def load_pool(place: Path) -> Pool:
 
 def _clip(folder: Path, entry: dict[str, Any]) -> ConsentedClip:
     """One entry, completed and checked. Raises UserError naming the clip and the reason."""
-    name = entry.get("path", "an entry without path")
+    name = plain(str(entry.get("path", "an entry without path")))
     known = (*ConsentedClip.__dataclass_fields__,)
     if unknown := sorted(map(str, set(entry) - set(known))):
         raise UserError(f"{name}: unknown key {unknown[0]!r}: use {', '.join(known)}", code="bad-record")

@@ -23,10 +23,8 @@ from data_pipelines.text.personal_lists import (
     UNITS,
 )
 from data_pipelines.text.personal_names import asked_names, cued_names, name_words, spelled_names
-from data_pipelines.text.personal_words import PersonalRun, SaidWord, as_words, is_cased, plain_word, stem_of
+from data_pipelines.text.personal_words import MARKERS, PersonalRun, SaidWord, as_words, is_cased, plain_word, stem_of
 
-MARKERS = {kind: f"[{kind}]" for kind in ("number", "date", "email", "address", "name", "speech")}
-"""The word that stands for what was masked, by kind. `expand` gives it nothing to say."""
 LONG_NUMBER = 5
 """Digits that are personal wherever they stand; prices and years have fewer, and units that show what they are."""
 CUED_NUMBER = 3
@@ -97,11 +95,6 @@ def replaced(words: Sequence[SaidWord], runs: Sequence[PersonalRun]) -> Iterator
         yield MARKERS[run.kind] + (tail[0] if tail else ""), (run.first, run.last)
         at = run.last + 1
     yield from ((words[n].text, (n, n)) for n in range(at, len(words)))
-
-
-def is_marker(text: str) -> bool:
-    """True for a word that stands for what was masked."""
-    return text.rstrip(".,!?;:") in MARKERS.values()
 
 
 def _cue_times(sides: Sequence[Sequence[SaidWord]], cue_words: Collection[str]) -> list[float]:

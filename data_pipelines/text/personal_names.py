@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from data_pipelines.text.personal_lists import AMBIGUOUS, DIGITS, NAME_CUES, NO_NAMES, SURE_NAME_CUES
-from data_pipelines.text.personal_words import PersonalRun, SaidWord, as_words, is_cased, plain_word, stem_of
+from data_pipelines.text.personal_words import PersonalRun, SaidWord, as_words, is_cased, is_marker, plain_word, stem_of
 
 ASKED_SECONDS, SENTENCE_SECONDS = 5.0, 0.6
 """How soon after "your name?" a bare name counts, and the pause that ends a sentence without a full stop."""
@@ -29,7 +29,7 @@ def cued_names(words: Sequence[SaidWord], names: Collection[str]) -> Iterator[Pe
 
     def is_name(n: int, *, sure: bool) -> bool:
         word = stem_of(words[n].text)
-        if not word.isalpha() or word in NO_NAMES or word in DIGITS or len(word) < 2:
+        if is_marker(words[n].text) or not word.isalpha() or word in NO_NAMES or word in DIGITS or len(word) < 2:
             return False
         return (
             sure

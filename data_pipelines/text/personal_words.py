@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MARKERS = {kind: f"[{kind}]" for kind in ("number", "date", "email", "address", "name", "speech")}
+"""The word that stands for what was masked, by kind. `expand` gives it nothing to say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SaidWord:
@@ -27,6 +30,11 @@ class PersonalRun:
 def as_words(text: str) -> list[SaidWord]:
     """A text as words of one side, which has no times."""
     return [SaidWord(text=part, start=0.3 * n, end=0.3 * n + 0.3, side="") for n, part in enumerate(text.split())]
+
+
+def is_marker(text: str) -> bool:
+    """True for a word that stands for what was masked."""
+    return text.rstrip(".,!?;:") in MARKERS.values()
 
 
 def plain_word(text: str) -> str:

@@ -20,7 +20,7 @@ from data_pipelines.text.numerals import (
     plain_number_words,
     year_words,
 )
-from data_pipelines.text.personal import is_marker
+from data_pipelines.text.personal_words import is_marker
 
 
 @dataclass(kw_only=True, frozen=True)

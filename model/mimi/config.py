@@ -30,6 +30,23 @@ FIXED_TRANSFORMER: dict[str, Any] = {
 }
 """The same for the transformers."""
 
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    "seanet": {
+        "dimension": (1, 2**14), "n_filters": (1, 2**10), "n_residual_layers": (0, 2**5), "compress": (1, 2**10),
+        "dilation_base": (1, 2**5), "kernel_size": (1, 2**8), "residual_kernel_size": (1, 2**8),
+        "last_kernel_size": (1, 2**8),
+    },
+    "quantizer": {"dimension": (1, 2**14), "n_q": (2, 2**8), "bins": (1, 2**16)},
+    "transformer": {
+        "d_model": (1, 2**14), "num_heads": (1, 2**10), "num_layers": (1, 2**8), "layer_scale": (-1e6, 1e6),
+        "context": (1, 2**17), "max_period": (1, 10**9), "dim_feedforward": (1, 2**17),
+    },
+}  # fmt: skip
+"""Sizes that are believed, by section. They lie far above those of any codec, and keep a damaged file from work without
+end."""
+MAX_RATIOS = 10
+"""How many strides are believed, and how large each may be."""
+
 Section = TypeVar("Section", "SeanetConfig", "QuantizerConfig", "TransformerConfig")
 
 
@@ -89,10 +106,36 @@ class MimiConfig:
     """Codes of a frame of a 440 Hz sine of amplitude 0.5, or None if they are not computed yet."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self.seanet, "ratios", tuple(self.seanet.ratios))
+        ratios = self.seanet.ratios
+        if not _are_whole(ratios, 1, 2**10) or not 1 <= len(ratios) <= MAX_RATIOS:
+            raise UserError(f"ratios {ratios!r:.60}: give 1 to {MAX_RATIOS} whole numbers", code="bad-value")
+        object.__setattr__(self.seanet, "ratios", tuple(ratios))
+        for section, ranges in RANGES.items():
+            for name, (low, high) in ranges.items():
+                value = getattr(getattr(self, section), name)
+                if not _is_number(value, whole=isinstance(low, int)) or not low <= value <= high:
+                    kind = "a whole number" if isinstance(low, int) else "a number"
+                    raise UserError(
+                        f"{section}.{name} is {value!r:.60}: must be {kind} from {low} to {high}", code="bad-value"
+                    )
         for name in ("silence_codes", "sine_codes"):
             codes = getattr(self, name)
+            if codes is not None and not _are_whole(codes, 0, self.quantizer.bins - 1):
+                raise UserError(
+                    f"{name} is {codes!r:.60}: give a list of whole numbers from 0 to {self.quantizer.bins - 1}",
+                    code="bad-value",
+                )
             object.__setattr__(self, name, None if codes is None else tuple(codes))
+        if not _is_number(self.sample_rate, whole=True) or not _is_number(self.frame_rate, whole=False):
+            raise UserError(
+                f"sample_rate {self.sample_rate!r:.60} and frame_rate {self.frame_rate!r:.60}: give numbers",
+                code="bad-value",
+            )
+        if self.seanet.compress > self.seanet.n_filters:
+            raise UserError(
+                f"compress {self.seanet.compress} leaves nothing of n_filters {self.seanet.n_filters}: make it smaller",
+                code="bad-combination",
+            )
         heads, width = self.transformer.num_heads, self.transformer.d_model
         if width % heads or (width // heads) % 2:
             raise UserError(
@@ -108,11 +151,6 @@ class MimiConfig:
                 f"ratios {self.seanet.ratios} give frames of {self.frame_samples} samples, not {self.frame_rate} Hz: "
                 "choose ratios that do",
                 code="bad-combination",
-            )
-        if self.quantizer.n_q < 2:
-            raise UserError(
-                f"n_q={self.quantizer.n_q}: one semantic and at least one acoustic codebook are needed",
-                code="bad-value",
             )
 
     @classmethod
@@ -154,9 +192,11 @@ class MimiConfig:
         ("bad-weights").
         """
         try:
-            values = dict(json.loads(text))
-            seanet, quantizer, transformer = (dict(values.pop(key)) for key in ("seanet", "quantizer", "transformer"))
-        except (ValueError, KeyError, TypeError) as why:
+            values = _object(json.loads(text))
+            seanet, quantizer, transformer = (
+                _object(values.pop(key)) for key in ("seanet", "quantizer", "transformer")
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as why:
             raise UserError(
                 f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer", code="unreadable"
             ) from why
@@ -178,6 +218,22 @@ class MimiConfig:
             transformer=_section(TransformerConfig, transformer),
             **values,
         )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """A copy of a JSON object. Raises TypeError for another value."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.60} is no object")
+    return dict(value)
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def _are_whole(values: Any, low: int, high: int) -> bool:
+    """True for a list of whole numbers within a range."""
+    return isinstance(values, (list, tuple)) and all(_is_number(v, whole=True) and low <= v <= high for v in values)
 
 
 def _take_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:

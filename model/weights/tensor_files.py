@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.errors import UserError
 from model.files import whole_file
+from model.text_safety import plain
 
 WEIGHTS_NAME = "model.safetensors"
 """Name of the weights file of a model folder."""
@@ -110,9 +111,9 @@ def name_problems(found: Mapping[str, Any], expected: Mapping[str, torch.Size], 
 
 
 def shortened(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, safe to print, and how many more there are."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
+    return ", ".join(map(plain, names[:SHOWN])) + rest
 
 
 def weights_path(path: Path) -> Path:

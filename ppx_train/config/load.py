@@ -96,7 +96,7 @@ def merge(layers: Sequence[ConfigLayer]) -> Job:
     merged: Any = OmegaConf.structured(schema)
     for layer in layers:
         try:
-            merged = OmegaConf.merge(merged, layer.values)
+            merged.merge_with(layer.values)
         except (OmegaConfBaseException, TypeError, OverflowError) as why:  # a list for a mapping; 10**400 for a number
             raise UserError(f"{layer.origin}: {_see_help(_what(why))}", code=_code_of(why)) from why
     try:

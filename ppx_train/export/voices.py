@@ -23,6 +23,9 @@ from model.mimi.codec import Mimi
 from model.text_safety import plain
 from ppx_train.inference.loading import AUDIO_SUFFIXES, encode_voice
 
+SHOWN_REFUSALS = 20
+"""Voices that are left out and named in a line each; of more the number is printed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedVoice:
@@ -44,8 +47,8 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedV
     """Returns a clip of each speaker in the held-out splits who may be imitated, at most `limit`, in order of name.
 
     These are engines' own voices and those cloned with stated consent, by the provenance of their dialogues. All
-    others are left out, and a line that is printed says why.
-    Raises: UserError if a shard folder is missing or broken.
+    others are left out, and a line that is printed for each says why.
+    Raises: UserError if a shard folder is missing or broken, or there are voices and none may leave (code "licence").
     """
     voices: dict[str, ExportedVoice] = {}
     refusals: dict[str, str] = {}
@@ -81,9 +84,13 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int) -> list[ExportedV
                 sha256=hashlib.sha256(sample.voice_codes_QP.numpy().tobytes()).hexdigest(),
                 codes_QP=sample.voice_codes_QP,
             )
-    if refusals:
-        more = f" (and {len(refusals) - 1} more like it)" if len(refusals) > 1 else ""
-        print(plain(f"not exported: {refusals[min(refusals)]}{more}"))
+    lines = [plain(refusals[speaker]) for speaker in sorted(refusals)]
+    if lines and not voices and limit:
+        raise UserError(f"none of {len(lines)} held-out voices may leave with the model: {lines[0]}", code="licence")
+    for line in lines[:SHOWN_REFUSALS]:
+        print(f"not exported: {line}")
+    if len(lines) > SHOWN_REFUSALS:
+        print(f"not exported: {len(lines) - SHOWN_REFUSALS} more voices that no record gives the right to pass on")
     return [voices[name] for name in sorted(voices)][:limit]
 
 

@@ -1,7 +1,7 @@
 """Reads damaged files, one after the other, and counts how that ends.
 
 A reader may refuse a file (UserError in one line, or what it documents), skip it, or take it. Another exception, a
-hang, or memory beyond a bound is a failure. A case is known by its target and number alone, so it can be run again.
+hang, or memory beyond a bound is a failure. A case is known by seed, target and number alone, so it can be run again.
 """
 
 import os
@@ -19,6 +19,8 @@ from tests.fuzz.mutate import Mutation
 
 COUNT = int(os.environ.get("PPX_FUZZ", "300"))
 """Cases of each target."""
+SEED = os.environ.get("PPX_FUZZ_SEED", "")
+"""Another value gives other cases."""
 ONLY = os.environ.get("PPX_FUZZ_CASE")
 """The number of the one case to run."""
 MOST_MEMORY = 512 << 20
@@ -50,7 +52,7 @@ class Hang(BaseException):
 
 def case(target: Target, number: int) -> bytes:
     """The bytes of one case."""
-    draw = random.Random(f"{target.name}/{number}")
+    draw = random.Random(f"{SEED}{target.name}/{number}")
     return target.mutate(draw, draw.choice(target.files))
 
 
@@ -91,7 +93,8 @@ def run(target: Target) -> tuple[Counter[str], list[str]]:
             if result in found:
                 found[result] += 1
             else:
-                again = f"PPX_FUZZ_CASE={number} pytest 'tests/fuzz/test_fuzz.py' -k '{target.name}'"
+                seed = f"PPX_FUZZ_SEED={SEED} " if SEED else ""
+                again = f"{seed}PPX_FUZZ_CASE={number} pytest 'tests/fuzz/test_fuzz.py' -k '{target.name}'"
                 failures.append(f"case {number}: {result}\n    again: {again}")
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)

@@ -3,13 +3,15 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+import yaml
 
 from data_pipelines.llm.answers import judge
 from data_pipelines.llm.client import _kept
@@ -23,6 +25,9 @@ from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.scan import build_index
 from data_pipelines.sound.audio import read_audio
+from data_pipelines.speech.voices import load_pool
+from model.mimi.files import load_mimi, save_mimi
+from model.text import TextTokenizer
 from model.weights.checkpoint import read_config
 from model.weights.tensor_files import read_header
 from model.weights.voices import read_pickle
@@ -35,6 +40,8 @@ from tests.data_pipelines.llm.asking import question
 from tests.data_pipelines.tiny_dialogues import TinyCodec, noise, write_dialogue
 from tests.fuzz.engine import Target
 from tests.fuzz.mutate import Mutation, any_bytes, header_file, json_file, json_lines, same_size, text_file
+from tests.model.mimi.test_mimi import tiny_codec
+from tests.paths import GOLDEN
 from tests.ppx_train.fixtures import run_arguments, sidecar_of
 from tests.ppx_train.inference.noise import CONFIG
 
@@ -139,6 +146,21 @@ def targets(folder: Path) -> list[Target]:
     def state(path: Path) -> None:
         language_model(read_checkpoint(path.parent))
 
+    def codec(path: Path) -> None:
+        codec = load_mimi(path)
+        codec.decode(codec.encode(torch.zeros(1, 1, codec.config.frame_samples)))
+        codec.constants()
+
+    def tokenizer(path: Path) -> None:
+        pieces = TextTokenizer(path)
+        pieces.decode(pieces.encode("hello there"))
+        pieces.piece(pieces.card - 1).encode()
+
+    def pool(path: Path) -> None:
+        found = load_pool(path)
+        for voice in found.voices("chatterbox"):
+            found.audio(voice.key.removeprefix("chatterbox/"))
+
     def target(name: str, place: Path, files: list[bytes], mutate: Mutation, read: Callable[[Path], Any]) -> Target:
         def quiet(path: Path) -> bool | None:
             return False if read(path) is False else None
@@ -149,6 +171,8 @@ def targets(folder: Path) -> list[Target]:
     bytes_of = Path.read_bytes
     run = load(run_arguments(folder, folder / "run"))
     saved = run.to_yaml().encode()
+    # Most of the time that reading a recipe takes goes into its groups.
+    recipe = replace(run, groups=dict(sorted(run.groups.items())[:1])).to_yaml().encode()
     checkpoint = io.BytesIO()
     torch.save(
         {"global_step": 3, "epoch": 0, "state_dict": {"lm.a": torch.ones(40, 3), "lm.b": torch.ones(2)}}, checkpoint
@@ -164,6 +188,7 @@ def targets(folder: Path) -> list[Target]:
         sound = io.BytesIO()
         soundfile.write(sound, pcm, 24_000, format=kind, subtype=subtype)
         sounds.append(sound.getvalue())
+    clips = write_clips(folder / "clips")
     spheres = []
     for coding in ("ulaw", sphere.SHORTEN_CODING):
         sphere.write_sphere(folder / "one.sph", np.stack([pcm[:2000], pcm[:2000]], 1), coding=coding)  # type: ignore[arg-type]
@@ -178,8 +203,8 @@ def targets(folder: Path) -> list[Target]:
                json_file, lambda path: read_manifest(path.parent)),
         target("checkpoint", folder / "state" / FILE, [checkpoint.getvalue()], any_bytes, state),
         target("saved-config", folder / "saved.yaml", [saved], text_file, lambda path: load_saved(path, Run)),
-        target("recipe", folder / "own.yaml", [saved], text_file, lambda path: load([f"recipe={path}"])),
-        target("recipe-values", folder / "values.yaml", [json.dumps(_plain(saved)).encode()], json_file,
+        target("recipe", folder / "own.yaml", [recipe], text_file, lambda path: load([f"recipe={path}"])),
+        target("recipe-values", folder / "values.yaml", [json.dumps(_plain(recipe)).encode()], json_file,
                lambda path: load([f"recipe={path}"])),
         target("personaplex-json", folder / "model" / "personaplex.json",
                [json.dumps(sidecar_of(CONFIG).to_json()).encode()], json_file, sidecar),
@@ -204,10 +229,32 @@ def targets(folder: Path) -> list[Target]:
         target("voice", folder / "voice.safetensors", [voice.getvalue()], header_file,
                lambda path: read_voice(path, CONFIG)),
         target("voice-pickled", folder / "voice.pt", [pickled.getvalue()], any_bytes, read_pickle),
+        target("voices-yaml", clips, [bytes_of(clips)], text_file, pool),
+        target("voices-values", clips, [json.dumps(_plain(bytes_of(clips))).encode()], json_file, pool),
+        target("codec", folder / "mimi.safetensors", [bytes_of(save_mimi(tiny_codec(), folder / "codec"))],
+               header_file, codec),
+        target("tokenizer", folder / "text.model", [bytes_of(GOLDEN / "training/tokenizer.model")], any_bytes,
+               tokenizer),
     ]  # fmt: skip
 
 
-def _plain(text: bytes) -> Any:
-    import yaml
+def write_clips(folder: Path) -> Path:
+    """A list of voices with three clips, of which the last states no checksum; returns its path."""
+    folder.mkdir()
+    entries = []
+    for n in range(3):
+        soundfile.write(folder / f"{n}.flac", noise(3.2, 0.1, n), 16_000, subtype="PCM_16")
+        entries.append(
+            {
+                "path": f"{n}.flac", "speaker": f"anna-{n}", "sex": "female", "accent": "us", "licence": "CC-BY-4.0",
+                "consent": "release of 2026-03-01", "held_out": n == 1,
+                "sha256": sha256((folder / f"{n}.flac").read_bytes()).hexdigest(),
+            }
+        )  # fmt: skip
+    del entries[2]["sha256"], entries[2]["held_out"]
+    (folder / "voices.yaml").write_text(yaml.safe_dump({"voices": entries, "rejected": {}}, sort_keys=False))
+    return folder / "voices.yaml"
 
+
+def _plain(text: bytes) -> Any:
     return yaml.safe_load(text)

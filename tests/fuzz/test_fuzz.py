@@ -1,6 +1,7 @@
 """Damaged files of every format that comes from elsewhere end in one line, are skipped, or are read.
 
 PPX_FUZZ=10000 pytest tests/fuzz                   more cases of each format than the 300 of the suite
+PPX_FUZZ_SEED=2 pytest tests/fuzz                  other cases
 PPX_FUZZ_CASE=17 pytest tests/fuzz -k manifest     one case again
 """
 
@@ -16,6 +17,7 @@ NAMES = (
     "shard-in-place", "shard-tar", "index", "index-header", "manifest", "checkpoint", "saved-config", "recipe",
     "recipe-values", "personaplex-json", "config-json", "weights", "scripts", "meta", "roles", "gates", "llm-body",
     "transcript-json", "transcript-srt", "transcript-fisher", "sphere", "sound", "voice", "voice-pickled",
+    "voices-yaml", "voices-values", "codec", "tokenizer",
 )  # fmt: skip
 
 

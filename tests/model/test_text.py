@@ -7,7 +7,8 @@ import pytest
 import sentencepiece
 
 from model.config import LMConfig
-from model.text import TextTokenizer, text_stream
+from model.text import WORD_MARK, TextTokenizer, text_stream
+from tests.paths import GOLDEN
 from tests.refusals import refused
 
 CONFIG = LMConfig(text_card=60)
@@ -116,5 +117,13 @@ def test_a_missing_or_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     with refused("not-found", tmp_path / "none.model"):
         TextTokenizer(tmp_path / "none.model")
     (tmp_path / "bad.model").write_bytes(b"hello")
+    with refused("unreadable", tmp_path / "bad.model"):
+        TextTokenizer(tmp_path / "bad.model")
+
+
+def test_a_tokenizer_whose_pieces_are_no_text_is_refused(tmp_path: Path) -> None:
+    data = (GOLDEN / "training/tokenizer.model").read_bytes()
+    at = data.rindex(WORD_MARK.encode())
+    (tmp_path / "bad.model").write_bytes(data[:at] + b"\xff" * 3 + data[at + 3 :])
     with refused("unreadable", tmp_path / "bad.model"):
         TextTokenizer(tmp_path / "bad.model")

@@ -22,6 +22,7 @@ from data_pipelines.quality.report.page import render
 from data_pipelines.quality.report.player import excerpt, overlaps, player_of
 from data_pipelines.records.schema import Dialogue, Side, Word
 from data_pipelines.records.turn_taking import TurnTaking, stretches, turn_taking
+from data_pipelines.records.turns import group_turns
 from data_pipelines.shards.encode import build_shards
 from model.errors import UserError
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
@@ -84,7 +85,16 @@ def test_totals_of_many_dialogues_are_per_minute_of_all() -> None:
     assert total.per_minute() == pytest.approx({"speech": 4, "pause": 0, "gap": 2, "overlap": 0})
 
 
-def test_turns_end_at_a_pause_of_a_second() -> None:
+def test_a_pause_of_a_second_does_not_end_a_turn_and_a_longer_one_does() -> None:
+    for n in range(1000):
+        start = n / 100
+        for pause, number in ((0.999, 1), (1.0, 1), (1.001, 2)):
+            dialogue = talk([(start, start + 0.1), (round(start + 0.1 + pause, 3), start + 2)], [], seconds=20.0)
+            counted = (len(group_turns(dialogue.left.words)), len(turn_taking(dialogue).turns))
+            assert counted == (number, number), (start, pause)
+
+
+def test_turns_end_at_a_pause_of_more_than_a_second() -> None:
     assert sorted(turn_taking(talk([(0, 1), (1.9, 3), (4.1, 5)], [(6, 8)])).turns) == pytest.approx([0.9, 2, 3])
 
 

@@ -1,4 +1,4 @@
-"""Licence and split that a record of our own exports keeps, and records of other tools, which keep nothing."""
+"""Licence, split and masking that a record of our own exports keeps, and records of other tools, which keep nothing."""
 
 import json
 from typing import Any
@@ -11,13 +11,21 @@ from tests.refusals import refused
 OURS = {"id": "a", "source": "talks", "split": "heldout", "licence": "CC BY 4.0", "left": {}, "right": {}}
 
 
-def test_a_record_of_ours_keeps_licence_and_split() -> None:
-    assert kept_terms(json.dumps(OURS)) == ("CC BY 4.0", "heldout")
+def test_a_record_of_ours_keeps_licence_split_and_masking() -> None:
+    assert kept_terms(json.dumps(OURS)) == ("CC BY 4.0", "heldout", None)
+    for counts in ({"name": 2}, {}):
+        assert kept_terms(json.dumps(OURS | {"provenance": {"masked": counts}})).masked == counts
 
 
 @pytest.mark.parametrize("text", [None, b"{}", "", "a record", "{broken", "[]", '{"licence": "MIT"}'])
 def test_other_records_keep_nothing(text: object) -> None:
-    assert kept_terms(text) == ("", "")
+    assert kept_terms(text) == ("", "", None)
+
+
+@pytest.mark.parametrize("masked", [True, [], "yes", {"name": -1}, {"name": 1.5}, {"name": True}])
+def test_a_masking_that_cannot_be_is_refused(masked: object) -> None:
+    with refused("bad-record", "record.provenance.masked"):
+        kept_terms(json.dumps(OURS | {"provenance": {"masked": masked}}))
 
 
 @pytest.mark.parametrize("change", [{"licence": None}, {"licence": 3}, {"licence": " "}, {"split": "dev"}])

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
+from data_pipelines import verbs
 from data_pipelines.recordings.mask import mask_call, mask_prompt
 from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.records.schema import Word
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.shards.manifest import read_manifest
-from tests.data_pipelines.recordings.imports import imported, run_moshi
+from tests.data_pipelines.recordings.imports import imported, run_format, run_moshi
 from tests.data_pipelines.tiny_dialogues import TinyCodec
 from tests.data_pipelines.tiny_recordings import RATE, bursts, write_wav
 from tests.refusals import refused
@@ -132,6 +134,51 @@ def test_an_import_that_masks_leaves_no_name_or_number_and_its_shards_say_so(tmp
     build_shards([out], TinyCodec(), tmp_path / "shards")
     manifest = read_manifest(tmp_path / "shards")
     assert manifest.masked == manifest.recorded == len(found)
+
+
+def test_the_settings_of_an_import_that_masks_name_nobody_and_are_told_from_others(tmp_path: Path) -> None:
+    write(tmp_path)
+    record = (tmp_path / "data_stereo/a.json").read_text()
+    (tmp_path / "data_stereo/a.json").write_text(
+        record.replace("SPEAKER_MAIN", "Jane Miller").replace("SPEAKER_OTHER", "Tapper")
+    )
+    options = ["--mask", "--split", "train", "--labels", "Jane Miller", "Tapper", "--role-prompt"]
+    out = run_moshi(tmp_path, *options, "Your name is Jane Miller.")
+    kept = "".join(path.read_text() for path in out.rglob("*") if path.suffix in (".json", ".jsonl"))
+    assert (out / "import.json").is_file() and "Jane" not in kept and "Miller" not in kept and "Tapper" not in kept
+    run_moshi(tmp_path, *options, "Your name is Jane Miller.")
+    with refused("other-settings", "role_prompts"):
+        run_moshi(tmp_path, *options, "Your name is Jane Smith.")
+
+
+def test_masking_survives_the_way_through_every_export_and_back(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write(tmp_path)
+    first = run_moshi(tmp_path, "--mask", "--split", "train")
+    build_shards([first], TinyCodec(), tmp_path / "shards")
+    verbs.main(["to-moshi", str(tmp_path / "shards"), "--out", str(tmp_path / "moshi")])
+    verbs.main(["to-hf", str(tmp_path / "shards"), "--out", str(tmp_path / "hf")])
+    text = ["--text-field", "left=left", "right=right", "--audio-field", "audio"]
+    voices = ["--voice-field", "left=left_voice", "right=right_voice"]
+    rounds = {
+        "moshi": imported(run_moshi(tmp_path / "moshi", "--voice-field", "left=ppx.left.voice", agent="left")),
+        "hf": run_format("hf", tmp_path / "hf", *text, *voices),
+        "webdataset": run_format(
+            "webdataset", tmp_path / "shards/train", "--audio-field", "audio.flac", "--text-field", "meta.json"
+        ),
+    }
+    for name, found in rounds.items():
+        assert found and all(d.provenance["masked"] == {"name": 2, "number": 1} for _, d in found), name
+        build_shards([found[0][0].parent], TinyCodec(), tmp_path / f"{name}-shards")
+        assert read_manifest(tmp_path / f"{name}-shards").masked == len(found)
+    markers = {w.text for name in ("moshi", "hf") for _, d in rounds[name] for w in (*d.left.words, *d.right.words)}
+    assert markers & {"[name],", "[number].", "[name]."}, "nothing that was masked came back"
+
+
+def test_masking_again_adds_what_is_found_now(tmp_path: Path) -> None:
+    write(tmp_path, ppx={"masked": {"name": 3, "email": 1}})
+    for _, dialogue in imported(run_moshi(tmp_path, "--mask", "--split", "train")):
+        assert dialogue.provenance["masked"] == {"email": 1, "name": 5, "number": 1}
 
 
 def test_without_the_option_nothing_is_masked(tmp_path: Path) -> None:

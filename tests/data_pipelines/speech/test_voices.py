@@ -169,6 +169,7 @@ def test_a_table_of_speakers_that_cannot_be_right_is_refused(
     ({"licence": " "}, "licence", "a.wav: no licence"),
     ({"accent": " "}, "bad-record", "a.wav: no accent"),
     ({"speaker": "../x"}, "bad-record", "a.wav: speaker"),
+    ({"path": "a\nb.wav"}, "bad-record", "a b.wav: speaker and file name may hold"),
     ({"age": 40}, "bad-record", "a.wav: unknown key 'age': use path, speaker"),
     ({"held_out": "no"}, "bad-record", "a.wav: held_out 'no'"),
     ({"path": "b.wav"}, "not-found", "b.wav"),

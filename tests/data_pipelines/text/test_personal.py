@@ -8,8 +8,8 @@ import pytest
 
 from data_pipelines import verbs
 from data_pipelines.records.schema import Script, read_scripts
-from data_pipelines.text.personal import is_marker, masked_text, personal_runs
-from data_pipelines.text.personal_words import SaidWord
+from data_pipelines.text.personal import masked_text, personal_runs
+from data_pipelines.text.personal_words import SaidWord, is_marker
 from data_pipelines.text.spoken import expand
 from data_pipelines.text.words import normal_words
 from data_pipelines.writer.tables import table
@@ -176,6 +176,11 @@ def test_markers_are_words_for_which_nothing_is_said() -> None:
     assert [word.written for word in expand(masked)] == ["My", "name", "is", "Call", "please."]
     assert normal_words(masked) == ["my", "name", "is", "call", "please"]
     assert is_marker("[name].") and not is_marker("name") and not is_marker("[laughter]")
+
+
+def test_what_was_masked_before_is_no_find() -> None:
+    masked = "This is [name]. What is your name, and can I have your number? It's [number]."
+    assert masked_text(masked, names()) == masked
 
 
 def test_a_name_that_is_a_word_is_masked_as_a_name_only() -> None:

@@ -235,6 +235,12 @@ def test_configs_are_checked_and_survive_json() -> None:
         ("seanet", "norm", "weight_norm", "bad-weights"),
         ("transformer", "extra", 1, "bad-weights"),
         ("quantizer", "n_q", 1, "bad-value"),
+        ("transformer", "num_layers", 10**9, "bad-value"),
+        ("transformer", "layer_scale", "1", "bad-value"),
+        ("seanet", "n_filters", 4.5, "bad-value"),
+        ("seanet", "n_filters", True, "bad-value"),
+        ("seanet", "ratios", [8, 6, 5, None], "bad-value"),
+        ("seanet", "compress", 100, "bad-combination"),
     ]
     for section, key, value, code in changes:
         broken = values | {section: values[section] | {key: value}}
@@ -242,7 +248,10 @@ def test_configs_are_checked_and_survive_json() -> None:
             MimiConfig.from_json(json.dumps(broken))
     with refused("bad-weights", "more"):
         MimiConfig.from_json(json.dumps(values | {"more": 1}))
-    for text in ("{", "{}", "[]"):
+    for key, wrong in (("silence_codes", [64] * 8), ("sine_codes", 3), ("frame_rate", "12.5"), ("sample_rate", None)):
+        with refused("bad-value", key):
+            MimiConfig.from_json(json.dumps(values | {key: wrong}))
+    for text in ("{", "{}", "[]", "[" * 100_000):
         with refused("unreadable", "seanet"):
             MimiConfig.from_json(text)
     with refused("bad-combination", "(8, 6, 5, 2)", "12.5 Hz"):

@@ -8,6 +8,7 @@ import pytest
 
 from data_pipelines.records.provenance import PRESET_CONSENT, voice_rights
 from data_pipelines.shards.encode import build_shards
+from ppx_train.export import voices
 from ppx_train.export.voices import voices_of_shards
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.refusals import refused
@@ -41,8 +42,32 @@ def test_only_voices_with_a_stated_right_leave(tmp_path: Path, capsys: pytest.Ca
         "espeak/en+m1": ("CC0-1.0", PRESET_CONSENT),
         "chatterbox/bob/1": ("CC-BY-4.0", "release of 2026-03-01"),
     }
-    said = capsys.readouterr().out
-    assert "'calls/Anna' is of a recorded person" in said and "--include-voices" in said and "3 more" in said
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not exported: ")]
+    assert [line.split("'")[1] for line in said] == [
+        "calls/Anna",
+        "chatterbox/eve/1",
+        "kokoro/af_heart",
+        "talks/1/left",
+    ]
+    assert "is of a recorded person" in said[0] and all("give --include-voices" in line for line in said)
+
+
+def test_of_many_voices_that_stay_the_first_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voices, "SHOWN_REFUSALS", 2)
+    people = [("calls", f"calls/{n}", {"recorded": True}) for n in range(5)]
+    shards = shards_of(tmp_path, ("service", "espeak/en+m1", {"engine": {"name": "espeak"}}), *people)
+    assert len(voices_of_shards([shards], 8)) == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not exported: ")]
+    assert len(said) == 3 and "'calls/1'" in said[1] and said[2].startswith("not exported: 3 more voices")
+
+
+def test_if_no_voice_may_leave_the_export_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, ("calls", "calls/Anna", {"recorded": True}), ("calls", "calls/Bo", {"recorded": True}))
+    with refused("licence", "none of 2 held-out voices", "'calls/Anna'", "give --include-voices a folder", "or none"):
+        voices_of_shards([shards], 8)
+    assert voices_of_shards([shards], 0) == []
 
 
 @pytest.mark.parametrize(
