@@ -1,0 +1,326 @@
+"""The live engine: one thread owns the model and moves all calls on, a frame of 80 ms at a time.
+
+A call is told about the user's sound from any thread (`Call.hear`), and tells what happens to it by events. The engine
+knows no transport. In each tick, every call that has a whole frame of sound advances; what is left of the 80 ms goes to
+the prompts of callers who join.
+"""
+
+# Shapes: S samples (at 24 kHz)
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from model.config import FRAME_RATE, FRAME_SAMPLES
+from model.errors import UserError
+from ppx_train.inference.conversations import PART_FRAMES, Conversations
+from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
+
+TICK_SECONDS = 1 / FRAME_RATE
+MOST_BACKLOG_FRAMES = 5
+"""Frames of a user's sound that may wait, 400 ms; beyond them the oldest is dropped, a silent one first."""
+CATCH_UP_TICKS = 4
+"""A call with a frame too many advances twice in at most one of so many ticks: output never comes in bursts."""
+PHASE_SAMPLES = 480
+"""How long before a tick a frame of sound is to be complete, 20 ms: less waits less, more bears more jitter."""
+SILENCE_PEAK = 0.003
+"""A frame that is softer than -50 dBFS may be dropped unheard."""
+SLACK_SECONDS = 0.01
+"""What is kept free before the next tick when prompts are fed."""
+MOST_QUEUED = 32
+"""Callers that may wait for a slot."""
+
+Reason = Literal["left", "limit", "draining", "internal", "backlog"]
+"""Why a call ended: the client or the server asked for it, its time was up, the engine stops, or something failed."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to a call; `frame` comes with kind "frame", `position` with "queued"."""
+
+    kind: Literal["queued", "prompting", "ready", "frame", "dropped", "ended"]
+    frame: AgentFrame | None = None
+    position: int = 0
+    reason: Reason = "left"
+
+
+class Call:
+    """A live call. Its methods may be called from any thread; `tell` is called from the engine's."""
+
+    def __init__(self, settings: SessionSettings, tell: Callable[[Event], None], most_frames: int | None) -> None:
+        self.settings, self.tell, self.most_frames = settings, tell, most_frames
+        self.session: Session | None = None
+        self.leaves: Reason | None = None
+        self.dropped = 0
+        """Frames of the user's sound that were dropped."""
+        self.late = 0
+        """Ticks in which the call had no sound to go on with."""
+        self.doubled_at = -CATCH_UP_TICKS
+        self.is_cut = False
+        self._lock = threading.Lock()
+        self._waiting: deque[Audio] = deque()
+        self._samples = 0
+
+    def hear(self, user_S: Audio) -> None:
+        """Adds any number of the user's samples, float32 in [-1, 1] at 24 kHz."""
+        if len(user_S):
+            with self._lock:
+                self._waiting.append(user_S)
+                self._samples += len(user_S)
+
+    def leave(self, reason: Reason = "left") -> None:
+        """Ends the call within one tick."""
+        self.leaves = self.leaves or reason
+
+    @property
+    def backlog(self) -> float:
+        """Frames of sound that wait."""
+        return self._samples / FRAME_SAMPLES
+
+    def cut_to_tick(self) -> None:
+        """Drops what is heard before the first tick, but for a rest that lets frames be whole shortly before ticks."""
+        with self._lock:
+            self._drop(max(0, self._samples - PHASE_SAMPLES))
+        self.is_cut = True
+
+    def next_frame(self) -> Audio | None:
+        """The oldest frame of sound, [1920], or None if there is no whole one; drops what is beyond the backlog."""
+        with self._lock:
+            while self._samples >= (MOST_BACKLOG_FRAMES + 1) * FRAME_SAMPLES:
+                self._drop_frame()
+                self.dropped += 1
+            return self._take(FRAME_SAMPLES) if self._samples >= FRAME_SAMPLES else None
+
+    def _drop_frame(self) -> None:
+        """Drops the first silent frame of those that wait, or the oldest."""
+        whole_S = np.concatenate(self._waiting)
+        frames = whole_S[: len(whole_S) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+        silent = np.flatnonzero(np.abs(frames).max(axis=1) < SILENCE_PEAK)
+        at = int(silent[0]) * FRAME_SAMPLES if len(silent) else 0
+        self._waiting = deque([whole_S[:at], whole_S[at + FRAME_SAMPLES :]])
+        self._samples -= FRAME_SAMPLES
+
+    def _drop(self, count: int) -> None:
+        self._take(count)
+
+    def _take(self, count: int) -> Audio:
+        pieces = []
+        while count:
+            piece_S = self._waiting.popleft()
+            if len(piece_S) > count:
+                self._waiting.appendleft(piece_S[count:])
+                piece_S = piece_S[:count]
+            pieces.append(piece_S)
+            count -= len(piece_S)
+            self._samples -= len(piece_S)
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+@dataclass
+class Figures:
+    """What the engine counts, for metrics; seconds where it says so."""
+
+    ticks: int = 0
+    missed: int = 0
+    """Ticks that began a whole tick too late."""
+    frames: int = 0
+    dropped: int = 0
+    late: int = 0
+    calls: int = 0
+    tick_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
+    prompt_seconds: float = 0.05
+    """Time of a part of PART_FRAMES frames of a prompt, a moving average."""
+
+
+class Engine:
+    """Runs calls on the slots of `conversations`; `start` and `stop` it, and `begin` calls while it runs."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self.conversations = conversations
+        self.figures = Figures()
+        self.failure: BaseException | None = None
+        """What ended the thread, if it was not `stop`."""
+        self.last_tick = time.monotonic()
+        self._lock = threading.Lock()
+        self._queue: deque[Call] = deque()
+        self._calls: dict[Session, Call] = {}
+        self._draining = False
+        self._stops = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self, reason: Reason = "draining") -> None:
+        """Ends all calls and the thread."""
+        self._draining = True
+        for call in self.calls():
+            call.leave(reason)
+        self._stops.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def drain(self) -> None:
+        """Takes no more calls; those that there are go on."""
+        self._draining = True
+
+    def calls(self) -> list[Call]:
+        """All calls, those that wait for a slot too."""
+        with self._lock:
+            return [*self._calls.values(), *self._queue]
+
+    @property
+    def queued(self) -> int:
+        """Callers that wait for a slot."""
+        return len(self._queue)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether ticks come on time: the last one is younger than ten of them."""
+        return self.failure is None and time.monotonic() - self.last_tick < 10 * TICK_SECONDS
+
+    def begin(self, settings: SessionSettings, tell: Callable[[Event], None], most_frames: int | None = None) -> Call:
+        """Begins a call, or queues it until a slot is free. most_frames: after which it ends.
+
+        Raises: UserError if the engine takes no calls ("in-use"), too many wait, or the settings cannot be.
+        """
+        self.conversations.check(settings)
+        with self._lock:
+            if self._draining or self.failure is not None:
+                raise UserError("the engine takes no more calls: try again later", code="in-use")
+            if len(self._queue) >= MOST_QUEUED:
+                raise UserError(f"{len(self._queue)} callers wait already: try again later", code="in-use")
+            call = Call(settings, tell, most_frames)
+            self._queue.append(call)
+        return call
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            started = time.monotonic()
+            number = 0
+            while not self._stops.is_set():
+                number += 1
+                behind = time.monotonic() - (started + number * TICK_SECONDS)
+                if behind > TICK_SECONDS:
+                    skipped = int(behind / TICK_SECONDS)
+                    self.figures.missed += skipped
+                    number += skipped
+                self._stops.wait(max(0.0, started + number * TICK_SECONDS - time.monotonic()))
+                self.tick(number, until=started + (number + 1) * TICK_SECONDS)
+        except BaseException as why:
+            logger.exception("the engine has failed")
+            self.failure = why
+        for call in self.calls():
+            self._end(call, "internal" if self.failure else "draining")
+
+    def tick(self, number: int, until: float) -> None:
+        """One tick: ends and begins calls, moves on those that have sound, and feeds prompts up to the time `until`."""
+        began = time.monotonic()
+        self._part()
+        self._seat()
+        talking = [(session, call) for session, call in self._calls.items() if session.is_ready]
+        self._advance(talking, number, is_extra=False)
+        self._advance([(s, c) for s, c in talking if self._may_double(c, number)], number, is_extra=True)
+        self.figures.ticks += 1
+        self.last_tick = time.monotonic()
+        self.figures.tick_seconds.append(self.last_tick - began)
+        self._feed_prompts(until)
+
+    def _part(self) -> None:
+        """Ends the calls that asked for it or whose time is up."""
+        for call in self.calls():
+            session = call.session
+            if call.leaves is None and session is not None and call.most_frames is not None:
+                call.leaves = "limit" if session.frames >= call.most_frames else None
+            if call.leaves is not None:
+                self._end(call, call.leaves)
+
+    def _end(self, call: Call, reason: Reason) -> None:
+        with self._lock:
+            if call in self._queue:
+                self._queue.remove(call)
+            if call.session is not None:
+                self._calls.pop(call.session, None)
+        if call.session is not None:
+            self.conversations.leave(call.session)
+        call.leaves = reason
+        self._tell(call, Event(kind="ended", reason=reason))
+
+    def _seat(self) -> None:
+        """Gives free slots to those who wait, in their order."""
+        while self.conversations.free and self._queue:
+            with self._lock:
+                call = self._queue.popleft()
+                call.session = self.conversations.join(call.settings)
+                self._calls[call.session] = call
+            self.figures.calls += 1
+            self._tell(call, Event(kind="prompting"))
+            if call.session.is_ready:
+                self._tell(call, Event(kind="ready"))
+        for position, call in enumerate(list(self._queue), 1):
+            self._tell(call, Event(kind="queued", position=position))
+
+    def _may_double(self, call: Call, number: int) -> bool:
+        return call.backlog >= 1 and number - call.doubled_at >= CATCH_UP_TICKS
+
+    def _advance(self, talking: list[tuple[Session, Call]], number: int, *, is_extra: bool) -> None:
+        """One frame of the calls that have a whole one."""
+        heard: dict[Session, Audio] = {}
+        for session, call in talking:
+            if not call.is_cut:
+                call.cut_to_tick()
+            before = call.dropped
+            frame_S = call.next_frame()
+            if call.dropped > before:
+                self.figures.dropped += call.dropped - before
+                self._tell(call, Event(kind="dropped"))
+            if frame_S is not None:
+                heard[session] = frame_S
+                call.doubled_at = number if is_extra else call.doubled_at
+            elif not is_extra:
+                call.late += 1
+                self.figures.late += 1
+        if not heard:
+            return
+        for session, frame in self.conversations.step(heard).items():
+            self.figures.frames += 1
+            self._tell(self._calls[session], Event(kind="frame", frame=frame))
+
+    def _feed_prompts(self, until: float) -> None:
+        """Feeds prompts while a part fits before the next tick; one frame at least, so that nobody waits for ever."""
+        is_first = True
+        while any(not session.is_ready for session in self._calls):
+            left = until - time.monotonic() - SLACK_SECONDS
+            budget = min(PART_FRAMES, int(PART_FRAMES * left / self.figures.prompt_seconds))
+            if budget < 1:
+                if not is_first:
+                    return
+                budget = 1
+            is_first = False
+            waiting = [session for session in self._calls if not session.is_ready]
+            began = time.monotonic()
+            fed = self.conversations.feed_prompts(budget)
+            each = (time.monotonic() - began) * PART_FRAMES / max(1, fed)
+            self.figures.prompt_seconds += 0.2 * (each - self.figures.prompt_seconds)
+            for session in waiting:
+                if session.is_ready:
+                    self._tell(self._calls[session], Event(kind="ready"))
+
+    def _tell(self, call: Call, event: Event) -> None:
+        """Hands over an event; a call whose receiver fails ends, and nobody else notices."""
+        try:
+            call.tell(event)
+        except Exception:
+            logger.exception("a call's receiver has failed")
+            call.leave("internal")
