@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class CallEvent:
     """Something that happened to a call; `frame` comes with kind "frame", `position` with "queued"."""
 
     kind: Literal["queued", "prompting", "ready", "frame", "dropped", "ended"]
@@ -55,7 +55,7 @@ class Event:
 class Call:
     """A live call. Its methods may be called from any thread; `tell` is called from the engine's."""
 
-    def __init__(self, settings: SessionSettings, tell: Callable[[Event], None], most_frames: int | None) -> None:
+    def __init__(self, settings: SessionSettings, tell: Callable[[CallEvent], None], most_frames: int | None) -> None:
         self.settings, self.tell, self.most_frames = settings, tell, most_frames
         self.session: Session | None = None
         self.leaves: Reason | None = None
@@ -140,7 +140,7 @@ class Figures:
     """Time of a part of PART_FRAMES frames of a prompt, a moving average."""
 
 
-class Engine:
+class LiveEngine:
     """Runs calls on the slots of `conversations`; `start` and `stop` it, and `begin` calls while it runs."""
 
     def __init__(self, conversations: Conversations) -> None:
@@ -188,7 +188,9 @@ class Engine:
         """Whether ticks come on time: the last one is younger than ten of them."""
         return self.failure is None and time.monotonic() - self.last_tick < 10 * TICK_SECONDS
 
-    def begin(self, settings: SessionSettings, tell: Callable[[Event], None], most_frames: int | None = None) -> Call:
+    def begin(
+        self, settings: SessionSettings, tell: Callable[[CallEvent], None], most_frames: int | None = None
+    ) -> Call:
         """Begins a call, or queues it until a slot is free. most_frames: after which it ends.
 
         Raises: UserError if the engine takes no calls ("in-use"), too many wait, or the settings cannot be.
@@ -255,7 +257,7 @@ class Engine:
         if call.session is not None:
             self.conversations.leave(call.session)
         call.leaves = reason
-        self._tell(call, Event(kind="ended", reason=reason))
+        self._tell(call, CallEvent(kind="ended", reason=reason))
 
     def _seat(self) -> None:
         """Gives free slots to those who wait, in their order."""
@@ -265,11 +267,11 @@ class Engine:
                 call.session = self.conversations.join(call.settings)
                 self._calls[call.session] = call
             self.figures.calls += 1
-            self._tell(call, Event(kind="prompting"))
+            self._tell(call, CallEvent(kind="prompting"))
             if call.session.is_ready:
-                self._tell(call, Event(kind="ready"))
+                self._tell(call, CallEvent(kind="ready"))
         for position, call in enumerate(list(self._queue), 1):
-            self._tell(call, Event(kind="queued", position=position))
+            self._tell(call, CallEvent(kind="queued", position=position))
 
     def _may_double(self, call: Call, number: int) -> bool:
         return call.backlog >= 1 and number - call.doubled_at >= CATCH_UP_TICKS
@@ -284,7 +286,7 @@ class Engine:
             frame_S = call.next_frame()
             if call.dropped > before:
                 self.figures.dropped += call.dropped - before
-                self._tell(call, Event(kind="dropped"))
+                self._tell(call, CallEvent(kind="dropped"))
             if frame_S is not None:
                 heard[session] = frame_S
                 call.doubled_at = number if is_extra else call.doubled_at
@@ -295,7 +297,7 @@ class Engine:
             return
         for session, frame in self.conversations.step(heard).items():
             self.figures.frames += 1
-            self._tell(self._calls[session], Event(kind="frame", frame=frame))
+            self._tell(self._calls[session], CallEvent(kind="frame", frame=frame))
 
     def _feed_prompts(self, until: float) -> None:
         """Feeds prompts while a part fits before the next tick; one frame at least, so that nobody waits for ever."""
@@ -315,9 +317,9 @@ class Engine:
             self.figures.prompt_seconds += 0.2 * (each - self.figures.prompt_seconds)
             for session in waiting:
                 if session.is_ready:
-                    self._tell(self._calls[session], Event(kind="ready"))
+                    self._tell(self._calls[session], CallEvent(kind="ready"))
 
-    def _tell(self, call: Call, event: Event) -> None:
+    def _tell(self, call: Call, event: CallEvent) -> None:
         """Hands over an event; a call whose receiver fails ends, and nobody else notices."""
         try:
             call.tell(event)

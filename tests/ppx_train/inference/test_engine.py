@@ -10,7 +10,7 @@ import pytest
 from model.config import FRAME_SAMPLES
 from model.streaming.sample import Sampling
 from ppx_train.inference.conversations import Conversations
-from ppx_train.inference.engine import CATCH_UP_TICKS, MOST_BACKLOG_FRAMES, PHASE_SAMPLES, Call, Engine, Event
+from ppx_train.inference.engine import CATCH_UP_TICKS, MOST_BACKLOG_FRAMES, PHASE_SAMPLES, Call, CallEvent, LiveEngine
 from ppx_train.inference.loading import Release
 from ppx_train.inference.session import Audio, SessionSettings
 from tests.ppx_train.inference.noise import noise
@@ -21,8 +21,8 @@ from tests.refusals import refused
 class Caller:
     """A user of the engine: sends sound, and keeps what it is told."""
 
-    def __init__(self, engine: Engine, of: SessionSettings, most_frames: int | None = None) -> None:
-        self.events: list[Event] = []
+    def __init__(self, engine: LiveEngine, of: SessionSettings, most_frames: int | None = None) -> None:
+        self.events: list[CallEvent] = []
         self.call: Call = engine.begin(of, self.events.append, most_frames)
 
     def kinds(self) -> list[str]:
@@ -38,11 +38,11 @@ def samples(frames: float, seed: int = 0) -> Audio:
     return noise(frames * 0.08 + 0.01, seed=seed)[: round(frames * FRAME_SAMPLES), 0].astype(np.float32)
 
 
-def engine(release: Release, slots: int = 2) -> Engine:
-    return Engine(Conversations(release, slots, most=MOST))
+def engine(release: Release, slots: int = 2) -> LiveEngine:
+    return LiveEngine(Conversations(release, slots, most=MOST))
 
 
-def ticks(of: Engine, count: int, before: Callable[[int], None] | None = None, start: int = 0) -> None:
+def ticks(of: LiveEngine, count: int, before: Callable[[int], None] | None = None, start: int = 0) -> None:
     """Ticks without a clock: prompts get all the time they want."""
     for number in range(start, start + count):
         if before is not None:
@@ -123,13 +123,18 @@ def test_a_receiver_that_fails_ends_its_call_alone(release: Release) -> None:
     one = engine(release)
     good = Caller(one, settings(release, 0))
 
-    def fails(event: Event) -> None:
+    def fails(event: CallEvent) -> None:
         if event.kind == "frame":
             raise RuntimeError("no receiver")
 
     bad = one.begin(settings(release, 1), fails)
     ticks(one, 1)
-    ticks(one, 4, lambda n: [call.hear(samples(1, seed=n)) for call in (good.call, bad)] and None)
+
+    def both_hear(number: int) -> None:
+        for call in (good.call, bad):
+            call.hear(samples(1, seed=number))
+
+    ticks(one, 4, both_hear)
     assert bad.leaves == "internal" and one.conversations.free == 1 and len(good.frames()) == 3
 
 
