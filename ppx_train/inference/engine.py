@@ -1,7 +1,7 @@
 """The live engine: one thread owns the model and moves all calls on, a frame of 80 ms at a time.
 
-A call is told about the user's sound from any thread (`Call.hear`), and tells what happens to it by events. The engine
-knows no transport. In each tick, every call that has a whole frame of sound advances; what is left of the 80 ms goes to
+A call takes the user's sound from any thread (`Call.hear`), and reports what happens by events. The engine knows no
+transport. In each tick, every call that has a whole frame of sound advances; what is left of the 80 ms goes to
 the prompts of callers who join.
 """
 
@@ -26,7 +26,7 @@ TICK_SECONDS = 1 / FRAME_RATE
 MOST_BACKLOG_FRAMES = 5
 """Frames of a user's sound that may wait, 400 ms; beyond them the oldest is dropped, a silent one first."""
 CATCH_UP_TICKS = 4
-"""A call with a frame too many advances twice in at most one of so many ticks: output never comes in bursts."""
+"""A call with a frame too many advances twice in at most one of this many ticks: output never comes in bursts."""
 PHASE_SAMPLES = 480
 """How long before a tick a frame of sound is to be complete, 20 ms: less waits less, more bears more jitter."""
 SILENCE_PEAK = 0.003
