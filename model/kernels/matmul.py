@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
 FEW_ROWS = 4
 """Rows up to which a product without gradient is left to PyTorch: calling oneDNN would take longer than multiplying."""
 
