@@ -4,6 +4,8 @@ python scripts/bench/fit.py                          synthetic calls, made here,
 python scripts/bench/fit.py --corpora CORPUS ...     stand-in corpora that are there
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import tempfile
 from collections.abc import Sequence

@@ -5,6 +5,8 @@ python scripts/bench/gaps.py --shares 0 0.05 0.1 0.2
 Every line of synthetic calls becomes such a gap with the given chance; its speech stays as clear as it was.
 """
 
+# Shapes: C channels, S samples
+
 import argparse
 import json
 import random
