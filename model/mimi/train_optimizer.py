@@ -23,7 +23,7 @@ MATRIX_SIDE = 8
 class Muon(torch.optim.Optimizer):
     """Matrix updates with all singular values near 1, of the size of an AdamW update at the same learning rate."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()

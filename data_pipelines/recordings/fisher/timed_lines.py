@@ -25,6 +25,8 @@ _TAG = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\{[^{}]*\}")
 _PIECE = re.compile(_TAG.pattern + r"|[<{\[]?[^\[\]<>{}\s]+[>}\]]?")  # The bracket of a tag may be missing.
 MAX_UTTERANCE_SECONDS = 60.0
 """Real utterances end after at most half a minute; a longer one has a wrong time."""
+MOST_BYTES = 2_000_000
+"""Largest transcript that is read: a call has some 20,000 bytes, and reading takes fifty times the file's memory."""
 MAX_FAULTY_SHARE = 0.2
 """Largest share of lines with impossible times; with more, the times of the other lines cannot be trusted either."""
 _REPAIRS = {("11487", 31.09, 234.06): 231.09}
@@ -110,9 +112,15 @@ def read_text(path: Path) -> str:
 def read_transcript(path: Path, call: str) -> Transcript:
     """Reads one transcript tolerantly: lines of another shape are ignored, impossible times counted.
 
-    Raises: UserError if the file cannot be read (code "unreadable"), is of another call, holds no utterance, or has too
-    many impossible times ("bad-transcript").
+    Raises: UserError if the file cannot be read (code "unreadable"), is of another call, holds no utterance, has too
+    many impossible times, or is far too long for a call of ten minutes ("bad-transcript").
     """
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise UserError(
+            f"{path}: has {path.stat().st_size:,} bytes, more than a call of ten minutes can hold ({MOST_BYTES:,}): copy "
+            "it again from the release",
+            code="bad-transcript",
+        )
     text = read_text(path)
     named = re.search(r"^#\s*fe_03_(\d{5})", text, re.MULTILINE)
     if named and named[1] != call:

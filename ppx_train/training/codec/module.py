@@ -62,10 +62,18 @@ class CodecModule(L.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, Muon over the matrices of the codec, and AdamW over the judges."""
         settings = self.run.optim
-        matrices, others = split_parameters(self.codec.parameters())
+        decoder = {id(parameter) for parameter in self.codec.decoder.parameters()}
+        rest = [parameter for parameter in self.codec.parameters() if id(parameter) not in decoder]
+        matrices, others = split_parameters(rest)
+        late_matrices, late_others = split_parameters(self.codec.decoder.parameters())
         others += list(self.teachers.parameters())
-        adam = torch.optim.AdamW(others, lr=settings.lr, betas=(0.8, 0.99), weight_decay=settings.weight_decay)
-        found: list[torch.optim.Optimizer] = [adam, Muon(matrices, settings.lr)]
+        begins = self.run.loss.decode_from
+        adam = torch.optim.AdamW(
+            [{"params": others, "begins": 0}, {"params": late_others, "begins": begins}],
+            lr=settings.lr, betas=(0.8, 0.99), weight_decay=settings.weight_decay,
+        )  # fmt: skip
+        muon = Muon([{"params": matrices, "begins": 0}, {"params": late_matrices, "begins": begins}], settings.lr)
+        found: list[torch.optim.Optimizer] = [adam, muon]
         if self.adversary is not None:
             found.append(torch.optim.AdamW(self.adversary.parameters(), lr=ADVERSARY_LR, betas=(0.5, 0.9)))
         return found
@@ -140,7 +148,6 @@ class CodecModule(L.LightningModule):
         trained = [*self.codec.parameters(), *self.teachers.parameters()]
         terms["gradient_norm"] = nn.utils.clip_grad_norm_(trained, self.run.optim.clip_norm)
         is_finite = bool(terms["gradient_norm"].isfinite())
-        scale = lr_scale(self.global_step, self.run.optim, self.run.steps)
         if self.adversary is not None and "fooled" in terms and made_BS is not None:
             judge = others.pop()
             judge.zero_grad()  # The codec's loss has left gradients there.
@@ -153,7 +160,7 @@ class CodecModule(L.LightningModule):
             others.pop()
         if is_finite:
             for optimizer in others:
-                _set_rate(optimizer, self.run.optim.lr * scale)
+                self._set_rates(optimizer)
                 optimizer.optimizer.step()  # Lightning counts every step of its own wrapper as one of the run.
             self.skipped_in_a_row = 0
         else:
@@ -166,10 +173,21 @@ class CodecModule(L.LightningModule):
                     code="bad-value",
                 )
             adam.zero_grad()
-        _set_rate(adam, self.run.optim.lr * scale)
+        self._set_rates(adam)
         adam.step()  # Without gradients it only counts the step.
         for optimizer in (adam, *others):
             optimizer.zero_grad()
+
+    def _set_rates(self, optimizer: Any) -> None:
+        """Sets the learning rate of the present step; what joins late has a warm-up of its own.
+
+        Without it a decoder that joined at the full rate of a trained encoder diverged within 300 steps.
+        """
+        settings, step = self.run.optim, self.global_step
+        scale = lr_scale(step, settings, self.run.steps)
+        for group in optimizer.param_groups:
+            own = min(1.0, (step - group["begins"] + 1) / max(1, settings.warmup_steps)) if group["begins"] else 1.0
+            group["lr"] = settings.lr * scale * max(0.0, own)
 
     @torch.no_grad()
     def fill_codebooks(self) -> None:
@@ -190,8 +208,3 @@ class CodecModule(L.LightningModule):
                 sums[name] = sums.get(name, 0.0) + float(term) / len(batches)
         self.train()
         return sums
-
-
-def _set_rate(optimizer: Any, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate

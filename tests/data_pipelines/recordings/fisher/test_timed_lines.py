@@ -100,6 +100,13 @@ def test_lines_of_another_shape_and_negative_times_are_counted() -> None:
     assert (len(found.lines), found.num_faulty, found.num_strange) == (1, 1, 2)
 
 
+def test_a_transcript_that_is_far_too_long_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "fe_03_00001.txt"
+    path.write_text("1.0 2.0 A: hello hello\n" * 100_000)
+    with refused("bad-transcript", path, "2,300,000"):
+        read_transcript(path, "00001")
+
+
 def test_text_that_is_no_utf_8_is_read_as_windows_1252(tmp_path: Path) -> None:
     path = tmp_path / "fe_03_00001.txt"
     path.write_bytes(b"# fe_03_00001.sph\n1 2 A: it\x92s a caf\xe9 \n3 4 B: odd \x81 byte\n")
