@@ -117,7 +117,7 @@ def read_transcript(path: Path, call: str) -> Transcript:
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UserError(
-            f"{path}: has {path.stat().st_size:,} bytes, more than a call of ten minutes can hold ({MOST_BYTES:,}): copy "
+            f"{path}: has {path.stat().st_size:,} bytes, more than a call can hold ({MOST_BYTES:,}): copy "
             "it again from the release",
             code="bad-transcript",
         )
