@@ -15,6 +15,7 @@ from model.mimi.codec import Mimi
 from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.conv import CausalConv1d
 from model.mimi.files import load_mimi, write_mimi
+from model.mimi.seanet import ResidualBlock
 from model.weights.sources import codec_path
 from ppx_train.config.codec import CodecModel, CodecRun
 
@@ -99,7 +100,10 @@ def init_weights(codec: Mimi) -> None:
     assert isinstance(first, CausalConv1d) and isinstance(last, CausalConv1d)
     with torch.no_grad():
         first.conv.conv.weight.mul_(10)
-        last.conv.conv.weight.mul_(0.01)
+        for block in codec.decoder.model:
+            if isinstance(block, ResidualBlock):  # Otherwise the signal grows tenfold through the decoder.
+                block.block[-1].conv.conv.weight.mul_(0.2)
+        last.conv.conv.weight.mul_(0.1)
 
 
 def write_codec(codec: Mimi, path: Path) -> None:
