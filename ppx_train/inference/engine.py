@@ -278,7 +278,9 @@ class LiveEngine:
             self._tell(call, CallEvent(kind="queued", position=position))
 
     def _may_double(self, call: Call, number: int) -> bool:
-        return call.backlog >= 1 and number - call.doubled_at >= CATCH_UP_TICKS
+        assert call.session is not None
+        is_over = call.most_frames is not None and call.session.frames >= call.most_frames
+        return call.backlog >= 1 and number - call.doubled_at >= CATCH_UP_TICKS and not is_over
 
     def _advance(self, talking: list[tuple[Session, Call]], number: int, *, is_extra: bool) -> None:
         """One frame of the calls that have a whole one."""

@@ -111,6 +111,15 @@ def test_a_backlog_is_worked_off_without_bursts_and_silence_goes_first(release: 
     np.testing.assert_array_equal(first, loud[2 * FRAME_SAMPLES : 3 * FRAME_SAMPLES])  # silence went, then the oldest
 
 
+def test_a_call_that_catches_up_ends_at_its_limit(release: Release) -> None:
+    one = engine(release)
+    caller = Caller(one, SessionSettings(sampling=MOST, seed=1), most_frames=1)
+    ticks(one, 2)
+    caller.call.hear(samples(4))
+    ticks(one, 3)
+    assert len(caller.frames()) == 1 and caller.events[-1].reason == "limit"
+
+
 def test_a_prompt_goes_on_where_a_part_takes_its_time_whatever_its_length(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
