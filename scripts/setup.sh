@@ -6,7 +6,7 @@
 # PYTHON chooses the interpreter, PPX_TORCH the torch to install first (default torch==2.13.0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-checked=tts,align,dia,fisher,asr,parakeet,speaker,llm,llm-test,quantized,wandb,datasets,subtitles,ray,docs,dev
+checked=tts,align,dia,fisher,asr,parakeet,speaker,serve,llm,llm-test,quantized,wandb,datasets,subtitles,ray,docs,dev
 extras=${1:-$checked}
 venv=${PPX_VENV:-.venv}
 torch=${PPX_TORCH:-torch==2.13.0}

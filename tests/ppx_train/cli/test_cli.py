@@ -13,7 +13,7 @@ import yaml
 from data_pipelines.arguments import Parser
 from model.errors import UserError
 from ppx_train import __version__, roots
-from ppx_train.cli import chat, export, voice
+from ppx_train.cli import chat, export, serve, voice
 from ppx_train.cli.run import run
 from ppx_train.recipes import recipe_names
 from ppx_train.training.checkpoint import PlainFiles
@@ -30,7 +30,7 @@ def call(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complete
     )
 
 
-COMMANDS = ("train", "data", "export", "voice", "chat")
+COMMANDS = ("train", "data", "export", "voice", "chat", "serve")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -48,7 +48,9 @@ def test_version_and_help_need_neither_torch_nor_training_libraries(command: str
         assert done.stdout.startswith(text) and done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("parser", [chat.parser(), export.parser(), *voice.parser().subcommands.values()])
+@pytest.mark.parametrize(
+    "parser", [chat.parser(), export.parser(), serve.parser(), *voice.parser().subcommands.values()]
+)
 def test_every_option_has_a_help_text_with_its_default(parser: Parser) -> None:
     for name, action in parser.options.items():
         assert action.help, name
@@ -142,7 +144,7 @@ def test_no_locale_breaks_a_message_or_the_help(
     result = call(command, "--help", cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr and result.stdout.startswith("usage: "), result.stderr
     words = {"train": ["recipe=Zo\u00eb \u4f60"], "data": ["Zo\u00eb"], "export": ["--Zo\u00eb"], "voice": ["Zo\u00eb"],
-             "chat": ["--Zo\u00eb"]}[command]  # fmt: skip
+             "chat": ["--Zo\u00eb"], "serve": ["--Zo\u00eb"]}[command]  # fmt: skip
     result = call(command, *words, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error["), result.stderr
     assert len(result.stderr.splitlines()) == 1
