@@ -56,6 +56,11 @@ class KVCache:
             self.positions[row] = 0
             self.offset_B[row] = 0
 
+    def pretend_full(self) -> None:
+        """Puts all rows where their windows are full, to measure how long a step then takes; `reset` them afterwards."""
+        self.positions = [self.context] * len(self.positions)
+        self.offset_B.fill_(self.context)
+
     def live(self, rows: Sequence[int]) -> int:
         """Number of slots that the rows have filled once each has written one more frame."""
         return min(max((self.positions[row] for row in rows), default=0) + 1, self.context)

@@ -86,9 +86,9 @@ class Call:
         return self._samples / FRAME_SAMPLES
 
     def cut_to_tick(self) -> None:
-        """Drops what is heard before the first tick, but for a rest that lets frames be whole shortly before ticks."""
+        """Drops less than a frame of what was heard so far, so that from now on frames are whole shortly before ticks."""
         with self._lock:
-            self._drop(max(0, self._samples - PHASE_SAMPLES))
+            self._drop(max(0, self._samples - PHASE_SAMPLES) % FRAME_SAMPLES)
         self.is_cut = True
 
     def next_frame(self) -> Audio | None:

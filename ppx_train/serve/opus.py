@@ -18,8 +18,8 @@ from ppx_train.inference.session import Audio
 
 EXTRA = "serve"
 CodecName = Literal["opus", "pcm16"]
-SLICE_BYTES = 1024
-"""Bytes that are decoded at once: Opus may hide minutes of silence in a few thousand."""
+SLICE_BYTES = 256
+"""Bytes that are decoded at once: Opus may hide ten seconds of silence in so few."""
 
 
 class SoundReader(Protocol):
@@ -73,11 +73,11 @@ class OpusReader:
         """As `SoundReader.read`."""
         for start in range(0, len(data), SLICE_BYTES):
             try:
-                wav_S = self._stream.append_bytes(data[start : start + SLICE_BYTES])
+                samples = self._stream.append_bytes(data[start : start + SLICE_BYTES])
             except ValueError as why:
                 raise UserError(f"audio that is not Ogg-Opus ({why})", code="bad-audio") from why
-            if len(wav_S):
-                yield np.asarray(wav_S, np.float32)
+            if len(samples):
+                yield np.array(samples, dtype=np.float32)
 
 
 class OpusWriter:

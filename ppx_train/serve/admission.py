@@ -1,0 +1,99 @@
+"""How many calls fit: from the memory that is free, and from the time of a tick, measured before anybody calls."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.config import FRAME_SAMPLES
+from model.errors import UserError
+from ppx_train.inference.conversations import Conversations
+from ppx_train.inference.engine import TICK_SECONDS
+from ppx_train.inference.loading import Release
+from ppx_train.inference.session import SessionSettings
+from ppx_train.serve.query import MOST
+
+BUDGET_SECONDS = 0.8 * TICK_SECONDS
+"""A tick with all slots taken; the rest of the 80 ms is for prompts, queues and sockets."""
+MEMORY_SHARE = 0.8
+"""Of the free memory, that calls may take."""
+WARM_STEPS, STEPS = 3, 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """Slots that fit, and what was measured. note: says in a line why there are fewer than asked, if so."""
+
+    conversations: Conversations
+    slots: int
+    tick_seconds: float
+    note: str | None
+
+
+def admit(release: Release, asked: int, warm: SessionSettings, *, not_realtime: bool = False) -> Admission:
+    """Makes as many slots as were asked for, or as many as memory and the time of a tick allow.
+
+    warm: a conversation as most callers will want it; its prompt is kept for them.
+    Raises: UserError if no call fits, or one alone takes more than 80 ms a frame and `not_realtime` is not given.
+    """
+    slots = min(asked, slots_by_memory(release))
+    note = f"{slots} sessions, not {asked}: more do not fit into memory" if slots < asked else None
+    if slots < 1:
+        raise UserError(
+            "no call fits into the memory that is left: take a smaller model or free some", code="no-device"
+        )
+    while True:
+        conversations = Conversations(release, slots, most=MOST)
+        tick = measure_tick(conversations, warm)
+        if tick <= BUDGET_SECONDS or slots == 1 or not_realtime:
+            break
+        fewer = max(1, min(slots - 1, int(slots * BUDGET_SECONDS / tick)))
+        note = f"{fewer} sessions, not {asked}: with {slots} a tick takes {tick * 1e3:.0f} of 80 ms"
+        slots = fewer
+    if tick > TICK_SECONDS and not not_realtime:
+        raise UserError(
+            f"one call takes {tick * 1e3:.0f} ms for a frame of 80 ms here: take a smaller model or a faster device, "
+            "or add --not-realtime to serve it anyway, with sound that stutters",
+            code="no-device",
+        )
+    return Admission(conversations=conversations, slots=slots, tick_seconds=tick, note=note)
+
+
+def measure_tick(conversations: Conversations, warm: SessionSettings) -> float:
+    """The median time of a frame of all slots, in seconds, with windows as full as in a long call."""
+    session = conversations.join(warm)
+    conversations.prompt(session)
+    conversations.leave(session)
+    empty = SessionSettings(sampling=warm.sampling, seed=0)
+    sessions = [conversations.join(empty) for _ in conversations.sessions]
+    silence_S = np.zeros(FRAME_SAMPLES, np.float32)
+    times = []
+    for number in range(2 * WARM_STEPS + STEPS):
+        if number == WARM_STEPS:  # What a model is fed at its beginning lies behind it.
+            conversations.state.cache.pretend_full()
+        began = time.perf_counter()
+        conversations.step(dict.fromkeys(sessions, silence_S))
+        times.append(time.perf_counter() - began)
+    for each in sessions:
+        conversations.leave(each)
+    return float(np.median(times[2 * WARM_STEPS :]))
+
+
+def slots_by_memory(release: Release) -> int:
+    """Calls whose keys and values fit into the memory that is free now."""
+    config = release.lm.config
+    dtype = release.lm.text_emb.weight.dtype
+    bytes_each = config.num_layers * 2 * config.dim * config.context * dtype.itemsize
+    return int(MEMORY_SHARE * free_bytes(release.device) / bytes_each)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that is not in use; what caches hold may be had, and counts as free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise UserError("/proc/meminfo names no MemAvailable: this system cannot be measured", code="no-device")

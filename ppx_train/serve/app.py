@@ -1,0 +1,138 @@
+"""The routes of the server."""
+
+from pathlib import Path
+
+import prometheus_client
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from model.config import FRAME_RATE, SAMPLE_RATE
+from model.text_safety import plain
+from ppx_train import __version__
+from ppx_train.serve.chat import Chat
+from ppx_train.serve.logs import logger
+from ppx_train.serve.opus import codecs_here
+from ppx_train.serve.presets import PRESETS
+from ppx_train.serve.protocol import MOST_MESSAGE_BYTES, PATH
+from ppx_train.serve.query import IGNORED, Refusal, read_query
+from ppx_train.serve.service import Service
+
+OPEN = ("/healthz", "/readyz")
+"""What needs no token, so that a supervisor can ask."""
+
+
+def make_app(service: Service) -> web.Application:
+    """The application of a service."""
+    app = web.Application(middlewares=[_refusals(service)])
+    routes = Routes(service)
+    app.router.add_get(PATH, routes.chat)
+    for path in ("/healthz", "/readyz", "/metrics", "/api/info", "/api/voices", "/api/presets"):
+        app.router.add_get(path, getattr(routes, path.rpartition("/")[2]))
+    if service.settings.static is not None:
+        index = service.settings.static / "index.html"
+        app.router.add_get("/", _file(index))
+        app.router.add_static("/", service.settings.static, follow_symlinks=False)
+    return app
+
+
+def _file(path: Path) -> Handler:
+    async def send(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(path)
+
+    return send
+
+
+def _refusals(service: Service) -> Middleware:
+    """Checks who asks, and turns what goes wrong into JSON."""
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if request.path.startswith("/api/") or request.path == "/metrics":
+                service.access.check(request.headers, request.query, request.host)
+            return await handler(request)
+        except Refusal as why:
+            service.metrics.refused.labels(str(why.status)).inc()
+            headers = {} if why.retry_after is None else {"Retry-After": str(why.retry_after)}
+            return web.json_response(why.body, status=why.status, headers=headers)
+        except web.HTTPException as why:
+            return web.json_response({"error": plain(why.reason)}, status=why.status)
+        except ConnectionError:  # The client has left before the answer.
+            raise
+        except Exception:  # noqa: BLE001 - no request ends without an answer
+            logger.exception("a request has failed")
+            return web.json_response({"error": "the server has failed; it has noted why"}, status=500)
+
+    return handle
+
+
+class Routes:
+    """The handlers, one for each path."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """A call."""
+        self.service.check_open()
+        wanted = read_query(request.query, self.service.limits)
+        settings = self.service.session(wanted)
+        if not web.WebSocketResponse().can_prepare(request).ok:
+            raise Refusal(400, "this address is for WebSockets: ws://HOST:PORT/api/chat")
+        return await Chat(self.service, wanted, settings).run(request)
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Whether the process is alive."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Whether a caller would be served."""
+        is_ready = self.service.is_ready
+        phase = self.service.phase if is_ready or self.service.phase != "ready" else "ticks come late"
+        return web.json_response({"ready": is_ready, "phase": phase}, status=200 if is_ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Figures for Prometheus."""
+        service = self.service
+        slots = service.admission.slots if service.admission else 0
+        page = service.metrics.page(service.engine, slots, sum(chat.outbox.frames for chat in service.chats))
+        return web.Response(body=page, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+    async def info(self, request: web.Request) -> web.Response:
+        """What this server is and how busy."""
+        service = self.service
+        engine, admission, limits = service.engine, service.admission, service.limits
+        return web.json_response(
+            {
+                "version": __version__,
+                "phase": service.phase,
+                "model": service.release.name if service.release else None,
+                "sample_rate": SAMPLE_RATE,
+                "frame_rate": FRAME_RATE,
+                "codecs": codecs_here(),
+                "proto": [1, 2],
+                "default_voice": service.voices.default,
+                "ignored": IGNORED,
+                "sessions": admission.slots if admission else 0,
+                "active": admission.slots - engine.conversations.free if engine and admission else 0,
+                "queued": engine.queued if engine else 0,
+                "warm_tick_ms": round(1000 * admission.tick_seconds, 1) if admission else None,
+                "loop_lag_p99_ms": round(1000 * service.metrics.lag(0.99), 1),
+                "limits": {
+                    "call_seconds": limits.call_seconds,
+                    "idle_seconds": limits.idle_seconds,
+                    "role_tokens": limits.role_tokens,
+                    "message_bytes": MOST_MESSAGE_BYTES,
+                },
+            }
+        )
+
+    async def voices(self, request: web.Request) -> web.Response:
+        """The voices that may be asked for."""
+        voices = self.service.voices
+        listed = [{"id": name, "seconds": round(c.shape[1] / FRAME_RATE, 2)} for name, c in voices.codes.items()]
+        return web.json_response({"default": voices.default, "voices": listed})
+
+    async def presets(self, request: web.Request) -> web.Response:
+        """Roles to begin with."""
+        return web.json_response({"presets": PRESETS})

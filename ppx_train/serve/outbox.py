@@ -1,0 +1,53 @@
+"""What waits to be sent to one client: bounded, so that a client that reads slowly holds up nobody and no memory."""
+
+import asyncio
+from collections import deque
+
+import numpy as np
+
+from ppx_train.inference.engine import SILENCE_PEAK
+from ppx_train.inference.session import AgentFrame
+from ppx_train.serve.ends import End
+
+QUIET_FRAMES = 5
+"""Frames that may wait before silent ones are left out, 400 ms."""
+Item = bytes | AgentFrame | End
+
+
+class Outbox:
+    """Messages and frames in the order of their sending."""
+
+    def __init__(self, most_frames: int) -> None:
+        self.most_frames = most_frames
+        self.frames = 0
+        """Frames that wait."""
+        self.left_out = 0
+        """Silent frames that were not sent."""
+        self._waiting: deque[Item] = deque()
+        self._has_some = asyncio.Event()
+
+    def put(self, message: bytes | End) -> None:
+        """Adds a message, or the end, which comes after all that waits."""
+        self._waiting.append(message)
+        self._has_some.set()
+
+    def put_frame(self, frame: AgentFrame) -> bool:
+        """Adds a frame, unless it is silent and others wait; returns False if too many wait."""
+        if self.frames >= self.most_frames:
+            return False
+        if self.frames >= QUIET_FRAMES and not frame.text and np.abs(frame.agent_S).max() < SILENCE_PEAK:
+            self.left_out += 1
+            return True
+        self.frames += 1
+        self._waiting.append(frame)
+        self._has_some.set()
+        return True
+
+    async def get(self) -> Item:
+        """The next to send, once there is one."""
+        while not self._waiting:
+            self._has_some.clear()
+            await self._has_some.wait()
+        item = self._waiting.popleft()
+        self.frames -= isinstance(item, AgentFrame)
+        return item
