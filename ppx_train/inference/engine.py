@@ -86,7 +86,7 @@ class Call:
         return self._samples / FRAME_SAMPLES
 
     def cut_to_tick(self) -> None:
-        """Drops less than a frame of what was heard so far, so that from now on frames are whole shortly before ticks."""
+        """Drops less than a frame of what was heard so far, so that frames are whole shortly before ticks."""
         with self._lock:
             self._drop(max(0, self._samples - PHASE_SAMPLES) % FRAME_SAMPLES)
         self.is_cut = True

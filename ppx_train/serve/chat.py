@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,10 @@ GOODBYE_SECONDS = 2.0
 """What a client gets to take the last messages and to close."""
 STATS_SECONDS = 5.0
 RETRY_SECONDS = 5
-SEND_BUFFER_BYTES = 64 * 1024
-"""Of the system, for each client: sound must not wait there unseen."""
+HARD_MESSAGE_BYTES = 4 * MOST_MESSAGE_BYTES
+"""A message beyond it is not even received, and the client may hear no reason."""
+SEND_BUFFER_BYTES = 16 * 1024
+"""For each client, in the process and in the system: sound must not wait there unseen."""
 logger = logging.getLogger("ppx_train.serve")
 
 
@@ -92,7 +95,7 @@ class Chat:
                 await self._seat_in_time()
             socket = await self._open(request)
             end = await self._talk(socket)
-            await self._close(socket, request, end)
+            await self._close(socket, end)
             return socket
         except Refusal as why:
             end = End(f"refused_{why.status}", GONE.code, "")
@@ -124,9 +127,13 @@ class Chat:
     async def _open(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(
             timeout=GOODBYE_SECONDS, heartbeat=self.service.limits.heartbeat_seconds, autoping=False, compress=False,
-            max_msg_size=MOST_MESSAGE_BYTES, protocols=(SUBPROTOCOL,),
+            max_msg_size=HARD_MESSAGE_BYTES, protocols=(SUBPROTOCOL,),
         )  # fmt: skip
         await socket.prepare(request)
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        self._transport = request.transport
+        self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
         wanted = self.wanted
         note("call began", call=self.id, proto=wanted.proto, codec=wanted.codec, prompt=self.settings.prompt_frames)
         return socket
@@ -154,7 +161,7 @@ class Chat:
             logger.exception("call %s has failed", self.id)
             self.finish(ENDS["internal"])
 
-    async def _close(self, socket: web.WebSocketResponse, request: web.Request, end: End) -> None:
+    async def _close(self, socket: web.WebSocketResponse, end: End) -> None:
         """Says why the call ends, if somebody still listens; a client that does not take it is cut off."""
 
         async def say_goodbye() -> None:
@@ -168,8 +175,7 @@ class Chat:
         try:
             await asyncio.wait_for(say_goodbye(), 2 * GOODBYE_SECONDS)
         except (asyncio.TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
+            self._transport.abort()
 
     # From the engine to the client
 
@@ -216,6 +222,8 @@ class Chat:
             item = await self.outbox.get()
             if isinstance(item, End):
                 return item
+            while self._transport.get_write_buffer_size() > SEND_BUFFER_BYTES:
+                await asyncio.sleep(0.02)
             if isinstance(item, bytes):
                 await socket.send_bytes(item)
             else:
@@ -241,6 +249,8 @@ class Chat:
                 return ENDS["too-large"] if socket.close_code == ENDS["too-large"].code else GONE
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
                 return GONE
+            if message.type in (WSMsgType.BINARY, WSMsgType.TEXT) and len(message.data) > MOST_MESSAGE_BYTES:
+                return ENDS["too-large"]
             if not self._rate.spend(MESSAGE_SECONDS, self.loop.time()):
                 return ENDS["too-fast"]
             end = None

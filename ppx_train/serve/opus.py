@@ -51,7 +51,7 @@ class Pcm16Reader:
         whole = len(data) // 2 * 2
         self._rest = data[whole:]
         if whole:
-            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 2**15
+            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / np.float32(2**15)
 
 
 class Pcm16Writer:

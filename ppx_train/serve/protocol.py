@@ -105,7 +105,7 @@ def error_message(sentence: str) -> bytes:
     return bytes([Kind.ERROR]) + sentence.encode()
 
 
-def event_message(type_: EventType, seconds: float, **fields: Any) -> bytes:
-    """An event of `proto=2`. seconds: since the connection."""
-    content = {"type": type_, "t": round(seconds, 3), **fields}
+def event_message(type_: EventType, since: float, /, **fields: Any) -> bytes:
+    """An event of `proto=2`. since: seconds since the connection."""
+    content = {"type": type_, "t": round(since, 3), **fields}
     return bytes([Kind.METADATA]) + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

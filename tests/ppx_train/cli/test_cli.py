@@ -13,7 +13,7 @@ import yaml
 from data_pipelines.arguments import Parser
 from model.errors import UserError
 from ppx_train import __version__, roots
-from ppx_train.cli import chat, export, voice
+from ppx_train.cli import chat, export, serve, voice
 from ppx_train.cli.run import run
 from ppx_train.recipes import recipe_names
 from ppx_train.training.checkpoint import PlainFiles
@@ -30,7 +30,7 @@ def call(command: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complete
     )
 
 
-COMMANDS = ("train", "data", "export", "voice", "chat")
+COMMANDS = ("train", "data", "export", "voice", "chat", "serve")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -48,7 +48,9 @@ def test_version_and_help_need_neither_torch_nor_training_libraries(command: str
         assert done.stdout.startswith(text) and done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("parser", [chat.parser(), export.parser(), *voice.parser().subcommands.values()])
+@pytest.mark.parametrize(
+    "parser", [chat.parser(), export.parser(), serve.parser(), *voice.parser().subcommands.values()]
+)
 def test_every_option_has_a_help_text_with_its_default(parser: Parser) -> None:
     for name, action in parser.options.items():
         assert action.help, name

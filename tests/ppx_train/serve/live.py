@@ -52,7 +52,7 @@ class Live:
 
 @asynccontextmanager
 async def live(release: Release, *, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Live]:
-    settings.setdefault("max_sessions", 2)
+    settings = {"max_sessions": 2, "not_realtime": True, **settings}  # On a busy machine a tick may measure long.
     service = Service(ServeSettings(model="tiny", port=0, limits=limits or Limits(), **settings))
     service.settings.check()
     async with listening(service) as address, aiohttp.ClientSession() as http:

@@ -69,7 +69,7 @@ def test_live_calls_side_by_side_say_what_each_says_alone_offline(voiced: Releas
                 alone = chat(voiced, user_TS.reshape(-1), prompt_KP=prompt, sampling=sampling, seed=int(query["seed"]))
                 expected = np.frombuffer(Pcm16Writer().write(alone.agent_S), "<i2")
                 # Other tokens would sound altogether different; a decoder of more rows rounds differently.
-                np.testing.assert_allclose(sound(messages), expected, atol=1, rtol=0)
+                np.testing.assert_allclose(sound(messages), expected, atol=4, rtol=0)
                 pieces = TextPieces(voiced.tokenizer)
                 said = [m.payload.decode() for m in messages if m.kind == Kind.TEXT]
                 assert said == [text for i in alone.text_ids if (text := pieces.add(i))]
@@ -158,17 +158,17 @@ def test_a_warm_server_is_ready_within_half_a_second(voiced: Release) -> None:
 
 def test_words_before_the_handshake_are_heard_after_it(voiced: Release) -> None:
     async def test() -> None:
-        async with live(voiced, max_sessions=1) as one:
-            async with one.call({"proto": "2"}) as holder, one.call({"proto": "2"}) as socket:
-                await receive_until(holder, Kind.HANDSHAKE)
-                for frame_S in speech(40):  # More than the 2 s that are kept.
-                    await socket.send_bytes(pcm(frame_S))
-                await asyncio.sleep(0.2)
-                await holder.close()
-                await receive_until(socket, Kind.HANDSHAKE)
-                messages = await receive_until(socket, Kind.AUDIO)  # Nothing was sent since.
-                assert messages[-1].kind == Kind.AUDIO
-                chat_ = next(iter(one.service.chats))
-                assert 15 <= getattr(chat_, "call").dropped <= 20  # noqa: B009 - 25 frames were kept, 5 may wait
+        async with live(voiced, max_sessions=1) as one, one.call({"proto": "2"}) as holder:
+            await receive_until(holder, Kind.HANDSHAKE)
+            socket = await one.call({"proto": "2"})
+            for frame_S in speech(40):  # More than the 2 s that are kept.
+                await socket.send_bytes(pcm(frame_S))
+            await asyncio.sleep(0.2)
+            await holder.close()
+            await receive_until(socket, Kind.HANDSHAKE)
+            messages = await receive_until(socket, Kind.AUDIO)  # Nothing was sent since.
+            dropped = [m.event["frames"] for m in messages if m.kind == 4 and m.event["type"] == "backlog_dropped"]
+            assert messages[-1].kind == Kind.AUDIO and 15 <= dropped[-1] <= 20  # 25 frames were kept, 5 may wait.
+            await socket.close()
 
     within(30, test())
