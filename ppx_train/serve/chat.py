@@ -309,6 +309,7 @@ class Chat:
             "tick_ms": round(1000 * sum(ticks) / max(1, len(ticks)), 1),
             "budget_ms": round(1000 / FRAME_RATE),
             "missed": figures.missed,
+            "cut_ms": round(1000 * self.call.cut_samples / SAMPLE_RATE),
             "late": self.call.late,
             "dropped": self.call.dropped,
             "backlog_ms": round(1000 * self.call.backlog / FRAME_RATE),
