@@ -20,7 +20,7 @@ from data_pipelines.verbs import VERBS, overview, verb_parser
 from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
-from ppx_train.cli import chat, export, train, voice
+from ppx_train.cli import chat, export, serve, train, voice
 from ppx_train.config.load import load
 from ppx_train.help import settings_help
 from ppx_train.recipes import GROUPS, group_names, recipe_names
@@ -32,7 +32,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-COMMANDS = ("ppx-train", "ppx-data", "ppx-export", "ppx-voice", "ppx-chat")
+COMMANDS = ("ppx-train", "ppx-data", "ppx-export", "ppx-voice", "ppx-chat", "ppx-serve")
 
 
 def name_of(page: Path) -> str:
@@ -55,6 +55,7 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
 def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
     """The parser of a command or of its verb, and the words that it reads."""
     own = {"ppx-train": train.parser, "ppx-export": export.parser, "ppx-voice": voice.parser, "ppx-chat": chat.parser}
+    own |= {"ppx-serve": serve.parser}
     if words[0] in own:
         return own[words[0]](), words[1:]
     if len(words) > 1 and not words[1].isupper() and not words[1].startswith("-"):
@@ -176,6 +177,8 @@ def test_the_tables_of_groups_and_options_are_complete() -> None:
     rows = set(re.findall(r"`(--[\w-]+)`", inference))
     for parser in (chat.parser(), export.parser(), *voice.parser().subcommands.values()):
         assert rows >= set(option_flags(parser.options.values())) - {"--help", "--version"}
+    serving = set(re.findall(r"`(--[\w-]+)`", (ROOT / "docs/serving.md").read_text("utf-8")))
+    assert serving >= set(option_flags(serve.parser().options.values())) - {"--help", "--version"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

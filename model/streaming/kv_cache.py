@@ -57,7 +57,7 @@ class KVCache:
             self.offset_B[row] = 0
 
     def pretend_full(self) -> None:
-        """Puts all rows where their windows are full, to measure how long a step then takes; `reset` them afterwards."""
+        """Puts all rows where their windows are full, to measure a step; `reset` them afterwards."""
         self.positions = [self.context] * len(self.positions)
         self.offset_B.fill_(self.context)
 

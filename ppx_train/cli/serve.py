@@ -8,7 +8,7 @@ from data_pipelines.arguments import Parser, add_version
 from model.extras import require
 from ppx_train import __version__
 from ppx_train.cli.run import run
-from ppx_train.serve.settings import AUTO, Limits, ServeSettings
+from ppx_train.serve.settings import AUTO, CallLimits, ServeSettings
 
 TOKEN_VARIABLE = "PPX_SERVE_TOKEN"
 """The environment variable that holds the token, out of sight of other users of the machine."""
@@ -22,7 +22,7 @@ def main() -> None:
 def parser() -> Parser:
     """The parser of the command's words."""
     parser = Parser(prog="ppx-serve", description="Serves live calls over WebSockets, as moshi.server does, to many.")
-    add, default, limits = parser.add_argument, ServeSettings, Limits
+    add, default, limits = parser.add_argument, ServeSettings, CallLimits
     add("--model", "--hf-repo", required=True, metavar="DIR", help="folder made by ppx-export, or a hub repository")
     add("--revision", metavar="REV", help="revision of the hub repository (default: its main branch)")
     add("--host", metavar="HOST", default=default.host, help="address to listen on; 0.0.0.0 for all, with a --token")
@@ -57,7 +57,7 @@ def parser() -> Parser:
 def command(words: Sequence[str]) -> None:
     """Serves until it is stopped."""
     given = vars(parser().parse_args(words))
-    limits = Limits(call_seconds=given.pop("max_seconds"), drain_seconds=given.pop("drain_seconds"))
+    limits = CallLimits(call_seconds=given.pop("max_seconds"), drain_seconds=given.pop("drain_seconds"))
     static = given.pop("static")
     settings = ServeSettings(
         model=given.pop("model"),

@@ -11,7 +11,7 @@ from model.config import FRAME_RATE
 from model.streaming.sample import Sampling
 from ppx_train.inference.chat_settings import ROLE
 from ppx_train.serve.opus import CodecName, codecs_here
-from ppx_train.serve.settings import Limits
+from ppx_train.serve.settings import CallLimits
 
 VOICE_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 MOST = Sampling(text_top_k=500, audio_top_k=500)
@@ -53,12 +53,12 @@ class CallRequest:
     ignored: tuple[str, ...]
 
     @classmethod
-    def default(cls, limits: Limits) -> "CallRequest":
+    def default(cls, limits: CallLimits) -> "CallRequest":
         """What a client gets that asks for nothing, but for a codec that is there."""
         return read_query({"codec": codecs_here()[0]}, limits)
 
 
-def read_query(query: Mapping[str, str], limits: Limits) -> CallRequest:
+def read_query(query: Mapping[str, str], limits: CallLimits) -> CallRequest:
     """Reads the query of /api/chat.
 
     Raises: Refusal with status 400 and the field for a value of the wrong type.

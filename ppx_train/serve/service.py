@@ -72,7 +72,7 @@ class Service:
 
     @property
     def running(self) -> LiveEngine:
-        """The engine. Raises: Refusal while there is none, or it takes no calls."""
+        """The engine. Raises: Refusal before there is one."""
         if self.engine is None or self.phase == "loading":
             raise Refusal(503, "the model is being loaded: try again later", retry_after=5)
         return self.engine

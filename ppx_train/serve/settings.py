@@ -14,7 +14,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class CallLimits:
     """What a call may ask for and how long it may last; seconds where the name says so."""
 
     call_seconds: float = 3600.0
@@ -62,7 +62,7 @@ class ServeSettings:
     half: bool = False
     not_realtime: bool = False
     watchdog_seconds: float = 10.0
-    limits: Limits = field(default_factory=Limits)
+    limits: CallLimits = field(default_factory=CallLimits)
 
     @property
     def is_local(self) -> bool:

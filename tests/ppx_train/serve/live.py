@@ -15,7 +15,7 @@ from ppx_train.inference.session import Audio
 from ppx_train.serve.protocol import PATH, Kind, Message, audio_message, read_message
 from ppx_train.serve.server import in_thread, listening, running
 from ppx_train.serve.service import Service
-from ppx_train.serve.settings import Limits, ServeSettings
+from ppx_train.serve.settings import CallLimits, ServeSettings
 from tests.ppx_train.inference.noise import noise
 
 FRAME = 1920
@@ -51,9 +51,9 @@ class Live:
 
 
 @asynccontextmanager
-async def live(release: Release, *, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Live]:
+async def live(release: Release, *, limits: CallLimits | None = None, **settings: Any) -> AsyncIterator[Live]:
     settings = {"max_sessions": 2, "not_realtime": True, **settings}  # On a busy machine a tick may measure long.
-    service = Service(ServeSettings(model="tiny", port=0, limits=limits or Limits(), **settings))
+    service = Service(ServeSettings(model="tiny", port=0, limits=limits or CallLimits(), **settings))
     service.settings.check()
     async with listening(service) as address, aiohttp.ClientSession() as http:
         one = Live(service, address, http)
@@ -110,11 +110,11 @@ def pcm(frame_S: Audio) -> bytes:
     return audio_message((frame_S * 2**15).astype("<i2").tobytes())
 
 
-async def paced(frames: int, send: Callable[[int], Awaitable[None]], *, speed: float = 1.0) -> None:
+async def paced(frames: int, send: Callable[[int], Awaitable[None]]) -> None:
     """Calls `send` with 0, 1, ... every 80 ms."""
     began = time.monotonic()
     for n in range(frames):
-        await asyncio.sleep(max(0.0, began + n * 0.08 / speed - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + n * 0.08 - time.monotonic()))
         await send(n)
 
 

@@ -156,10 +156,14 @@ def test_measuring_leaves_no_trace(voiced: Release) -> None:
 
 
 def test_the_event_loop_goes_on_while_the_model_computes(voiced: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_step(_: object) -> dict[Any, Any]:
+        time.sleep(1.0)
+        return {}
+
     async def test() -> None:
         async with live(voiced) as one, one.call() as socket:
             await receive_until(socket, Kind.HANDSHAKE)
-            monkeypatch.setattr(one.service.running.conversations, "step", lambda heard: time.sleep(1.0) or {})
+            monkeypatch.setattr(one.service.running.conversations, "step", slow_step)
             await socket.send_bytes(pcm(np.zeros(3840, np.float32)))
             await asyncio.sleep(0.2)
             began = time.monotonic()
@@ -191,11 +195,11 @@ def test_figures_are_those_of_the_engine(voiced: Release) -> None:
     within(20, test())
 
 
-CONNECTS = int(os.environ.get("PPX_CONNECTS", "40"))
+CONNECTS = int(os.environ.get("PPX_CONNECTS", "25"))
 
 
 def test_nothing_grows_with_calls(voiced: Release) -> None:
-    async def some(one: Any, count: int) -> tuple[int, int, int]:
+    async def some(one: Any, count: int) -> tuple[int, int, int, int]:
         for _ in range(count):
             async with one.call({"proto": "2"}) as socket:
                 await receive_until(socket, Kind.HANDSHAKE)
@@ -203,13 +207,15 @@ def test_nothing_grows_with_calls(voiced: Release) -> None:
         await until(lambda: one.free == 2 and not one.service.chats)
         await asyncio.sleep(0.2)
         gc.collect()
-        chats = sum(isinstance(thing, Chat) for thing in gc.get_objects())
-        return chats, threading.active_count(), len(os.listdir("/proc/self/fd"))
+        chats = sum(type(thing) is Chat for thing in gc.get_objects())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return chats, threading.active_count(), len(os.listdir("/proc/self/fd")), pages
 
     async def test() -> None:
         async with live(voiced) as one:
             before = await some(one, 4)
             after = await some(one, CONNECTS)
             assert after[0] <= 1 and after[1] == before[1] and after[2] <= before[2]
+            assert (after[3] - before[3]) * os.sysconf("SC_PAGE_SIZE") < 16 * 2**20
 
     within(30 + CONNECTS, test())

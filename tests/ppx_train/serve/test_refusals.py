@@ -15,12 +15,12 @@ from ppx_train.inference.loading import Release
 from ppx_train.serve.access import Access
 from ppx_train.serve.protocol import Kind
 from ppx_train.serve.query import Refusal, read_query
-from ppx_train.serve.settings import Limits, ServeSettings
+from ppx_train.serve.settings import CallLimits, ServeSettings
 from ppx_train.serve.voices import read_voices
 from tests.ppx_train.serve.live import live, receive_until, until, within
 from tests.refusals import refused
 
-LIMITS = Limits()
+LIMITS = CallLimits()
 
 
 def query(**fields: str) -> Any:
@@ -70,7 +70,7 @@ def test_bad_requests_get_json_before_the_upgrade(voiced: Release, caplog: pytes
     caplog.set_level(logging.INFO)
 
     async def test() -> None:
-        async with live(voiced, limits=Limits(role_tokens=100), token="a-good-token") as one:
+        async with live(voiced, limits=CallLimits(role_tokens=100), token="a-good-token") as one:
             token = {"token": "a-good-token"}
             for wanted, status, field in (
                 ({"voice_prompt": "../x"}, 400, "voice_prompt"),
@@ -148,7 +148,12 @@ def test_an_address_that_others_reach_wants_a_token() -> None:
     for token in ("short", "with space in it", "with/slash/in/it", ""):
         with refused("bad-value"):
             ServeSettings(model="m", token=token).check()
-    for wrong in ({"port": 70000}, {"max_sessions": 0}, {"limits": Limits(call_seconds=0)}, {"watchdog_seconds": 0}):
+    for wrong in (
+        {"port": 70000},
+        {"max_sessions": 0},
+        {"limits": CallLimits(call_seconds=0)},
+        {"watchdog_seconds": 0},
+    ):
         with refused("bad-value"):
             ServeSettings(model="m", **wrong).check()  # type: ignore[arg-type]
 
