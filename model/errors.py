@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from model.text_safety import visible
+
 Code = Literal[
     "bad-value",
     "bad-combination",
@@ -79,7 +81,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, code: Code) -> None:
-        super().__init__(message)
+        super().__init__(visible(message))  # Names from files may hold what cannot be printed.
         self.code: Code = code
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, Code]]:

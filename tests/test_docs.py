@@ -22,7 +22,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
 from ppx_train.cli import chat, export, serve, train, voice
-from ppx_train.config.load import load
+from ppx_train.config.load import layers_of, merge
 from ppx_train.help import settings_help
 from ppx_train.recipes import GROUPS, group_names, recipe_names
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
@@ -74,7 +74,7 @@ def check_command(words: list[str]) -> None:
     parser, rest = parser_of(words)
     args = parser.parse_intermixed_args(rest) if words[0] == "ppx-train" else parser.parse_args(rest)
     if words[0] == "ppx-train" and args.settings != ["recipes"]:
-        load(args.settings)
+        merge(layers_of(args.settings))
     if words[:2] == ["ppx-data", "make"]:
         plan(args.pipeline, args.settings)
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +37,31 @@ MAX_WORD_SECONDS = 2.5
 """A longer word has swallowed silence, a tone or somebody else's speech."""
 MAX_PAUSE_SECONDS = 0.12
 """Silence this long at the start of a word is a pause before it: longer than the closure of any stop."""
+WORST_PHONE = -150.0
+"""No phone counts as worse: a path without room for a phone scores it with half a billion below zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Words with times in seconds from the start of the audio; `score` is the mean acoustic score a frame."""
+    """Words with times in seconds from the start of the audio.
+
+    `score` is the mean acoustic score a frame. `phone_score` is the mean over phones of each one's score a frame, in
+    which a short phone counts as much as a long one: a wrong text squeezes most of its phones into three frames.
+    """
 
     words: tuple[Word, ...]
     score: float
+    phone_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One part of a word as the decoder found it: frames, the sum of its scores, and a mean score for each phone."""
+
+    start: int
+    duration: int
+    score: float
+    phones: list[float]
 
 
 class Aligner:
@@ -66,11 +82,12 @@ class Aligner:
         )
 
     def align(
-        self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str], *, min_score: float = MIN_SCORE
+        self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str], *, min_score: float | None = MIN_SCORE
     ) -> Alignment | None:
         """Finds when each word of one utterance is said; None means that the text does not fit the audio.
 
-        `words` are as spoken (numbers spelt out) and come back unchanged, punctuation and case included.
+        `words` are as spoken (numbers spelt out) and come back unchanged, punctuation and case included. Without
+        `min_score` the caller judges the scores.
         Shapes: audio [samples], float32 in [-1, 1].
         Raises: UserError if a word holds nothing that can be said.
         """
@@ -85,6 +102,7 @@ class Aligner:
             return None
         frames = sum(entry.duration for entry in found)
         score = sum(entry.score for entry in found) / max(frames, 1)
+        phone_score = float(np.mean([score for entry in found for score in entry.phones]))
         aligned, at = [], 0
         for word, group in zip(words, parts, strict=True):
             first, last = found[at], found[at + len(group) - 1]
@@ -93,11 +111,12 @@ class Aligner:
             aligned.append(Word(text=word, start=round(first.start * FRAME_SECONDS, 2), end=round(end, 2)))
         if max(word.end - word.start for word in aligned) > MAX_WORD_SECONDS:
             return None
-        if score < min_score or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
+        is_poor = min_score is not None and score < min_score
+        if is_poor or level_dbfs(audio, rate, aligned) < MIN_LEVEL_DBFS:
             return None
-        return Alignment(words=tuple(after_pauses(aligned, audio, rate)), score=score)
+        return Alignment(words=tuple(after_pauses(aligned, audio, rate)), score=score, phone_score=phone_score)
 
-    def _two_passes(self, audio: npt.NDArray[np.float32], rate: int, parts: Sequence[str]) -> list[Any] | None:
+    def _two_passes(self, audio: npt.NDArray[np.float32], rate: int, parts: Sequence[str]) -> list[_Entry] | None:
         """Words first, then their phones: the second pass gives the times. None if the words find no path."""
         if not len(audio):
             return None  # The decoder would raise, and then fail on every later utterance.
@@ -112,7 +131,16 @@ class Aligner:
         alignment = self._decoder.get_alignment()
         if alignment is None:
             return None
-        return [entry for entry in alignment if entry.name[0] not in "<[("]  # Silences and noises are left out.
+        return [
+            _Entry(
+                start=entry.start,
+                duration=entry.duration,
+                score=entry.score,
+                phones=[max(phone.score / max(phone.duration, 1), WORST_PHONE) for phone in entry],
+            )
+            for entry in alignment
+            if entry.name[0] not in "<[("  # Silences and noises are left out.
+        ]
 
     def _listen(self, pcm: npt.NDArray[np.int16]) -> None:
         self._decoder.start_utt()

@@ -142,7 +142,7 @@ def share_out(text: str, heard: Sequence[str]) -> list[str]:
     return [" ".join(word for word, own in zip(written, stretch, strict=True) if own == n) for n in range(len(heard))]
 
 
-def _said(word: SpokenWord) -> list[str]:
+def said_by(word: SpokenWord) -> list[str]:
     """Returns the words to align; a single capital names a letter, which the aligner knows by its full stop."""
     return [f"{part}." if len(part) == 1 and part.isupper() else part for part in word.spoken]
 
@@ -155,7 +155,7 @@ def _align(audio: Audio, rate: int, utterance: Utterance, last_end: float) -> Ut
     start = max(utterance.start - PAD_SECONDS, min(last_end, utterance.start), 0.0)
     end = min(utterance.end + PAD_SECONDS, len(audio) / rate)
     written = expand(utterance.text)
-    said = [part for word in written for part in _said(word)]
+    said = [part for word in written for part in said_by(word)]
     times = word_times(said, audio[round(start * rate) : round(end * rate)], rate, start)
     if times is None:
         return utterance

@@ -21,7 +21,8 @@ class Utterance:
 
     `words` is empty while their times are not known, and `text` is what is said then; `unwritten` are
     stretches in which sounds may be that have no words, such as words broken off; `is_silent` marks a tag such as
-    [noise], which no words should stand for.
+    [noise], which no words should stand for; `is_recognised` marks words that a recogniser heard, among others of the
+    same side that somebody wrote.
     """
 
     start: float
@@ -31,6 +32,7 @@ class Utterance:
     unwritten: tuple[tuple[float, float], ...] = ()
     events: tuple[SideEvent, ...] = ()
     is_silent: bool = False
+    is_recognised: bool = False
 
     @property
     def is_wordless(self) -> bool:

@@ -19,6 +19,8 @@ CLONED = "cloned_voices"
 """Key of the terms of voices that an engine imitated, by side: {"left": {"licence": ..., "consent": ...}}."""
 MASKED = "masked"
 """Key of how many personal stretches of each kind were masked; it is there, if only empty, where --mask was given."""
+RECOGNISED = "recognised"
+"""Key of the spans whose words a recogniser heard and nobody wrote, by side: {"left": [[1.2, 2.3]], "right": []}."""
 PRESET_ENGINES = ("dia", "espeak", "kokoro")
 """Engines whose voices are their own: the key of such a voice begins with the engine's name."""
 PRESET_CONSENT = "synthetic voice of a text-to-speech engine, no natural speaker"

@@ -14,13 +14,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+FEW_ROWS = 4
+"""Rows up to which a product without gradient is left to PyTorch: calling oneDNN would take longer than multiplying."""
+
 
 def linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     """x W^T, [.., I] -> [.., O]. Inside autocast both are cast to its type."""
     x, weight_OI = autocast_to_one_type(x, weight_OI)
-    if uses_onednn(x):
+    if not uses_onednn(x):
+        return F.linear(x, weight_OI)
+    if torch.is_grad_enabled() and (x.requires_grad or weight_OI.requires_grad):
         return _Linear.apply(x, weight_OI)
-    return F.linear(x, weight_OI)
+    if x.numel() <= FEW_ROWS * x.shape[-1]:
+        return F.linear(x, weight_OI)
+    return onednn_linear(x, weight_OI)
 
 
 def step_linear(x_QNI: Tensor, stacked: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class ConvState:
 
 FEW_STEPS = 32
 """Steps up to which one matrix product is faster than the library's convolution on a CPU, by up to 15 times."""
+FEW_STRIDED_STEPS = 512
+"""The same for outputs of strided convolutions, of which a streamed frame has at most 480."""
 
 
 class Conv(nn.Module):
@@ -85,7 +87,7 @@ class CausalConv1d(nn.Module):
                 state.keep(self, x_BCT[..., x_BCT.shape[2] - self.past :])
         conv = self.conv.conv
         steps = (x_BCT.shape[2] - self.past) // self.stride
-        if self.dilation == 1 and steps <= FEW_STEPS:
+        if self.dilation == 1 and steps <= (FEW_STEPS if self.stride == 1 else FEW_STRIDED_STEPS):
             windows_BTCF = x_BCT.unfold(2, self.kernel, self.stride).transpose(1, 2)
             return F.linear(windows_BTCF.flatten(2), conv.weight.flatten(1), conv.bias).transpose(1, 2)
         return F.conv1d(x_BCT, conv.weight, conv.bias, self.stride, 0, self.dilation)

@@ -23,6 +23,7 @@ class Codebook(nn.Module):
     cluster_usage: Tensor
     embedding_sum: Tensor
     centroids_VZ: Tensor
+    half_norms_V: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -30,11 +31,13 @@ class Codebook(nn.Module):
         self.register_buffer("cluster_usage", torch.ones(config.bins))
         self.register_buffer("embedding_sum", torch.randn(config.bins, config.dimension))
         self.register_buffer("centroids_VZ", torch.empty(config.bins, config.dimension), persistent=False)
+        self.register_buffer("half_norms_V", torch.empty(config.bins), persistent=False)
         self.refresh()
 
     def refresh(self) -> None:
         """Recomputes the centroids; call it after changing the sums or the counts."""
         self.centroids_VZ = self.embedding_sum / self.cluster_usage.clamp(min=USAGE_FLOOR)[:, None]
+        self.half_norms_V = self.centroids_VZ.square().sum(dim=1) / 2
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -43,7 +46,7 @@ class Codebook(nn.Module):
     def nearest(self, x_BTZ: Tensor) -> Tensor:
         """Index [B, T] of the nearest centroid."""
         # The scores are -|x - c|^2 / 2 without |x|^2, which is the same for every centroid.
-        scores_BTV = x_BTZ @ self.centroids_VZ.t() - self.centroids_VZ.square().sum(dim=1) / 2
+        scores_BTV = x_BTZ @ self.centroids_VZ.t() - self.half_norms_V
         return scores_BTV.argmax(dim=-1)
 
     def lookup(self, codes_BT: Tensor) -> Tensor:

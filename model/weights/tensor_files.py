@@ -145,7 +145,7 @@ def open_safetensors(file: Path) -> safe_open:
         if _is_pickle(file):
             raise _pickle(file) from why
         raise UserError(
-            f"{file}: not a whole safetensors file ({why}); download or export it again",
+            f"{file}: not a whole safetensors file ({plain(str(why))}); download or export it again",
             code="unreadable" if file.is_file() else "not-found",
         ) from why
 

@@ -66,12 +66,13 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
             )
     try:
         chosen = DictConfig(OmegaConf.merge(by_recipe.values.get("groups") or {}, by_hand.get("groups") or {}))
+        files = [(str(group), str(name)) for group, name in chosen.items()]  # A name may stand for another setting.
     except (OmegaConfBaseException, TypeError, ValueError) as why:
         raise UserError(f"recipe={recipe}: groups, {first_line(why)}", code="bad-value") from why
     by_hand.recipe = Path(recipe).stem
     layers = [
         ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
-        *(read_group(str(group), str(name)) for group, name in chosen.items()),
+        *(read_group(group, name) for group, name in files),
         by_recipe,
         ConfigLayer(origin="command line", values=by_hand),
     ]

@@ -107,6 +107,11 @@ class Data:
                 "data.paths is empty: give a folder made by `ppx-data shard`, e.g. data.paths=[shards]",
                 code="missing-option",
             )
+        for source, draws in self.mix.items():
+            if type(draws) is not int:  # OmegaConf lets a mapping pass for a number.
+                raise UserError(
+                    f"data.mix.{source}={draws}: give a whole number of draws, such as 14", code="bad-value"
+                )
         if not any(self.mix.values()) or min(self.mix.values()) < 0:
             mix = ", ".join(f"{name} {draws}" for name, draws in self.mix.items())
             raise UserError(

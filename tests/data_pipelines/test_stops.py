@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines import verbs
-from data_pipelines.recordings import fill
-from data_pipelines.recordings.fisher import importer
+from data_pipelines.recordings.fisher import importer, placed
 from data_pipelines.shards.encode import build_shards
 from data_pipelines.writer.synth import write_scripts
 from tests.data_pipelines.execution.test_executor import wait_for
@@ -43,7 +42,7 @@ def test_speak(before: Path, tmp_path: Path) -> None:
 def use_fake_aligner() -> None:
     """Puts a fast aligner in the place of the real one."""
     aligner = FakeAligner()
-    fill.shared_aligner = importer.shared_aligner = lambda: aligner  # type: ignore[assignment]
+    placed.shared_aligner = importer.shared_aligner = lambda: aligner  # type: ignore[assignment]
 
 
 def test_fisher(before: Path, tmp_path: Path) -> None:

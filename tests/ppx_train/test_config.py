@@ -263,3 +263,14 @@ def test_a_saved_configuration_has_plain_numbers(tmp_path: Path) -> None:
     # A bare 2e-6 would come back as a string from a plain YAML reader.
     assert yaml.safe_load((tmp_path / "c.yaml").read_text("utf-8"))["optim"]["lr"]["temporal"] == 2e-6
     assert OmegaConf.load(tmp_path / "c.yaml").optim.lr.temporal == 2e-6
+
+
+def test_a_group_that_stands_for_a_setting_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("groups: {data: '${nothing}', model: tiny}\nsteps: 5\n", "utf-8")
+    with refused("bad-value", "groups", "nothing"):
+        load([f"recipe={tmp_path / 'own.yaml'}"])
+
+
+def test_draws_that_are_no_numbers_are_refused() -> None:
+    with refused("bad-value", "data.mix.service"):
+        load(["recipe=service_only", "data.paths=[shards]", "data.mix={service: {more: 1}}"])

@@ -25,8 +25,10 @@ from data_pipelines.recordings.fisher.job import CallDraft, CallFiles, FisherSet
 from data_pipelines.recordings.fisher.read_call import ReadCall, read_call, to_24k
 from data_pipelines.recordings.fisher.timed_lines import SIDE_OF, TimedLine
 from data_pipelines.recordings.mask import mask_call
+from data_pipelines.recordings.recording import Unready
+from data_pipelines.recordings.utterances import Utterance
 from data_pipelines.recordings.windows import MIN_WINDOW_SECONDS, Window, WindowLimits, plan_windows
-from data_pipelines.records.provenance import MASKED, RECORDED
+from data_pipelines.records.provenance import MASKED, RECOGNISED, RECORDED
 from data_pipelines.records.schema import SIDES, Dialogue, Side
 from data_pipelines.roles.topics import longest_prompt, role_prompts
 from model.errors import UserError
@@ -37,9 +39,12 @@ def import_call(files: CallFiles, settings: FisherSettings, out: Path) -> CallDr
 
     The dialogues of the draft have no final split yet; every side that can be the agent is one. Faults of the call
     become the reason of its rejection.
+    Raises: Unready if the recogniser cannot be opened.
     """
     try:
         return _import_call(files, settings, out)
+    except Unready:
+        raise
     except UserError as why:
         for folder in out.glob(f"fe_03_{files.call}-*"):  # This run began them, or an earlier one made them.
             shutil.rmtree(folder)
@@ -48,7 +53,7 @@ def import_call(files: CallFiles, settings: FisherSettings, out: Path) -> CallDr
 
 def _import_call(files: CallFiles, settings: FisherSettings, out: Path) -> CallDraft:
     read = read_call(files, settings.filters)
-    spoken, share = align_lines(_inside(read, files), read.audio_CS, read.rate)
+    spoken, share = align_lines(_inside(read, files), read.audio_CS, read.rate, settings.listener)
     if share < MIN_PLACED_SHARE:
         raise UserError(
             f"{files.transcript.name}: only {100 * share:.0f} % of its lines fit the audio of the call",
@@ -154,7 +159,21 @@ def _cut(
     cut = write_window(folder, window, heard, dialogue, voices)
     count = token_counter(settings.tokenizer)
     rows = {side: row_frames(cut.seconds, clip.seconds, count(prompts[side][0])) for side, clip in clips.items()}
-    return replace(cut, provenance=cut.provenance | {"row_frames": rows})
+    heard_by: dict[str, Any] = {}
+    if settings.listener:
+        recognised = {side: _recognised(heard.spoken[side], window) for side in SIDES}
+        heard_by = {"asr": settings.listener.recogniser().identity(), RECOGNISED: recognised}
+    return replace(cut, provenance=cut.provenance | {"row_frames": rows} | heard_by)
+
+
+def _recognised(utterances: Sequence[Utterance], window: Window) -> list[list[float]]:
+    """Returns the spans whose words nobody wrote, in seconds of the window."""
+    spans = [(u.words[0].start, u.words[-1].end) for u in utterances if u.is_recognised and u.words]
+    return [
+        [round(start - window.start, 3), round(end - window.start, 3)]
+        for start, end in spans
+        if start >= window.start and end <= window.end
+    ]
 
 
 def _provenance(read: ReadCall, files: CallFiles, settings: FisherSettings) -> dict[str, Any]:

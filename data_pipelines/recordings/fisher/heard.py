@@ -5,53 +5,49 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data_pipelines.recordings.fill import PAD_SECONDS, word_times
+from data_pipelines.recordings.fill import Listener
+from data_pipelines.recordings.fisher.placed import PlacedLine, place_lines
 from data_pipelines.recordings.fisher.timed_lines import TimedLine
 from data_pipelines.recordings.utterances import SideEvent, Spoken, Utterance
 from data_pipelines.records.schema import SIDES, Word
 from data_pipelines.sound.audio import Audio
 
 
-def align_lines(lines: Sequence[TimedLine], audio_CS: Audio, rate: int) -> tuple[Spoken, float]:
+def align_lines(
+    lines: Sequence[TimedLine], audio_CS: Audio, rate: int, listener: Listener | None = None
+) -> tuple[Spoken, float]:
     """Gives every line its word times; also returns the share of the certain lines with words that fit the audio.
 
-    An utterance is looked for from 0.2 s before its start, though not before its speaker's last word, so that the
-    words of a side never overlap.
+    Lines that are nothing but `(( ))` get the words that `listener` hears, if there is one.
     Shapes: audio_CS [2, samples], left and right.
+    Raises: Unready if the recogniser cannot be opened.
     """
-    last_word = dict.fromkeys(SIDES, 0.0)
-    spoken: dict[str, list[Utterance]] = {side: [] for side in SIDES}
+    spoken: dict[str, list[Utterance]] = {}
     tried = fitted = 0
-    for line in lines:
-        start = min(max(line.start - PAD_SECONDS, last_word[line.side], 0.0), line.end)
-        end = min(line.end + PAD_SECONDS, audio_CS.shape[1] / rate)
-        piece = audio_CS[SIDES.index(line.side), int(start * rate) : int(end * rate)]
-        utterance = _align(line, piece, rate, start)
-        if line.is_certain and any(token.kind == "word" for token in line.tokens):
-            tried += 1
-            fitted += bool(utterance.words)
-        if utterance.words:
-            last_word[line.side] = utterance.words[-1].end
-        spoken[line.side].append(utterance)
+    for channel, side in enumerate(SIDES):
+        own = place_lines([line for line in lines if line.side == side], audio_CS[channel], rate, listener)
+        spoken[side] = [_utterance(placed) for placed in own]
+        told = [p for p in own if p.line.is_certain and any(token.kind == "word" for token in p.line.tokens)]
+        tried += len(told)
+        fitted += sum(bool(p.times) for p in told)
     return _with_backchannels(spoken, lines), fitted / tried if tried else 0.0
 
 
-def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utterance:
-    """Aligns one line heard from `start` on; broken-off words are aligned, too, but not kept."""
-    said = [token for token in line.tokens if token.kind != "laugh"]
+def _utterance(placed: PlacedLine) -> Utterance:
+    """Returns a line with its words and events; broken-off words have times, too, but are not kept."""
+    line, times = placed.line, placed.times
     laughs = [n for n, token in enumerate(line.tokens) if token.kind == "laugh"]
-    if not said:
+    if not line.said:
         events = (_event("laughter", line.start, line.end),) if laughs else ()
         return Utterance(start=line.start, end=line.end, events=events, is_silent=line.is_certain)
-    times = word_times([token.said for token in said], audio_S, rate, start)
-    if times is None:
+    if not times:
         return Utterance(start=line.start, end=line.end)
     words = [
         Word(text=token.text, start=first, end=last)
-        for token, (first, last) in zip(said, times, strict=True)
+        for token, (first, last) in zip(line.said, times, strict=True)
         if token.kind == "word"
     ]
-    unwritten = [span for token, span in zip(said, times, strict=True) if token.kind == "partial"]
+    unwritten = [span for token, span in zip(line.said, times, strict=True) if token.kind == "partial"]
     if laughs or not line.is_certain:  # There is more to hear than words, which may push them from their places.
         unwritten.append((line.start, line.end))
     events = ()
@@ -68,6 +64,7 @@ def _align(line: TimedLine, audio_S: Audio, rate: int, start: float) -> Utteranc
         unwritten=tuple(unwritten),
         events=events,
         is_silent=line.is_certain and not words,
+        is_recognised=placed.is_recognised,
     )
 
 

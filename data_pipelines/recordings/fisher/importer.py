@@ -22,6 +22,7 @@ from data_pipelines.recordings.budget import dialogue_seconds, token_counter
 from data_pipelines.recordings.clips import MAX_CLIP_SECONDS, MIN_CLIP_SECONDS
 from data_pipelines.recordings.cut import has_audio
 from data_pipelines.recordings.drafts import ImportReport, Note, read_drafts, write_draft
+from data_pipelines.recordings.fill import Listener
 from data_pipelines.recordings.fisher.bandwidth import check_command
 from data_pipelines.recordings.fisher.call import import_call
 from data_pipelines.recordings.fisher.call_tables import Tables, read_tables
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--licence", help=f"of the audio (default: that in a stand-in's {MARKER_FILE}, else {LDC_LICENCE!r})"
     )
     parser.add_argument("--mask", action="store_true", help=MASK_HELP)
+    gaps = parser.add_argument_group(
+        "gaps", "lines that are only `(( ))`, speech that the transcriber did not understand"
+    )
+    gaps.add_argument("--fill-gaps", action="store_true", help="have a recogniser fill them with what fits the sound")
+    gaps.add_argument("--asr", help="with --fill-gaps: tiny.en (default), a folder, large-v3, parakeet:ORG/NAME")
+    gaps.add_argument("--device", help="with --fill-gaps: where it runs, cpu (default), cuda, cuda:1")
     size = parser.add_argument_group("size", "a training row of 2048 frames also holds the voice clip and the prompt")
     size.add_argument(
         "--max-seconds", type=float, help="longest dialogue (default: what a row leaves); a call gives several"
@@ -102,9 +109,22 @@ def run(args: argparse.Namespace) -> None:
         bandwidth_extension=args.bandwidth_extension,
         bandwidth_timeout=args.bandwidth_timeout,
         mask=args.mask,
+        listener=_listener_of(args),
     )
     report = import_corpus(args.corpus, args.out, settings, executor=executor_of(args), limit=args.limit)
     print(report.summary(args.out))
+
+
+def _listener_of(args: argparse.Namespace) -> Listener | None:
+    """Returns who fills gaps, if they are to be filled. Raises UserError for an option that would have no effect."""
+    if args.fill_gaps:
+        if args.asr == "":
+            raise UserError("--asr '': name a recogniser, e.g. tiny.en, or leave it out", code="bad-value")
+        return Listener(asr=args.asr or "tiny.en", device=args.device or "cpu")
+    for option in ("asr", "device"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option} has an effect with --fill-gaps only: give that, too", code="bad-combination")
+    return None
 
 
 def import_corpus(
@@ -123,6 +143,8 @@ def import_corpus(
     _check_filters(settings.filters, tables)
     settings = replace(settings, licence=settings.licence or licence_of(corpus))
     shared_aligner()  # A missing package ends the run here, rather than each call.
+    if settings.listener:
+        settings.listener.recogniser()  # So does a missing recogniser.
     claim_folder(out, "fisher.json", settings.record(), "fisher")
     every_call = calls_of(corpus, tables)
     calls = every_call[:limit]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.recordings.drafts import Note
+from data_pipelines.recordings.fill import Listener
 from data_pipelines.recordings.fisher.call_tables import CallFacts
 from data_pipelines.recordings.windows import WindowLimits
 from data_pipelines.records.schema import SIDES, Dialogue
@@ -46,7 +47,7 @@ class FisherSettings:
     """What shapes the output; a rerun into the same folder must have the same.
 
     `prompt_tokens` are kept free for a role prompt, and `tokenizer` counts them ("" estimates). `bandwidth_extension`
-    is a command line ("" resamples instead).
+    is a command line ("" resamples instead). `listener` hears what is said in lines that are only `(( ))`, if asked to.
     """
 
     seed: int
@@ -60,10 +61,11 @@ class FisherSettings:
     bandwidth_extension: str = ""
     bandwidth_timeout: float = 600.0
     mask: bool = False
+    listener: Listener | None = None
 
     def record(self) -> dict[str, Any]:
-        """Returns what OUT keeps of the settings; `mask` is there only if it is set, as in earlier versions."""
-        return {name: value for name, value in asdict(self).items() if name != "mask" or value}
+        """Returns what OUT keeps of the settings; some are there only if they are set, as in earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name not in ("mask", "listener") or value}
 
 
 @dataclass(frozen=True, kw_only=True)

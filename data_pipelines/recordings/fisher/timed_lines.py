@@ -50,7 +50,8 @@ class TimedLine:
     """One utterance of "left" or "right".
 
     `is_certain` is False where the transcriber marked `((`. Such lines are audible; their tokens are the words around
-    the mark and the guess inside of it, and the aligner decides whether they were said.
+    the mark and the guess inside of it, and the aligner decides whether they were said. `is_gap` marks a line that is
+    nothing but `(( ))`. `has_sounds` says that there is more to hear than words: [noise], or what was not understood.
     """
 
     start: float
@@ -58,6 +59,13 @@ class TimedLine:
     side: str
     tokens: tuple[Token, ...]
     is_certain: bool = True
+    is_gap: bool = False
+    has_sounds: bool = False
+
+    @property
+    def said(self) -> tuple[Token, ...]:
+        """The tokens that the aligner looks for: all but laughs."""
+        return tuple(token for token in self.tokens if token.kind != "laugh")
 
     @property
     def is_backchannel(self) -> bool:
@@ -148,8 +156,17 @@ def parse_transcript(text: str, call: str) -> Transcript:
         tokens = parse_tokens(re.sub(r"\(\(|\)\)", " ", parts[4]))
         if is_certain and not tokens and not parts[4].strip():
             continue  # An empty line says nothing, and neither does its speaker.
-        side = SIDE_OF[parts[3]]
-        lines.append(TimedLine(start=times[0], end=times[1], side=side, tokens=tokens, is_certain=is_certain))
+        lines.append(
+            TimedLine(
+                start=times[0],
+                end=times[1],
+                side=SIDE_OF[parts[3]],
+                tokens=tokens,
+                is_certain=is_certain,
+                is_gap=not is_certain and not tokens,
+                has_sounds=not is_certain or any(map(_is_sound, _PIECE.findall(parts[4]))),
+            )
+        )
     lines.sort(key=lambda line: (line.start, line.end, line.side))
     num_overlapping = _mute_overlapping(lines)
     return Transcript(
@@ -186,8 +203,7 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
     """Splits one line's text into tokens, with the case that rules can restore (see `cases.ruled`)."""
     tokens: list[Token] = []
     for piece in _PIECE.findall(text):
-        raw = piece.strip("[]<>{}")
-        is_tag = _TAG.fullmatch(piece) or (raw != piece and raw.lower() in _SOUNDS)
+        raw, is_tag = piece.strip("[]<>{}"), _is_sound(piece)
         if is_tag and raw.strip().lower() in _LAUGHS:
             tokens.append(Token(text="", kind="laugh"))
         elif is_tag or not re.search(r"[A-Za-z0-9]", raw):
@@ -198,6 +214,12 @@ def parse_tokens(text: str) -> tuple[Token, ...]:
             tokens.append(Token(text="", said=raw.replace("_", "").strip('%+~*^&@#"()'), kind="word"))
     tokens = [token for token in tokens if token.kind == "laugh" or re.search(r"[A-Za-z0-9]", token.said)]
     return tuple(_with_rules(tokens))
+
+
+def _is_sound(piece: str) -> bool:
+    """True for a tag such as [noise], one bracket of which may be missing."""
+    raw = piece.strip("[]<>{}")
+    return bool(_TAG.fullmatch(piece)) or (raw != piece and raw.lower() in _SOUNDS)
 
 
 def _with_rules(tokens: Sequence[Token]) -> list[Token]:

@@ -17,6 +17,7 @@ def few_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Short inputs go to the library's convolutions, or to matrix products."""
     torch.manual_seed(0)
     monkeypatch.setattr(conv, "FEW_STEPS", request.param)
+    monkeypatch.setattr(conv, "FEW_STRIDED_STEPS", request.param)
 
 
 def in_chunks(layer: CausalConv1d | CausalConvTranspose1d, x_BCT: Tensor, sizes: list[int]) -> Tensor:

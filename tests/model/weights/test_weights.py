@@ -245,3 +245,11 @@ def test_parameters_are_made_on_the_device_asked_for(tmp_path: Path) -> None:
     save_native(tmp_path, language_model("lm_small"))
     model = from_pretrained(tmp_path, dtype=torch.bfloat16, device="meta")  # a device that every machine has
     assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_a_header_with_a_line_break_is_refused_in_one_line(tmp_path: Path) -> None:
+    header = b'{"x": {"dtype": "a\\nb", "shape": [1], "data_offsets": [0, 4]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with refused("unreadable", path):
+        tensor_files.open_safetensors(path)

@@ -314,7 +314,7 @@ def test_shards_that_changed_are_refused_by_name_or_said_to_be_others(
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["step-0000005"]
     capsys.readouterr()
     assert train(load([*arguments, "resume=true", "data.allow_changed=true"])) == 0
-    assert f"from step 5 on the run reads other shards than before ({shards / 'train'})" in capsys.readouterr().out
+    assert f"from step 5 on the run reads other data than before ({shards / 'train'})" in capsys.readouterr().out
     saved = read_checkpoint(checkpoints(tmp_path / "run")[-1])[DATA]
     assert saved[str(shards / "train")] == hashlib.sha256(index.read_bytes()).hexdigest()
     assert saved.keys() == {str(shards / split) for split in ("train", "heldout")}

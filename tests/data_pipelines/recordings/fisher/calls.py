@@ -83,14 +83,18 @@ def write_tables(root: Path) -> None:
 class FakeAligner:
     """Spreads words evenly over the audio without its margins; refuses texts that begin with "Reject"."""
 
-    def align(self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str]) -> Alignment | None:
+    def align(
+        self, audio: npt.NDArray[np.float32], rate: int, words: Sequence[str], *, min_score: float | None = None
+    ) -> Alignment | None:
         """As the real one."""
         seconds = len(audio) / rate
         if not words or words[0].lower() == "reject" or seconds < 0.5:
             return None
         edges = np.linspace(0.2, seconds - 0.2, len(words) + 1)
         spans = zip(words, edges[:-1], edges[1:], strict=True)
-        return Alignment(words=tuple(Word(text=w, start=float(a), end=float(b)) for w, a, b in spans), score=-15.0)
+        return Alignment(
+            words=tuple(Word(text=w, start=float(a), end=float(b)) for w, a, b in spans), score=-15.0, phone_score=-15.0
+        )
 
 
 def imported(

@@ -12,7 +12,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake aligner instead of pocketsphinx."""
     pytest.importorskip("desphere_native")
     aligner = FakeAligner()
-    monkeypatch.setattr("data_pipelines.recordings.fill.shared_aligner", lambda: aligner)
+    monkeypatch.setattr("data_pipelines.recordings.fisher.placed.shared_aligner", lambda: aligner)
     monkeypatch.setattr("data_pipelines.recordings.fisher.importer.shared_aligner", lambda: aligner)
 
 

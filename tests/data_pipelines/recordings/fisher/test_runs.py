@@ -4,12 +4,16 @@ import argparse
 import errno
 import math
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_pipelines.recordings.fill import Listener
 from data_pipelines.recordings.fisher.importer import add_arguments, run
 from data_pipelines.records.folder import find_dialogues
+from data_pipelines.sound.audio import Audio
 from model.errors import UserError
 from tests.data_pipelines.kill import tree
 from tests.data_pipelines.recordings.fisher.calls import dialogues, imported, talk, write_call, write_tables
@@ -122,3 +126,65 @@ def test_the_verb_takes_its_arguments(tmp_path: Path, corpus: Path, capsys: pyte
     out = str(tmp_path / "out")
     run(parser.parse_args(["--corpus", str(corpus), "--out", out, "--max-seconds", "30", "--limit", "1"]))
     assert "dialogues" in capsys.readouterr().out and dialogues(tmp_path / "out")
+
+
+class Hears:
+    """A recogniser that hears the same everywhere."""
+
+    def transcribe(self, audio: Audio, rate: int) -> str:
+        """Five words."""
+        return "Echo foxtrot, golf 5 hotel."
+
+    def identity(self) -> dict[str, Any]:
+        """As a real one's."""
+        return {"name": "told", "version": "1"}
+
+
+def test_gaps_are_filled_if_asked_for_and_the_record_says_where(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = [(start, end, side, "(( ))" if n % 5 == 4 else text) for n, (start, end, side, text) in enumerate(talk(90))]
+    write_call(corpus, "00001", gaps, 90)
+    opened: list[str] = []
+
+    def recogniser(self: Listener) -> Hears:
+        opened.append(self.asr)
+        return Hears()
+
+    monkeypatch.setattr(Listener, "recogniser", recogniser)
+    imported([corpus], tmp_path / "empty")
+    assert not opened
+    imported([corpus], tmp_path / "filled", listener=Listener(asr="told"))
+    empty, filled = dialogues(tmp_path / "empty"), dialogues(tmp_path / "filled")
+    assert all("asr" not in d.provenance and "recognised" not in d.provenance for d in empty.values())
+    num_spans = 0
+    for d in filled.values():
+        assert d.provenance["asr"] == {"name": "told", "version": "1"}
+        for side, spans in d.provenance["recognised"].items():
+            words = d.side(side).words
+            inside = [w.text for w in words if any(a - 0.002 <= w.start and w.end <= b + 0.002 for a, b in spans)]
+            assert inside == ["Echo", "foxtrot,", "golf", "5", "hotel."] * len(spans)
+            assert len([w for w in words if w.text == "foxtrot,"]) == len(spans)
+            num_spans += len(spans)
+    assert num_spans >= 2
+    seconds = [sum(d.seconds * len(d.agent_sides) for d in found.values()) for found in (empty, filled)]
+    assert seconds[1] > seconds[0]
+    with refused("other-settings", "listener"):
+        imported([corpus], tmp_path / "empty", listener=Listener(asr="told"))
+
+
+def test_options_of_filling_need_it_and_a_missing_recogniser_ends_the_run(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    start = ["--corpus", str(corpus), "--out", str(tmp_path / "out")]
+    for option in (["--asr", "tiny.en"], ["--device", "cpu"]):
+        with refused("bad-combination", option[0], "--fill-gaps only"):
+            run(parser.parse_args([*start, *option]))
+    with refused("bad-value", "--asr ''"):
+        run(parser.parse_args([*start, "--fill-gaps", "--asr", ""]))
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with refused("missing-package", "pip install 'ppx-train[asr]'"):
+        run(parser.parse_args([*start, "--fill-gaps"]))
+    assert not (tmp_path / "out").exists()
