@@ -40,7 +40,7 @@ CODES: dict[int, Code] = {
 class CallOptions:
     """What is asked of a server. None leaves a choice to the server, and is not sent.
 
-    voice: a name that the server knows. role: "" is none. protocol: 2 tells times, kinds of frames and what goes on;
+    voice: a name that the server knows. role: "" for no role. protocol: 2 tells times, kinds of frames, what goes on;
     1 is what every server speaks. codec: "pcm16" is part of protocol 2. ssl: True verifies a certificate as browsers
     do, a context as it says, False does not. ready_seconds: how long the server may take until it is ready.
     """
@@ -77,7 +77,7 @@ class CallOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
+class Received:
     """Something that the server said: sound, a piece of text, or an event.
 
     Shapes: agent_S samples, with kind "audio". event: its JSON object, with kind "event".
@@ -94,8 +94,8 @@ class LiveCall:
 
     def __init__(self, socket: "aiohttp.ClientWebSocketResponse[bool]", codec: CodecName, where: str) -> None:
         self.socket, self.where = socket, where
-        self.before: list[Message] = []
-        """What the server told before it was ready."""
+        self.before: list[Received] = []
+        """What the server said before it was ready."""
         self.ready_seconds = 0.0
         """How long it took from the request to the handshake."""
         self.goodbye = ""
@@ -109,7 +109,7 @@ class LiveCall:
             with suppress(ConnectionError, aiohttp.ClientConnectionError):  # `receive` tells why the call ended.
                 await self.socket.send_bytes(audio_message(sound))
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> Received | None:
         """The next message that means something, or None after an orderly end.
 
         Raises: UserError if the server ends the call for another reason, or says nothing for 10 s.
@@ -120,11 +120,11 @@ class LiveCall:
                 return message
         return None
 
-    def __aiter__(self) -> AsyncIterator[Message]:
+    def __aiter__(self) -> AsyncIterator[Received]:
         """All messages up to the end; raises as `receive` does."""
         return self._messages()
 
-    async def _messages(self) -> AsyncIterator[Message]:
+    async def _messages(self) -> AsyncIterator[Received]:
         while (message := await self.receive()) is not None:
             yield message
 
@@ -156,18 +156,18 @@ class LiveCall:
             reason = self.goodbye or str(message.extra or "") or f"the connection is lost ({code})"
             raise UserError(f"{self.where}: {reason}", code=CODES.get(code or 0, "unreachable"))
 
-    def _read(self, data: bytes) -> Message | None:
+    def _read(self, data: bytes) -> Received | None:
         """What a message says; None for an empty one and for kinds without a meaning here, which are to be dropped."""
         message = read_message(data)
         if message is None:
             return None
         if message.kind == Kind.AUDIO:
             pieces = [np.zeros(0, np.float32), *self._reader.read(message.payload)]
-            return Message(kind="audio", agent_S=np.concatenate(pieces))
+            return Received(kind="audio", agent_S=np.concatenate(pieces))
         if message.kind == Kind.TEXT:
-            return Message(kind="text", text=message.text)
+            return Received(kind="text", text=message.text)
         if message.kind == Kind.METADATA:
-            return Message(kind="event", event=message.event)
+            return Received(kind="event", event=message.event)
         if message.kind == Kind.ERROR:
             self.goodbye = message.text
         return None

@@ -16,7 +16,7 @@ from ppx_train.inference.chat_files import read_input, write_outputs
 from ppx_train.inference.chat_settings import NO_VOICE, ChatSettings
 from ppx_train.inference.session import Audio
 from ppx_train.inference.timeline import AgentWord
-from ppx_train.serve.client import CallOptions, LiveCall, Message, connect
+from ppx_train.serve.client import CallOptions, LiveCall, Received, connect
 
 LEAD_FRAMES = 1
 """Silence before the user's sound: a server may cut the beginning of a call to fit its clock."""
@@ -24,7 +24,7 @@ WITHOUT_EFFECT = ("model", "revision", "device", "voice_prompt_dir")
 """Settings of a model that is loaded here."""
 
 
-class Transcript:
+class FrameTexts:
     """The text of each frame: from the events of protocol 2, or else from where texts come between sounds."""
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Transcript:
         self._timed: dict[int, str] = {}
         self._states: dict[int, str] = {}
 
-    def add(self, message: Message, samples: int) -> None:
-        """Takes a message that comes after so many samples."""
+    def add(self, message: Received, samples: int) -> None:
+        """Takes a message that comes after this number of samples."""
         event = message.event
         if message.kind == "text":
             frame = max(0, -(-samples // FRAME_SAMPLES) - 1)  # The text of a frame comes after its sound.
@@ -53,11 +53,11 @@ class Transcript:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Talk:
+class AgentCall:
     """What came of a recording that was sent to a server.
 
     agent_S: the agent's samples, as many as the user's, or fewer if the server ended the call. pieces: the text of each
-    frame, with "PAD" where there is none, or EPAD, BOS, EOS from servers that tell. goodbye: why the server ended it.
+    frame, with "PAD" for a frame without text, or EPAD, BOS, EOS from servers that tell. goodbye: why the server hung up.
     ready_seconds: from the request until the server was ready.
     """
 
@@ -84,7 +84,7 @@ class Talk:
         return [AgentWord(text=text.strip(), seconds=at / FRAME_RATE) for at, text in groups if text.strip()]
 
 
-async def talk(call: LiveCall, user_S: Audio, *, speed: float = 1.0, show_progress: bool = False) -> Talk:
+async def talk(call: LiveCall, user_S: Audio, *, speed: float = 1.0, show_progress: bool = False) -> AgentCall:
     """Sends the user's samples in the time that they last, and then silence until the agent's are as many.
 
     speed: 2 sends twice as fast. This server follows up to 1.25 and drops what is more; one that has no clock of its
@@ -93,7 +93,7 @@ async def talk(call: LiveCall, user_S: Audio, *, speed: float = 1.0, show_progre
     """
     sender = asyncio.create_task(_send(call, user_S, speed))
     heard: list[Audio] = []
-    transcript = Transcript()
+    transcript = FrameTexts()
     frames, samples = -(-len(user_S) // FRAME_SAMPLES), 0
     bar = tqdm(total=frames, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True)
     try:
@@ -111,7 +111,7 @@ async def talk(call: LiveCall, user_S: Audio, *, speed: float = 1.0, show_progre
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
     agent_S = np.concatenate([np.zeros(0, np.float32), *heard])[: len(user_S)]
-    return Talk(
+    return AgentCall(
         agent_S=agent_S, pieces=transcript.pieces(frames), goodbye=call.goodbye, ready_seconds=call.ready_seconds
     )
 
@@ -134,7 +134,7 @@ def _frames(user_S: Audio) -> Iterator[Audio]:
         yield silence_S
 
 
-def converse_with_server(settings: ChatSettings, *, show_progress: bool = False) -> Talk:
+def converse_with_server(settings: ChatSettings, *, show_progress: bool = False) -> AgentCall:
     """Streams the user's audio through the server, writes WAV, text and picture, and returns what came.
 
     Raises: UserError for an option without effect, an input that cannot be used, and whatever the server refuses.
@@ -156,7 +156,7 @@ def converse_with_server(settings: ChatSettings, *, show_progress: bool = False)
         token=settings.token,
     )
 
-    async def call_and_talk(server: str) -> Talk:
+    async def call_and_talk(server: str) -> AgentCall:
         async with connect(server, options) as call:
             return await talk(call, user_S, show_progress=show_progress)
 

@@ -135,7 +135,7 @@ class Server:
 
 
 @dataclass
-class Client:
+class BenchCaller:
     """One caller. late: seconds from the sending of a frame's last sample to the arrival of what it led to.
 
     The server cuts the beginning of a call to fit its ticks, and tells how much in its statistics.
@@ -175,14 +175,14 @@ class Client:
             await live.send(noise_S if number % 100 < 50 else 0 * noise_S)
 
 
-async def clients(server: Server, sessions: int, args: argparse.Namespace) -> list[Client]:
+async def clients(server: Server, sessions: int, args: argparse.Namespace) -> list[BenchCaller]:
     """Runs callers for some time, each replaced when it leaves."""
-    chance, until, made = random.Random(0), time.monotonic() + args.seconds, list[Client]()
+    chance, until, made = random.Random(0), time.monotonic() + args.seconds, list[BenchCaller]()
 
     async def seat() -> None:
         await asyncio.sleep(chance.random())  # starts that fall anywhere between two ticks
         while (left := until - time.monotonic()) > 0:
-            made.append(Client())
+            made.append(BenchCaller())
             stays = min(left, chance.expovariate(1 / args.churn)) if args.churn else left
             await made[-1].call(server.url, args.codec, stays)
 
@@ -192,7 +192,7 @@ async def clients(server: Server, sessions: int, args: argparse.Namespace) -> li
 
 def load(server: Server, sessions: int, args: argparse.Namespace) -> dict[str, Any]:
     """One row: callers that talk at the same time."""
-    asyncio.run(Client().call(server.url, args.codec, 1.0))  # the first call of a server is slower
+    asyncio.run(BenchCaller().call(server.url, args.codec, 1.0))  # the first call of a server is slower
     frames, missed, cpu = server.figure("ppx_frames"), server.figure("ppx_ticks_missed"), server.cpu_seconds()
     made = asyncio.run(clients(server, sessions, args))
     frames, cpu = server.figure("ppx_frames") - frames, server.cpu_seconds() - cpu
@@ -230,7 +230,7 @@ def model_ms(model: Path, sessions: int, frames: int = 60) -> float:
     return 1000 * (time.process_time() - began) / frames / sessions
 
 
-def drift_frames(client: Client) -> float:
+def drift_frames(client: BenchCaller) -> float:
     """How many frames more were missing in the last tenth of a call than in the first: the medians' difference."""
     if not client.deficit:
         return 0.0

@@ -11,7 +11,7 @@ from aiohttp import web
 from model.config import FRAME_SAMPLES
 from model.errors import Code
 from model.streaming.sample import Sampling
-from ppx_train.serve.client import CallOptions, Message, chat_address, connect
+from ppx_train.serve.client import CallOptions, Received, chat_address, connect
 from ppx_train.serve.file_chat import talk
 from tests.ppx_train.serve.fake_chat_server import Script, Seen, listen, serving
 from tests.refusals import refused
@@ -24,10 +24,12 @@ def pcm(samples: Any) -> bytes:
     return b"\x01" + np.round(np.asarray(samples) * 32767).astype("<i2").tobytes()
 
 
-def call(script: Script, options: CallOptions = PCM, refusal: web.Response | None = None) -> tuple[list[Message], Seen]:
+def call(
+    script: Script, options: CallOptions = PCM, refusal: web.Response | None = None
+) -> tuple[list[Received], Seen]:
     """All that a client hears of a server."""
 
-    async def run() -> tuple[list[Message], Seen]:
+    async def run() -> tuple[list[Received], Seen]:
         async with serving(script, refusal) as (url, seen), connect(url, options) as live:
             return [*live.before, *[message async for message in live]], seen
 
