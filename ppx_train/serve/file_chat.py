@@ -57,7 +57,7 @@ class AgentCall:
     """What came of a recording that was sent to a server.
 
     agent_S: the agent's samples, as many as the user's, or fewer if the server ended the call. pieces: the text of each
-    frame, with "PAD" for a frame without text, or EPAD, BOS, EOS from servers that tell. goodbye: why the server hung up.
+    frame, "PAD" for a frame without text, or EPAD, BOS, EOS from servers that tell. goodbye: why the server ended it.
     ready_seconds: from the request until the server was ready.
     """
 
