@@ -33,6 +33,8 @@ SILENCE_PEAK = 0.003
 """A frame that is softer than -50 dBFS may be dropped unheard."""
 SLACK_SECONDS = 0.01
 """What is kept free before the next tick when prompts are fed."""
+PART_STEP = 8
+"""The smallest part of a prompt, and by how many frames parts grow."""
 MOST_QUEUED = 32
 """Callers that may wait for a slot."""
 
@@ -143,8 +145,10 @@ class Figures:
     late: int = 0
     calls: int = 0
     tick_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
-    prompt_seconds: float = 0.05
-    """Time of a part of PART_FRAMES frames of a prompt, a moving average."""
+    prompt_seconds: float = 0.0
+    """Time of the last part of a prompt."""
+    part_frames: int = 2 * PART_STEP
+    """Frames of the next part: more after each that was done in time, half after one that was late."""
 
 
 class LiveEngine:
@@ -281,8 +285,11 @@ class LiveEngine:
             self._tell(call, CallEvent(kind="queued", position=position))
 
     def _may_double(self, call: Call, number: int) -> bool:
+        assert call.session is not None
+        is_over = call.most_frames is not None and call.session.frames >= call.most_frames
         # What stays behind lets the next frame be a little late: without it every other tick could find none.
-        return call.backlog >= 1 + PHASE_SAMPLES / FRAME_SAMPLES and number - call.doubled_at >= CATCH_UP_TICKS
+        has_more = call.backlog >= 1 + PHASE_SAMPLES / FRAME_SAMPLES
+        return has_more and number - call.doubled_at >= CATCH_UP_TICKS and not is_over
 
     def _advance(self, talking: list[tuple[Session, Call]], number: int, *, is_extra: bool) -> None:
         """One frame of the calls that have a whole one."""
@@ -308,21 +315,25 @@ class LiveEngine:
             self._tell(self._calls[session], CallEvent(kind="frame", frame=frame))
 
     def _feed_prompts(self, until: float) -> None:
-        """Feeds prompts while a part fits before the next tick; one frame at least, so that nobody waits for ever."""
-        is_first = True
+        """Feeds prompts while a part fits before the next tick; one part at least, so that nobody waits for ever.
+
+        What a part takes depends little on its length on a GPU, or where others share the processor: its length is
+        therefore found by trying, and not computed from the time of a frame.
+        """
+        figures, is_first = self.figures, True
         while any(not session.is_ready for session in self._calls):
-            left = until - time.monotonic() - SLACK_SECONDS
-            budget = min(PART_FRAMES, int(PART_FRAMES * left / self.figures.prompt_seconds))
-            if budget < 1:
-                if not is_first:
-                    return
-                budget = 1
+            began = time.monotonic()
+            left = until - began - SLACK_SECONDS
+            if not is_first and figures.prompt_seconds > left:
+                return
             is_first = False
             waiting = [session for session in self._calls if not session.is_ready]
-            began = time.monotonic()
-            fed = self.conversations.feed_prompts(budget)
-            each = (time.monotonic() - began) * PART_FRAMES / max(1, fed)
-            self.figures.prompt_seconds += 0.2 * (each - self.figures.prompt_seconds)
+            self.conversations.feed_prompts(figures.part_frames)
+            figures.prompt_seconds = time.monotonic() - began
+            if figures.prompt_seconds > left:
+                figures.part_frames = max(PART_STEP, figures.part_frames // 2)
+            else:
+                figures.part_frames = min(PART_FRAMES, figures.part_frames + PART_STEP)
             for session in waiting:
                 if session.is_ready:
                     self._tell(self._calls[session], CallEvent(kind="ready"))

@@ -144,7 +144,7 @@ def test_no_locale_breaks_a_message_or_the_help(
     result = call(command, "--help", cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr and result.stdout.startswith("usage: "), result.stderr
     words = {"train": ["recipe=Zo\u00eb \u4f60"], "data": ["Zo\u00eb"], "export": ["--Zo\u00eb"], "voice": ["Zo\u00eb"],
-             "chat": ["--Zo\u00eb"]}[command]  # fmt: skip
+             "chat": ["--Zo\u00eb"], "serve": ["--Zo\u00eb"]}[command]  # fmt: skip
     result = call(command, *words, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error["), result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -111,6 +111,39 @@ def test_a_backlog_is_worked_off_without_bursts_and_silence_goes_first(release: 
     np.testing.assert_array_equal(first, loud[2 * FRAME_SAMPLES : 3 * FRAME_SAMPLES])  # silence went, then the oldest
 
 
+def test_a_call_that_catches_up_ends_at_its_limit(release: Release) -> None:
+    one = engine(release)
+    caller = Caller(one, SessionSettings(sampling=MOST, seed=1), most_frames=1)
+    ticks(one, 2)
+    caller.call.hear(samples(4))
+    ticks(one, 3)
+    assert len(caller.frames()) == 1 and caller.events[-1].reason == "limit"
+
+
+def test_a_prompt_goes_on_where_a_part_takes_its_time_whatever_its_length(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = engine(release)
+    fed, feed = [], one.conversations.feed_prompts
+
+    def slow(budget: int) -> int:
+        time.sleep(0.03)
+        fed.append(feed(budget))
+        return fed[-1]
+
+    monkeypatch.setattr(one.conversations, "feed_prompts", slow)
+    long = SessionSettings(prompt_KP=release.prompt(None, "tell me about the waste schedule " * 16), sampling=MOST)
+    caller = Caller(one, long)
+    for _ in range(2):
+        one.tick(0, until=time.monotonic())  # No time is left: a part all the same, and a shorter one the next time.
+    assert 0 < fed[1] < fed[0]
+    number = 2
+    while caller.kinds()[-1] != "ready" and number < 200:
+        one.tick(number, until=time.monotonic() + 0.06)
+        number += 1
+    assert sum(fed) == long.prompt_frames > 100 and number < 15
+
+
 def test_a_call_without_sound_waits_and_others_go_on(release: Release) -> None:
     one = engine(release)
     quiet, loud = (Caller(one, settings(release, n)) for n in (0, 1))

@@ -215,7 +215,7 @@ def test_nothing_grows_with_calls(voiced: Release) -> None:
         async with live(voiced) as one:
             before = await some(one, 4)
             after = await some(one, CONNECTS)
-            assert after[0] <= 1 and after[1] == before[1] and after[2] <= before[2]
+            assert after[0] <= before[0] + 2 and after[1] == before[1] and after[2] <= before[2]
             assert (after[3] - before[3]) * os.sysconf("SC_PAGE_SIZE") < 16 * 2**20
 
     within(30 + CONNECTS, test())
