@@ -26,9 +26,8 @@ def parser() -> Parser:
     """The parser of the command's words."""
     parser = Parser(prog="ppx-chat", description="Streams a WAV through a model, frame by frame as in a live call.")
     add, default = parser.add_argument, ChatSettings
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--model", metavar="DIR", help="folder made by ppx-export, or a hub repository (no default)")
-    who.add_argument("--server", metavar="URL", help="a server, such as http://127.0.0.1:8998, instead (no default)")
+    add("--model", metavar="DIR", help="folder made by ppx-export, or a hub repository (no default)")
+    add("--server", metavar="URL", help="a server, such as http://127.0.0.1:8998, instead (no default)")
     add("--token", metavar="TEXT", help="what the server wants to be shown (default: none)")
     add("--revision", metavar="REV", help="revision of the hub repository (default: its main branch)")
     add("--input-wav", type=Path, required=True, metavar="WAV", help="the user's audio, of any rate and channels")

@@ -81,7 +81,7 @@ def test_a_token_is_for_a_server(user: Path, tmp_path: Path) -> None:
 
 def test_either_a_model_or_a_server_is_named() -> None:
     files = ["--input-wav", "a.wav", "--output-wav", "b.wav"]
-    with refused("missing-option", "--model --server"):
+    with refused("missing-option", "--model", "--server"):
         command(files)
     with refused("bad-combination", "--server", "--model"):
         command(["--model", "m", "--server", "http://a", *files])
