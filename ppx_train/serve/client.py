@@ -221,7 +221,7 @@ async def _refusal(
         async with session.get(address, params=query, ssl=options.ssl) as answer:
             content = json.loads(await answer.content.read(2**16)) if answer.status == status else {}
         allowed = content.get("allowed")
-        choices = f", choose from {', '.join(map(str, allowed))}" if isinstance(allowed, list) else ""
+        choices = f", choose from {', '.join(map(str, allowed))}" if isinstance(allowed, list) and allowed else ""
         return f"refused, {content['error']}{choices}"
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, KeyError, TypeError):
         return f"refused with status {status}, {HTTPStatus(status).phrase.lower()}: try again later"
