@@ -84,3 +84,15 @@ def test_benchmarks_on_a_gpu_ask_for_one(
     with pytest.raises(SystemExit):
         runpy.run_path(str(BENCH / name), run_name="__main__")
     assert "device 'cuda' is not usable" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_server_benchmark_writes_its_figures() -> None:
+    for package in ("sphn", "prometheus_client"):
+        pytest.importorskip(package)
+    content = run("serve.py", *"--sessions 2 --seconds 4 --churn 2 --connects 4".split())
+    (row,) = content["rows"]
+    assert row["sessions"] == 2 and row["calls"] >= 2 and 0 < row["tick p50 ms"] <= row["tick max ms"]
+    assert row["CPU ms a frame"] > row["of it model"] > 0 and row["latency p99 ms"] > 0 and row["ready max ms"] > 0
+    assert [state["connects"] for state in content["connects"]] == [1, 2, 3, 4]
+    assert all(state["RSS MB"] > 0 and state["descriptors"] > 3 for state in content["connects"])

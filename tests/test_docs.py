@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ from ppx_train.config.load import layers_of, merge
 from ppx_train.help import settings_help
 from ppx_train.recipes import GROUPS, group_names, recipe_names
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_corpus
+from tests.live_server import live_server
 from tests.paths import ROOT
 from tests.ppx_train.fixtures import make_codec, make_tokenizer
 
@@ -33,6 +35,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 COMMANDS = ("ppx-train", "ppx-data", "ppx-export", "ppx-voice", "ppx-chat", "ppx-serve")
+SERVER = "http://127.0.0.1:8998"
+"""The address in examples."""
 
 
 def name_of(page: Path) -> str:
@@ -192,13 +196,8 @@ def test_settings_named_in_the_text_exist(page: Path) -> None:
         assert key in known or key == "model.safetensors" or is_module, key
 
 
-def test_the_python_examples_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("webdataset")
-    pytest.importorskip("datasets")
-    monkeypatch.chdir(tmp_path)
-    build_shards(write_corpus(Path("dialogues")), TinyCodec(), Path("shards"))
+def make_quickstart() -> Path:
+    """What examples find in the folder quickstart: a model, which is returned, and a caller."""
     tiny = LMConfig(
         dim=32, num_layers=2, num_heads=2, depformer_dim=16, depformer_dim_feedforward=66, depformer_num_heads=2,
         depformer_num_layers=1, text_card=320, card=64, context=40,
@@ -212,9 +211,43 @@ def test_the_python_examples_run(
     Path("quickstart/caller").mkdir()
     noise_S = 0.1 * np.random.default_rng(0).standard_normal(24000).astype(np.float32)
     write_flac(Path("quickstart/caller/user.flac"), noise_S, 24000)
-    blocks = [block for page in PAGES for block in fences(page, "python")]
+    return export
+
+
+def examples(*, of_clients: bool) -> list[str]:
+    """The Python examples of all pages, those that call a server or all others."""
+    blocks = [block for page in PAGES for block in fences(page, "python") if (SERVER in block) is of_clients]
     assert blocks
+    return blocks
+
+
+def test_the_python_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("webdataset")
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    build_shards(write_corpus(Path("dialogues")), TinyCodec(), Path("shards"))
+    make_quickstart()
+    blocks = examples(of_clients=False)
     for block in blocks:
         exec(compile(block, "example", "exec"), {})
     assert "call-1 (16, 50) CC0-1.0" in capsys.readouterr().out
     assert Path("answer.wav").is_file()
+
+
+def test_the_examples_of_clients_call_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("prometheus_client", reason="the server: pip install 'ppx-train[serve]'")
+    pytest.importorskip("sphn", reason="Ogg-Opus: pip install sphn")
+    monkeypatch.chdir(tmp_path)
+    model = make_quickstart().resolve()
+    soundfile.write("question.wav", 0.1 * np.sin(np.arange(12000) / 10), 24000)
+    lengths = []
+    with live_server(model) as address:
+        for block in examples(of_clients=True):
+            exec(compile(block.replace(SERVER, address), "example", "exec"), {})
+            answer, rate = soundfile.read("answer.wav")
+            assert rate == 24000 and np.abs(answer).max() > 0
+            lengths.append(len(answer))
+            Path("answer.wav").unlink()
+    assert sorted(lengths) == [12000, 24000]  # as long as question.wav and the caller

@@ -20,7 +20,7 @@ from model.streaming.sample import Sampling
 from ppx_train.inference.chat_settings import NO_VOICE, ChatSettings
 from ppx_train.inference.loading import Release, find_voice, load_release
 from ppx_train.inference.offline import AgentSide, Audio, chat
-from ppx_train.inference.timeline import draw_timeline
+from ppx_train.inference.timeline import AgentWord, draw_timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,30 @@ def prepare(settings: ChatSettings) -> Prepared:
 
     Raises: UserError, first for an output that exists or an input that cannot be used.
     """
+    if settings.model is None:
+        raise UserError("no model: give --model, or --server for one that runs", code="missing-option")
+    if settings.token is not None:
+        raise UserError("--token has no effect without --server: leave it out", code="bad-combination")
+    sampling, user_S = read_input(settings)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    release = load_release(settings.model, device=device, revision=settings.revision)
+    voice = voice_name(release, settings.voice_prompt, settings.voice_prompt_dir)
+    voice_codes_QP = None if voice == NO_VOICE else find_voice(release, voice, settings.voice_prompt_dir)
+    return Prepared(
+        settings=settings,
+        release=release,
+        sampling=sampling,
+        user_S=user_S,
+        voice=voice,
+        prompt_KP=release.prompt(voice_codes_QP, settings.text_prompt),
+    )
+
+
+def read_input(settings: ChatSettings) -> tuple[Sampling, Audio]:
+    """The sampling and the user's audio, mono at 24 kHz.
+
+    Raises: UserError, first for an output that exists or an input that cannot be used.
+    """
     outputs = [settings.output_wav, settings.text_path, settings.timeline_path]
     check_outputs(outputs, settings.input_wav, settings.overwrite)
     sampling = Sampling(
@@ -67,19 +91,7 @@ def prepare(settings: ChatSettings) -> Prepared:
         raise UserError(
             f"--seed {settings.seed}: give a number from 0 on, or -1 for a new conversation each time", code="bad-value"
         )
-    user_S = to_mono_24k(*read_audio(settings.input_wav))
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    release = load_release(settings.model, device=device, revision=settings.revision)
-    voice = voice_name(release, settings.voice_prompt, settings.voice_prompt_dir)
-    voice_codes_QP = None if voice == NO_VOICE else find_voice(release, voice, settings.voice_prompt_dir)
-    return Prepared(
-        settings=settings,
-        release=release,
-        sampling=sampling,
-        user_S=user_S,
-        voice=voice,
-        prompt_KP=release.prompt(voice_codes_QP, settings.text_prompt),
-    )
+    return sampling, to_mono_24k(*read_audio(settings.input_wav))
 
 
 def converse(prepared: Prepared, *, show_progress: bool = False) -> AgentSide:
@@ -97,25 +109,44 @@ def converse(prepared: Prepared, *, show_progress: bool = False) -> AgentSide:
         seed=seed,
         show_progress=show_progress,
     )
-    pieces = json.dumps(agent.pieces(release.tokenizer), ensure_ascii=False)
-    with whole_file(settings.text_path) as path:
-        path.write_text(pieces, "utf-8")
+    tokenizer = release.tokenizer
+    words, pieces = agent.words(tokenizer), agent.pieces(tokenizer)
+    write_outputs(
+        settings, prepared.user_S, agent.agent_S, pieces, words, voice=Path(prepared.voice).stem, name=release.name
+    )
+    return agent
 
-    words = agent.words(release.tokenizer)
+
+def write_outputs(
+    settings: ChatSettings,
+    user_S: Audio,
+    agent_S: Audio,
+    pieces: Sequence[str],
+    words: Sequence[AgentWord],
+    *,
+    voice: str,
+    name: str,
+) -> None:
+    """Writes text, picture and WAV of a conversation. voice, name: of the agent's voice and model, for the picture.
+
+    pieces: the text of each frame. Each file appears whole or not at all, the WAV last.
+    """
+    with whole_file(settings.text_path) as path:
+        path.write_text(json.dumps(pieces, ensure_ascii=False), "utf-8")
     role = settings.text_prompt.strip()
-    choice = "greedy" if settings.greedy else ("no seed" if seed is None else f"seed {seed}")
+    choice = "greedy" if settings.greedy else ("no seed" if settings.seed == -1 else f"seed {settings.seed}")
     facts = [
-        f"voice {Path(prepared.voice).stem}",
+        f"voice {voice}",
         f"role: {shorten(role, 90)}" if role else "no role",
-        f"{prepared.user_seconds:.1f} s",
+        f"{len(user_S) / SAMPLE_RATE:.1f} s",
         choice,
         f"first word after {words[0].seconds:.2f} s" if words else "no word",
     ]
-    title = f"{settings.input_wav.name} with {release.name}"
-    draw_timeline(settings.timeline_path, prepared.user_S, agent.agent_S, words, title=title, facts=facts)
+    draw_timeline(
+        settings.timeline_path, user_S, agent_S, words, title=f"{settings.input_wav.name} with {name}", facts=facts
+    )
     with whole_file(settings.output_wav) as path:
-        soundfile.write(path, np.clip(agent.agent_S, -1.0, 1.0), SAMPLE_RATE, "PCM_16", format="WAV")
-    return agent
+        soundfile.write(path, np.clip(agent_S, -1.0, 1.0), SAMPLE_RATE, "PCM_16", format="WAV")
 
 
 def voice_name(release: Release, wanted: str | None, voice_dir: Path | None) -> str:

@@ -13,14 +13,17 @@ ROLE = "You are a wise and friendly teacher. Answer questions or provide advice 
 class ChatSettings:
     """A conversation from file to file. The names are those of the published PersonaPlex tool's options.
 
-    model: an exported folder or a hub repository. output_text, timeline: None puts them beside `output_wav`.
+    Either `model` is given, an exported folder or a hub repository, or `server`, the address of one that runs, with its
+    `token` if it wants one. output_text, timeline: None puts them beside `output_wav`.
     voice_prompt: None is the model's first voice, if it has any. seed: -1 gives a new conversation each time.
     topk_audio, topk_text: 0 samples from all tokens. device: None is cuda if there is one.
     """
 
-    model: str
     input_wav: Path
     output_wav: Path
+    model: str | None = None
+    server: str | None = None
+    token: str | None = None
     revision: str | None = None
     output_text: Path | None = None
     timeline: Path | None = None

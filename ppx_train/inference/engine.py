@@ -67,6 +67,8 @@ class Call:
         """Ticks in which the call had no sound to go on with."""
         self.doubled_at = -CATCH_UP_TICKS
         self.is_cut = False
+        self.cut_samples = 0
+        """Samples that were cut from the beginning."""
         self._lock = threading.Lock()
         self._waiting: deque[Audio] = deque()
         self._samples = 0
@@ -88,10 +90,15 @@ class Call:
         return self._samples / FRAME_SAMPLES
 
     def cut_to_tick(self) -> None:
-        """Drops less than a frame of what was heard so far, so that frames are whole shortly before ticks."""
+        """Drops less than a frame of the first sound, so that from now on frames are whole shortly before ticks.
+
+        It waits for that sound: most clients send none before they know that they may.
+        """
         with self._lock:
-            self._drop(max(0, self._samples - PHASE_SAMPLES) % FRAME_SAMPLES)
-        self.is_cut = True
+            if self._samples:
+                self.cut_samples = max(0, self._samples - PHASE_SAMPLES) % FRAME_SAMPLES
+                self._take(self.cut_samples)
+                self.is_cut = True
 
     def next_frame(self) -> Audio | None:
         """The oldest frame of sound, [1920], or None if there is no whole one; drops what is beyond the backlog."""
@@ -280,7 +287,9 @@ class LiveEngine:
     def _may_double(self, call: Call, number: int) -> bool:
         assert call.session is not None
         is_over = call.most_frames is not None and call.session.frames >= call.most_frames
-        return call.backlog >= 1 and number - call.doubled_at >= CATCH_UP_TICKS and not is_over
+        # What stays behind lets the next frame be a little late: without it every other tick could find none.
+        has_more = call.backlog >= 1 + PHASE_SAMPLES / FRAME_SAMPLES
+        return has_more and number - call.doubled_at >= CATCH_UP_TICKS and not is_over
 
     def _advance(self, talking: list[tuple[Session, Call]], number: int, *, is_extra: bool) -> None:
         """One frame of the calls that have a whole one."""

@@ -117,6 +117,7 @@ class Routes:
                 "active": admission.slots - engine.conversations.free if engine and admission else 0,
                 "queued": engine.queued if engine else 0,
                 "warm_tick_ms": round(1000 * admission.tick_seconds, 1) if admission else None,
+                "tick_ms": service.metrics.ticks(),
                 "loop_lag_p99_ms": round(1000 * service.metrics.lag(0.99), 1),
                 "limits": {
                     "call_seconds": limits.call_seconds,

@@ -102,6 +102,7 @@ class Chat:
             raise
         finally:
             self.call.leave()
+            self.call.tell = _nobody  # Call and chat would keep each other, and codecs of 50 kB, until a collection.
             self.service.chats.discard(self)
             self.service.metrics.ended.labels(end.reason).inc()
             seconds = round(self.loop.time() - self.began, 3)
@@ -309,7 +310,12 @@ class Chat:
             "tick_ms": round(1000 * sum(ticks) / max(1, len(ticks)), 1),
             "budget_ms": round(1000 / FRAME_RATE),
             "missed": figures.missed,
+            "cut_ms": round(1000 * self.call.cut_samples / SAMPLE_RATE),
             "late": self.call.late,
             "dropped": self.call.dropped,
             "backlog_ms": round(1000 * self.call.backlog / FRAME_RATE),
         }
+
+
+def _nobody(event: CallEvent) -> None:
+    """Hears the events of a call whose client has left."""

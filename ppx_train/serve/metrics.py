@@ -7,10 +7,13 @@ from collections import deque
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from model.config import FRAME_RATE
 from ppx_train.inference.engine import TICK_SECONDS, LiveEngine
 
-TICK_BUCKETS = tuple(ms / 1000 for ms in (10, 20, 30, 40, 50, 60, 70, 80, 160, 320))
+TICK_BUCKETS = tuple(ms / 1000 for ms in (2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 160, 320))
 LAG_BUCKETS = tuple(ms / 1000 for ms in (1, 2, 5, 10, 20, 50, 100, 500))
+TICKS_KEPT = int(300 * FRAME_RATE)
+"""Ticks of which percentiles are made: those of the last five minutes."""
 LAG_INTERVAL = 0.05
 LAGS_KEPT = 1200
 """Measurements of the event loop's lag of which percentiles are made: those of the last minute."""
@@ -34,6 +37,7 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         self._lags: deque[float] = deque(maxlen=LAGS_KEPT)
         self._seen_ticks = 0
+        self._recent: deque[float] = deque(maxlen=TICKS_KEPT)
 
     def note_lag(self, seconds: float) -> None:
         """Adds a measurement of the event loop's lag."""
@@ -48,6 +52,14 @@ class Metrics:
         """The lag, in seconds, that this share of the last minute's measurements stays below; 0 without any."""
         return sorted(self._lags)[int(share * (len(self._lags) - 1))] if self._lags else 0.0
 
+    def ticks(self) -> dict[str, float]:
+        """Percentiles and the longest of the newest ticks, in milliseconds; nothing before the first tick."""
+        if not self._recent:
+            return {}
+        ordered = sorted(self._recent)
+        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
+        return {name: round(1000 * ordered[int(share * (len(ordered) - 1))], 2) for name, share in shares.items()}
+
     def note_ticks(self, engine: LiveEngine) -> None:
         """Takes over the ticks since the last time; to be called every few seconds at most."""
         new = engine.figures.ticks - self._seen_ticks
@@ -55,6 +67,7 @@ class Metrics:
         times = list(engine.figures.tick_seconds)
         for seconds in times[len(times) - min(new, len(times)) :]:
             self._ticks.observe(seconds)
+            self._recent.append(seconds)
 
     def page(self, engine: LiveEngine | None, slots: int, unsent: int) -> bytes:
         """The page that Prometheus reads. unsent: frames that wait for slow clients."""

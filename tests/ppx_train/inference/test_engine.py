@@ -149,7 +149,34 @@ def test_a_call_without_sound_waits_and_others_go_on(release: Release) -> None:
     quiet, loud = (Caller(one, settings(release, n)) for n in (0, 1))
     ticks(one, 2)
     ticks(one, 5, lambda n: loud.call.hear(samples(1, seed=n)))
-    assert len(loud.frames()) == 5 and not quiet.frames() and quiet.call.late >= 5
+    assert len(loud.frames()) == 4 and not quiet.frames() and quiet.call.late >= 5  # the first sound was cut
+
+
+def test_a_stream_is_cut_when_its_sound_begins_so_that_its_frames_are_whole_before_ticks(release: Release) -> None:
+    one = engine(release, slots=1)
+    caller = Caller(one, SessionSettings(sampling=MOST, seed=1))
+    ticks(one, 5)  # without any sound yet
+    heard = samples(4, seed=5)
+    caller.call.hear(heard[: 2 * FRAME_SAMPLES - 7])
+    ticks(one, 1, start=5)
+    assert caller.call.cut_samples == FRAME_SAMPLES - PHASE_SAMPLES - 7 and len(caller.frames()) == 1
+    assert caller.call.backlog * FRAME_SAMPLES == pytest.approx(PHASE_SAMPLES)
+
+
+def test_a_stream_whose_frames_come_at_the_very_tick_finds_a_frame_in_nearly_every_one(release: Release) -> None:
+    one = engine(release, slots=1)
+    caller = Caller(one, SessionSettings(sampling=MOST, seed=1))
+    ticks(one, 2)
+    caller.call.hear(samples(PHASE_SAMPLES / FRAME_SAMPLES / 2))  # which is less than jitter takes away
+    ticks(one, 1, start=2)
+    jitter, late = [0, 1, 0, 0, 1, 0, 1, 1] * 5, caller.call.late
+    sent = 0
+    for number, behind in enumerate(jitter):
+        due = (number + 1) * FRAME_SAMPLES - behind * PHASE_SAMPLES
+        caller.call.hear(samples((due - sent) / FRAME_SAMPLES, seed=number))
+        sent = due
+        ticks(one, 1, start=3 + number)
+    assert caller.call.late - late <= 2 and len(caller.frames()) >= len(jitter) - 2
 
 
 def test_a_receiver_that_fails_ends_its_call_alone(release: Release) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
 from model.streaming.sample import Sampling
+from ppx_train.inference.engine import PHASE_SAMPLES
 from ppx_train.inference.loading import Release, read_voice
 from ppx_train.inference.offline import chat
 from ppx_train.inference.session import TextPieces
@@ -37,8 +38,11 @@ async def talk(one: Live, query: dict[str, str], user_TS: Any) -> list[Message]:
     """A whole call, paced in real time; returns what came after the handshake."""
     async with one.call({"max_steps": str(len(user_TS)), **query}) as socket:
         assert (await receive_until(socket, Kind.HANDSHAKE))[-1].payload == b""
-        await asyncio.sleep(0.2)  # The first tick has passed: nothing is cut off the stream.
-        sending = asyncio.create_task(paced(len(user_TS), lambda n: socket.send_bytes(pcm(user_TS[n]))))
+        user_S = user_TS.reshape(-1)
+        await socket.send_bytes(pcm(user_S[:PHASE_SAMPLES]))
+        await asyncio.sleep(0.2)  # A tick has found no more than it keeps: nothing is cut off the stream.
+        rest_of = np.split(user_S[PHASE_SAMPLES:], range(FRAME, len(user_S) - PHASE_SAMPLES, FRAME))
+        sending = asyncio.create_task(paced(len(rest_of), lambda n: socket.send_bytes(pcm(rest_of[n]))))
         messages = await rest(socket)
         await sending
         assert socket.close_code == 1000
