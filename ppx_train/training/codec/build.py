@@ -102,7 +102,9 @@ def init_weights(codec: Mimi) -> None:
         first.conv.conv.weight.mul_(10)
         for block in codec.decoder.model:
             if isinstance(block, ResidualBlock):  # Otherwise the signal grows tenfold through the decoder.
-                block.block[-1].conv.conv.weight.mul_(0.2)
+                end = block.block[-1]
+                assert isinstance(end, CausalConv1d)
+                end.conv.conv.weight.mul_(0.2)
         last.conv.conv.weight.mul_(0.1)
 
 
