@@ -105,7 +105,7 @@ def init_weights(codec: Mimi) -> None:
                 end = block.block[-1]
                 assert isinstance(end, CausalConv1d)
                 end.conv.conv.weight.mul_(0.2)
-        last.conv.conv.weight.mul_(0.1)
+        last.conv.conv.weight.mul_(0.03)
 
 
 def write_codec(codec: Mimi, path: Path) -> None:

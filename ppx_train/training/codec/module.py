@@ -28,11 +28,9 @@ DROPOUT_SHARE = 0.25
 """Share of the steps that use fewer acoustic codebooks."""
 KMEANS_BATCHES = 24
 ADVERSARY_LR = 3e-4
-LAST_SHARE = 0.02
-"""Share of the learning rate that the decoder's last layer gets. Its weights are a hundredth of the others', because it
-turns what flows inside into samples: at the full rate the waveform diverged within 300 steps."""
-
-
+LAST_SHARE = 0.1
+"""Share of the learning rate that the decoder's last layer gets, whose weights are small: it turns what flows inside
+into samples, and at the full rate the waveform diverged within 300 steps."""
 SYMBOLS = "symbols"
 """The key of the sounds in a saved state, in the order of their classes."""
 
