@@ -1,5 +1,7 @@
 """How many calls fit: from the memory that is free, and from the time of a tick, measured before anybody calls."""
 
+# Shapes: S samples (of a frame)
+
 import time
 from dataclasses import dataclass
 from pathlib import Path

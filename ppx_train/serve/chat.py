@@ -1,5 +1,7 @@
 """One call over one WebSocket: an adapter between `/api/chat` and a `Call` of the engine."""
 
+# Shapes: S samples (of a frame)
+
 import asyncio
 import logging
 import secrets

@@ -1,5 +1,7 @@
 """What waits to be sent to one client: bounded, so that a client that reads slowly holds up nobody and no memory."""
 
+# Shapes: S samples (of a frame)
+
 import asyncio
 from collections import deque
 

@@ -1,5 +1,7 @@
 """What all calls of a server share: model, engine, voices, limits and figures."""
 
+# Shapes: K streams, P prompt frames, Q codebooks
+
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 

@@ -11,6 +11,8 @@ The latency of a frame is counted from when the last sample that it heard was se
 includes the wait for the next tick and the tick itself.
 """
 
+# Shapes: S samples (of a frame)
+
 import argparse
 import asyncio
 import itertools
