@@ -99,7 +99,7 @@ class CodecLoss:
     adversary_from: int = 0
     """Step from which the adversary counts."""
     fp32_from: float = 0.9
-    """Share of the steps after which convolutions compute in fp32 under bf16-mixed, to settle."""
+    """Share of the steps after which the encoder, too, computes in fp32 under bf16-mixed; the decoder always does."""
 
     def check(self) -> None:
         """Raises UserError for a weight or step outside its range."""
