@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from model.errors import UserError
-from ppx_train.config.parts import Logging, Trainer, positive
+from ppx_train.config.parts import AnyJob, Logging, Trainer, check_ranges, positive
 
 
 @dataclass(kw_only=True)
@@ -132,13 +132,11 @@ class CodecOptim:
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
         )
-        for name, is_good, allowed in ranges:
-            if not is_good:
-                raise UserError(f"optim.{name}={getattr(self, name)}: must be {allowed}", code="bad-value")
+        check_ranges("optim", self, ranges)
 
 
 @dataclass(kw_only=True)
-class CodecRun:
+class CodecRun(AnyJob):
     """One run that trains a codec."""
 
     job: Literal["codec"] = "codec"
@@ -166,18 +164,7 @@ class CodecRun:
         """Raises UserError for the first setting that cannot work, before any work is done."""
         for part in (self.data, self.optim, self.loss, self.trainer, self.logging):
             part.check()
-        positive(run=self, names=("steps",))
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
-        if self.data.allow_changed and not self.resume:
-            raise UserError(
-                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
-            )
-        if self.optim.warmup_steps >= self.steps:
-            raise UserError(
-                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
-                code="bad-combination",
-            )
+        self.check_job()
         if self.processes > 1 or self.trainer.strategy != "ddp":
             raise UserError(
                 "a codec is trained by one process: leave trainer.devices, num_nodes and strategy out",
@@ -195,12 +182,3 @@ class CodecRun:
                 f"{self.model.init}: set it to 0",
                 code="bad-combination",
             )
-
-    @property
-    def processes(self) -> int:
-        """Processes on all nodes together."""
-        return self.trainer.devices * self.trainer.num_nodes
-
-    def to_yaml(self) -> str:
-        """Returns the resolved configuration as YAML that loads back to the same run."""
-        return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))

@@ -1,10 +1,10 @@
 """The parts of a run's configuration: dataclasses whose strings under the fields are their help."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from model.config import LMConfig
 from model.errors import UserError
@@ -164,9 +164,7 @@ class Optim:
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
         )
-        for name, is_good, allowed in ranges:
-            if not is_good:
-                raise UserError(f"optim.{name}={getattr(self, name)}: must be {allowed}", code="bad-value")
+        check_ranges("optim", self, ranges)
 
 
 @dataclass(kw_only=True)
@@ -252,3 +250,46 @@ def positive(names: Sequence[str], **owner: Any) -> None:
         if getattr(values, name) <= 0:
             key = name if prefix == "run" else f"{prefix}.{name}"
             raise UserError(f"{key}={getattr(values, name)}: must be above 0", code="bad-value")
+
+
+def check_ranges(prefix: str, owner: object, ranges: Iterable[tuple[str, bool, str]]) -> None:
+    """Raises UserError for the first (field, whether it is in range, the range in words) that is not."""
+    for name, is_good, allowed in ranges:
+        if not is_good:
+            raise UserError(f"{prefix}.{name}={getattr(owner, name)}: must be {allowed}", code="bad-value")
+
+
+class AnyJob:
+    """What the configurations of all jobs share; each declares these fields, with parts of its own."""
+
+    resume: bool
+    seed: int
+    steps: int
+    data: Any
+    optim: Any
+    trainer: Trainer
+
+    def check_job(self) -> None:
+        """Raises UserError for a setting that no job can work with."""
+        positive(run=self, names=("steps",))
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
+        if self.data.allow_changed and not self.resume:
+            raise UserError(
+                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
+            )
+        if self.optim.warmup_steps >= self.steps:
+            raise UserError(
+                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
+                code="bad-combination",
+            )
+
+    @property
+    def processes(self) -> int:
+        """Processes on all nodes together."""
+        return self.trainer.devices * self.trainer.num_nodes
+
+    def to_yaml(self) -> str:
+        """Returns the resolved configuration as YAML that loads back to the same run."""
+        job: Any = self  # Only the classes that inherit this one are dataclasses.
+        return OmegaConf.to_yaml(OmegaConf.create(asdict(job)))

@@ -1,16 +1,16 @@
 """The whole configuration of a run."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from model.errors import UserError
-from ppx_train.config.parts import Data, Logging, Loss, Model, Optim, Trainer, positive
+from ppx_train.config.parts import AnyJob, Data, Logging, Loss, Model, Optim, Trainer
 
 
 @dataclass(kw_only=True)
-class Run:
+class Run(AnyJob):
     """One run: what `ppx-train` does."""
 
     job: Literal["duplex"] = "duplex"
@@ -38,18 +38,7 @@ class Run:
         """Raises UserError for the first setting that cannot work, before any work is done."""
         for part in (self.model.lora, self.data, self.optim, self.loss, self.trainer, self.logging):
             part.check()
-        positive(run=self, names=("steps",))
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed}: must fit into 64 bits", code="bad-value")
-        if self.data.allow_changed and not self.resume:
-            raise UserError(
-                "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
-            )
-        if self.optim.warmup_steps >= self.steps:
-            raise UserError(
-                f"optim.warmup_steps={self.optim.warmup_steps}: must be below steps={self.steps}",
-                code="bad-combination",
-            )
+        self.check_job()
         passes = self.data.batch // self.data.micro_batch
         if passes % self.processes:
             raise UserError(
@@ -62,12 +51,3 @@ class Run:
                 "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp",
                 code="bad-combination",
             )
-
-    @property
-    def processes(self) -> int:
-        """Processes on all nodes together."""
-        return self.trainer.devices * self.trainer.num_nodes
-
-    def to_yaml(self) -> str:
-        """Returns the resolved configuration as YAML that loads back to the same run."""
-        return OmegaConf.to_yaml(OmegaConf.create(asdict(self)))

@@ -117,9 +117,6 @@ class Call:
         self._waiting = deque([whole_S[:at], whole_S[at + FRAME_SAMPLES :]])
         self._samples -= FRAME_SAMPLES
 
-    def _drop(self, count: int) -> None:
-        self._take(count)
-
     def _take(self, count: int) -> Audio:
         pieces = []
         while count:
