@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from model.errors import UserError
 from model.mimi.config import STRIDE, MimiConfig
 from model.mimi.conv import CausalConv1d, CausalConvTranspose1d, ConvState
+from model.mimi.patch import PatchDecoder
 from model.mimi.quantizer import Codebook, SplitQuantizer
 from model.mimi.seanet import SeanetDecoder, SeanetEncoder
 from model.mimi.transformer import MimiTransformer, TransformerState
@@ -104,7 +105,7 @@ class Mimi(nn.Module):
         self.quantizer = SplitQuantizer(config.quantizer, width)
         self.upsample = Upsample(width)
         self.decoder_transformer = MimiTransformer(config.transformer)
-        self.decoder = SeanetDecoder(config.seanet)
+        self.decoder = SeanetDecoder(config.seanet) if config.patch is None else PatchDecoder(config)
 
     @property
     def card(self) -> int:

@@ -41,13 +41,16 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
         "d_model": (1, 2**14), "num_heads": (1, 2**10), "num_layers": (1, 2**8), "layer_scale": (-1e6, 1e6),
         "context": (1, 2**17), "max_period": (1, 10**9), "dim_feedforward": (1, 2**17),
     },
+    "patch": {
+        "width": (1, 2**14), "layers": (1, 2**8), "kernel_size": (1, 2**8), "hidden": (1, 2**17), "hop": (1, 2**14),
+    },
 }  # fmt: skip
 """Sizes that are believed, by section. They lie far above those of any codec, and keep a damaged file from work without
 end."""
 MAX_RATIOS = 10
 """How many strides are believed, and how large each may be."""
 
-Section = TypeVar("Section", "SeanetConfig", "QuantizerConfig", "TransformerConfig")
+Section = TypeVar("Section", "SeanetConfig", "QuantizerConfig", "TransformerConfig", "PatchConfig")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -88,6 +91,17 @@ class TransformerConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
+class PatchConfig:
+    """Sizes of the patch decoder, whose steps are `hop` samples."""
+
+    width: int = 256
+    layers: int = 4
+    kernel_size: int = 7
+    hidden: int = 768
+    hop: int = 240
+
+
+@dataclass(kw_only=True, frozen=True)
 class MimiConfig:
     """Hyper-parameters of a codec and its two constant frames.
 
@@ -100,6 +114,8 @@ class MimiConfig:
     seanet: SeanetConfig = field(default_factory=SeanetConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    patch: PatchConfig | None = None
+    """Sizes of the patch decoder that stands in for SEANet's, which no public runtime knows; None: SEANet's."""
     silence_codes: tuple[int, ...] | None = None
     """Codes of a frame of digital silence, or None if they are not computed yet."""
     sine_codes: tuple[int, ...] | None = None
@@ -111,8 +127,9 @@ class MimiConfig:
             raise UserError(f"ratios {ratios!r:.60}: give 1 to {MAX_RATIOS} whole numbers", code="bad-value")
         object.__setattr__(self.seanet, "ratios", tuple(ratios))
         for section, ranges in RANGES.items():
-            for name, (low, high) in ranges.items():
-                value = getattr(getattr(self, section), name)
+            sizes = getattr(self, section)
+            for name, (low, high) in ranges.items() if sizes is not None else ():
+                value = getattr(sizes, name)
                 if not _is_number(value, whole=isinstance(low, int)) or not low <= value <= high:
                     kind = "a whole number" if isinstance(low, int) else "a number"
                     raise UserError(
@@ -152,6 +169,11 @@ class MimiConfig:
                 "choose ratios that do",
                 code="bad-combination",
             )
+        if self.patch is not None and math.prod(ratios) % self.patch.hop:
+            raise UserError(
+                f"patch.hop {self.patch.hop} with ratios {ratios}: it must divide {math.prod(ratios)} samples",
+                code="bad-combination",
+            )
 
     @classmethod
     def full(cls) -> "MimiConfig":
@@ -165,6 +187,12 @@ class MimiConfig:
     def frame_samples(self) -> int:
         """Samples of one frame (1920 at 24 kHz and 12.5 Hz)."""
         return STRIDE * math.prod(self.seanet.ratios)
+
+    @property
+    def patches_a_step(self) -> int:
+        """Steps of the patch decoder in one of the transformer (4 at a hop of 240 samples)."""
+        assert self.patch is not None
+        return math.prod(self.seanet.ratios) // self.patch.hop
 
     def to_json(self) -> str:
         """JSON with Kyutai's keys, the fixed ones included, and the two constant frames."""
@@ -182,6 +210,7 @@ class MimiConfig:
                 "silence_codes": self.silence_codes,
                 "sine_codes": self.sine_codes,
             }
+            | ({} if self.patch is None else {"patch": asdict(self.patch)})
         )
 
     @classmethod
@@ -196,6 +225,7 @@ class MimiConfig:
             seanet, quantizer, transformer = (
                 _object(values.pop(key)) for key in ("seanet", "quantizer", "transformer")
             )
+            patch = None if (sizes := values.pop("patch", None)) is None else _object(sizes)
         except (ValueError, KeyError, TypeError, RecursionError) as why:
             raise UserError(
                 f"Mimi config is not readable ({why!r}): it needs seanet, quantizer and transformer", code="unreadable"
@@ -216,6 +246,7 @@ class MimiConfig:
             seanet=_section(SeanetConfig, seanet),
             quantizer=_section(QuantizerConfig, quantizer),
             transformer=_section(TransformerConfig, transformer),
+            patch=None if patch is None else _section(PatchConfig, patch),
             **values,
         )
 

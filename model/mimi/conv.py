@@ -60,7 +60,8 @@ class ConvTranspose(nn.Module):
 class CausalConv1d(nn.Module):
     """A convolution whose outputs see the past only: [B, C, T] -> [B, C', T / stride], T a multiple of the stride.
 
-    The start of the stream is padded with zeros, or with the first step (`replicate`).
+    The start of the stream is padded with zeros, or with the first step (`replicate`). `depthwise`: one filter a
+    channel.
     """
 
     def __init__(
@@ -73,10 +74,15 @@ class CausalConv1d(nn.Module):
         dilation: int = 1,
         bias: bool = True,
         replicate: bool = False,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = Conv(nn.Conv1d(channels_in, channels_out, kernel, stride=stride, dilation=dilation, bias=bias))
+        groups = channels_in if depthwise else 1
+        self.conv = Conv(
+            nn.Conv1d(channels_in, channels_out, kernel, stride=stride, dilation=dilation, groups=groups, bias=bias)
+        )
         self.kernel, self.stride, self.dilation, self.replicate = kernel, stride, dilation, replicate
+        self.groups = groups
         self.past = (kernel - 1) * dilation + 1 - stride
 
     def forward(self, x_BCT: Tensor, state: ConvState | None = None) -> Tensor:
@@ -87,10 +93,10 @@ class CausalConv1d(nn.Module):
                 state.keep(self, x_BCT[..., x_BCT.shape[2] - self.past :])
         conv = self.conv.conv
         steps = (x_BCT.shape[2] - self.past) // self.stride
-        if self.dilation == 1 and steps <= (FEW_STEPS if self.stride == 1 else FEW_STRIDED_STEPS):
+        if self.groups == self.dilation == 1 and steps <= (FEW_STEPS if self.stride == 1 else FEW_STRIDED_STEPS):
             windows_BTCF = x_BCT.unfold(2, self.kernel, self.stride).transpose(1, 2)
             return F.linear(windows_BTCF.flatten(2), conv.weight.flatten(1), conv.bias).transpose(1, 2)
-        return F.conv1d(x_BCT, conv.weight, conv.bias, self.stride, 0, self.dilation)
+        return F.conv1d(x_BCT, conv.weight, conv.bias, self.stride, 0, self.dilation, self.groups)
 
     def _left(self, x_BCT: Tensor, state: ConvState | None) -> Tensor:
         kept_BCT = None if state is None else state.kept.get(self)

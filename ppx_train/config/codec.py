@@ -27,6 +27,13 @@ class CodecModel:
     """Steps of 40 ms that a transformer sees."""
     bins: int | None = None
     """Entries of a codebook."""
+    decoder: str | None = None
+    """`seanet`, the public one, or `patch`, which computes on 10 ms at a time and which no public runtime loads."""
+
+    def check(self) -> None:
+        """Raises UserError for a decoder that does not exist."""
+        if self.decoder not in (None, "seanet", "patch"):
+            raise UserError(f"model.decoder={self.decoder}: give seanet or patch", code="bad-value")
 
 
 @dataclass(kw_only=True)
@@ -162,7 +169,7 @@ class CodecRun(AnyJob):
 
     def check(self) -> None:
         """Raises UserError for the first setting that cannot work, before any work is done."""
-        for part in (self.data, self.optim, self.loss, self.trainer, self.logging):
+        for part in (self.model, self.data, self.optim, self.loss, self.trainer, self.logging):
             part.check()
         self.check_job()
         if self.processes > 1 or self.trainer.strategy != "ddp":

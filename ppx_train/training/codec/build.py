@@ -12,9 +12,10 @@ from torch import nn
 
 from model.errors import UserError
 from model.mimi.codec import Mimi
-from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from model.mimi.config import MimiConfig, PatchConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.conv import CausalConv1d
 from model.mimi.files import load_mimi, write_mimi
+from model.mimi.patch import PatchDecoder
 from model.mimi.seanet import ResidualBlock
 from model.weights.sources import codec_path
 from ppx_train.config.codec import CodecModel, CodecRun
@@ -44,6 +45,7 @@ def make_codec(run: CodecRun) -> Mimi:
         "layers": transformer.num_layers,
         "context": transformer.context,
         "bins": codec.config.quantizer.bins,
+        "decoder": "seanet" if codec.config.patch is None else "patch",
     }
     for name, size in held.items():
         asked = getattr(settings, name)
@@ -78,6 +80,7 @@ def small_config(settings: CodecModel) -> MimiConfig:
             context=sizes["context"],
             dim_feedforward=4 * width,
         ),
+        patch=PatchConfig(width=width, hidden=3 * width) if settings.decoder == "patch" else None,
     )
 
 
@@ -96,10 +99,15 @@ def init_weights(codec: Mimi) -> None:
             nn.init.constant_(module.weight, 0.5)  # The mean of two neighbours.
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    first, last = codec.encoder.model[0], codec.decoder.model[-1]
-    assert isinstance(first, CausalConv1d) and isinstance(last, CausalConv1d)
+    first = codec.encoder.model[0]
+    assert isinstance(first, CausalConv1d)
     with torch.no_grad():
         first.conv.conv.weight.mul_(10)
+        if isinstance(codec.decoder, PatchDecoder):
+            codec.decoder.samples.convtr.convtr.weight.mul_(0.03)
+            return
+        last = codec.decoder.model[-1]
+        assert isinstance(last, CausalConv1d)
         for block in codec.decoder.model:
             if isinstance(block, ResidualBlock):  # Otherwise the signal grows tenfold through the decoder.
                 end = block.block[-1]

@@ -15,8 +15,9 @@ from torch import Tensor
 from model.assets import asset
 from model.errors import Code
 from model.mimi.codec import Mimi
-from model.mimi.config import MimiConfig, QuantizerConfig, SeanetConfig, TransformerConfig
+from model.mimi.config import MimiConfig, PatchConfig, QuantizerConfig, SeanetConfig, TransformerConfig
 from model.mimi.files import load_mimi, save_mimi
+from model.mimi.patch import PatchBlock, PatchDecoder
 from model.mimi.train_optimizer import orthogonalize
 from model.mimi.train_quantizer import init_codebooks, quantize_with_gradient
 from tests.paths import GOLDEN
@@ -39,7 +40,7 @@ def golden_codec(golden: dict[str, Tensor]) -> Mimi:
     return codec.eval()
 
 
-def tiny_codec(context: int = 12) -> Mimi:
+def tiny_codec(context: int = 12, patch: PatchConfig | None = None) -> Mimi:
     """Random weights, a layer scale that makes the transformers matter, and a short window."""
     torch.manual_seed(3)
     config = MimiConfig(
@@ -48,6 +49,7 @@ def tiny_codec(context: int = 12) -> Mimi:
         transformer=TransformerConfig(
             d_model=32, num_heads=4, num_layers=2, layer_scale=1.0, context=context, dim_feedforward=64
         ),
+        patch=patch,
     )
     codec = Mimi(config).eval()
     for codebook in codec.codebooks():  # centroids of the size of what they quantise, so that all are in use
@@ -96,17 +98,23 @@ def test_decoded_audio_is_that_of_the_public_runtime(golden: dict[str, Tensor], 
     assert relative(decode_in_chunks(golden_codec, golden["codes"], 1), golden["decoded_streaming"]) < 1e-3
 
 
+PATCH = PatchConfig(width=24, layers=2, kernel_size=5, hidden=40, hop=120)
+DECODERS = pytest.mark.parametrize("patch", [None, PATCH], ids=["seanet", "patch"])
+
+
+@DECODERS
 @pytest.mark.parametrize("frames", [1, 3, 7])
-def test_chunks_of_any_length_give_one_pass_past_the_window(frames: int) -> None:
-    codec, wav = tiny_codec(), speechlike(3, 60)  # 120 steps at 25 Hz, a window of 12
+def test_chunks_of_any_length_give_one_pass_past_the_window(frames: int, patch: PatchConfig | None) -> None:
+    codec, wav = tiny_codec(patch=patch), speechlike(3, 60)  # 120 steps at 25 Hz, a window of 12
     codes = codec.encode(wav)
     assert torch.equal(encode_in_chunks(codec, wav, frames), codes)
     torch.testing.assert_close(decode_in_chunks(codec, codes, frames), codec.decode(codes), atol=1e-5, rtol=1e-4)
 
 
-def test_streams_that_join_reset_and_pause_at_random_give_what_each_gives_alone() -> None:
+@DECODERS
+def test_streams_that_join_reset_and_pause_at_random_give_what_each_gives_alone(patch: PatchConfig | None) -> None:
     """Four rows for 120 ticks, past the window of 12 steps: codes equal, sound to rounding."""
-    codec, rng = tiny_codec(), np.random.default_rng(1)
+    codec, rng = tiny_codec(patch=patch), np.random.default_rng(1)
     rows, sources = 4, speechlike(3, 400)[:, 0]
     encoder, decoder = codec.init_encoder_state(rows), codec.init_decoder_state(rows)
     calls: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []) for _ in range(rows)]
@@ -144,6 +152,38 @@ def test_long_recordings_are_the_dense_windowed_computation() -> None:
         audio = codec.synthesize(codec.quantizer.decode(dense))
     assert torch.equal(codec.encode(wav), dense)
     torch.testing.assert_close(codec.decode(dense), audio, atol=1e-5, rtol=1e-4)
+
+
+def test_the_patch_decoder_is_its_formula() -> None:
+    """Written once more, step by step: what a step sees, and that it adds to its own samples and the next step's."""
+    decoder = tiny_codec(patch=PATCH).decoder
+    assert isinstance(decoder, PatchDecoder)
+    latent = torch.randn(1, 32, 4, generator=torch.Generator().manual_seed(1))
+    up, end = decoder.upsample.convtr.convtr, decoder.samples.convtr.convtr
+    assert up.bias is not None and end.bias is not None
+    steps = [up.bias.clone() for _ in range(4 * 8 + 8)]
+    for t in range(4):
+        for tap in range(16):
+            steps[8 * t + tap] = steps[8 * t + tap] + latent[0, :, t] @ up.weight[:, :, tap]
+    steps = steps[:32]
+    for block in decoder.blocks:
+        assert isinstance(block, PatchBlock)
+        taps, bias = block.filter.conv.conv.weight[:, 0], block.filter.conv.conv.bias
+        assert bias is not None
+        seen = [bias.clone() for _ in steps]
+        for t in range(len(steps)):
+            for back in range(min(5, t + 1)):
+                seen[t] = seen[t] + taps[:, 4 - back] * steps[t - back]
+        normed = [(x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt() for x in seen]
+        hidden = [block.linear1.weight @ x + block.linear1.bias for x in normed]  # The norm's own weights are 1 and 0.
+        hidden = [0.5 * h * (1 + torch.erf(h / math.sqrt(2))) for h in hidden]
+        steps = [x + (block.linear2.weight @ h + block.linear2.bias) / 2 for x, h in zip(steps, hidden, strict=True)]
+    wave = torch.zeros(33 * 120) + end.bias
+    for t, x in enumerate(steps):
+        x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+        wave[120 * t : 120 * t + 240] += x @ end.weight[:, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(latent)[0, 0], wave[: 32 * 120], atol=1e-5, rtol=1e-4)
 
 
 def test_the_window_limits_what_a_frame_sees() -> None:
@@ -254,6 +294,16 @@ def test_configs_are_checked_and_survive_json() -> None:
     for text in ("{", "{}", "[]", "[" * 100_000):
         with refused("unreadable", "seanet"):
             MimiConfig.from_json(text)
+    patched = replace(config, patch=PATCH)
+    assert "patch" not in values and MimiConfig.from_json(patched.to_json()) == patched
+    with refused("bad-combination", "patch.hop 7", "960"):
+        replace(config, patch=PatchConfig(hop=7))
+    with refused("bad-value", "patch.layers"):
+        replace(config, patch=PatchConfig(layers=0))
+    with refused("unreadable", "3 is no object"):
+        MimiConfig.from_json(json.dumps(values | {"patch": 3}))
+    with refused("bad-weights", "hidden"):
+        MimiConfig.from_json(json.dumps(values | {"patch": {"width": 24}}))
     with refused("bad-combination", "(8, 6, 5, 2)", "12.5 Hz"):
         MimiConfig(seanet=SeanetConfig(ratios=(8, 6, 5, 2)))
 

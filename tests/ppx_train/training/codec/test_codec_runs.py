@@ -96,6 +96,22 @@ def test_a_stopped_run_ends_with_the_same_codec(
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_run_with_the_patch_decoder_ends_with_the_same_codec_and_keeps_its_shape(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model.decoder=patch", "trainer.precision=bf16-mixed"]
+    assert train_codec(settings(speech, tmp_path / "whole", *words)) == 0
+    with monkeypatch.context() as patched:
+        stop_at(patched, 5)
+        assert train_codec(settings(speech, tmp_path / "run", *words)) == 130
+    assert train_codec(settings(speech, tmp_path / "run", *words, "resume=true")) == 0
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert load_mimi(tmp_path / "run").config.patch is not None
+    with refused("bad-combination", "model.decoder=seanet", "patch"):
+        init = [f"model.init={tmp_path / 'run'}", "model.decoder=seanet", "loss.quantize_from=0"]
+        train_codec(settings(speech, tmp_path / "other", *init))
+
+
 def test_every_phase_is_logged_and_drawn_and_the_codec_has_its_constants(whole: Path) -> None:
     metrics = read_metrics(whole)
     first = {name: metrics[f"train/{name}"][0][0] for name in ("readout", "phones", "mel", "judge")}
@@ -193,6 +209,7 @@ def test_losses_that_are_not_finite_end_the_run(speech: Path, tmp_path: Path, mo
         (["loss.adversary_from=1"], "bad-combination", ["loss.adversary_from=1"]),
         (["model.init=small"], "bad-combination", ["loss.quantize_from"]),
         (["trainer.devices=2"], "bad-combination", ["one process"]),
+        (["model.decoder=vocos"], "bad-value", ["model.decoder=vocos"]),
         (["model.width=33"], "bad-value", ["model.width=33"]),
         (["job=other"], "bad-value", ["job"]),
         (["data.speed=2"], "bad-value", ["data.speed=2"]),
