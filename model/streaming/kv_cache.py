@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.config import LMConfig
+
 
 class RingWindow(NamedTuple):
     """What one new frame of every row writes to and reads from the ring, the same in all layers."""
@@ -114,3 +116,8 @@ class KVCache:
         age_MTX = query_MT[:, :, None] - position_MX[:, None, :]
         # A negative position marks a slot that this row has not filled since its start.
         return ((age_MTX >= 0) & (age_MTX < self.context) & (position_MX >= 0)[:, None])[:, None]
+
+
+def slot_bytes(config: LMConfig, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one row with a full window."""
+    return config.num_layers * 2 * config.dim * config.context * dtype.itemsize

@@ -19,6 +19,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.streaming.cuda_graphs import StepGraphs
 from model.streaming.depth_stream import DepthCache, DepthStream
+from model.streaming.offload import is_offloaded
 from model.streaming.sample import (
     RowSampling,
     Sampling,
@@ -62,7 +63,8 @@ class DuplexStream:
                 f"cuda_graphs=True with the model on {self.device}: move it to a GPU or leave them out",
                 code="bad-combination",
             )
-        self.cuda_graphs = on_gpu if cuda_graphs is None else cuda_graphs
+        # What is copied from the host in a step would have to lie still for a graph.
+        self.cuda_graphs = on_gpu and not is_offloaded(model) if cuda_graphs is None else cuda_graphs
         # A captured step reads a fixed part of the ring; without graphs it reads what is filled.
         self.live_slots: Sequence[int] = LIVE_SLOTS if self.cuda_graphs else ()
         self.temporal = TemporalStream(model.temporal, model.out_norm)

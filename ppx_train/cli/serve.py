@@ -49,6 +49,7 @@ def parser() -> Parser:
     add("--static", metavar="DIR", default="none", help='folder of a web page to serve at "/", or none')
     add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")
+    add("--cpu-offload", action="store_true", help="keep weights that the GPU cannot hold in the host's memory: slow")
     add("--not-realtime", action="store_true", help="serve even if a frame takes longer than its 80 ms")
     add_version(parser, __version__)
     return parser

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from data_pipelines.sound.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
 from model.config import LMConfig
-from model.devices import check_device
+from model.devices import check_device, free_bytes
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.files import load_mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
+from model.streaming.kv_cache import slot_bytes
+from model.streaming.offload import offload
 from model.text import TextTokenizer
 from model.weights.checkpoint import CONFIG_NAME, from_pretrained, read_config
 from model.weights.native import depth_steps
@@ -39,6 +41,8 @@ SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 1.0, 30.0
 """What is accepted as a voice clip; 3 to 10 s is what models are trained with."""
 HUB_FILES = ("*.json", "*.model", "*.safetensors")
 """What is fetched of a repository, in its subfolders too."""
+WEIGHTS_SHARE = 0.85
+"""Of a GPU's free memory, that weights and one conversation may take if others stay in the host's memory."""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """The audio files that may be voice clips."""
 
@@ -60,6 +64,8 @@ class Release:
     pause_frames: int = PAUSE_FRAMES
     voice_lufs: float = VOICE_LUFS
     voices: dict[str, Path] = field(default_factory=dict)
+    host_layers: int = 0
+    """Temporal layers whose weights stay in the host's memory."""
 
     @property
     def device(self) -> torch.device:
@@ -82,14 +88,22 @@ class Release:
 
 
 def load_release(
-    model: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, revision: str | None = None
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    cpu_offload: bool = False,
 ) -> Release:
     """Loads language model, codec, tokenizer and voices of a folder or a hub repository.
 
     dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec computes in fp32.
+    cpu_offload: whether weights that do not fit on the GPU stay in the host's memory.
     Raises: UserError if a file is missing or broken, the parts do not fit each other, or the device is not usable.
     """
     check_device(device)
+    if cpu_offload and not device.startswith("cuda"):
+        raise UserError(f"--cpu-offload with device {device}: it is for GPUs, leave it out", code="bad-combination")
     folder = _folder(str(model), revision)
     sidecar = read_sidecar(folder)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
@@ -100,10 +114,10 @@ def load_release(
     )
     if sidecar is not None and sidecar.base is not None and sidecar.adapter is not None:
         config = sidecar.lm_config(str(folder / SIDECAR))
-        lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, device)
+        lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, "cpu" if cpu_offload else device)
     else:
         _, config = _header(folder, sidecar)
-        lm = from_pretrained(folder, config=config, dtype=dtype, device=device)
+        lm = from_pretrained(folder, config=config, dtype=dtype, device="cpu" if cpu_offload else device)
     check_parts(lm.config, codec, tokenizer, str(folder))
     prompt = sidecar.prompt if sidecar else None
     silence_codes, sine_codes = (prompt.silence_codes, prompt.sine_codes) if prompt else codec.constants()
@@ -112,17 +126,25 @@ def load_release(
             f"{folder / SIDECAR}: code {largest} of the prompt, a codebook has {lm.config.card}, export it again",
             code="bad-record",
         )
+    lm, codec = lm.eval().requires_grad_(False), codec.to(device).eval()
+    host_layers = offload(lm, device, room_for_weights(lm, torch.device(device))) if cpu_offload else 0
     return Release(
         name=folder.name,
-        lm=lm.eval().requires_grad_(False),
-        codec=codec.to(device).eval(),
+        lm=lm,
+        codec=codec,
         tokenizer=tokenizer,
         silence_codes=silence_codes,
         sine_codes=sine_codes,
         pause_frames=prompt.pause_frames if prompt else PAUSE_FRAMES,
         voice_lufs=prompt.voice_lufs if prompt else VOICE_LUFS,
         voices={path.stem: path for path in sorted((folder / VOICES).glob("*.safetensors"))},
+        host_layers=host_layers,
     )
+
+
+def room_for_weights(lm: DuplexLM, device: torch.device) -> int:
+    """Bytes that weights may take on a device, beside one conversation and what a step needs."""
+    return int(WEIGHTS_SHARE * free_bytes(device)) - slot_bytes(lm.config, lm.text_emb.weight.dtype)
 
 
 def model_header(model: str, revision: str | None = None) -> tuple[dict[str, StoredTensor], LMConfig]:

@@ -4,13 +4,13 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from model.config import FRAME_SAMPLES
+from model.devices import free_bytes
 from model.errors import UserError
+from model.streaming.kv_cache import slot_bytes
 from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.engine import TICK_SECONDS
 from ppx_train.inference.loading import Release
@@ -22,6 +22,8 @@ BUDGET_SECONDS = 0.8 * TICK_SECONDS
 MEMORY_SHARE = 0.8
 """Of the free memory, that calls may take."""
 WARM_STEPS, STEPS = 3, 9
+HEARING_FRAMES = (6, 50, 250)
+"""How long a model gets to answer noise unlike silence; most need a few frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ def admit(release: Release, asked: int, warm: SessionSettings, *, not_realtime: 
     """Makes as many slots as were asked for, or as many as memory and the time of a tick allow.
 
     warm: a conversation as most callers will want it; its prompt is kept for them.
-    Raises: UserError if no call fits, or one alone takes more than 80 ms a frame and `not_realtime` is not given.
+    Raises: UserError if no call fits, one alone takes more than 80 ms a frame and `not_realtime` is not given, or the
+    model does not hear its caller.
     """
     slots = min(asked, slots_by_memory(release))
     note = f"{slots} sessions, not {asked}: more do not fit into memory" if slots < asked else None
@@ -60,6 +63,7 @@ def admit(release: Release, asked: int, warm: SessionSettings, *, not_realtime: 
             "or add --not-realtime to serve it anyway, with sound that stutters",
             code="no-device",
         )
+    check_hearing(conversations)
     return Admission(conversations=conversations, slots=slots, tick_seconds=tick, note=note)
 
 
@@ -85,17 +89,27 @@ def measure_tick(conversations: Conversations, warm: SessionSettings) -> float:
 
 def slots_by_memory(release: Release) -> int:
     """Calls whose keys and values fit into the memory that is free now."""
-    config = release.lm.config
-    dtype = release.lm.text_emb.weight.dtype
-    bytes_each = config.num_layers * 2 * config.dim * config.context * dtype.itemsize
-    return int(MEMORY_SHARE * free_bytes(release.device) / bytes_each)
+    return int(
+        MEMORY_SHARE * free_bytes(release.device) / slot_bytes(release.lm.config, release.lm.text_emb.weight.dtype)
+    )
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory of a device that is not in use; what caches hold may be had, and counts as free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise UserError("/proc/meminfo names no MemAvailable: this system cannot be measured", code="no-device")
+def check_hearing(conversations: Conversations) -> None:
+    """Lets the model talk to noise and to silence, with equal random numbers.
+
+    Raises: UserError if it says the same to both: models whose user streams are wired wrongly speak, and never hear.
+    """
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (HEARING_FRAMES[-1], FRAME_SAMPLES)).astype(np.float32)
+    for frames in HEARING_FRAMES:
+        answers = []
+        for heard in (noise, np.zeros_like(noise)):
+            session = conversations.join(SessionSettings(seed=0))
+            answers.append([conversations.step({session: frame_S})[session].tokens for frame_S in heard[:frames]])
+            conversations.leave(session)
+        if answers[0] != answers[1]:
+            return
+    raise UserError(
+        f"the model says the same to noise and to silence for {HEARING_FRAMES[-1]} frames, so it does not hear its "
+        "caller: export it again, and look at n_q and dep_q of its configuration",
+        code="bad-weights",
+    )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -24,10 +25,15 @@ CLOSING_SECONDS = 5.0
 def serve(settings: ServeSettings) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises: UserError for settings, models and places that cannot be used."""
     settings.check()
-    asyncio.run(_serve(settings))
+    if not asyncio.run(_serve(settings)):
+        # A thread that loads weights cannot be stopped, and would be torn down in the midst of its work.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
-async def _serve(settings: ServeSettings) -> None:
+async def _serve(settings: ServeSettings) -> bool:
+    """Returns whether the model was loaded before the signal came."""
     service = Service(settings)
     stop = asyncio.Event()
     now = asyncio.Event()
@@ -45,14 +51,16 @@ async def _serve(settings: ServeSettings) -> None:
         loading = asyncio.create_task(in_thread(service.load))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
-            return
+        if not loading.done():
+            note("stopped while the model was being loaded")
+            return False
         await loading
         async with running(service):
             print(_welcome(service, address), flush=True)
             await stop.wait()
             note("draining", calls=len(service.chats))
             await drain(service, settings.limits.drain_seconds, now)
+    return True
 
 
 @contextlib.asynccontextmanager
@@ -158,6 +166,9 @@ def _welcome(service: Service, address: str) -> str:
     lines = [f"{service.release.name} on {service.release.device}: {admission.slots} sessions at {address}"]
     if admission.note is not None:
         lines.append(admission.note)
+    if settings.cpu_offload:
+        layers, total = service.release.host_layers, len(service.release.lm.temporal.layers)
+        lines.append(f"--cpu-offload: the weights of {layers} of {total} layers are in the host's memory")
     if service.voices.unnamed:
         names = ", ".join(service.voices.unnamed)
         lines.append(f"not offered, as their names are no ids of letters, digits, _ and -: {names}")

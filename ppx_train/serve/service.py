@@ -145,4 +145,6 @@ class Service:
 def _load(settings: ServeSettings) -> Release:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if settings.half else None
-    return load_release(settings.model, device=device, dtype=dtype, revision=settings.revision)
+    return load_release(
+        settings.model, device=device, dtype=dtype, revision=settings.revision, cpu_offload=settings.cpu_offload
+    )

@@ -44,6 +44,7 @@ class ServeSettings:
     model: an exported folder or a hub repository. ssl: a folder with cert.pem and key.pem, or "auto".
     origins: web origins whose pages may call, beside the server's own; "*" allows all.
     static: a folder of files that are served at "/". device: None is cuda if there is one. half: fp16 weights.
+    cpu_offload: weights that the GPU cannot hold stay in the host's memory.
     watchdog_seconds: a tick that takes longer ends the process.
     """
 
@@ -61,6 +62,7 @@ class ServeSettings:
     device: str | None = None
     half: bool = False
     not_realtime: bool = False
+    cpu_offload: bool = False
     watchdog_seconds: float = 10.0
     limits: CallLimits = field(default_factory=CallLimits)
 

@@ -111,6 +111,32 @@ def test_a_backlog_is_worked_off_without_bursts_and_silence_goes_first(release: 
     np.testing.assert_array_equal(first, loud[2 * FRAME_SAMPLES : 3 * FRAME_SAMPLES])  # silence went, then the oldest
 
 
+@pytest.mark.parametrize("speed", [0.995, 1.005])
+def test_a_clock_that_is_off_by_half_a_percent_costs_no_frame_and_no_delay(release: Release, speed: float) -> None:
+    """2000 ticks, 160 s: the client's clock counts 10 frames more or fewer than the server's."""
+    one = engine(release, slots=1)
+    caller = Caller(one, SessionSettings(sampling=MOST, seed=1))
+    ticks(one, 2)
+    sound, sent, waits, before = samples(8), 0, [], caller.call.late
+
+    def speak(number: int) -> None:
+        nonlocal sent
+        for at in range(4):  # 20 ms at a time
+            due = int((number - 2 + (at + 1) / 4) * FRAME_SAMPLES * speed)
+            start = sent % (7 * FRAME_SAMPLES)
+            caller.call.hear(sound[start : start + due - sent])
+            sent = due
+        waits.append(caller.call.backlog)
+
+    ticks(one, 2000, speak, start=2)
+    heard = len(caller.frames()) + caller.call.cut_samples / FRAME_SAMPLES + caller.call.backlog
+    assert heard == pytest.approx(2000 * speed, abs=0.01)  # Nothing is lost or made up,
+    assert caller.call.dropped == 0 and max(waits) < 2.5  # and nothing piles up:
+    assert np.mean(waits[-200:]) - np.mean(waits[:200]) < 1  # the delay at the end is that of the beginning.
+    late = caller.call.late - before
+    assert late <= 1 if speed > 1 else 8 <= late <= 12  # A slow client has no frame every 200 ticks.
+
+
 def test_a_call_that_catches_up_ends_at_its_limit(release: Release) -> None:
     one = engine(release)
     caller = Caller(one, SessionSettings(sampling=MOST, seed=1), most_frames=1)

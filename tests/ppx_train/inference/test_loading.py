@@ -98,3 +98,8 @@ def test_the_prompt_is_that_of_the_record_beside_the_weights(folder: Path, tmp_p
     prompt_KP = release.prompt(None, "hello")
     assert prompt_KP is not None and prompt_KP.shape[1] == 9 + len(role_ids("hello", release.tokenizer)) + 9
     assert (release.pause_frames, release.silence_codes) == (9, (7,) * 8)
+
+
+def test_weights_in_the_hosts_memory_are_for_gpus(folder: Path) -> None:
+    with refused("bad-combination", "--cpu-offload", "cpu"):
+        load_release(folder, cpu_offload=True)

@@ -1,6 +1,7 @@
 """The server as a process: TLS, signals, capacity, and what it leaves behind."""
 
 import asyncio
+import copy
 import gc
 import json
 import os
@@ -117,6 +118,7 @@ def test_slots_follow_from_the_time_of_a_tick(voiced: Release, monkeypatch: pyte
         return each * len(conversations.sessions)
 
     monkeypatch.setattr(admission, "measure_tick", takes)
+    monkeypatch.setattr(admission, "check_hearing", lambda _: None)
     fits = admission.admit(voiced, 3, warm)
     assert fits.slots == 3 and fits.note is None
     fewer = admission.admit(voiced, 8, warm)
@@ -153,6 +155,35 @@ def test_measuring_leaves_no_trace(voiced: Release) -> None:
     conversations.prompt(after)
     assert [conversations.step({after: frame_S})[after].tokens for _ in range(4)] == expected
     assert admission.free_bytes(torch.device("cpu")) > 2**20
+
+
+def test_a_model_that_does_not_hear_is_not_served(voiced: Release) -> None:
+    hears = admission.Conversations(voiced, 1, most=admission.MOST)
+    admission.check_hearing(hears)
+    assert hears.free == 1
+    deaf = replace(voiced, lm=copy.deepcopy(voiced.lm))
+    with torch.no_grad():
+        deaf.lm.audio_emb.weight[deaf.lm.config.num_codebooks :] = 0  # What the user's streams add.
+    with refused("bad-weights", "does not hear", "250 frames"):
+        admission.check_hearing(admission.Conversations(deaf, 1, most=admission.MOST))
+
+
+def test_sigterm_while_the_model_is_loaded_ends_the_process_in_order(tmp_path: Path) -> None:
+    program = f"import sys, time; sys.path[0] = {str(ROOT)!r}; from ppx_train.serve import service; "
+    program += "service._load = lambda _: (print('loading', flush=True), time.sleep(60)); sys.argv[0] = 'ppx-serve'; "
+    program += "from ppx_train.cli.serve import main; main()"
+    words = ["--model", str(tmp_path), "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None and server.stdout.readline() == "loading\n"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
+        assert server.stderr is not None
+        assert [json.loads(line)["event"] for line in server.stderr] == ["stopped while the model was being loaded"]
+    finally:
+        server.kill()
 
 
 def test_the_event_loop_goes_on_while_the_model_computes(voiced: Release, monkeypatch: pytest.MonkeyPatch) -> None:
