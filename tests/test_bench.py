@@ -69,7 +69,21 @@ def test_the_loader_benchmark_writes_its_figures() -> None:
     assert figures["1000 rows: index, MB"] < 0.2 and content["settings"]["shards"] == 3
 
 
-@pytest.mark.parametrize("script", ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda"])
+def test_the_benchmark_of_live_sessions_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = tmp_path / "figures.json"
+    arguments = "--size tiny --sessions 1 3 --frames 4 --warm 1 --json".split()
+    monkeypatch.setattr(sys, "argv", ["sessions.py", *arguments, str(figures)])
+    monkeypatch.syspath_prepend(str(BENCH))
+    runpy.run_path(str(BENCH / "sessions.py"), run_name="__main__")
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["sessions"] for row in rows] == [1, 3]
+    assert all(0 < row["tick p50 ms"] <= row["tick p99 ms"] and row["prompt part of 64 ms"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda", "sessions.py --gpu7b"],
+)
 def test_benchmarks_on_a_gpu_ask_for_one(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

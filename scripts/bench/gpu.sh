@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All figures of one GPU in one command: training, streaming and codec at full size with random weights.
+# All figures of one GPU in one command: training, streaming, live sessions and codec at full size with random weights.
 #   bash scripts/bench/gpu.sh OUT      (OUT: folder for the tables and the JSON; needs about 80 GB of GPU memory)
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,4 +21,5 @@ run train_selective $train --gpu7b --checkpointing selective --batch 4 --rounds 
 run train_selective_compiled $train --gpu7b --checkpointing selective --batch 4 --compile --rounds 3
 run train_prompt $train --gpu7b --checkpointing full --prompt 0.4 --rounds 3
 run stream scripts/bench/stream_step.py --gpu7b --batch 1 32 --filled 1500
+run sessions scripts/bench/sessions.py --gpu7b --sessions 1 8 16 32 48
 run codec scripts/bench/codec.py --device cuda
