@@ -7,7 +7,7 @@ Every session has a full window, as after four minutes of a call. A part of a pr
 others between two ticks. A number of sessions that does not fit is left out with a line.
 """
 
-# Shapes: S samples (of a frame)
+# Shapes: K streams, P prompt frames, S samples (of a frame)
 
 import argparse
 import time
@@ -72,7 +72,7 @@ def random_release(args: argparse.Namespace) -> Release:
 
 
 def ticks(release: Release, count: int, args: argparse.Namespace) -> dict[str, Any] | None:
-    """One row, or None if so many do not fit into the device's memory."""
+    """One row, or None if the device's memory does not hold them."""
     if args.device != "cpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(args.device)
