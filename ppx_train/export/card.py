@@ -106,6 +106,7 @@ def model_card(
         recipe=run.recipe,
         step=f"{provenance.step:,}",
         for_stock_moshi=provenance.for_stock_moshi,
+        patch_codec=provenance.patch_codec,
         pause_frames=PAUSE_FRAMES,
         voices=voices,
         sources=data.sources,

@@ -90,6 +90,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
         licence=HubLicence(id=settings.licence) if settings.licence is not None else stated_licence(start.name),
         start=start,
         ingredients=ingredients_of(run, start, facts.licences, voices),
+        patch_codec=codec.config.patch is not None,
     )
     figures = last_figures(folder.parent.parent, provenance.step)
 

@@ -39,7 +39,7 @@ class Provenance:
 
     config_sha256: of the run's saved configuration. base: of an adapter, in layout lora. engine, commit: version and
     commit of the program that trained, where the checkpoint has them. request: digest of what was asked for. licence:
-    what the model card states; None if nothing is known.
+    what the model card states; None if nothing is known. patch_codec: whether the codec has the patch decoder.
     """
 
     run: Run
@@ -53,10 +53,13 @@ class Provenance:
     licence: HubLicence | None
     start: Start
     ingredients: tuple[Ingredient, ...]
+    patch_codec: bool = False
 
     @property
     def for_stock_moshi(self) -> bool:
-        """Whether the stock moshi package can load the folder; it must not run 16 depth steps."""
+        """Whether the stock moshi package can load the folder: it must not run 16 depth steps, and knows SEANet alone."""
+        if self.patch_codec:
+            return False
         return self.layout == "kyutai" or (self.base is not None and self.base.for_stock_moshi)
 
     def origin(self) -> Origin:
@@ -88,7 +91,8 @@ def write_parts(
     sidecar = _sidecar(provenance, names, config, codec)
     write_json(folder / SIDECAR, sidecar.to_json())
     if not provenance.for_stock_moshi:
-        # Stock Moshi runtimes must not find shapes here: with 16 depth steps they would not hear the user.
+        # Stock Moshi runtimes must not find shapes here: with 16 depth steps they would not hear the user, and with a
+        # codec that they do not know they would fail late.
         version = f"{provenance.run.recipe}-{provenance.step}"
         write_json(folder / CONFIG_NAME, {"model_type": "personaplex", "version": version})
         return

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from safetensors.torch import load_file
 
 from model.duplex import DuplexLM
 from model.errors import Code, UserError
-from model.mimi.files import load_mimi
+from model.mimi.codec import Mimi
+from model.mimi.config import PatchConfig
+from model.mimi.files import load_mimi, save_mimi
 from model.streaming.sample import Sampling
 from model.weights.checkpoint import native_state_dict
 from ppx_train import __version__
@@ -88,6 +91,23 @@ def test_the_config_holds_only_keys_of_the_stock_loader_and_its_files_exist(expo
         assert (exported / config[key]).is_file()
     mimi = json.loads((exported / config["mimi_config_name"]).read_text())
     assert mimi["quantizer"]["bins"] == 64
+
+
+def test_a_codec_that_stock_moshi_does_not_know_is_not_offered_to_it(
+    run: tuple[Path, DuplexLM], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = load_mimi(data / "codec.safetensors")
+    patched = Mimi(replace(codec.config, patch=PatchConfig(width=16, layers=1, hidden=32)))
+    shared = {name: tensor for name, tensor in codec.state_dict().items() if not name.startswith("decoder.")}
+    patched.load_state_dict(shared, strict=False)
+    file = save_mimi(patched, tmp_path / "codec")
+    monkeypatch.setattr("ppx_train.export.folder.codec_path", lambda _: file)
+    out = make(run[0], tmp_path / "out", dtype="fp32")
+    assert set(json.loads((out / "config.json").read_text())) == {"model_type", "version"}
+    assert not (out / "mimi_config.json").exists()
+    card = (out / "README.md").read_text()
+    assert "no public runtime knows" in card and "python -m moshi.server" not in card
+    assert load_release(out).codec.config.patch is not None
 
 
 def test_the_weights_are_the_native_ones_of_the_first_eight_steps(run: tuple[Path, DuplexLM], exported: Path) -> None:
