@@ -57,7 +57,7 @@ class Provenance:
 
     @property
     def for_stock_moshi(self) -> bool:
-        """Whether the stock moshi package can load the folder: it must not run 16 depth steps, and knows SEANet alone."""
+        """Whether stock Moshi can load the folder: it must not run 16 depth steps, and knows no patch decoder."""
         if self.patch_codec:
             return False
         return self.layout == "kyutai" or (self.base is not None and self.base.for_stock_moshi)
