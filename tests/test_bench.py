@@ -80,10 +80,27 @@ def test_the_benchmark_of_live_sessions_writes_its_figures(tmp_path: Path, monke
     assert all(0 < row["tick p50 ms"] <= row["tick p99 ms"] and row["prompt part of 64 ms"] > 0 for row in rows)
 
 
+def test_the_benchmark_of_precisions_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = tmp_path / "figures.json"
+    arguments = "--size tiny --batch 2 --filled 2 --frames 2 --json".split()
+    monkeypatch.setattr(sys, "argv", ["precision.py", *arguments, str(figures)])
+    monkeypatch.syspath_prepend(str(BENCH))
+    runpy.run_path(str(BENCH / "precision.py"), run_name="__main__")
+    full, half, small = json.loads(figures.read_text())["rows"]
+    assert (full["text agree %"], full["audio agree %"]) == (100, 100) and 50 < small["audio agree %"] < 100
+    assert half["weights MiB"] == pytest.approx(full["weights MiB"] / 2) and small["weights MiB"] < full["weights MiB"]
+
+
 @pytest.mark.parametrize(
     "script",
-    ["stream_step.py --gpu7b", "train_step.py --gpu7b", "codec.py --device cuda", "sessions.py --gpu7b"],
-)
+    [
+        "stream_step.py --gpu7b",
+        "train_step.py --gpu7b",
+        "codec.py --device cuda",
+        "sessions.py --gpu7b",
+        "precision.py --gpu7b",
+    ],
+)  # fmt: skip
 def test_benchmarks_on_a_gpu_ask_for_one(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from model.errors import UserError
 from model.mimi.codec import Mimi
 from model.mimi.files import load_mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
+from model.streaming.int8 import hold_in_int8
 from model.streaming.kv_cache import slot_bytes
 from model.streaming.offload import offload
 from model.text import TextTokenizer
@@ -94,19 +95,24 @@ def load_release(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     cpu_offload: bool = False,
+    int8: bool = False,
 ) -> Release:
     """Loads language model, codec, tokenizer and voices of a folder or a hub repository.
 
     dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec computes in fp32.
-    cpu_offload: whether weights that do not fit on the GPU stay in the host's memory.
+    cpu_offload: whether weights that do not fit on the GPU stay in the host's memory. int8: whether the linear maps of
+    the language model are held in 8 bits.
     Raises: UserError if a file is missing or broken, the parts do not fit each other, or the device is not usable.
     """
     check_device(device)
+    if cpu_offload and int8:
+        raise UserError("--cpu-offload with --precision int8: choose one of them", code="bad-combination")
     if cpu_offload and not device.startswith("cuda"):
         raise UserError(f"--cpu-offload with device {device}: it is for GPUs, leave it out", code="bad-combination")
     folder = _folder(str(model), revision)
     sidecar = read_sidecar(folder)
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
+    first = "cpu" if cpu_offload or int8 else device  # Where the full weights go; a small GPU may not hold them.
     names = _file_names(folder, sidecar)
     codec = load_mimi(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
     tokenizer = TextTokenizer(
@@ -114,10 +120,10 @@ def load_release(
     )
     if sidecar is not None and sidecar.base is not None and sidecar.adapter is not None:
         config = sidecar.lm_config(str(folder / SIDECAR))
-        lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, "cpu" if cpu_offload else device)
+        lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, first)
     else:
         _, config = _header(folder, sidecar)
-        lm = from_pretrained(folder, config=config, dtype=dtype, device="cpu" if cpu_offload else device)
+        lm = from_pretrained(folder, config=config, dtype=dtype, device=first)
     check_parts(lm.config, codec, tokenizer, str(folder))
     prompt = sidecar.prompt if sidecar else None
     silence_codes, sine_codes = (prompt.silence_codes, prompt.sine_codes) if prompt else codec.constants()
@@ -128,6 +134,8 @@ def load_release(
         )
     lm, codec = lm.eval().requires_grad_(False), codec.to(device).eval()
     host_layers = offload(lm, device, room_for_weights(lm, torch.device(device))) if cpu_offload else 0
+    if int8:
+        hold_in_int8(lm, device)
     return Release(
         name=folder.name,
         lm=lm,

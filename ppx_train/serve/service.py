@@ -144,7 +144,9 @@ class Service:
 
 def _load(settings: ServeSettings) -> Release:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float16 if settings.half else None
+    precision = "fp16" if settings.half else settings.precision
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return load_release(
-        settings.model, device=device, dtype=dtype, revision=settings.revision, cpu_offload=settings.cpu_offload
-    )
+        settings.model, device=device, dtype=dtypes.get(precision or ""), revision=settings.revision,
+        cpu_offload=settings.cpu_offload, int8=precision == "int8",
+    )  # fmt: skip

@@ -11,6 +11,8 @@ from ppx_train.serve.protocol import PORT
 TOKEN = re.compile(r"^[A-Za-z0-9._~-]{8,256}$")
 """Tokens that fit into a header, a query and a subprotocol alike."""
 AUTO = "auto"
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+"""Of the language model: types of its weights, or 8 bits a weight in its linear maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class ServeSettings:
     model: an exported folder or a hub repository. ssl: a folder with cert.pem and key.pem, or "auto".
     origins: web origins whose pages may call, beside the server's own; "*" allows all.
     static: a folder of files that are served at "/". device: None is cuda if there is one. half: fp16 weights.
+    precision: one of PRECISIONS; None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
     watchdog_seconds: a tick that takes longer ends the process.
     """
@@ -61,6 +64,7 @@ class ServeSettings:
     static: Path | None = None
     device: str | None = None
     half: bool = False
+    precision: str | None = None
     not_realtime: bool = False
     cpu_offload: bool = False
     watchdog_seconds: float = 10.0
@@ -75,6 +79,10 @@ class ServeSettings:
         """Raises: UserError for an address that others reach without a token, and for values that cannot be."""
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port {self.port}: give 1 to 65535, or 0 for any free one", code="bad-value")
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UserError(f"--precision {self.precision}: give one of {', '.join(PRECISIONS)}", code="bad-value")
+        if self.half and self.precision not in (None, "fp16"):
+            raise UserError(f"--half with --precision {self.precision}: choose one of them", code="bad-combination")
         if self.max_sessions < 1:
             raise UserError(f"--max-sessions {self.max_sessions}: give 1 or more", code="bad-value")
         for name, value in (("--max-seconds", self.limits.call_seconds), ("--watchdog", self.watchdog_seconds)):

@@ -22,4 +22,5 @@ run train_selective_compiled $train --gpu7b --checkpointing selective --batch 4 
 run train_prompt $train --gpu7b --checkpointing full --prompt 0.4 --rounds 3
 run stream scripts/bench/stream_step.py --gpu7b --batch 1 32 --filled 1500
 run sessions scripts/bench/sessions.py --gpu7b --sessions 1 8 16 32 48
+run precision scripts/bench/precision.py --gpu7b --batch 1 8 --precision bf16 int8
 run codec scripts/bench/codec.py --device cuda

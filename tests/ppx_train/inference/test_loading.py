@@ -14,9 +14,12 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.prompt import role_ids
+from model.streaming.int8 import Int8StepLinear
+from model.streaming.sample import Sampling
 from model.weights.checkpoint import config_to_dict, save_native
 from ppx_train.inference.loading import Release, encode_voice, find_voice, load_release, read_voice
-from tests.ppx_train.fixtures import sidecar_of
+from ppx_train.inference.offline import chat
+from tests.ppx_train.fixtures import make_codec, make_tokenizer, sidecar_of
 from tests.ppx_train.inference.noise import CONFIG, noise
 from tests.refusals import refused
 
@@ -103,3 +106,16 @@ def test_the_prompt_is_that_of_the_record_beside_the_weights(folder: Path, tmp_p
 def test_weights_in_the_hosts_memory_are_for_gpus(folder: Path) -> None:
     with refused("bad-combination", "--cpu-offload", "cpu"):
         load_release(folder, cpu_offload=True)
+
+
+def test_a_model_in_int8_talks_and_cannot_be_offloaded_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_native(tmp_path / "wide", DuplexLM(replace(CONFIG, dim=64, depformer_dim_feedforward=96)))
+    make_codec(tmp_path / "wide" / "mimi.safetensors")
+    make_tokenizer(tmp_path / "wide" / "tokenizer.model")
+    release = load_release(tmp_path / "wide", int8=True)
+    assert any(isinstance(part, Int8StepLinear) for part in release.lm.modules())
+    agent = chat(release, noise(1.0)[:, 0], sampling=Sampling(), seed=1)
+    assert agent.codes_AT.shape == (9, 13)
+    with refused("bad-combination", "--precision int8"):
+        load_release(tmp_path / "wide", int8=True, cpu_offload=True)

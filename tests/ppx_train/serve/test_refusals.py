@@ -153,9 +153,12 @@ def test_an_address_that_others_reach_wants_a_token() -> None:
         {"max_sessions": 0},
         {"limits": CallLimits(call_seconds=0)},
         {"watchdog_seconds": 0},
+        {"precision": "int4"},
     ):
         with refused("bad-value"):
             ServeSettings(model="m", **wrong).check()  # type: ignore[arg-type]
+    with refused("bad-combination", "--half", "int8"):
+        ServeSettings(model="m", half=True, precision="int8").check()
 
 
 def test_voices_are_read_at_the_start_and_named_by_ids(voiced: Release, tmp_path: Path) -> None:
