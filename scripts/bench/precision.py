@@ -9,7 +9,7 @@ with the default sampling, the share whose likeliest choice is the same. Models 
 between tokens, so that their agreement says little; give a trained one. Times are medians of steps in turns.
 """
 
-# Shapes: B batch, K streams, T frames, Q codebooks
+# Shapes: B batch, K streams, T frames, Q codebooks, V vocabulary
 
 import argparse
 import copy
