@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import LMConfig
+from model.errors import UserError
 
 
 class RingWindow(NamedTuple):
@@ -31,6 +32,9 @@ class KVCache:
     kv: [L, 2, B, H, context, E]; the frame at position p of a row lies in slot p % context. A ring of exactly `context`
     slots is enough: with one frame at a time it holds context + 1 - 1 keys, and `append` returns the old keys beside
     the new ones. offset_B: frames seen by each row, int64, on the device. positions: the same numbers on the host.
+
+    The first frames of a row may be pinned: they are never overwritten, and beyond the window they stay where they were
+    when it was full, just before the newest frames, instead of falling behind ever further. pinned_B: how many.
     """
 
     def __init__(
@@ -43,11 +47,18 @@ class KVCache:
         head_dim: int,
         device: torch.device | str,
         dtype: torch.dtype,
+        most_pinned: int = 0,
     ) -> None:
-        self.context = context
+        """most_pinned: how many frames of a row may be pinned."""
+        self.context, self.most_pinned = context, most_pinned
         self.kv = torch.zeros(layers, 2, batch, heads, context, head_dim, device=device, dtype=dtype)
         self.offset_B = torch.zeros(batch, device=device, dtype=torch.long)
         self.positions = [0] * batch
+        self.pinned_B = torch.zeros(batch, device=device, dtype=torch.long)
+        self.pinned = [0] * batch
+        """pinned_B on the host."""
+        self._pinned_keys = torch.zeros(layers, batch, heads, most_pinned, head_dim, device=device, dtype=dtype)
+        """Keys of pinned frames as they were at first: turned anew for each step, so that no rounding adds up."""
         self._flat = self.kv.view(layers, -1, head_dim).unbind(0)
         self._ring_starts_2BH = torch.arange(2 * batch * heads, device=device).view(2, batch, heads) * context
         self._slots = torch.arange(context, device=device)
@@ -55,8 +66,44 @@ class KVCache:
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Lets all rows, or only some, start again at position 0."""
         for row in range(len(self.positions)) if rows is None else rows:
-            self.positions[row] = 0
-            self.offset_B[row] = 0
+            self.positions[row] = self.pinned[row] = 0
+            self.offset_B[row] = self.pinned_B[row] = 0
+
+    def pin(self, row: int) -> None:
+        """Pins all frames that a row has seen so far.
+
+        Raises: UserError if they are more than `most_pinned`, or leave no room for others.
+        """
+        frames = self.positions[row]
+        if frames > min(self.most_pinned, self.context - 1):
+            raise UserError(
+                f"{frames} frames to pin, of a window of {self.context}: at most "
+                f"{min(self.most_pinned, self.context - 1)} can be",
+                code="bad-value",
+            )
+        self._pinned_keys[:, row, :, :frames] = self.kv[:, 0, row, :, :frames]
+        self.pinned[row] = frames
+        self.pinned_B[row] = frames
+
+    def turn_of_pinned(self, frequencies_E: Tensor) -> Tensor | None:
+        """How far the pinned keys of each row must turn to keep their place, as complex numbers [B, 1, 1, E / 2].
+
+        None if no key can be pinned.
+        """
+        if not self.most_pinned:
+            return None
+        beyond_B = (self.offset_B - (self.context - 1)).clamp(min=0)
+        angles = beyond_B[:, None, None, None] * frequencies_E
+        return torch.polar(torch.ones_like(angles), angles)
+
+    def move_pinned(self, layer: int, turn: Tensor) -> None:
+        """Puts the pinned keys of all rows where the next frame has to find them."""
+        kept = self._pinned_keys[layer]
+        pairs = torch.view_as_complex(kept.float().unflatten(-1, (-1, 2)))
+        moved = torch.view_as_real(pairs * turn).flatten(-2).to(kept.dtype)
+        keys = self.kv[layer, 0][:, :, : self.most_pinned]
+        is_pinned = (self._slots[: self.most_pinned] < self.pinned_B[:, None])[:, None, :, None]
+        keys.copy_(torch.where(is_pinned, moved, keys))
 
     def pretend_full(self) -> None:
         """Puts all rows where their windows are full, to measure a step; `reset` them afterwards."""
@@ -76,7 +123,10 @@ class KVCache:
 
         A row that does not advance may write too, because its slot holds a key too old for its next frame to see.
         """
-        slots_X = (self._ring_starts_2BH + (self.offset_B % self.context)[:, None]).flatten()
+        # Frames beyond the pinned ones take turns in the rest of the ring.
+        first_B = torch.minimum(self.offset_B, self.pinned_B)
+        slots_B = first_B + (self.offset_B - first_B) % (self.context - first_B)
+        slots_X = (self._ring_starts_2BH + slots_B[:, None]).flatten()
         keys, values = self.kv.flatten(2, 3)[..., :live, :].unbind(1)
         mask_B11W = None
         if masked:

@@ -42,13 +42,20 @@ class DuplexStream:
 
     A model with 16 depth steps is served as it is: steps 8..15 predict the user, whose tokens a conversation has.
     The weights are those of the moment: make a new stream after loading or moving the model.
+    most_pinned: how many prompt frames a row may keep in sight for ever, see `pin`.
     by_row: whether rows may differ in temperatures and top k, of which `sampling` then gives the largest.
     cuda_graphs: whether to replay each step as one captured CUDA graph; None does so on a GPU.
     Raises: UserError for delays other than 0 and 1, or for CUDA graphs of a model that is not on a GPU.
     """
 
     def __init__(
-        self, model: DuplexLM, sampling: Sampling, *, by_row: bool = False, cuda_graphs: bool | None = None
+        self,
+        model: DuplexLM,
+        sampling: Sampling,
+        *,
+        by_row: bool = False,
+        most_pinned: int = 0,
+        cuda_graphs: bool | None = None,
     ) -> None:
         config = model.config
         if set(config.delays) - {0, 1}:
@@ -56,6 +63,7 @@ class DuplexStream:
         if by_row and sampling.greedy:
             raise UserError("a stream that is greedy for all rows has no sampling by row", code="bad-combination")
         self.model, self.sampling, self.config, self.by_row = model, sampling, config, by_row
+        self.most_pinned = min(most_pinned, config.context - 1)
         self.device, self.dtype = model.text_emb.weight.device, model.text_emb.weight.dtype
         on_gpu = self.device.type == "cuda"
         if cuda_graphs and not on_gpu:
@@ -91,7 +99,7 @@ class DuplexStream:
         host_uniform_BA = torch.zeros(batch, self.num_agent)
         agent_BA, user_BQ = self.start_K.repeat(batch, 1).split((self.num_agent, self.config.num_codebooks), 1)
         state = StreamState(
-            cache=self.temporal.init_cache(batch, device=self.device, dtype=self.dtype),
+            cache=self.temporal.init_cache(batch, device=self.device, dtype=self.dtype, most_pinned=self.most_pinned),
             depth_cache=self.depth.init_cache(batch, device=self.device, dtype=self.dtype),
             agent_BA=agent_BA.clone(),
             user_BQ=user_BQ.clone(),
@@ -137,6 +145,14 @@ class DuplexStream:
             state.generators[row] = generator
         state.cache.reset(rows)
 
+    def pin(self, state: StreamState, row: int) -> None:
+        """Keeps all that a row has seen so far, its prompt, in sight for ever; calls outlast the window then.
+
+        Raises: UserError for a row outside the batch, or for more frames than may be pinned.
+        """
+        self._check_rows(state, [row])
+        state.cache.pin(row)
+
     def save(self, state: StreamState, row: int) -> SavedRow:
         """A copy of where a row stands after prompt frames that are not the last ones, for `load`.
 
@@ -175,6 +191,10 @@ class DuplexStream:
         """
         rows = list(range(state.batch)) if rows is None else list(rows)
         self._check_rows(state, rows)
+        if any(state.cache.pinned[row] for row in rows):
+            raise UserError(
+                "a row with a pinned prompt cannot be fed another: reset it first", code="bad-combination"
+            )
         self._check_shape("prompt", prompt_MKP, len(rows), self.config.num_streams)
         prompt_MKP = prompt_MKP.to(self.device, torch.int64)
         rows_M = torch.tensor(rows, device=self.device)

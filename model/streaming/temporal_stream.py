@@ -35,8 +35,10 @@ class TemporalStream:
         # For one query a CPU is faster with plain products than with the fused kernel, which is made for many queries.
         self.plain_attention = device.type == "cpu" and out_norm.alpha.dtype == torch.float32
 
-    def init_cache(self, batch: int, *, device: torch.device | str, dtype: torch.dtype) -> KVCache:
-        """Empty cache for `batch` rows."""
+    def init_cache(
+        self, batch: int, *, device: torch.device | str, dtype: torch.dtype, most_pinned: int = 0
+    ) -> KVCache:
+        """Empty cache for `batch` rows, of which each may pin up to `most_pinned` frames."""
         return KVCache(
             layers=len(self.blocks),
             batch=batch,
@@ -45,15 +47,19 @@ class TemporalStream:
             head_dim=self.head_dim,
             device=device,
             dtype=dtype,
+            most_pinned=most_pinned,
         )
 
     @torch.no_grad()
     def step(self, x_BD: Tensor, cache: KVCache, window: RingWindow) -> Tensor:
         """Output [B, D] for the next frame of every row; it writes the ring, and the caller advances the rows."""
         turn = self._turn(cache.offset_B)
+        turn_of_pinned = cache.turn_of_pinned(self.frequencies)
         for i, block in enumerate(self.blocks):
             qkv_B3HE = self._qkv(block, x_BD, turn)
             cache.write(i, window, qkv_B3HE[:, 1:])
+            if turn_of_pinned is not None:
+                cache.move_pinned(i, turn_of_pinned)
             y = self._attend(qkv_B3HE[:, 0], window.keys[i], window.values[i], window.mask_B11W)
             x_BD = _rest(block, x_BD, y.reshape(x_BD.shape))
         return self.out_norm(x_BD)
