@@ -1,10 +1,11 @@
-"""The patch decoder: causal ConvNeXt blocks at 100 Hz, and one linear layer from each step to its samples.
+"""The patch decoder: causal ConvNeXt blocks at 100 Hz, whose steps end as short spectra that overlap.
 
-Where the mirrored SEANet spends its time on long signals of few channels, this one multiplies matrices.
-Source: Vocos (arXiv 2306.00814) for the blocks, WaveNeXt (Okamoto et al., ASRU 2023) for the linear end.
+Where the mirrored SEANet spends its time on long signals of few channels, this one multiplies matrices; and since it
+says magnitudes by their logarithm, quiet frequencies are as easy to learn as loud ones.
+Source: Vocos (arXiv 2306.00814), here with windows that reach back no further than one step.
 """
 
-# Shapes: B batch, C channels, T frames (steps of a layer's own rate), S samples, D width
+# Shapes: B batch, C channels, T frames (steps of a layer's own rate), S samples (of a step), D width, F frequencies
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 
 from model.mimi.config import MimiConfig, PatchConfig
 from model.mimi.conv import CausalConv1d, CausalConvTranspose1d, ConvState
+
+MOST_LOG_MAGNITUDE = 6.0
+"""A full-scale sine has e^4.8 under a window of 480 samples."""
 
 
 class PatchBlock(nn.Module):
@@ -33,11 +37,31 @@ class PatchBlock(nn.Module):
         return x_BCT + update_BTC.transpose(1, 2)
 
 
-class PatchDecoder(nn.Module):
-    """[B, D, T] -> [B, 1, S] at the rates of the SEANet decoder.
+class SpectrumHead(nn.Module):
+    """A spectrum a step, whose inverse transform is windowed and added to its own samples and the next's."""
 
-    Each step of `hop` samples also adds to the next one, so that no edges are heard between them.
-    """
+    def __init__(self, width: int, hop: int) -> None:
+        super().__init__()
+        self.hop = hop
+        self.out = nn.Linear(width, 2 * (hop + 1))
+
+    def forward(self, x_BTC: Tensor, state: ConvState | None = None) -> Tensor:
+        """[B, T, C] -> [B, 1, T * hop]; with a state, it adds what the last call carried over."""
+        magnitude_BTF, phase_BTF = self.out(x_BTC).chunk(2, dim=-1)
+        spectrum_BTF = torch.polar(magnitude_BTF.clamp(max=MOST_LOG_MAGNITUDE).exp(), phase_BTF)
+        window_S = torch.hann_window(2 * self.hop, device=x_BTC.device)
+        pieces = torch.fft.irfft(spectrum_BTF, 2 * self.hop) * window_S
+        own_BTS, next_BTS = pieces.split(self.hop, dim=2)
+        carried_B1S = None if state is None else state.kept.get(self)
+        if carried_B1S is None:
+            carried_B1S = next_BTS.new_zeros(len(x_BTC), 1, self.hop)
+        if state is not None:
+            state.keep(self, next_BTS[:, -1:])
+        return (own_BTS + torch.cat([carried_B1S, next_BTS[:, :-1]], dim=1)).flatten(1)[:, None]
+
+
+class PatchDecoder(nn.Module):
+    """[B, D, T] -> [B, 1, samples] at the rates of the SEANet decoder."""
 
     def __init__(self, config: MimiConfig) -> None:
         super().__init__()
@@ -46,14 +70,11 @@ class PatchDecoder(nn.Module):
         self.upsample = CausalConvTranspose1d(config.seanet.dimension, patch.width, config.patches_a_step)
         self.blocks = nn.ModuleList([PatchBlock(patch) for _ in range(patch.layers)])
         self.norm = nn.LayerNorm(patch.width)
-        self.samples = CausalConvTranspose1d(patch.width, 1, patch.hop)
+        self.spectrum = SpectrumHead(patch.width, patch.hop)
 
     def forward(self, latent_BDT: Tensor, state: ConvState | None = None) -> Tensor:
-        """The decoded audio, [B, 1, S]."""
+        """The decoded audio, [B, 1, samples]."""
         x_BCT = self.upsample(latent_BDT, state)
         for block in self.blocks:
             x_BCT = block(x_BCT, state)
-        x_BCT = self.norm(x_BCT.transpose(1, 2)).transpose(1, 2)
-        # The samples themselves need full precision: bf16 would round them to 8 bits.
-        with torch.autocast(x_BCT.device.type, enabled=False):
-            return self.samples(x_BCT.float(), state)
+        return self.spectrum(self.norm(x_BCT.transpose(1, 2)), state)

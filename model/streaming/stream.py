@@ -192,9 +192,7 @@ class DuplexStream:
         rows = list(range(state.batch)) if rows is None else list(rows)
         self._check_rows(state, rows)
         if any(state.cache.pinned[row] for row in rows):
-            raise UserError(
-                "a row with a pinned prompt cannot be fed another: reset it first", code="bad-combination"
-            )
+            raise UserError("a row with a pinned prompt cannot be fed another: reset it first", code="bad-combination")
         self._check_shape("prompt", prompt_MKP, len(rows), self.config.num_streams)
         prompt_MKP = prompt_MKP.to(self.device, torch.int64)
         rows_M = torch.tensor(rows, device=self.device)

@@ -104,7 +104,10 @@ def init_weights(codec: Mimi) -> None:
     with torch.no_grad():
         first.conv.conv.weight.mul_(10)
         if isinstance(codec.decoder, PatchDecoder):
-            codec.decoder.samples.convtr.convtr.weight.mul_(0.03)
+            head = codec.decoder.spectrum.out
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+            head.bias[: len(head.bias) // 2] = -2.0  # Magnitudes of about a hundredth of full scale.
             return
         last = codec.decoder.model[-1]
         assert isinstance(last, CausalConv1d)

@@ -159,8 +159,8 @@ def test_the_patch_decoder_is_its_formula() -> None:
     decoder = tiny_codec(patch=PATCH).decoder
     assert isinstance(decoder, PatchDecoder)
     latent = torch.randn(1, 32, 4, generator=torch.Generator().manual_seed(1))
-    up, end = decoder.upsample.convtr.convtr, decoder.samples.convtr.convtr
-    assert up.bias is not None and end.bias is not None
+    up, end = decoder.upsample.convtr.convtr, decoder.spectrum.out
+    assert up.bias is not None
     steps = [up.bias.clone() for _ in range(4 * 8 + 8)]
     for t in range(4):
         for tap in range(16):
@@ -178,10 +178,14 @@ def test_the_patch_decoder_is_its_formula() -> None:
         hidden = [block.linear1.weight @ x + block.linear1.bias for x in normed]  # The norm's own weights are 1 and 0.
         hidden = [0.5 * h * (1 + torch.erf(h / math.sqrt(2))) for h in hidden]
         steps = [x + (block.linear2.weight @ h + block.linear2.bias) / 2 for x, h in zip(steps, hidden, strict=True)]
-    wave = torch.zeros(33 * 120) + end.bias
+    wave, n = torch.zeros(33 * 120), torch.arange(240)
+    window = 0.5 - 0.5 * torch.cos(2 * math.pi * n / 240)
     for t, x in enumerate(steps):
         x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
-        wave[120 * t : 120 * t + 240] += x @ end.weight[:, 0]
+        logs, phases = (end.weight @ x + end.bias).split(121)
+        for k in range(121):  # A sum of cosines; those between 0 Hz and the highest have a mirror image.
+            cosine = logs[k].exp() * torch.cos(2 * math.pi * k * n / 240 + phases[k])
+            wave[120 * t : 120 * t + 240] += window * cosine * (1 if k in (0, 120) else 2) / 240
     with torch.no_grad():
         torch.testing.assert_close(decoder(latent)[0, 0], wave[: 32 * 120], atol=1e-5, rtol=1e-4)
 

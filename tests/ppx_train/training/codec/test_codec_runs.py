@@ -106,7 +106,12 @@ def test_a_run_with_the_patch_decoder_ends_with_the_same_codec_and_keeps_its_sha
         assert train_codec(settings(speech, tmp_path / "run", *words)) == 130
     assert train_codec(settings(speech, tmp_path / "run", *words, "resume=true")) == 0
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
-    assert load_mimi(tmp_path / "run").config.patch is not None
+    codec = load_mimi(tmp_path / "run")
+    assert codec.config.patch is not None and codec.decode(torch.zeros(1, 8, 3, dtype=torch.int64)).shape == (
+        1,
+        1,
+        5760,
+    )
     with refused("bad-combination", "model.decoder=seanet", "patch"):
         init = [f"model.init={tmp_path / 'run'}", "model.decoder=seanet", "loss.quantize_from=0"]
         train_codec(settings(speech, tmp_path / "other", *init))
