@@ -90,10 +90,11 @@ class DuplexStream:
         self.text_k = min(sampling.text_top_k or config.text_card, config.text_card)
         self.audio_k = min(sampling.audio_top_k or config.card, config.card)
 
-    def init_state(self, batch: int, seeds: Sequence[int] | None = None) -> StreamState:
+    def init_state(self, batch: int, seeds: Sequence[int] | None = None, *, for_steps: bool = True) -> StreamState:
         """State before position 0 of `batch` conversations; on a GPU it captures the steps of all lengths.
 
-        seeds: one a row; the same seed gives the same tokens alone and in a batch. None: random ones.
+        seeds: one a row; the same seed gives the same tokens alone and in a batch. None: random ones. for_steps: False
+        is for prompts alone, and captures nothing.
         Raises: UserError if there is not one seed a row.
         """
         host_uniform_BA = torch.zeros(batch, self.num_agent)
@@ -113,7 +114,7 @@ class DuplexStream:
         if self.by_row:
             cards = (self.config.text_card, self.config.card)
             state.sampling = RowSampling(batch, self.sampling, cards, self.device)
-        if self.cuda_graphs:
+        if self.cuda_graphs and for_steps:
             # All lengths at once: a capture in mid-conversation would make everybody wait. The graphs hold the state's
             # buffers and not the state, since a circle would keep the ring alive until the next collection.
             lengths = [slots for slots in self.live_slots if slots < self.config.context] + [self.config.context]
@@ -174,6 +175,19 @@ class DuplexStream:
             raise UserError(f"row {row} is in a conversation: reset it first", code="bad-combination")
         state.cache.kv[:, :, row, :, : saved.frames] = saved.kv
         state.agent_BA[row], state.user_BQ[row] = saved.agent_A, saved.user_Q
+        state.cache.positions[row] = saved.frames
+        state.cache.offset_B[row] = saved.frames
+
+    def replace(self, state: StreamState, row: int, saved: SavedRow) -> None:
+        """Lets a row go on with other keys and values behind it, in the midst of a conversation.
+
+        They are those of a row that was fed what this one was, but for a part that is left out: what follows is as if
+        that part had never been. Its random numbers and the frame that it has begun stay as they are.
+        Raises: UserError for a row outside the batch.
+        """
+        self._check_rows(state, [row])
+        state.cache.reset([row])
+        state.cache.kv[:, :, row, :, : saved.frames] = saved.kv
         state.cache.positions[row] = saved.frames
         state.cache.offset_B[row] = saved.frames
 

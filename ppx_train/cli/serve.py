@@ -8,7 +8,7 @@ from data_pipelines.arguments import Parser, add_version
 from model.extras import require
 from ppx_train import __version__
 from ppx_train.cli.run import run
-from ppx_train.serve.settings import AUTO, PRECISIONS, CallLimits, ServeSettings
+from ppx_train.serve.settings import AUTO, PAST_WINDOW, PRECISIONS, CallLimits, ServeSettings
 
 TOKEN_VARIABLE = "PPX_SERVE_TOKEN"
 """The environment variable that holds the token, out of sight of other users of the machine."""
@@ -50,6 +50,10 @@ def parser() -> Parser:
     add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")
     add("--precision", metavar="P", help=f"{', '.join(PRECISIONS)} (default: bf16 on a GPU, fp32 on a CPU)")
+    add(
+        "--past-window", metavar="HOW", default=default.past_window,
+        help=f"what becomes of voice and role in calls that outlast the model's window: {', '.join(PAST_WINDOW)}",
+    )  # fmt: skip
     add("--cpu-offload", action="store_true", help="keep weights that the GPU cannot hold in the host's memory: slow")
     add("--not-realtime", action="store_true", help="serve even if a frame takes longer than its 80 ms")
     add_version(parser, __version__)

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+PastWindow = Literal["forget", "pin", "refresh"]
+"""What becomes of the prompt in calls that outlast the window: it leaves it, stays at its beginning, or is fed anew."""
 NO_VOICE = "none"
 """The name that stands for a conversation without a voice prompt."""
 ROLE = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."

@@ -19,7 +19,10 @@ from model.errors import UserError
 from model.streaming.sample import Sampling
 from model.streaming.state import SavedRow
 from model.streaming.stream import DuplexStream
+from model.text import SPECIAL_NAMES
+from ppx_train.inference.chat_settings import PastWindow
 from ppx_train.inference.loading import Release
+from ppx_train.inference.refresh import History, Refresh, can_refresh, is_time
 from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
 
 PART_FRAMES = 64
@@ -57,18 +60,26 @@ class PrefixCache:
 class Conversations:
     """A fixed number of slots of one model.
 
-    most: the largest top k that a conversation may ask for. With equal settings, frames and number of slots, tokens are
-    equal whatever the others do; on a CPU in fp32 also for other numbers of slots.
+    most: the largest top k that a conversation may ask for. past_window: one of PastWindow. With equal settings, frames
+    and number of slots, tokens are equal whatever the others do; on a CPU in fp32 also for other numbers of slots.
     """
 
     def __init__(
-        self, release: Release, slots: int, *, most: Sampling | None = None, cache_bytes: int = CACHE_BYTES
+        self,
+        release: Release,
+        slots: int,
+        *,
+        most: Sampling | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        past_window: PastWindow = "forget",
     ) -> None:
         """Raises: UserError if there is no slot."""
         if slots < 1:
             raise UserError(f"{slots} slots: give 1 or more", code="bad-value")
-        self.release = release
-        self.stream = DuplexStream(release.lm, most or Sampling(), by_row=True)
+        self.release, self.past_window = release, past_window
+        self.context = release.lm.config.context
+        most_pinned = self.context // 2 if past_window == "pin" else 0
+        self.stream = DuplexStream(release.lm, most or Sampling(), by_row=True, most_pinned=most_pinned)
         self.state = self.stream.init_state(slots)
         self.encoder = release.codec.init_encoder_state(slots)
         self.decoder = release.codec.init_decoder_state(slots)
@@ -82,9 +93,17 @@ class Conversations:
         return self.sessions.count(None)
 
     def check(self, settings: SessionSettings) -> None:
-        """Raises UserError for sampling beyond the bounds."""
+        """Raises UserError for sampling beyond the bounds, or a prompt that is too long to be kept in sight."""
         assert self.state.sampling is not None
         self.state.sampling.check(settings.sampling)
+        frames = settings.prompt_frames
+        keeps = {"forget": True, "pin": frames <= self.context // 2, "refresh": can_refresh(self.context, frames)}
+        if frames and not keeps[self.past_window]:
+            raise UserError(
+                f"a prompt of {frames} frames cannot be kept in sight in a window of {self.context}: shorten voice or "
+                "role, or let it be forgotten",
+                code="bad-combination",
+            )
 
     @torch.inference_mode()  # What a step has left in the codec's states may only be changed in this mode.
     def join(self, settings: SessionSettings) -> Session:
@@ -98,6 +117,8 @@ class Conversations:
         self.encoder.reset([slot])
         self.decoder.reset([slot])
         session = Session(settings, slot, self.release.tokenizer)
+        if self.past_window == "refresh" and settings.prompt_frames:
+            session.history = History(self.context)
         self.sessions[slot] = session
         for frames in reversed(self._ends(settings)):
             saved = self.prefixes.get(_key(settings, frames))
@@ -116,10 +137,13 @@ class Conversations:
         session.ended = True
 
     def feed_prompts(self, budget: int = PART_FRAMES) -> int:
-        """Lets the model see up to `budget` frames of the prompt of whoever waits longest, and returns how many."""
+        """Lets the model see up to `budget` frames of the prompt of whoever waits longest, and returns how many.
+
+        If nobody waits, a refresh is fed, if there is one.
+        """
         waiting = [session for session in self.sessions if session is not None and not session.is_ready]
         if not waiting or budget < 1:
-            return 0
+            return self._feed_refresh(budget)
         session = max(waiting, key=lambda waits: waits.prompted / waits.settings.prompt_frames)
         settings, start = session.settings, session.prompted
         assert settings.prompt_KP is not None
@@ -128,9 +152,25 @@ class Conversations:
         is_last = stop == settings.prompt_frames
         self.stream.prefill(self.state, settings.prompt_KP[None, :, start:stop], [session.slot], ends=is_last)
         session.prompted = stop
+        if is_last and self.past_window == "pin":
+            self.stream.pin(self.state, session.slot)
         if stop in ends[:-1]:
             self.prefixes.put(_key(settings, stop), self.stream.save(self.state, session.slot))
         return stop - start
+
+    def _feed_refresh(self, budget: int) -> int:
+        """Feeds the refresh that has most to do."""
+        refreshes = [s.refresh for s in self.sessions if s is not None and s.refresh is not None and s.refresh.waiting]
+        return max(refreshes, key=lambda refresh: refresh.waiting).feed(budget) if refreshes and budget > 0 else 0
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether `feed_prompts` has something to do."""
+        return any(
+            not session.is_ready or (session.refresh is not None and session.refresh.waiting > 0)
+            for session in self.sessions
+            if session is not None
+        )
 
     def prompt(self, session: Session) -> None:
         """Brings one conversation through its prompt at once, if others wait, through theirs too."""
@@ -164,7 +204,25 @@ class Conversations:
         ]
         waves_BS = self._decode(agent_BA, speaks)
         tokens = agent_BA.tolist()
+        if self.past_window == "refresh":
+            frames_BK = torch.cat([agent_BA, codes_BQ], dim=1).cpu()
+            for session in heard:
+                self._refresh(session, frames_BK[session.slot])
         return {session: session.heard(tuple(tokens[session.slot]), waves_BS[session.slot]) for session in heard}
+
+    def _refresh(self, session: Session, frame_K: Tensor) -> None:
+        """Keeps a frame; begins a refresh in time, and lets one that is due take its place."""
+        if session.history is None:
+            return
+        session.history.add(frame_K, is_text=int(frame_K[0]) >= len(SPECIAL_NAMES))
+        if session.refresh is not None:
+            session.refresh.add(frame_K)
+            if session.refresh.is_due(session.history):
+                session.refresh.take_place(self.state, session.slot)
+                session.refresh = None
+        elif is_time(self.context, self.state.cache.positions[session.slot]):
+            assert session.settings.prompt_KP is not None
+            session.refresh = Refresh(self.stream, session.settings.prompt_KP, session.history)
 
     def _decode(self, agent_BA: Tensor, speaks: list[bool]) -> Audio:
         """The sound of a frame, [B, S]; silence where there is no code to decode."""

@@ -312,13 +312,13 @@ class LiveEngine:
             self._tell(self._calls[session], CallEvent(kind="frame", frame=frame))
 
     def _feed_prompts(self, until: float) -> None:
-        """Feeds prompts while a part fits before the next tick; one part at least, so that nobody waits for ever.
+        """Feeds prompts while a part fits before the next tick; one part at least of those that callers wait for.
 
         What a part takes depends little on its length on a GPU, or where others share the processor: its length is
         therefore found by trying, and not computed from the time of a frame.
         """
-        figures, is_first = self.figures, True
-        while any(not session.is_ready for session in self._calls):
+        figures, is_first = self.figures, any(not session.is_ready for session in self._calls)
+        while self.conversations.has_prompts:
             began = time.monotonic()
             left = until - began - SLACK_SECONDS
             if not is_first and figures.prompt_seconds > left:

@@ -12,6 +12,7 @@ from torch import Tensor
 from model.config import FRAME_RATE, UNGENERATED_ID
 from model.streaming.sample import Sampling
 from model.text import SPECIAL_NAMES, TextTokenizer
+from ppx_train.inference.refresh import History, Refresh
 
 Audio = npt.NDArray[np.float32]
 
@@ -90,6 +91,9 @@ class Session:
         self.frames = 0
         """Frames of the conversation so far."""
         self.ended = False
+        self.history: History | None = None
+        self.refresh: Refresh | None = None
+        """The refresh of its prompt that is being fed, see refresh.py."""
         self._pieces = TextPieces(tokenizer)
 
     @property

@@ -11,6 +11,7 @@ from model.config import FRAME_SAMPLES
 from model.devices import free_bytes
 from model.errors import UserError
 from model.streaming.kv_cache import slot_bytes
+from ppx_train.inference.chat_settings import PastWindow
 from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.engine import TICK_SECONDS
 from ppx_train.inference.loading import Release
@@ -36,7 +37,14 @@ class Admission:
     note: str | None
 
 
-def admit(release: Release, asked: int, warm: SessionSettings, *, not_realtime: bool = False) -> Admission:
+def admit(
+    release: Release,
+    asked: int,
+    warm: SessionSettings,
+    *,
+    not_realtime: bool = False,
+    past_window: PastWindow = "forget",
+) -> Admission:
     """Makes as many slots as were asked for, or as many as memory and the time of a tick allow.
 
     warm: a conversation as most callers will want it; its prompt is kept for them.
@@ -50,7 +58,7 @@ def admit(release: Release, asked: int, warm: SessionSettings, *, not_realtime: 
             "no call fits into the memory that is left: take a smaller model or free some", code="no-device"
         )
     while True:
-        conversations = Conversations(release, slots, most=MOST)
+        conversations = Conversations(release, slots, most=MOST, past_window=past_window)
         tick = measure_tick(conversations, warm)
         if tick <= BUDGET_SECONDS or slots == 1 or not_realtime:
             break

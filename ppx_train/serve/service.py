@@ -63,8 +63,9 @@ class Service:
         self.voices = read_voices(self.release, settings.voice_prompt_dir)
         warm = CallRequest.default(self.limits)
         self.admission = admit(
-            self.release, settings.max_sessions, self.session(warm), not_realtime=settings.not_realtime
-        )
+            self.release, settings.max_sessions, self.session(warm), not_realtime=settings.not_realtime,
+            past_window=settings.past_window,
+        )  # fmt: skip
         self.engine = LiveEngine(self.admission.conversations)
 
     def start(self) -> None:

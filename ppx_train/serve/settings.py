@@ -4,13 +4,16 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import get_args
 
 from model.errors import UserError
+from ppx_train.inference.chat_settings import PastWindow
 from ppx_train.serve.protocol import PORT
 
 TOKEN = re.compile(r"^[A-Za-z0-9._~-]{8,256}$")
 """Tokens that fit into a header, a query and a subprotocol alike."""
 AUTO = "auto"
+PAST_WINDOW = get_args(PastWindow)
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Of the language model: types of its weights, or 8 bits a weight in its linear maps."""
 
@@ -48,6 +51,7 @@ class ServeSettings:
     static: a folder of files that are served at "/". device: None is cuda if there is one. half: fp16 weights.
     precision: one of PRECISIONS; None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
+    past_window: what becomes of prompts in calls that outlast the window, one of PAST_WINDOW.
     watchdog_seconds: a tick that takes longer ends the process.
     """
 
@@ -66,6 +70,7 @@ class ServeSettings:
     half: bool = False
     precision: str | None = None
     not_realtime: bool = False
+    past_window: PastWindow = "forget"
     cpu_offload: bool = False
     watchdog_seconds: float = 10.0
     limits: CallLimits = field(default_factory=CallLimits)
@@ -81,6 +86,8 @@ class ServeSettings:
             raise UserError(f"--port {self.port}: give 1 to 65535, or 0 for any free one", code="bad-value")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UserError(f"--precision {self.precision}: give one of {', '.join(PRECISIONS)}", code="bad-value")
+        if self.past_window not in PAST_WINDOW:
+            raise UserError(f"--past-window {self.past_window}: give {', '.join(PAST_WINDOW)}", code="bad-value")
         if self.half and self.precision not in (None, "fp16"):
             raise UserError(f"--half with --precision {self.precision}: choose one of them", code="bad-combination")
         if self.max_sessions < 1:
