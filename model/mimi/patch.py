@@ -5,7 +5,8 @@ says magnitudes by their logarithm, quiet frequencies are as easy to learn as lo
 Source: Vocos (arXiv 2306.00814), here with windows that reach back no further than one step.
 """
 
-# Shapes: B batch, C channels, T frames (steps of a layer's own rate), S samples (of a step), D width, F frequencies
+# Shapes: B batch, C channels (frequencies at the end), T frames (steps of a layer's own rate), S samples (of a step)
+# Shapes: D width
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,10 @@ class SpectrumHead(nn.Module):
 
     def forward(self, x_BTC: Tensor, state: ConvState | None = None) -> Tensor:
         """[B, T, C] -> [B, 1, T * hop]; with a state, it adds what the last call carried over."""
-        magnitude_BTF, phase_BTF = self.out(x_BTC).chunk(2, dim=-1)
-        spectrum_BTF = torch.polar(magnitude_BTF.clamp(max=MOST_LOG_MAGNITUDE).exp(), phase_BTF)
+        magnitude_BTC, phase_BTC = self.out(x_BTC).chunk(2, dim=-1)
+        spectrum_BTC = torch.polar(magnitude_BTC.clamp(max=MOST_LOG_MAGNITUDE).exp(), phase_BTC)
         window_S = torch.hann_window(2 * self.hop, device=x_BTC.device)
-        pieces = torch.fft.irfft(spectrum_BTF, 2 * self.hop) * window_S
+        pieces = torch.fft.irfft(spectrum_BTC, 2 * self.hop) * window_S
         own_BTS, next_BTS = pieces.split(self.hop, dim=2)
         carried_B1S = None if state is None else state.kept.get(self)
         if carried_B1S is None:
