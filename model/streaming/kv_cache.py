@@ -85,6 +85,12 @@ class KVCache:
         self.pinned[row] = frames
         self.pinned_B[row] = frames
 
+    def take_pins(self, other: "KVCache") -> None:
+        """Pins what another cache of the same shape has pinned, whose keys and values have been copied here."""
+        self._pinned_keys.copy_(other._pinned_keys)
+        self.pinned_B.copy_(other.pinned_B)
+        self.pinned = list(other.pinned)
+
     def turn_of_pinned(self, frequencies_E: Tensor) -> Tensor | None:
         """How far the pinned keys of each row must turn to keep their place, as complex numbers [B, 1, 1, E / 2].
 
