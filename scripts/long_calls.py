@@ -4,9 +4,9 @@
 
 Small models learn on text alone to look facts up in a prompt: a window of 200 frames, values that are drawn anew for
 every sequence, one more fact whenever the present number is mastered. Then a question comes some frames after the
-prompt, and the true value competes with three other values of the same prompt (forced choice, chance 0.25), on held-out values,
-in a call that is streamed with its prompt forgotten, fed anew or pinned. A second model has seen, in a share of its
-sequences, calls beyond the window with the prompt pinned as it is when served.
+prompt, and the true value competes with three other values of the same prompt (forced choice, chance 0.25), on held-out
+values, in a call that is streamed with its prompt forgotten, fed anew or pinned. A second model has seen, in a share of
+its sequences, calls beyond the window with the prompt pinned as it is when served.
 
 Each model is kept in the folder, so that the same command goes on where it stopped.
 """
