@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.errors import UserError
-from ppx_train.inference.engine import CallEvent
+from ppx_train.inference.call import CallEvent
 from ppx_train.inference.session import AgentFrame, Audio, SessionSettings
 from ppx_train.serve.ends import ENDS, GONE, End
 from ppx_train.serve.logs import note

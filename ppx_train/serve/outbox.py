@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from ppx_train.inference.engine import SILENCE_PEAK
+from ppx_train.inference.call import SILENCE_PEAK
 from ppx_train.inference.session import AgentFrame
 from ppx_train.serve.ends import End
 
