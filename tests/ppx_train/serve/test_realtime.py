@@ -22,7 +22,7 @@ from tests.ppx_train.serve.realtime import Event, append, deltas, rest, session,
 
 
 async def talk(one: Live, fields: Event, user_TS: Any) -> list[Event]:
-    """A whole session, paced in real time, with as many frames as are given."""
+    """A whole session with as many frames as are given."""
     async with session(one) as socket:
         await socket.send_str(update(max_steps=len(user_TS), **fields))
         updated = (await until_type(socket, "session.updated"))[-1]["session"]
@@ -32,9 +32,11 @@ async def talk(one: Live, fields: Event, user_TS: Any) -> list[Event]:
         assert await until(lambda: all(chat_.is_ready for chat_ in one.service.chats)) < 10  # type: ignore[attr-defined]
         await asyncio.sleep(0.2)  # A tick has found no more than it keeps: nothing is cut off the stream.
         rest_of = np.split(user_S[PHASE_SAMPLES:], range(FRAME, len(user_S) - PHASE_SAMPLES, FRAME))
-        sending = asyncio.create_task(paced(len(rest_of), lambda n: socket.send_str(append(rest_of[n]))))
-        events = await rest(socket)
-        await sending
+        events: list[Event] = []
+        for piece_S in rest_of:  # One after another, so that nothing is dropped on a busy machine.
+            await socket.send_str(append(piece_S))
+            events += await until_type(socket, "response.output_audio.delta")
+        events += await rest(socket)
         assert socket.close_code == 1000 and events[-1]["error"]["code"] == "limit"
     return events
 
