@@ -239,15 +239,16 @@ def test_the_python_examples_run(
 def test_the_examples_of_clients_call_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("prometheus_client", reason="the server: pip install 'ppx-train[serve]'")
     pytest.importorskip("sphn", reason="Ogg-Opus: pip install sphn")
+    pytest.importorskip("websockets", reason="a client: pip install 'openai[realtime]'")
     monkeypatch.chdir(tmp_path)
     model = make_quickstart().resolve()
     soundfile.write("question.wav", 0.1 * np.sin(np.arange(12000) / 10), 24000)
     lengths = []
-    with live_server(model) as address:
+    with live_server(model, "--not-realtime") as address:  # On a busy machine a tick may measure long.
         for block in examples(of_clients=True):
             exec(compile(block.replace(SERVER, address), "example", "exec"), {})
             answer, rate = soundfile.read("answer.wav")
             assert rate == 24000 and np.abs(answer).max() > 0
             lengths.append(len(answer))
             Path("answer.wav").unlink()
-    assert sorted(lengths) == [12000, 24000]  # as long as question.wav and the caller
+    assert sorted(lengths) == [12000, 12000, 24000]  # as long as question.wav and the caller

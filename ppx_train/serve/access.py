@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from ppx_train.serve.protocol import TOKEN_SUBPROTOCOL
+from ppx_train.serve.protocol import TOKEN_SUBPROTOCOLS
 from ppx_train.serve.query import Refusal
 from ppx_train.serve.settings import is_loopback
 
@@ -48,6 +48,7 @@ class Access:
         kind, _, bearer = headers.get("Authorization", "").partition(" ")
         given = [bearer.strip() if kind.lower() == "bearer" else "", query.get("token", "")]
         offers = [offer.strip() for offer in headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        given += [offer.removeprefix(TOKEN_SUBPROTOCOL) for offer in offers if offer.startswith(TOKEN_SUBPROTOCOL)]
+        for start in TOKEN_SUBPROTOCOLS:
+            given += [offer.removeprefix(start) for offer in offers if offer.startswith(start)]
         assert self._token is not None
         return any(hmac.compare_digest(each.encode("utf-8", "replace"), self._token) for each in given)

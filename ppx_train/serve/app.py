@@ -9,12 +9,15 @@ from aiohttp.typedefs import Handler, Middleware
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.text_safety import plain
 from ppx_train import __version__
-from ppx_train.serve.chat import Chat
+from ppx_train.serve.chat import ChatWire
+from ppx_train.serve.connection import Connection
 from ppx_train.serve.logs import logger
 from ppx_train.serve.opus import codecs_here
 from ppx_train.serve.presets import PRESETS
 from ppx_train.serve.protocol import MOST_MESSAGE_BYTES, PATH
 from ppx_train.serve.query import IGNORED, Refusal, read_query
+from ppx_train.serve.realtime import PATH as REALTIME_PATH
+from ppx_train.serve.realtime import RealtimeWire
 from ppx_train.serve.service import Service
 
 OPEN = ("/healthz", "/readyz")
@@ -26,6 +29,7 @@ def make_app(service: Service) -> web.Application:
     app = web.Application(middlewares=[_refusals(service)])
     routes = Routes(service)
     app.router.add_get(PATH, routes.chat)
+    app.router.add_get(REALTIME_PATH, routes.realtime)
     for path in ("/healthz", "/readyz", "/metrics", "/api/info", "/api/voices", "/api/presets"):
         app.router.add_get(path, getattr(routes, path.rpartition("/")[2]))
     if service.settings.static is not None:
@@ -48,7 +52,7 @@ def _refusals(service: Service) -> Middleware:
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path.startswith("/api/") or request.path == "/metrics":
+            if request.path.startswith(("/api/", "/v1/")) or request.path == "/metrics":
                 service.access.check(request.headers, request.query, request.host)
             return await handler(request)
         except Refusal as why:
@@ -66,6 +70,11 @@ def _refusals(service: Service) -> Middleware:
     return handle
 
 
+def _check_upgrade(request: web.Request) -> None:
+    if not web.WebSocketResponse().can_prepare(request).ok:
+        raise Refusal(400, f"this address is for WebSockets: ws://HOST:PORT{request.path}")
+
+
 class Routes:
     """The handlers, one for each path."""
 
@@ -77,9 +86,25 @@ class Routes:
         self.service.check_open()
         wanted = read_query(request.query, self.service.limits)
         settings = self.service.session(wanted)
-        if not web.WebSocketResponse().can_prepare(request).ok:
-            raise Refusal(400, "this address is for WebSockets: ws://HOST:PORT/api/chat")
-        return await Chat(self.service, wanted, settings).run(request)
+        _check_upgrade(request)
+        wire = ChatWire(wanted, self.service.encoders, self.service.limits.queue_seconds)
+        connection = Connection(self.service, wire)
+        connection.begin(settings, wanted.most_frames)
+        return await connection.run(request, seat_first=wanted.proto == 1)  # Others see their place in the queue.
+
+    async def realtime(self, request: web.Request) -> web.StreamResponse:
+        """A session in the manner of OpenAI's Realtime API."""
+        self.service.check_open()
+        if "OpenAI-Beta" in request.headers:
+            raise Refusal(
+                400, "the beta of the Realtime API is not spoken here: use its successor, without OpenAI-Beta"
+            )
+        for field in ("call_id", "intent"):
+            if field in request.query:
+                raise Refusal(400, f"{field} can have no effect here: leave it out", field=field)
+        self.service.check_waiting()
+        _check_upgrade(request)
+        return await Connection(self.service, RealtimeWire(self.service)).run(request)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Whether the process is alive."""

@@ -7,7 +7,8 @@ from collections import deque
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from model.config import FRAME_RATE
+from model.config import FRAME_RATE, SAMPLE_RATE
+from ppx_train.inference.call import Call
 from ppx_train.inference.engine import TICK_SECONDS, LiveEngine
 
 TICK_BUCKETS = tuple(ms / 1000 for ms in (2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 160, 320))
@@ -110,3 +111,17 @@ class LoopClock:
             await asyncio.sleep(LAG_INTERVAL)
             self.last_beat = time.monotonic()
             self._metrics.note_lag(max(0.0, self.last_beat - before - LAG_INTERVAL))
+
+
+def call_stats(call: Call, engine: LiveEngine, seconds: float) -> dict[str, float]:
+    """What a client may know about its call, and about the ticks of the last `seconds`."""
+    ticks = list(engine.figures.tick_seconds)[-int(seconds * FRAME_RATE) :]
+    return {
+        "tick_ms": round(1000 * sum(ticks) / max(1, len(ticks)), 1),
+        "budget_ms": round(1000 / FRAME_RATE),
+        "missed": engine.figures.missed,
+        "cut_ms": round(1000 * call.cut_samples / SAMPLE_RATE),
+        "late": call.late,
+        "dropped": call.dropped,
+        "backlog_ms": round(1000 * call.backlog / FRAME_RATE),
+    }

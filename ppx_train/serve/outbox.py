@@ -7,13 +7,17 @@ from collections import deque
 
 import numpy as np
 
-from ppx_train.inference.engine import SILENCE_PEAK
+from ppx_train.inference.call import SILENCE_PEAK
 from ppx_train.inference.session import AgentFrame
 from ppx_train.serve.ends import End
 
 QUIET_FRAMES = 5
 """Frames that may wait before silent ones are left out, 400 ms."""
-Item = bytes | AgentFrame | End
+MOST_MESSAGES = 256
+"""Messages that may wait: a client that provokes errors and does not read them costs no more memory."""
+Data = bytes | str
+"""A WebSocket message, binary or text."""
+Item = Data | AgentFrame | End
 
 
 class Outbox:
@@ -28,10 +32,13 @@ class Outbox:
         self._waiting: deque[Item] = deque()
         self._has_some = asyncio.Event()
 
-    def put(self, message: bytes | End) -> None:
-        """Adds a message, or the end, which comes after all that waits."""
+    def put(self, message: Data | End) -> bool:
+        """Adds a message, or the end, which comes after all that waits; returns False if too many messages wait."""
+        if len(self._waiting) - self.frames >= MOST_MESSAGES and not isinstance(message, End):
+            return False
         self._waiting.append(message)
         self._has_some.set()
+        return True
 
     def put_frame(self, frame: AgentFrame) -> bool:
         """Adds a frame, unless it is silent and others wait; returns False if too many wait."""

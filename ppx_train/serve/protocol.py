@@ -17,8 +17,8 @@ MOST_MESSAGE_BYTES = 64 * 1024
 """The longest message that the server accepts."""
 SUBPROTOCOL = "ppx"
 """The WebSocket subprotocol that is agreed on with a client that offers it, as browsers must to send a token."""
-TOKEN_SUBPROTOCOL = "ppx-token."
-"""A subprotocol of this beginning carries the token."""
+TOKEN_SUBPROTOCOLS = ("ppx-token.", "openai-insecure-api-key.")
+"""Subprotocols of these beginnings carry the token; the second is that of OpenAI's package for browsers."""
 
 EventType = Literal[
     "queued", "loading_voice", "prompting", "ready", "text", "state", "stats", "backlog_dropped", "limit", "bye"

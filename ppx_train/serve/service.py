@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 import torch
 
 from model.errors import UserError
-from ppx_train.inference.engine import LiveEngine
+from ppx_train.inference.call import Call
+from ppx_train.inference.engine import MOST_QUEUED, LiveEngine
 from ppx_train.inference.loading import Release, load_release
 from ppx_train.inference.session import SessionSettings
 from ppx_train.serve.access import Access
@@ -28,6 +29,8 @@ class RunningChat(Protocol):
     """A call, as its server sees it."""
 
     outbox: Outbox
+    call: Call | None
+    """The call of the engine, once it has begun."""
 
     def finish(self, end: End) -> None:
         """Ends the call; the first reason holds."""
@@ -92,6 +95,11 @@ class Service:
         if self.phase == "failed" or (self.engine is not None and self.engine.failure is not None):
             raise Refusal(503, "the server has failed and will restart: try again in a moment", retry_after=10)
         _ = self.running
+
+    def check_waiting(self) -> None:
+        """Raises: Refusal with status 503 if too many clients are connected whose calls have not begun."""
+        if sum(chat.call is None for chat in self.chats) >= MOST_QUEUED:
+            raise Refusal(503, "too many sessions wait for their first sound: try again later", retry_after=5)
 
     def session(self, wanted: CallRequest) -> SessionSettings:
         """What a conversation is, from what a client asks for.

@@ -12,7 +12,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
 from model.streaming.sample import Sampling
-from ppx_train.inference.engine import PHASE_SAMPLES
+from ppx_train.inference.call import PHASE_SAMPLES
 from ppx_train.inference.loading import Release, read_voice
 from ppx_train.inference.offline import chat
 from ppx_train.inference.session import TextPieces

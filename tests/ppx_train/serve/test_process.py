@@ -26,7 +26,7 @@ from model.config import LMConfig
 from ppx_train.inference.loading import Release
 from ppx_train.inference.session import SessionSettings
 from ppx_train.serve import admission
-from ppx_train.serve.chat import Chat
+from ppx_train.serve.connection import Connection
 from ppx_train.serve.protocol import Kind
 from ppx_train.serve.server import listening
 from ppx_train.serve.service import Service
@@ -238,7 +238,7 @@ def test_nothing_grows_with_calls(voiced: Release) -> None:
         await until(lambda: one.free == 2 and not one.service.chats)
         await asyncio.sleep(0.2)
         gc.collect()
-        chats = sum(type(thing) is Chat for thing in gc.get_objects())
+        chats = sum(type(thing) is Connection for thing in gc.get_objects())
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return chats, threading.active_count(), len(os.listdir("/proc/self/fd")), pages
 
