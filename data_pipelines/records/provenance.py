@@ -39,7 +39,7 @@ def voice_rights(provenance: Mapping[str, Any], side: str, speaker: str) -> Voic
 
     Raises: UserError that names the speaker and the fix (code "licence").
     """
-    give = "give --include-voices a folder of clips with their terms, or none"
+    give = "give --include-voices a folder of voices, or none"
     if is_recorded(provenance):
         raise UserError(f"voice {speaker!r} is of a recorded person: {give}", code="licence")
     cloned = provenance.get(CLONED)

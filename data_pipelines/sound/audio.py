@@ -28,6 +28,11 @@ VOICE_LUFS = -24.0
 VOICE_SECONDS = (3.0, 10.0)
 """Shortest and longest voice prompt: 3 s show who speaks, and cloning engines read 10 s at most."""
 
+ACCEPTED_VOICE_SECONDS = (1.0, 30.0)
+"""What a model is prompted with if it is asked to; VOICE_SECONDS are what it is trained with."""
+
+CLIP_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+"""The audio files that may be voice clips."""
 
 FLAC_MAGIC = b"fLaC"
 """The first bytes of a FLAC file."""

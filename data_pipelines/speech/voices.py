@@ -33,7 +33,7 @@ from data_pipelines.arguments import add_old_flag
 from data_pipelines.files import digest, save_once
 from data_pipelines.records.schema import ID_PATTERN
 from data_pipelines.records.split import bucket
-from data_pipelines.sound.audio import VOICE_SECONDS, Audio, read_audio
+from data_pipelines.sound.audio import CLIP_SUFFIXES, VOICE_SECONDS, Audio, read_audio
 from data_pipelines.sound.levels import clipped_runs
 from data_pipelines.speech.protocols import Voice
 from model.errors import UserError
@@ -43,7 +43,6 @@ VOICED_SECONDS = 3.0
 HELD_OUT_SHARE = 0.1
 SEXES = ("female", "male")
 FIELDS = ("speaker", "sex", "accent", "licence", "consent")
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 MANIFEST = "voices.yaml"
 
 
@@ -259,7 +258,7 @@ def run(args: argparse.Namespace) -> None:
     if not 0 <= args.heldout < 1:
         raise UserError(f"--heldout {args.heldout}: must be 0 to below 1", code="bad-value")
     speakers = _read_speakers(args.speaker_table or args.folder / "speakers.csv")
-    files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    files = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES)
     clips: list[ConsentedClip] = []
     rejected, taken = {}, set()
     for path in tqdm(files, unit="clip", desc="voices"):

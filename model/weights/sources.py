@@ -92,7 +92,7 @@ def hub_model(
     if not any((folder / name).is_file() for name in one_of):
         where = "its cached copy" if constants.HF_HUB_OFFLINE else "the repository"
         raise UserError(
-            f"{repository}: {where} holds no {WEIGHTS_NAME}; give one of a Moshi or PersonaPlex model",
+            f"{repository}: {where} holds no {one_of[0]}; give one of a Moshi or PersonaPlex model",
             code="not-found",
         )
     return folder

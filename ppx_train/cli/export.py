@@ -37,8 +37,7 @@ def parser() -> Parser:
     add("--dtype", choices=DTYPES, default=default.dtype, help="type of the weights")
     add(
         "--include-voices", dest="voices", metavar="heldout|DIR|none", default=default.voices,
-        help="synthetic voices of the held-out dialogues; or a folder of clips (NAME.wav with NAME.json that gives "
-        "licence and consent); or none",
+        help="synthetic voices of the held-out dialogues; or a folder of voices made by ppx-voice; or none",
     )  # fmt: skip
     add("--max-voices", type=int, metavar="N", default=default.max_voices, help="at most N held-out voices")
     add("--data", type=Path, metavar="DIR", help="the run's shards (default: where the run found them)")

@@ -45,7 +45,9 @@ def parser() -> Parser:
     add("--max-seconds", type=float, metavar="S", default=limits.call_seconds, help="longest call")
     add("--drain-seconds", type=float, metavar="S", default=limits.drain_seconds, help="what SIGTERM leaves to calls")
     add("--watchdog", type=float, metavar="S", default=default.watchdog_seconds, help="end if a tick takes longer")
-    add("--voice-prompt-dir", type=Path, metavar="DIR", help="more voices: files and clips (default: the model's own)")
+    add(
+        "--voice-prompt-dir", type=Path, metavar="DIR", help="more voices, made by ppx-voice (default: the model's own)"
+    )
     add("--static", metavar="DIR", default="none", help='folder of a web page to serve at "/", or none')
     add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")

@@ -15,8 +15,8 @@ from model.text_safety import code, markdown
 from ppx_train import __version__
 from ppx_train.export.layouts import Provenance
 from ppx_train.export.lineage import SCRATCH, hub_ancestor, sentences, shown_name
-from ppx_train.export.voices import ExportedVoice
 from ppx_train.training.origin import project_commit
+from ppx_train.voices.voice_file import VoiceFile
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 TAGS = ("moshi", "mimi", "personaplex", "full-duplex", "speech-to-speech", "role-prompt", "voice-prompt")
@@ -88,7 +88,7 @@ def model_card(
     parameters: int,
     data: DataFacts,
     figures: Mapping[str, float],
-    voices: Sequence[ExportedVoice],
+    voices: Sequence[VoiceFile],
 ) -> str:
     """Returns README.md in full.
 

@@ -17,7 +17,7 @@ HELDOUT, NONE = "heldout", "none"
 class ExportSettings:
     """What is made of a checkpoint.
 
-    voices: "heldout" for the synthetic voices of held-out dialogues, at most `max_voices`; or a folder of clips; or
+    voices: "heldout" for the synthetic voices of held-out dialogues, at most `max_voices`; or a folder of voices; or
     "none".
     data: the run's shards; None takes those that the run names. licence: of the model card; None is that of the start
     weights. base: where an adapter's start weights are; None is where the run found them.

@@ -32,8 +32,8 @@ from ppx_train.export.export_settings import DTYPES, HELDOUT, LAYOUTS, NONE, Exp
 from ppx_train.export.layouts import Provenance, exported_shape, write_parts
 from ppx_train.export.lineage import ingredients_of, start_of, stated_licence
 from ppx_train.export.sums import write_sums
-from ppx_train.export.voices import ExportedVoice, voices_of_folder, voices_of_shards, write_voices
-from ppx_train.inference.loading import VOICES, check_parts
+from ppx_train.export.voices import voices_of_folder, voices_of_shards, write_voices
+from ppx_train.inference.loading import check_parts
 from ppx_train.inference.sidecar import HubLicence
 from ppx_train.training.build import empty_lm, restore_lm
 from ppx_train.training.checkpoint import (
@@ -48,6 +48,8 @@ from ppx_train.training.checkpoint import (
 )
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.origin import KEY
+from ppx_train.voices.folder import VOICES
+from ppx_train.voices.voice_file import VoiceFile
 
 
 def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | None = None) -> Path:
@@ -136,12 +138,12 @@ def find_start(run: Run, settings: ExportSettings) -> Base | None:
     return base
 
 
-def find_voices(settings: ExportSettings, shards: Sequence[Path | str], codec: Mimi) -> list[ExportedVoice]:
+def find_voices(settings: ExportSettings, shards: Sequence[Path | str], codec: Mimi) -> list[VoiceFile]:
     """Returns the voices that are asked for. Raises UserError if they are not found or cannot be used."""
     if settings.voices == NONE:
         return []
     if settings.voices == HELDOUT:
-        return voices_of_shards(shards, settings.max_voices)
+        return voices_of_shards(shards, settings.max_voices, codec.fingerprint())
     return voices_of_folder(Path(settings.voices), codec)
 
 

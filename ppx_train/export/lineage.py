@@ -8,8 +8,8 @@ from model.text_safety import code, markdown
 from model.weights.sources import REPOSITORY
 from ppx_train.config.run import Run
 from ppx_train.export.adapter import Base
-from ppx_train.export.voices import ExportedVoice
 from ppx_train.inference.sidecar import HubLicence, Ingredient, Sidecar, read_sidecar
+from ppx_train.voices.voice_file import VoiceFile
 
 SCRATCH = "scratch"
 """The name of start weights that are random."""
@@ -59,7 +59,7 @@ def stated_licence(start: str) -> HubLicence | None:
 
 
 def ingredients_of(
-    run: Run, start: Start, licences: Mapping[str, float], voices: Sequence[ExportedVoice]
+    run: Run, start: Start, licences: Mapping[str, float], voices: Sequence[VoiceFile]
 ) -> tuple[Ingredient, ...]:
     """Returns what a model was made from: start weights, codec and tokenizer, training data, voices.
 
@@ -71,7 +71,8 @@ def ingredients_of(
     found += [_model("codec", run.model.codec)] if _is_known(run.model.codec) else []
     found += [_model("tokenizer", run.model.tokenizer)] if _is_known(run.model.tokenizer) else []
     found += [Ingredient(part="training data", licence=name, hours=hours) for name, hours in sorted(licences.items())]
-    found += [Ingredient(part="voices", licence=licence) for licence in sorted({voice.licence for voice in voices})]
+    terms = {voice.licence for voice in voices if voice.licence is not None}
+    found += [Ingredient(part="voices", licence=licence) for licence in sorted(terms)]
     return tuple(found)
 
 

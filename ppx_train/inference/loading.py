@@ -1,22 +1,23 @@
 """Loading a model to talk to: an exported folder, or a public repository in the Moshi or PersonaPlex layout."""
 
-# Shapes: P prompt frames, Q codebooks, S samples
+# Shapes: P prompt frames, Q codebooks
 
 import json
-import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data_pipelines.sound.audio import VOICE_LUFS, loudness_normalise, read_audio, to_mono_24k
+from data_pipelines.sound.audio import CLIP_SUFFIXES, VOICE_LUFS
 from model.config import LMConfig
 from model.devices import check_device, free_bytes
 from model.duplex import DuplexLM
 from model.errors import UserError
 from model.mimi.codec import Mimi
-from model.mimi.files import load_mimi
+from model.mimi.files import CODEC_NAME, load_mimi
 from model.prompt import PAUSE_FRAMES, hybrid_prompt, role_ids
 from model.streaming.int8 import hold_in_int8
 from model.streaming.kv_cache import slot_bytes
@@ -24,28 +25,24 @@ from model.streaming.offload import offload
 from model.text import TextTokenizer
 from model.weights.checkpoint import CONFIG_NAME, from_pretrained, read_config
 from model.weights.native import depth_steps
-from model.weights.sources import REPOSITORY, codec_path, hub_model, tokenizer_path
+from model.weights.sources import CODEC_FILE, REPOSITORY, codec_path, hub_model, tokenizer_path
 from model.weights.tensor_files import (
     INDEX_NAME,
     WEIGHTS_NAME,
     StoredTensor,
-    open_safetensors,
     read_header,
     weights_path,
 )
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
 from ppx_train.inference.sidecar import SIDECAR, Sidecar, read_sidecar
+from ppx_train.voices.clip import encode_voice
+from ppx_train.voices.folder import PICKLE, VOICES, find_voice_file, not_ready, voice_paths
+from ppx_train.voices.voice_file import SUFFIX, VoiceFile, check_codec, read_voice
 
-VOICES = "voices"
-"""The folder of voice files inside a model's folder."""
-SHORTEST_VOICE_SECONDS, LONGEST_VOICE_SECONDS = 1.0, 30.0
-"""What is accepted as a voice clip; 3 to 10 s is what models are trained with."""
 HUB_FILES = ("*.json", "*.model", "*.safetensors")
 """What is fetched of a repository, in its subfolders too."""
 WEIGHTS_SHARE = 0.85
 """Of a GPU's free memory, that weights and one conversation may take if others stay in the host's memory."""
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-"""The audio files that may be voice clips."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +69,18 @@ class Release:
     def device(self) -> torch.device:
         """Where the language model computes."""
         return self.lm.text_emb.weight.device
+
+    @cached_property
+    def codec_fingerprint(self) -> str:
+        """Names the codec in voices; the first call reads all its weights."""
+        return self.codec.fingerprint()
+
+    def voice(self, path: Path) -> VoiceFile:
+        """Reads a voice file. Raises UserError as `read_voice`, or if another codec made it."""
+        voice = read_voice(path, self.lm.config)
+        if voice.codec is not None:
+            check_codec(voice, self.codec_fingerprint, path)
+        return voice
 
     def prompt(self, voice_codes_QP: Tensor | None, role: str) -> Tensor | None:
         """Returns the prompt frames [17, P] of a voice and a role text; None if there is neither.
@@ -114,7 +123,7 @@ def load_release(
     dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     first = "cpu" if cpu_offload or int8 else device  # Where the full weights go; a small GPU may not hold them.
     names = _file_names(folder, sidecar)
-    codec = load_mimi(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
+    codec = _codec(folder, names)
     tokenizer = TextTokenizer(
         folder / names["tokenizer_name"] if "tokenizer_name" in names else tokenizer_path(str(folder))
     )
@@ -145,7 +154,7 @@ def load_release(
         sine_codes=sine_codes,
         pause_frames=prompt.pause_frames if prompt else PAUSE_FRAMES,
         voice_lufs=prompt.voice_lufs if prompt else VOICE_LUFS,
-        voices={path.stem: path for path in sorted((folder / VOICES).glob("*.safetensors"))},
+        voices=voice_paths(folder / VOICES) if (folder / VOICES).is_dir() else {},
         host_layers=host_layers,
     )
 
@@ -153,6 +162,23 @@ def load_release(
 def room_for_weights(lm: DuplexLM, device: torch.device) -> int:
     """Bytes that weights may take on a device, beside one conversation and what a step needs."""
     return int(WEIGHTS_SHARE * free_bytes(device)) - slot_bytes(lm.config, lm.text_emb.weight.dtype)
+
+
+def load_codec(model: str, revision: str | None = None) -> tuple[Mimi, float]:
+    """The codec of a folder or a hub repository, on the CPU, and the LUFS of its voices, without a language model.
+
+    Raises: UserError if there is no codec, or it is damaged.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        names = (CODEC_NAME, CODEC_FILE)
+        folder = hub_model(model, ("*.json", *names), revision, one_of=names)
+    sidecar = read_sidecar(folder)
+    return _codec(folder, _file_names(folder, sidecar)), sidecar.prompt.voice_lufs if sidecar else VOICE_LUFS
+
+
+def _codec(folder: Path, names: Mapping[str, str]) -> Mimi:
+    return load_mimi(folder / names["mimi_name"] if "mimi_name" in names else codec_path(str(folder)))
 
 
 def model_header(model: str, revision: str | None = None) -> tuple[dict[str, StoredTensor], LMConfig]:
@@ -193,42 +219,6 @@ def check_parts(config: LMConfig, codec: Mimi, tokenizer: TextTokenizer, where: 
         )
 
 
-def read_voice(path: Path, config: LMConfig) -> Tensor:
-    """Returns the codes [8, P] of a voice file. Raises UserError if it is damaged or another codec's."""
-    with open_safetensors(path) as file:
-        if "codes" not in file.keys():
-            raise UserError(f"{path}: not a voice file; export the model again, or give a wav file", code="bad-weights")
-        codes_QP = file.get_tensor("codes").long()
-    if codes_QP.ndim != 2 or codes_QP.shape[0] != config.num_codebooks or not codes_QP.numel():
-        raise UserError(
-            f"{path}: codes of shape {tuple(codes_QP.shape)}; give [{config.num_codebooks}, frames]",
-            code="bad-weights",
-        )
-    return codes_QP
-
-
-def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
-    """Encodes an audio file of any rate as a voice prompt, and returns its codes [8, P].
-
-    The clip is made mono at 24 kHz, levelled to `lufs`, and encoded with fresh codec state.
-    Raises: UserError if it cannot be read, is silent, or lasts less than 1 s or more than 30 s.
-    """
-    audio, rate = read_audio(path)
-    seconds = audio.shape[-1] / rate
-    if not SHORTEST_VOICE_SECONDS <= seconds <= LONGEST_VOICE_SECONDS:
-        raise UserError(
-            f"{path}: a voice prompt of {seconds:.1f} s; give 3 to 10 s of one speaker "
-            f"({SHORTEST_VOICE_SECONDS:.0f} to {LONGEST_VOICE_SECONDS:.0f} s are allowed)",
-            code="bad-audio",
-        )
-    clip_S = to_mono_24k(audio, rate)
-    try:
-        clip_S = loudness_normalise(clip_S, codec.config.sample_rate, lufs)
-    except UserError as why:
-        raise UserError(f"{path}: {why}", code=why.code) from why
-    return codec.encode(torch.from_numpy(clip_S)[None, None].to(codec.device))[0]
-
-
 def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Tensor:
     """Returns the codes [8, P] of a voice: a file, or a name in `voice_dir` or else among the model's own voices.
 
@@ -237,41 +227,21 @@ def find_voice(release: Release, name: str, voice_dir: Path | None = None) -> Te
     Raises: UserError listing the names there are.
     """
     path = Path(name)
-    if path.suffix.lower() == ".pt":
-        raise _pickled_voice(path if voice_dir is None else voice_dir / path)
-    if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+    if path.suffix.lower() == PICKLE:
+        raise not_ready(path if voice_dir is None else voice_dir / path)
+    if path.suffix.lower() in CLIP_SUFFIXES and path.is_file():
         return encode_voice(path, release.codec, release.voice_lufs)
-    if path.suffix == ".safetensors" and path.is_file():
-        return read_voice(path, release.lm.config)
-    stem = path.name.removesuffix(".safetensors")
-    if voice_dir is None:
-        if stem in release.voices:
-            return read_voice(release.voices[stem], release.lm.config)
-        choices = ", ".join(release.voices) or "none"
-        raise UserError(
-            f"voice {name}: no such audio file and no such voice in {release.name}, which has {choices}",
-            code="unknown-name",
-        )
-    if not voice_dir.is_dir():
-        raise UserError(f"voice folder {voice_dir}: no such folder", code="not-found")
-    if (voice_dir / f"{stem}.safetensors").is_file():
-        return read_voice(voice_dir / f"{stem}.safetensors", release.lm.config)
-    for file in [voice_dir / path.name, *(voice_dir / f"{path.name}{suffix}" for suffix in AUDIO_SUFFIXES)]:
-        if file.is_file():
-            return encode_voice(file, release.codec, release.voice_lufs)
-    if (voice_dir / f"{stem}.pt").is_file():
-        raise _pickled_voice(voice_dir / f"{stem}.pt")
-    found = sorted({p.stem for p in voice_dir.iterdir() if p.suffix.lower() in (".safetensors", *AUDIO_SUFFIXES)})
-    raise UserError(f"voice {name}: not in {voice_dir}, which has {', '.join(found) or 'none'}", code="unknown-name")
-
-
-def _pickled_voice(path: Path) -> UserError:
-    command = shlex.join(
-        ["ppx-voice", "convert", str(path), "--model", "MODEL", "--out", str(path.with_suffix(".safetensors"))]
-    )
-    return UserError(
-        f"voice {path}: a pickle for one model; convert it once with `{command}`, or give a wav of the speaker",
-        code="unreadable",
+    if path.suffix == SUFFIX and path.is_file():
+        return release.voice(path).codes_QP
+    stem = path.name.removesuffix(SUFFIX)
+    if voice_dir is not None:
+        return release.voice(find_voice_file(voice_dir, stem)).codes_QP
+    if stem in release.voices:
+        return release.voice(release.voices[stem]).codes_QP
+    choices = ", ".join(release.voices) or "none"
+    raise UserError(
+        f"voice {name}: no such audio file and no such voice in {release.name}, which has {choices}",
+        code="unknown-name",
     )
 
 

@@ -156,7 +156,10 @@ class Routes:
     async def voices(self, request: web.Request) -> web.Response:
         """The voices that may be asked for."""
         voices = self.service.voices
-        listed = [{"id": name, "seconds": round(c.shape[1] / FRAME_RATE, 2)} for name, c in voices.codes.items()]
+        listed = [
+            {"id": name, "label": voice.label, "licence": voice.licence, "seconds": round(voice.seconds, 2)}
+            for name, voice in voices.voices.items()
+        ]
         return web.json_response({"default": voices.default, "voices": listed})
 
     async def presets(self, request: web.Request) -> web.Response:

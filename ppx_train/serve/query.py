@@ -12,8 +12,8 @@ from model.streaming.sample import Sampling
 from ppx_train.inference.chat_settings import ROLE
 from ppx_train.serve.opus import CodecName, codecs_here
 from ppx_train.serve.settings import CallLimits
+from ppx_train.voices.voice_file import VOICE_ID
 
-VOICE_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 MOST = Sampling(text_top_k=500, audio_top_k=500)
 """The largest top k of a call; the public page has sliders up to 500."""
 MOST_TEMPERATURE = 2.0
@@ -99,10 +99,10 @@ def _voice(query: Mapping[str, str]) -> str | None:
     if "voice_prompt" not in query:
         return None
     voice = query["voice_prompt"].removesuffix(".pt")
-    if voice and not VOICE_ID.match(voice):
+    if voice and not VOICE_ID.fullmatch(voice):
         raise Refusal(
             400, "voice_prompt is no id of a voice: /api/voices lists them",
-            field="voice_prompt", allowed=VOICE_ID.pattern,
+            field="voice_prompt", allowed=f"^{VOICE_ID.pattern}$",
         )  # fmt: skip
     return voice
 

@@ -39,10 +39,12 @@ def differences(left: dict[str, str], right: dict[str, str]) -> list[str]:
     return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
-def kill_everywhere(tmp_path: Path, argv: list[str], *, most: int = 6, setup: str = "") -> int:
+def kill_everywhere(
+    tmp_path: Path, argv: list[str], *, most: int = 6, setup: str = "", main: str = "data_pipelines.verbs:main"
+) -> int:
     """Runs the verb `argv` (paths relative to TMP_PATH/before) and stops it at up to `most` of its changes, spread over
     all of them, the first and the last included, by SIGKILL, and at half as many by "no space left on the disk".
-    `setup` ("module:name") is called before.
+    `setup` ("module:name") is called before. `main` gets the words.
 
     Returns the number of changes. Fails if a re-run gives other files, if one more run changes any, or if a full disk
     leaves half a file.
@@ -53,6 +55,7 @@ def kill_everywhere(tmp_path: Path, argv: list[str], *, most: int = 6, setup: st
         "scratch": str(tmp_path / "scratch"),
         "most": most,
         "setup": setup,
+        "main": main,
     }
     command = [sys.executable, "-m", "tests.data_pipelines.kill", json.dumps(spec)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -64,15 +67,13 @@ def kill_everywhere(tmp_path: Path, argv: list[str], *, most: int = 6, setup: st
 
 
 def _main(spec: dict[str, Any]) -> None:
-    from data_pipelines import verbs
-
     if spec["setup"]:
-        module, name = spec["setup"].split(":")
-        getattr(importlib.import_module(module), name)()
+        _named(spec["setup"])()
+    main = _named(spec["main"])
     scratch, before = Path(spec["scratch"]), Path(spec["before"])
     shutil.copytree(before, scratch / "here")
     os.chdir(scratch / "here")
-    verbs.main(list(spec["argv"]))  # what it imports and opens is there in all forks
+    main(list(spec["argv"]))  # what it imports and opens is there in all forks
 
     def attempt(name: str, count_to: int | None = None, how: str = "kill") -> tuple[int, int]:
         """One run in the copy `name`; returns its status and how many changes it made."""
@@ -91,7 +92,7 @@ def _main(spec: dict[str, Any]) -> None:
             os.dup2(log, 2)
             os.chdir(folder)
             count = _arm(folder, count_to, how)
-            verbs.main(list(spec["argv"]))
+            main(list(spec["argv"]))
             if count_to is not None:
                 os.write(os.open(note, os.O_CREAT | os.O_WRONLY), str(count()).encode())
             code = 0
@@ -127,6 +128,12 @@ def _main(spec: dict[str, Any]) -> None:
                 log = (scratch / f"{name}.log").read_text()[-2000:]
                 faults[name] = [f"exit {code}", *changed, log]
     print(json.dumps({"changes": changes, "faults": faults}))
+
+
+def _named(name: str) -> Callable[..., Any]:
+    """The function of a name like "module:function"."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
 
 
 def _arm(folder: Path, count_to: int | None, how: str) -> Callable[[], int]:

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from safetensors.torch import save
 
 from data_pipelines.llm.answers import judge
 from data_pipelines.llm.client import _kept
@@ -33,9 +34,10 @@ from model.weights.tensor_files import read_header
 from model.weights.voices import read_pickle
 from ppx_train.config.load import load, load_saved
 from ppx_train.config.run import Run
-from ppx_train.inference.loading import read_voice
 from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.checkpoint import FILE, language_model, read_checkpoint
+from ppx_train.voices.folder import check_voices
+from ppx_train.voices.voice_file import VoiceFile, read_texts, read_voice
 from tests.data_pipelines.llm.asking import question
 from tests.data_pipelines.tiny_dialogues import TinyCodec, noise, write_dialogue
 from tests.fuzz.engine import Target
@@ -161,6 +163,13 @@ def targets(folder: Path) -> list[Target]:
         for voice in found.voices("chatterbox"):
             found.audio(voice.key.removeprefix("chatterbox/"))
 
+    def voice(path: Path) -> None:
+        """As the server, `ppx-voice list` and `check` read it."""
+        for _, faults in check_voices(path.parent, CONFIG, "ab" * 32):
+            assert all(len(str(fault).splitlines()) == 1 for fault in faults)
+        read_texts(path)
+        read_voice(path, CONFIG)
+
     def target(name: str, place: Path, files: list[bytes], mutate: Mutation, read: Callable[[Path], Any]) -> Target:
         def quiet(path: Path) -> bool | None:
             return False if read(path) is False else None
@@ -177,10 +186,10 @@ def targets(folder: Path) -> list[Target]:
     torch.save(
         {"global_step": 3, "epoch": 0, "state_dict": {"lm.a": torch.ones(40, 3), "lm.b": torch.ones(2)}}, checkpoint
     )
-    voice, pcm = io.BytesIO(), noise(0.3, 0.1, 1)
-    from safetensors.torch import save
-
-    voice.write(save({"codes": torch.ones(8, 30, dtype=torch.int16)}, {"name": "v", "licence": "CC0-1.0"}))
+    pcm, bare = noise(0.3, 0.1, 1), save({"codes": torch.ones(8, 30, dtype=torch.int16)}, {"label": "V"})
+    sealed = VoiceFile(
+        id="voice", label="V", licence="CC0-1.0", consent="yes", codec="ab" * 32, codes_QP=torch.ones(8, 30).long()
+    ).to_bytes()
     pickled = io.BytesIO()
     torch.save({"embeddings": torch.ones(30, 1, 1, 8), "cache": torch.ones(1, 17, 4, dtype=torch.long)}, pickled)
     sounds = []
@@ -226,8 +235,7 @@ def targets(folder: Path) -> list[Target]:
                lambda path: timed_lines.read_transcript(path, "00001")),
         target("sphere", folder / "call.sph", spheres, any_bytes, sphere.decode),
         target("sound", folder / "sound.wav", sounds, any_bytes, read_audio),
-        target("voice", folder / "voice.safetensors", [voice.getvalue()], header_file,
-               lambda path: read_voice(path, CONFIG)),
+        target("voice", folder / "voices" / "voice.safetensors", [bare, sealed], header_file, voice),
         target("voice-pickled", folder / "voice.pt", [pickled.getvalue()], any_bytes, read_pickle),
         target("voices-yaml", clips, [bytes_of(clips)], text_file, pool),
         target("voices-values", clips, [json.dumps(_plain(bytes_of(clips))).encode()], json_file, pool),

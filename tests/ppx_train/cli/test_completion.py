@@ -40,8 +40,9 @@ def completions(line: str, folder: Path) -> set[str]:
         ("ppx-data speak --work", {"--workers"}),
         ("ppx-export --lay", {"--layout"}),
         ("ppx-export --layout ", {"kyutai", "nvidia", "lora"}),
-        ("ppx-voice ", {"convert"}),
+        ("ppx-voice ", {"add", "list", "play", "remove", "check", "convert"}),
         ("ppx-voice convert a.pt --mo", {"--model"}),
+        ("ppx-voice add a.wav --skip ", {"noise", "speakers"}),
         ("ppx-chat --voice", {"--voice-prompt", "--voice-prompt-dir"}),
     ],
 )

@@ -13,8 +13,8 @@ from ppx_train.config.load import load
 from ppx_train.export.card import DataFacts, SourceFacts, model_card
 from ppx_train.export.layouts import Provenance
 from ppx_train.export.lineage import PUBLIC_MODELS, Start, hub_ancestor, ingredients_of, sentences, stated_licence
-from ppx_train.export.voices import ExportedVoice
 from ppx_train.inference.sidecar import HubLicence, Ingredient
+from ppx_train.voices.voice_file import VoiceFile
 
 NVIDIA = "nvidia/personaplex-7b-v1"
 NOTHING = DataFacts(sources=(), licences={}, missing=())
@@ -23,9 +23,7 @@ DATA = DataFacts(
     licences={"CC0-1.0": 2.0, "MIT": 10.345},
     missing=("gone",),
 )
-VOICE = ExportedVoice(
-    name="anna", label="Anna", licence="CC-BY-4.0", consent="she agreed", sha256="", codes_QP=torch.zeros(8, 3)
-)
+VOICE = VoiceFile(id="anna", label="Anna", licence="CC-BY-4.0", consent="she agreed", codes_QP=torch.zeros(8, 3))
 
 
 def provenance(init: str = "scratch", **changes: Any) -> Provenance:
@@ -38,7 +36,7 @@ def provenance(init: str = "scratch", **changes: Any) -> Provenance:
     return replace(made, **changes)
 
 
-def card_of(made: Provenance, data: DataFacts = NOTHING, voices: tuple[ExportedVoice, ...] = ()) -> ModelCard:
+def card_of(made: Provenance, data: DataFacts = NOTHING, voices: tuple[VoiceFile, ...] = ()) -> ModelCard:
     text = model_card(
         name="org/talker", provenance=made, dtype="bfloat16", parameters=1234567, data=data, figures={}, voices=voices
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
@@ -32,6 +31,8 @@ from ppx_train.inference.offline import chat
 from ppx_train.inference.sidecar import read_sidecar
 from ppx_train.training.checkpoint import add_sum
 from ppx_train.training.origin import project_commit
+from ppx_train.voices.folder import save_voice
+from ppx_train.voices.voice_file import VoiceFile
 from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
 from tests.refusals import refused
 
@@ -102,7 +103,7 @@ def test_a_codec_that_stock_moshi_does_not_know_is_not_offered_to_it(
     patched.load_state_dict(shared, strict=False)
     file = save_mimi(patched, tmp_path / "codec")
     monkeypatch.setattr("ppx_train.export.folder.codec_path", lambda _: file)
-    out = make(run[0], tmp_path / "out", dtype="fp32")
+    out = make(run[0], tmp_path / "out", dtype="fp32", voices="none")
     assert set(json.loads((out / "config.json").read_text())) == {"model_type", "version"}
     assert not (out / "mimi_config.json").exists()
     card = (out / "README.md").read_text()
@@ -149,12 +150,13 @@ def test_others_may_read_what_was_exported(exported: Path) -> None:
 
 def test_held_out_synthetic_voices_are_included_and_recorded_people_are_not(data: Path, exported: Path) -> None:
     facts = json.loads((exported / "voices" / "voices.json").read_text())
-    assert [(fact["name"], fact["licence"], fact["frames"]) for fact in facts] == [("espeak-a", "CC0-1.0", 38)]
+    assert [(fact["id"], fact["licence"], fact["seconds"]) for fact in facts] == [("espeak-a", "CC0-1.0", 38 * 0.08)]
     with safe_open(exported / "voices" / "espeak-a.safetensors", "pt") as file:
         assert file.metadata()["consent"].startswith("synthetic")
         codes = file.get_tensor("codes")
     assert codes.dtype == torch.int32 and codes.shape == (8, 38)
-    speakers = {voice.label for voice in voices_of_shards([data / "shards"], 8)}
+    fingerprint = load_mimi(data / "codec.safetensors").fingerprint()
+    speakers = {voice.label for voice in voices_of_shards([data / "shards"], 8, fingerprint)}
     assert speakers == {"espeak/a"}  # "a" and "b" speak in recorded calls
 
 
@@ -265,21 +267,30 @@ def test_adapters_are_merged_and_the_checkpoint_is_left_as_it_was(data: Path, tm
     assert (plain.text_BTV - adapted.text_BTV).abs().max() > 0.1
 
 
-def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], tmp_path: Path) -> None:
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    soundfile.write(clips / "Anna B.wav", 0.1 * np.random.default_rng(0).standard_normal(72000), 24000)
-    with refused("licence", "Anna B.json"):
-        make(run[0], tmp_path / "out", voices=clips)
-    (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0"}')
-    with refused("licence", "Anna B.json", "needs licence and consent"):
-        make(run[0], tmp_path / "out", voices=clips)
-    (clips / "Anna B.json").write_text('{"licence": "CC-BY-4.0", "consent": "agreed", "label": "Anna"}')
-    out = make(run[0], tmp_path / "out", voices=clips)
-    with safe_open(out / "voices" / "Anna-B.safetensors", "pt") as file:
-        assert file.metadata()["label"] == "Anna"
-        assert file.metadata()["sha256"] == digest(clips / "Anna B.wav")
-    assert "| Anna-B | Anna | CC-BY-4.0 | agreed |" in (out / "README.md").read_text()
+def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], data: Path, tmp_path: Path) -> None:
+    voices, codec = tmp_path / "voices", load_mimi(data / "codec.safetensors")
+    voices.mkdir()
+    with refused("no-data", "--include-voices", voices):
+        make(run[0], tmp_path / "out", voices=voices)
+    anna = VoiceFile(
+        id="anna-b", label="Anna", licence="CC-BY-4.0", consent="agreed", codec=codec.fingerprint(),
+        codes_QP=torch.randint(64, (8, 38)),
+    )  # fmt: skip
+    for lacking in ("licence", "consent"):
+        save_voice(voices, replace(anna, **{lacking: None}), overwrite=True)
+        with refused("licence", "anna-b", f"no {lacking}", f"--{lacking}"):
+            make(run[0], tmp_path / "out", voices=voices)
+    save_voice(voices, replace(anna, codec="ab" * 32), overwrite=True)
+    with refused("bad-combination", "anna-b", "another codec"):
+        make(run[0], tmp_path / "out", voices=voices)
+    path = save_voice(voices, anna, overwrite=True)
+    (voices / "bo.wav").write_bytes(b"")
+    with refused("old-form", "bo.wav", "ppx-voice add"):
+        make(run[0], tmp_path / "out", voices=voices)
+    (voices / "bo.wav").unlink()
+    out = make(run[0], tmp_path / "out", voices=voices)
+    assert (out / "voices" / "anna-b.safetensors").read_bytes() == path.read_bytes()
+    assert "| anna-b | Anna | CC-BY-4.0 | agreed |" in (out / "README.md").read_text()
 
 
 def test_an_existing_folder_is_never_touched(run: tuple[Path, DuplexLM], tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from ppx_train.export.voices import voices_of_shards
 from tests.data_pipelines.tiny_dialogues import TinyCodec, write_dialogue
 from tests.refusals import refused
 
+CODEC = TinyCodec().fingerprint()
+
 TERMS = {"licence": "CC-BY-4.0", "consent": "release of 2026-03-01"}
 
 
@@ -37,7 +39,7 @@ def test_only_voices_with_a_stated_right_leave(tmp_path: Path, capsys: pytest.Ca
         ("talks", "talks/1/left", {"recording": "old.wav"}),
         ("fisher", "kokoro/af_heart", {"recorded": True, "engine": {"name": "kokoro"}}),
     )
-    found = {voice.label: (voice.licence, voice.consent) for voice in voices_of_shards([shards], 8)}
+    found = {voice.label: (voice.licence, voice.consent) for voice in voices_of_shards([shards], 8, CODEC)}
     assert found == {
         "espeak/en+m1": ("CC0-1.0", PRESET_CONSENT),
         "chatterbox/bob/1": ("CC-BY-4.0", "release of 2026-03-01"),
@@ -58,7 +60,7 @@ def test_of_many_voices_that_stay_the_first_are_named(
     monkeypatch.setattr(voices, "SHOWN_REFUSALS", 2)
     people = [("calls", f"calls/{n}", {"recorded": True}) for n in range(5)]
     shards = shards_of(tmp_path, ("service", "espeak/en+m1", {"engine": {"name": "espeak"}}), *people)
-    assert len(voices_of_shards([shards], 8)) == 1
+    assert len(voices_of_shards([shards], 8, CODEC)) == 1
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not exported: ")]
     assert len(said) == 3 and "'calls/1'" in said[1] and said[2].startswith("not exported: 3 more voices")
 
@@ -66,8 +68,15 @@ def test_of_many_voices_that_stay_the_first_are_named(
 def test_if_no_voice_may_leave_the_export_is_refused_with_the_remedy(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, ("calls", "calls/Anna", {"recorded": True}), ("calls", "calls/Bo", {"recorded": True}))
     with refused("licence", "none of 2 held-out voices", "'calls/Anna'", "give --include-voices a folder", "or none"):
-        voices_of_shards([shards], 8)
-    assert voices_of_shards([shards], 0) == []
+        voices_of_shards([shards], 8, CODEC)
+    assert voices_of_shards([shards], 0, CODEC) == []
+
+
+def test_codes_of_another_codec_do_not_leave(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, ("service", "espeak/en+m1", {"engine": {"name": "espeak"}}))
+    with refused("bad-combination", shards, "another codec"):
+        voices_of_shards([shards], 8, "ef" * 32)
+    assert voices_of_shards([shards], 0, "ef" * 32) == []
 
 
 @pytest.mark.parametrize(

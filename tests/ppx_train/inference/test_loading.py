@@ -17,8 +17,11 @@ from model.prompt import role_ids
 from model.streaming.int8 import Int8StepLinear
 from model.streaming.sample import Sampling
 from model.weights.checkpoint import config_to_dict, save_native
-from ppx_train.inference.loading import Release, encode_voice, find_voice, load_release, read_voice
+from ppx_train.inference.loading import Release, find_voice, load_codec, load_release
 from ppx_train.inference.offline import chat
+from ppx_train.voices.clip import encode_voice
+from ppx_train.voices.folder import save_voice
+from ppx_train.voices.voice_file import VoiceFile
 from tests.ppx_train.fixtures import make_codec, make_tokenizer, sidecar_of
 from tests.ppx_train.inference.noise import CONFIG, noise
 from tests.refusals import refused
@@ -46,7 +49,9 @@ def test_a_voice_clip_is_encoded_at_one_loudness_from_any_rate(release: Release,
     loud, quiet = (encode_voice(tmp_path / name, release.codec) for name in ("loud.wav", "quiet.wav"))
     assert loud.shape == (8, 38)
     assert torch.equal(loud, quiet)
-    assert torch.equal(find_voice(release, "quiet", tmp_path), quiet)
+    assert torch.equal(find_voice(release, str(tmp_path / "quiet.wav")), quiet)
+    with refused("old-form", tmp_path / "quiet.wav", "ppx-voice add"):
+        find_voice(release, "quiet", tmp_path)
 
 
 def test_a_voice_clip_that_is_silent_or_too_short_is_refused(release: Release, tmp_path: Path) -> None:
@@ -82,13 +87,27 @@ def test_weights_with_another_number_of_depth_steps_than_their_configuration_are
         load_release(tmp_path)
 
 
-def test_a_voice_file_without_codes_or_of_another_codec_is_refused(tmp_path: Path) -> None:
-    save_file({"embeddings": torch.zeros(2, 3)}, tmp_path / "other.safetensors")
-    save_file({"codes": torch.zeros(4, 20, dtype=torch.int32)}, tmp_path / "four.safetensors")
-    with refused("bad-weights", tmp_path / "other.safetensors"):
-        read_voice(tmp_path / "other.safetensors", CONFIG)
-    with refused("bad-weights", tmp_path / "four.safetensors", "(4, 20)"):
-        read_voice(tmp_path / "four.safetensors", CONFIG)
+def test_a_voice_of_another_codec_is_refused(release: Release, tmp_path: Path) -> None:
+    codes_QP = torch.randint(64, (8, 20))
+    own = VoiceFile(id="own", label="Own", codec=release.codec.fingerprint(), codes_QP=codes_QP)
+    path = save_voice(tmp_path, own)
+    assert torch.equal(find_voice(release, str(path)), codes_QP)
+    path = save_voice(tmp_path, replace(own, id="other", codec="ab" * 32))
+    for name, folder in ((str(path), None), ("other", tmp_path)):
+        with refused("bad-combination", path, "another codec"):
+            find_voice(release, name, folder)
+
+
+def test_a_models_codec_and_loudness_are_read_without_its_weights(
+    folder: Path, release: Release, tmp_path: Path
+) -> None:
+    (tmp_path / "mimi.safetensors").write_bytes((folder / "mimi.safetensors").read_bytes())
+    codec, lufs = load_codec(str(tmp_path))
+    assert codec.fingerprint() == release.codec.fingerprint() and lufs == -24
+    own = sidecar_of(CONFIG)
+    own = replace(own, prompt=replace(own.prompt, voice_lufs=-20.0))
+    (tmp_path / "personaplex.json").write_text(json.dumps(own.to_json()))
+    assert load_codec(str(tmp_path))[1] == -20
 
 
 def test_the_prompt_is_that_of_the_record_beside_the_weights(folder: Path, tmp_path: Path) -> None:

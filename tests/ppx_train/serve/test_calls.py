@@ -13,7 +13,7 @@ pytest.importorskip("prometheus_client")
 
 from model.streaming.sample import Sampling
 from ppx_train.inference.call import PHASE_SAMPLES
-from ppx_train.inference.loading import Release, read_voice
+from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.session import TextPieces
 from ppx_train.serve.opus import Pcm16Writer, reader_of, writer_of
@@ -68,7 +68,7 @@ def test_live_calls_side_by_side_say_what_each_says_alone_offline(voiced: Releas
             all_messages = await asyncio.gather(*calls)
             for query, user_TS, sampling, messages in zip(wanted, heard, samplings, all_messages, strict=True):
                 name = query["voice_prompt"].removesuffix(".pt")
-                voice = read_voice(voiced.voices[name], voiced.lm.config) if name else None
+                voice = voiced.voice(voiced.voices[name]).codes_QP if name else None
                 prompt = voiced.prompt(voice, query["text_prompt"])
                 alone = chat(voiced, user_TS.reshape(-1), prompt_KP=prompt, sampling=sampling, seed=int(query["seed"]))
                 expected = np.frombuffer(Pcm16Writer().write(alone.agent_S), "<i2")

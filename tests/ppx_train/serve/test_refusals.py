@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
@@ -17,6 +19,8 @@ from ppx_train.serve.protocol import Kind
 from ppx_train.serve.query import Refusal, read_query
 from ppx_train.serve.settings import CallLimits, ServeSettings
 from ppx_train.serve.voices import read_voices
+from ppx_train.voices.folder import save_voice
+from ppx_train.voices.voice_file import VoiceFile
 from tests.ppx_train.serve.live import live, receive_until, until, within
 from tests.refusals import refused
 
@@ -163,12 +167,47 @@ def test_an_address_that_others_reach_wants_a_token() -> None:
 
 def test_voices_are_read_at_the_start_and_named_by_ids(voiced: Release, tmp_path: Path) -> None:
     voices = read_voices(voiced)
-    assert list(voices.codes) == ["ada", "bob"] and voices.unnamed == ("no id",) and voices.default == "ada"
+    assert list(voices.voices) == ["ada", "bob"] and voices.unnamed == ("no id",) and voices.default == "ada"
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     with refused("unreadable"):
         read_voices(voiced, tmp_path)
     with refused("not-found"):
         read_voices(voiced, tmp_path / "none")
+
+
+def test_voices_that_were_added_are_offered_with_their_terms(voiced: Release, tmp_path: Path) -> None:
+    codes_QP = torch.randint(64, (8, 25))
+    anna = VoiceFile(
+        id="anna", label="Anna Müller", licence="CC-BY-4.0", consent="release of 2026-03-01",
+        codec=voiced.codec.fingerprint(), codes_QP=codes_QP,
+    )  # fmt: skip
+    save_voice(tmp_path, anna)
+    save_voice(tmp_path, replace(anna, id="ada"))
+
+    async def test() -> None:
+        async with live(voiced, voice_prompt_dir=tmp_path) as one:
+            listed = (await one.get("/api/voices"))[1]["voices"]
+            named = {"label": "Anna Müller", "licence": "CC-BY-4.0", "seconds": 2.0}
+            bob = {"id": "bob", "label": "bob", "licence": None, "seconds": 0.8}
+            assert listed == [{"id": "ada", **named}, bob, {"id": "anna", **named}]
+            assert "consent" not in listed[0]
+            voice = one.service.voices.codes_of("anna")
+            assert voice is not None and torch.equal(voice, codes_QP)
+
+    within(30, test())
+
+
+def test_a_server_takes_no_clip_no_pickle_and_no_other_codecs_voice(voiced: Release, tmp_path: Path) -> None:
+    voice = VoiceFile(id="a", label="a", consent="yes", codec="ab" * 32, codes_QP=torch.zeros(8, 9, dtype=torch.long))
+    path = save_voice(tmp_path / "other", voice)
+    with refused("bad-combination", path, "another codec"):
+        read_voices(voiced, tmp_path / "other")
+    for name, code, command in (("b.wav", "old-form", "ppx-voice add"), ("b.pt", "unreadable", "ppx-voice convert")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(b"x")
+        with refused(code, folder / name, command):
+            read_voices(voiced, folder)
 
 
 def test_files_are_served_without_following_links(voiced: Release, tmp_path: Path) -> None:
@@ -194,7 +233,9 @@ def test_what_clients_may_ask_for_is_listed(voiced: Release) -> None:
     async def test() -> None:
         async with live(voiced) as one:
             listed = (await one.get("/api/voices"))[1]
-            assert listed["default"] == "ada" and listed["voices"][0] == {"id": "ada", "seconds": 0.72}
+            assert listed["default"] == "ada" and listed["voices"][0] == {
+                "id": "ada", "label": "ada", "licence": None, "seconds": 0.72,
+            }  # fmt: skip
             presets = (await one.get("/api/presets"))[1]["presets"]
             assert len(presets) >= 3 and all(preset["text_prompt"] for preset in presets)
             info = (await one.get("/api/info"))[1]
