@@ -65,7 +65,7 @@ def faults(facts: ClipFacts, skip: Sequence[str] = ()) -> dict[str, str]:
             "record it in a quiet room without music"
         )
     if facts.speech_share is not None and facts.speech_share < LEAST_SPEECH_SHARE:
-        found["speech"] = f"only {facts.speech_share:.0%} of it is speech, cut away what is none"
+        found["speech"] = f"only {facts.speech_share:.0%} of it is speech, cut the rest away"
     if facts.likeness is not None and facts.likeness < LEAST_LIKENESS:
         found["speakers"] = (
             f"more than one person seems to speak (its parts are alike by {facts.likeness:.2f}, "

@@ -1,5 +1,7 @@
 """Pickled voices of PersonaPlex become voice files of ours, by the tables of the model that they were made with."""
 
+# Shapes: P prompt frames, Q codebooks
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
 """From a clip of a speaker to a voice: read, checked, levelled and encoded."""
 
-# Shapes: Q codebooks, P prompt frames, S samples
+# Shapes: C channels, Q codebooks, P prompt frames, S samples
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from data_pipelines.sound.clip_faults import ClipFacts, check_length, faults
 from model.errors import UserError
 from model.files import whole_file
 from model.mimi.codec import Mimi
-from ppx_train.voices.voice_file import VoiceFile, check_id
+from ppx_train.voices.voice_file import VOICE_ID, VoiceFile, check_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,11 @@ def voice_of_clip(
     be used; or if a package that a check needs is missing.
     """
     id_ = path.stem if speaker.name is None else speaker.name
+    if speaker.name is None and not VOICE_ID.fullmatch(id_):
+        raise UserError(
+            f"{path}: the name of the file is no id of a voice, give --name one of letters, digits, '-' and '_'",
+            code="bad-value",
+        )
     check_id(id_)
     for option, text in (("consent", speaker.consent), ("licence", speaker.licence), ("label", speaker.label)):
         if text is not None and not text.strip():

@@ -276,8 +276,8 @@ def test_voices_of_a_folder_need_their_terms(run: tuple[Path, DuplexLM], data: P
         id="anna-b", label="Anna", licence="CC-BY-4.0", consent="agreed", codec=codec.fingerprint(),
         codes_QP=torch.randint(64, (8, 38)),
     )  # fmt: skip
-    for lacking in ("licence", "consent"):
-        save_voice(voices, replace(anna, **{lacking: None}), overwrite=True)
+    for lacking, voice in (("licence", replace(anna, licence=None)), ("consent", replace(anna, consent=None))):
+        save_voice(voices, voice, overwrite=True)
         with refused("licence", "anna-b", f"no {lacking}", f"--{lacking}"):
             make(run[0], tmp_path / "out", voices=voices)
     save_voice(voices, replace(anna, codec="ab" * 32), overwrite=True)
