@@ -83,7 +83,7 @@ def voices_of_shards(shards: Iterable[Path | str], limit: int, fingerprint: str)
 def voices_of_folder(folder: Path, codec: Mimi) -> list[VoiceFile]:
     """Reads all voices of a folder that `ppx-voice add` or `convert` filled.
 
-    Raises: UserError if the folder holds no voice, or with the first fault that `ppx-voice check` finds, such as a missing consent.
+    Raises: UserError if the folder holds no voice, or with the first fault that `ppx-voice check` finds.
     """
     if not folder.is_dir():
         raise UserError(

@@ -88,7 +88,7 @@ def save_voice(folder: Path, voice: VoiceFile, *, overwrite: bool = False) -> Pa
 
 
 def check_voices(folder: Path, codec: Codebooks, fingerprint: str) -> Iterator[tuple[Path, list[UserError]]]:
-    """Yields (file, what is wrong with it) for each voice of a folder, and for each clip or pickle that is no voice yet."""
+    """Yields (file, what is wrong with it) for each voice of a folder, and for what is no voice yet."""
     for path in voice_paths(folder).values():
         yield path, _faults(path, codec, fingerprint)
     for path in unready(folder):
