@@ -8,8 +8,8 @@ import numpy as np
 
 from data_pipelines.listening.speaker import RATE_HZ, Embedder, Vector, similarity, voiced
 from data_pipelines.sound.audio import Audio, loudness
-from data_pipelines.sound.clip_faults import ClipFacts, flat_tops, level_spread
-from data_pipelines.sound.levels import clipped_runs
+from data_pipelines.sound.clip_faults import ClipFacts
+from data_pipelines.sound.levels import clipped_runs, flat_tops, level_spread
 
 WINDOW_SECONDS, HOP_SECONDS = 1.6, 0.4
 """Length and distance of the windows of speech that are compared; 1.6 s is what the embedder was trained on."""

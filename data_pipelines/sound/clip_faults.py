@@ -7,11 +7,6 @@ misses on others, and `scripts/bench/voice_clips.py` measures them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from data_pipelines.sound.audio import ACCEPTED_VOICE_SECONDS, VOICE_SECONDS, Audio
-from model.errors import UserError
-
 CHECKS = ("level", "clipping", "noise", "speech", "speakers")
 """What is checked beside the length, and may be skipped."""
 QUIETEST_LUFS = -50.0
@@ -19,8 +14,6 @@ QUIETEST_LUFS = -50.0
 LEAST_SPREAD_DB = 18.0
 LEAST_SPEECH_SHARE = 0.5
 LEAST_LIKENESS = 0.7
-FLAT_TOPS, LOUD_PEAK = 3, 0.05
-"""So often, three samples in a row at the very peak are clipping. A softer peak is a few steps of 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +33,11 @@ class ClipFacts:
     likeness: float | None = None
 
 
-def check_length(seconds: float, where: object) -> None:
-    """Raises UserError if a clip of this length is no voice prompt: 1 to 30 s are accepted."""
-    (low, high), (advised, most) = ACCEPTED_VOICE_SECONDS, VOICE_SECONDS
-    if not low <= seconds <= high:
-        raise UserError(
-            f"{where}: a voice prompt of {seconds:.1f} s; give {advised:.0f} to {most:.0f} s of one speaker "
-            f"({low:.0f} to {high:.0f} s are allowed)",
-            code="bad-audio",
-        )
-
-
 def faults(facts: ClipFacts, skip: Sequence[str] = ()) -> dict[str, str]:
     """What is wrong with a clip and what to do, by the name of the check."""
     found = {}
     if facts.lufs < QUIETEST_LUFS:
-        level = "it is silent" if facts.lufs == -np.inf else f"it is too quiet ({facts.lufs:.0f} LUFS)"
+        level = "it is silent" if facts.lufs == float("-inf") else f"it is too quiet ({facts.lufs:.0f} LUFS)"
         found["level"] = f"{level}, record it closer to the microphone"
     if facts.clipped:
         found["clipping"] = f"it is clipped at {facts.clipped} places, record it at a lower level"
@@ -74,23 +56,3 @@ def faults(facts: ClipFacts, skip: Sequence[str] = ()) -> dict[str, str]:
     if "level" in found:  # What is silent is not noisy as well.
         found = {"level": found["level"]}
     return {name: fault for name, fault in found.items() if name not in skip}
-
-
-def level_spread(x: Audio, rate: int) -> float:
-    """Returns the difference in dB between the 90th and 10th percentile of the levels of 20 ms. Shape: [samples]."""
-    hop = rate // 50
-    power = np.square(x[: len(x) // hop * hop].astype(np.float64)).reshape(-1, hop).mean(axis=1)
-    quiet, loud = np.percentile(10 * np.log10(power + 1e-12), (10, 90))
-    return float(loud - quiet)
-
-
-def flat_tops(x: Audio) -> int:
-    """Returns how often three equal samples in a row are the highest of all, if that is more often than by chance.
-
-    It finds clipping that was turned down afterwards, but not what was resampled or compressed since.
-    """
-    size = np.abs(x)
-    peak = size.max(initial=0.0)
-    top = size == peak
-    runs = int((top[..., :-2] & top[..., 1:-1] & top[..., 2:]).sum())
-    return runs if runs >= FLAT_TOPS and peak > LOUD_PEAK else 0

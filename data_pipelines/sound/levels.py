@@ -11,6 +11,8 @@ from data_pipelines.sound.audio import Audio
 
 SILENCE_DBFS = -50.0
 """Below this peak 10 ms of audio are silent."""
+FLAT_TOPS, LOUD_PEAK = 3, 0.05
+"""So often, three samples in a row at the very peak are clipping. A softer peak is a few steps of 16 bits."""
 
 
 def dbfs(x: Audio) -> float:
@@ -48,3 +50,23 @@ def longest_silence(audio_CS: Audio, rate: int) -> float:
     loud = np.flatnonzero(frames > 10 ** (SILENCE_DBFS / 20))
     edges = np.concatenate(([-1], loud, [num]))
     return float((np.diff(edges) - 1).max(initial=0)) / 100
+
+
+def level_spread(x: Audio, rate: int) -> float:
+    """Returns the difference in dB between the 90th and 10th percentile of the levels of 20 ms. Shape: [samples]."""
+    hop = rate // 50
+    power = np.square(x[: len(x) // hop * hop].astype(np.float64)).reshape(-1, hop).mean(axis=1)
+    quiet, loud = np.percentile(10 * np.log10(power + 1e-12), (10, 90))
+    return float(loud - quiet)
+
+
+def flat_tops(x: Audio) -> int:
+    """Returns how often three equal samples in a row are the highest of all, if that is more often than by chance.
+
+    It finds clipping that was turned down afterwards, but not what was resampled or compressed since.
+    """
+    size = np.abs(x)
+    peak = size.max(initial=0.0)
+    top = size == peak
+    runs = int((top[..., :-2] & top[..., 1:-1] & top[..., 2:]).sum())
+    return runs if runs >= FLAT_TOPS and peak > LOUD_PEAK else 0

@@ -62,7 +62,9 @@ CONVERT = "Converts pickled voices of PersonaPlex to voice files that any model 
 def _where(parser: argparse.ArgumentParser, *, has_codec: bool = True) -> None:
     """The options that say which folder of voices is meant, and which codec."""
     codec = ", whose codec is used" if has_codec else ""
-    parser.add_argument("--model", metavar="DIR", help=f"the model{codec}; its voices are those in its folder voices")
+    parser.add_argument(
+        "--model", metavar="DIR", help=f"the model{codec}; its voices are those in its folder voices (no default)"
+    )
     parser.add_argument(
         "--voice-prompt-dir", type=Path, metavar="DIR", help="another folder of voices (default: the model's)"
     )
@@ -82,7 +84,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--licence", metavar="TEXT", help="licence of the voice; without one it cannot leave with a model (no default)")
     add(
         "--skip", action="append", choices=CHECKS, default=[], metavar="CHECK",
-        help=f"leave a check out: {', '.join(CHECKS)}; may be repeated",
+        help=f"leave a check out: {', '.join(CHECKS)}; may be repeated (default: none)",
     )  # fmt: skip
     add("--overwrite", action="store_true", help="replace another voice of this id")
     _where(parser)

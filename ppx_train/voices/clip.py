@@ -14,6 +14,7 @@ from data_pipelines.files import sha256
 from data_pipelines.listening.speaker import open_speaker
 from data_pipelines.listening.voice_clip import measure_clip
 from data_pipelines.sound.audio import (
+    ACCEPTED_VOICE_SECONDS,
     RATE_HZ,
     VOICE_LUFS,
     VOICE_SECONDS,
@@ -22,7 +23,7 @@ from data_pipelines.sound.audio import (
     read_audio,
     to_mono_24k,
 )
-from data_pipelines.sound.clip_faults import ClipFacts, check_length, faults
+from data_pipelines.sound.clip_faults import ClipFacts, faults
 from model.errors import UserError
 from model.files import whole_file
 from model.mimi.codec import Mimi
@@ -51,6 +52,17 @@ def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
     audio_CS, rate = read_audio(path)
     check_length(audio_CS.shape[-1] / rate, path)
     return _encode(audio_CS, rate, codec, lufs, path)
+
+
+def check_length(seconds: float, where: object) -> None:
+    """Raises UserError if a clip of this length is no voice prompt: 1 to 30 s are accepted."""
+    (low, high), (advised, most) = ACCEPTED_VOICE_SECONDS, VOICE_SECONDS
+    if not low <= seconds <= high:
+        raise UserError(
+            f"{where}: a voice prompt of {seconds:.1f} s; give {advised:.0f} to {most:.0f} s of one speaker "
+            f"({low:.0f} to {high:.0f} s are allowed)",
+            code="bad-audio",
+        )
 
 
 def voice_of_clip(

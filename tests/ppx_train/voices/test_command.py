@@ -14,6 +14,7 @@ from data_pipelines.files import sha256_file
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness_normalise
 from model.mimi.codec import Mimi
 from ppx_train.cli import voice
+from ppx_train.voices.clip import check_length
 from ppx_train.voices.voice_file import read_voice
 from tests.data_pipelines.kill import kill_everywhere
 from tests.ppx_train.fixtures import make_codec
@@ -243,3 +244,11 @@ def test_kill_9_at_any_moment_leaves_no_half_voice(
     clip.rename(before / "anna.wav")
     words = ["add", "anna.wav", "--voice-prompt-dir", "voices", "--codec", "mimi.safetensors", *CONSENT]
     assert kill_everywhere(tmp_path, [*words, "--skip", "speakers"], main="ppx_train.cli.voice:command") > 2
+
+
+@pytest.mark.parametrize("seconds", [0.9, 30.1])
+def test_a_length_that_is_no_prompt_is_refused(seconds: float) -> None:
+    with refused("bad-audio", "a.wav", f"{seconds} s", "3 to 10 s", "1 to 30 s"):
+        check_length(seconds, "a.wav")
+    for accepted in (1.0, 30.0):
+        check_length(accepted, "a.wav")
