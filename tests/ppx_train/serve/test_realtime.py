@@ -13,7 +13,7 @@ pytest.importorskip("prometheus_client")
 
 from model.streaming.sample import Sampling
 from ppx_train.inference.call import PHASE_SAMPLES
-from ppx_train.inference.loading import Release, read_voice
+from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.session import TextPieces
 from ppx_train.serve.opus import Pcm16Writer
@@ -55,7 +55,7 @@ def test_live_sessions_side_by_side_say_what_each_says_alone_offline(voiced: Rel
             talks = [talk(one, fields, user_TS) for fields, user_TS in zip(wanted, heard, strict=True)]
             for fields, user_TS, events in zip(wanted, heard, await asyncio.gather(*talks), strict=True):
                 name = fields["audio"]["output"]["voice"]
-                voice = read_voice(voiced.voices[name], voiced.lm.config) if name else None
+                voice = voiced.voice(voiced.voices[name]).codes_QP if name else None
                 prompt = voiced.prompt(voice, fields["instructions"])
                 sampling = Sampling(greedy=True) if "text_temperature" in fields else Sampling()
                 alone = chat(voiced, user_TS.reshape(-1), prompt_KP=prompt, sampling=sampling, seed=fields["seed"])
