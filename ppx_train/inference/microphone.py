@@ -1,5 +1,7 @@
 """The user at this machine: microphone in, loudspeaker out, through PortAudio."""
 
+# Shapes: S samples (at 24 kHz)
+
 import signal
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -53,8 +55,12 @@ class Microphone:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Lets the devices go."""
+        """Ends the recording."""
         signal.signal(signal.SIGINT, self._before)
+        self.close()
+
+    def close(self) -> None:
+        """Lets the devices go."""
         self._stream.close()
 
     def next(self, agent_S: Audio | None) -> Audio | None:

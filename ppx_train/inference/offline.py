@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.config import FRAME_RATE, UNGENERATED_ID
+from model.config import FRAME_RATE, SAMPLE_RATE, UNGENERATED_ID
 from model.errors import UserError
 from model.streaming.sample import Sampling
 from model.text import SPECIAL_NAMES, TextTokenizer
@@ -19,7 +19,7 @@ from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.loading import Release
 from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
 from ppx_train.inference.timeline import AgentWord
-from ppx_train.inference.user_side import Recording, UserSide
+from ppx_train.inference.user_side import RecordedUser, UserSide
 
 
 @dataclass(kw_only=True)
@@ -36,6 +36,11 @@ class AgentSide:
     codes_AT: Tensor
     prompt_seconds: float
     step_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the conversation is."""
+        return len(self.agent_S) / SAMPLE_RATE
 
     @property
     def text_ids(self) -> list[int]:
@@ -165,7 +170,7 @@ def chat(
     Raises: UserError for empty audio.
     """
     settings = SessionSettings(prompt_KP=prompt_KP, sampling=sampling, seed=seed)
-    planned = PlannedChat(settings=settings, user=Recording(user_S))
+    planned = PlannedChat(settings=settings, user=RecordedUser(user_S))
     ((_, agent),) = chats(release, [planned], slots=1, sampling=sampling, show_progress=show_progress)
     return replace(agent, agent_S=agent.agent_S[: len(user_S)], user_S=agent.user_S[: len(user_S)])
 

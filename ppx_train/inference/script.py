@@ -1,5 +1,7 @@
 """The file of `--script`: what the user says, and when, turn by turn."""
 
+# Shapes: S samples (at 24 kHz)
+
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass

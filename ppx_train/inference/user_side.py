@@ -65,7 +65,7 @@ class SaidTurn:
     in_vain: bool = False
 
 
-class Recording:
+class RecordedUser:
     """A user who says what is on a recording, whatever the agent does.
 
     Raises: UserError for an empty one.

@@ -39,7 +39,7 @@ def scene(
     agent: Spans = ((3.4, 6.0),),
     sound: Audio | None = None,
     words: Sequence[str] | None = None,
-    codes: Sequence[int] | None = None,
+    codes: npt.NDArray[np.int64] | None = None,
 ) -> tuple[AgentSide, list[AgentWord]]:
     """A conversation: who speaks when, in seconds. words: spread over the agent's speech, by default all different."""
     frames = -(-round(total * RATE) // FRAME)
@@ -51,7 +51,7 @@ def scene(
     for at in times:
         codes_AT[0, min(frames - 1, int(at * 12.5))] = 100
     if codes is not None:
-        codes_AT[1] = torch.tensor(codes)[:frames]
+        codes_AT[1] = torch.from_numpy(codes)[:frames]
     side = AgentSide(
         agent_S=placed(total, agent, sound), user_S=placed(total, user), codes_AT=codes_AT, prompt_seconds=0.0,
         step_seconds=1.0,

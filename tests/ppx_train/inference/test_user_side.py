@@ -8,7 +8,7 @@ import pytest
 from model.config import FRAME_SAMPLES
 from ppx_train.inference.session import Audio
 from ppx_train.inference.speaking import speaking
-from ppx_train.inference.user_side import Recording, ScriptedUser, UserTurn, When
+from ppx_train.inference.user_side import RecordedUser, ScriptedUser, UserTurn, When
 from tests.ppx_train.inference.scenes import syllables
 from tests.refusals import refused
 
@@ -78,7 +78,7 @@ def test_a_barge_in_comes_while_the_agent_speaks() -> None:
     assert starts(user) == [10, 40] and agent[39] and not user.said[1].in_vain
     short = ScriptedUser([turn("after", 0.8), turn("barge_in", 1.6)], tail=1.0)
     held(short, lambda n: 25 <= n < 35 or 45 <= n < 54 or (n in range(60, 90) and n % 4 != 0))
-    assert starts(short) == [10, 80]  # Pauses of one frame do not end a stretch, longer ones do.
+    assert starts(short) == [10, 87]  # After 20 frames that speak; pauses of one frame do not end a stretch.
 
 
 def test_a_turn_at_a_second_waits_for_the_turn_before_alone() -> None:
@@ -88,13 +88,13 @@ def test_a_turn_at_a_second_waits_for_the_turn_before_alone() -> None:
 
 
 def test_a_recording_goes_on_whatever_the_agent_does() -> None:
-    recording = Recording(np.concatenate([LOUD, LOUD[:100]]))
+    recording = RecordedUser(np.concatenate([LOUD, LOUD[:100]]))
     assert recording.length == 2 and recording.said == []
     frames = [recording.next(None), recording.next(LOUD), recording.next(LOUD)]
     assert frames[0] is not None and frames[1] is not None and frames[2] is None
     assert frames[1][:100].all() and not frames[1][100:].any()
     with refused("bad-audio", "empty"):
-        Recording(np.zeros(0, np.float32))
+        RecordedUser(np.zeros(0, np.float32))
 
 
 def test_turns_of_speech_are_speech() -> None:
