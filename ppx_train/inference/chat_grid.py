@@ -4,7 +4,7 @@ The folder holds the WAV and the JSON of each chat, chats.json (what was asked f
 stopped goes on with the chats that are not finished, in batches of the same size, and so with the same tokens.
 """
 
-# Shapes: P prompt frames, Q codebooks
+# Shapes: K streams, P prompt frames, Q codebooks, S samples (at 24 kHz)
 
 import hashlib
 import json

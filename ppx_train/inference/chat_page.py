@@ -1,6 +1,6 @@
 """The HTML page of a folder of conversations: one file that fetches nothing and whose policy allows nothing else."""
 
-# Shapes: C channels, S samples (at 24 kHz)
+# Shapes: C channels, S samples (at 24 kHz), T frames
 
 import base64
 import hashlib

@@ -20,9 +20,9 @@ EVIL = '<script>document.title="run"</script><img src=x onerror="document.title=
 
 
 PRESS = """<script>
-document.querySelector("audio").addEventListener("loadedmetadata", () => {
-  document.querySelector("button[data-at]").click();
-});
+const player = document.querySelector("audio");
+const press = () => document.querySelector("button[data-at]").click();
+if (player.readyState) press(); else player.addEventListener("loadedmetadata", press);
 </script>"""
 
 
@@ -80,18 +80,24 @@ def test_the_page_shows_all_text_and_fetches_nothing(tmp_path: Path) -> None:
         assert text in reader.text, text
 
 
+def browsed(page: Path, *expected: str) -> str:
+    """The root element after the script has run. A busy machine decodes sound later than Chromium's clock expects."""
+    root = ""
+    for budget in (5_000, 60_000, 600_000):
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--virtual-time-budget={budget}", "--dump-dom"]
+        line = [BROWSER or "", *options, f"--user-data-dir={page.parent / 'profile'}", page.as_uri()]
+        dom = subprocess.run(line, capture_output=True, text=True, timeout=1200).stdout
+        (root,) = re.findall(r"<html[^>]*>", dom)
+        assert "<title>run</title>" not in dom and "data-error" not in root
+        if all(part in root for part in expected):
+            break
+    return root
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 def test_a_browser_plays_it_under_its_policy(tmp_path: Path) -> None:
     page = make_page(tmp_path)
+    assert 'data-players="2"' in browsed(tmp_path / "index.html", 'data-players="2"')
     without = re.sub(r"<meta http-equiv[^>]*>", "", page)  # The policy would refuse the script that presses.
     (tmp_path / "pressed.html").write_text(without.replace("</body>", PRESS + "</body>"), "utf-8")
-    roots = {}
-    for name in ("index.html", "pressed.html"):
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom"]
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        line = [BROWSER or "", *options, profile, (tmp_path / name).as_uri()]
-        dom = subprocess.run(line, capture_output=True, text=True, timeout=1200).stdout
-        (roots[name],) = re.findall(r"<html[^>]*>", dom)
-        assert "<title>run</title>" not in dom
-    assert 'data-players="2"' in roots["index.html"] and "data-error" not in roots["index.html"]
-    assert 'data-sought="1.00"' in roots["pressed.html"]
+    assert 'data-sought="1.00"' in browsed(tmp_path / "pressed.html", "data-sought")

@@ -1,5 +1,6 @@
 """Scripts of the user: what can be written, what is refused, and how it is spoken."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import soundfile
 from data_pipelines.speech import engines
 from model.errors import Code
 from ppx_train.inference.script import Line, read_script, speak_script
+from tests.paths import ROOT
 from tests.ppx_train.inference.noise import noise
 from tests.refusals import refused
 
@@ -35,6 +37,13 @@ def test_every_kind_of_turn_is_read(tmp_path: Path) -> None:
         Line(wav=tmp_path / "sub" / "cough.wav", when="at", seconds=30.5),
         Line(text="yes", when="after", seconds=0.0),
     ]
+
+
+def test_the_script_of_the_guide_is_read(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guide" / "inference.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(- Hello.*?)```", guide, re.DOTALL)
+    lines = read_script(script(tmp_path, text))
+    assert [line.when for line in lines] == ["after", "after", "barge_in", "at"] and lines[3].wav is not None
 
 
 @pytest.mark.parametrize(
