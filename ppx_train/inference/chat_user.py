@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.sound.audio import read_audio, to_mono_24k
 from model.config import SAMPLE_RATE
 from ppx_train.inference.chat_settings import ChatSettings
-from ppx_train.inference.script import Line, read_script, speak_script
+from ppx_train.inference.script import ScriptLine, read_script, speak_script
 from ppx_train.inference.session import Audio
 from ppx_train.inference.user_side import RecordedUser, ScriptedUser, UserSide, UserTurn
 
@@ -46,5 +46,7 @@ def read_user(settings: ChatSettings) -> ChatUser:
     if settings.input_wav is not None:
         user_S = to_mono_24k(*read_audio(settings.input_wav))
         return ChatUser(audio_S=np.pad(user_S, (0, round(settings.tail_seconds * SAMPLE_RATE))))
-    lines = [Line(text=text) for text in settings.say] if settings.script is None else read_script(settings.script)
+    lines = (
+        [ScriptLine(text=text) for text in settings.say] if settings.script is None else read_script(settings.script)
+    )
     return ChatUser(turns=speak_script(lines, settings.user_voice), tail=settings.tail_seconds)

@@ -25,7 +25,7 @@ KOKORO, ESPEAK = "kokoro", "espeak"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ScriptLine:
     """One turn of a script: the text to say, or the recording to play."""
 
     text: str = ""
@@ -34,7 +34,7 @@ class Line:
     seconds: float = 1.0
 
 
-def read_script(path: Path) -> list[Line]:
+def read_script(path: Path) -> list[ScriptLine]:
     """Reads a YAML list of turns.
 
     A turn is a text, or a mapping with `say` or `wav` (a file in the script's folder), and at most one of `after`, `at`
@@ -62,7 +62,7 @@ def read_script(path: Path) -> list[Line]:
     return lines
 
 
-def _line(path: Path, where: str, turn: Any) -> Line:
+def _line(path: Path, where: str, turn: Any) -> ScriptLine:
     if isinstance(turn, str):
         turn = {"say": turn}
     if not isinstance(turn, dict):
@@ -81,8 +81,8 @@ def _line(path: Path, where: str, turn: Any) -> Line:
         )
     when, seconds = _when(where, turn)
     if "wav" in turn:
-        return Line(wav=inside(path.parent, content, f"{where}: wav"), when=when, seconds=seconds)
-    return Line(text=" ".join(content.split()), when=when, seconds=seconds)
+        return ScriptLine(wav=inside(path.parent, content, f"{where}: wav"), when=when, seconds=seconds)
+    return ScriptLine(text=" ".join(content.split()), when=when, seconds=seconds)
 
 
 def _when(where: str, turn: dict[str, Any]) -> tuple[When, float]:
@@ -100,7 +100,7 @@ def _when(where: str, turn: dict[str, Any]) -> tuple[When, float]:
     return given[0], float(value)
 
 
-def speak_script(lines: Sequence[Line], voice: str | None) -> list[UserTurn]:
+def speak_script(lines: Sequence[ScriptLine], voice: str | None) -> list[UserTurn]:
     """Speaks the texts of a script and reads its recordings.
 
     voice: key of a voice of Kokoro or espeak-ng, such as "kokoro/af_kore"; None for one of Kokoro that never speaks in

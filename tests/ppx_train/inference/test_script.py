@@ -10,7 +10,7 @@ import soundfile
 
 from data_pipelines.speech import engines
 from model.errors import Code
-from ppx_train.inference.script import Line, read_script, speak_script
+from ppx_train.inference.script import ScriptLine, read_script, speak_script
 from tests.paths import ROOT
 from tests.ppx_train.inference.noise import noise
 from tests.refusals import refused
@@ -32,10 +32,10 @@ def test_every_kind_of_turn_is_read(tmp_path: Path) -> None:
   after: 0
 """
     assert read_script(script(tmp_path, text)) == [
-        Line(text="Hello there, is this the clinic?"),
-        Line(text="No, Tuesday!", when="barge_in", seconds=2.0),
-        Line(wav=tmp_path / "sub" / "cough.wav", when="at", seconds=30.5),
-        Line(text="yes", when="after", seconds=0.0),
+        ScriptLine(text="Hello there, is this the clinic?"),
+        ScriptLine(text="No, Tuesday!", when="barge_in", seconds=2.0),
+        ScriptLine(wav=tmp_path / "sub" / "cough.wav", when="at", seconds=30.5),
+        ScriptLine(text="yes", when="after", seconds=0.0),
     ]
 
 
@@ -84,7 +84,11 @@ def test_a_missing_script_is_refused(tmp_path: Path) -> None:
 
 def test_texts_are_spoken_and_recordings_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "cough.wav", noise(0.5, 44100, channels=2), 44100)
-    lines = [Line(text="Hello."), Line(wav=tmp_path / "cough.wav", when="at", seconds=3.0), Line(text="Hello.")]
+    lines = [
+        ScriptLine(text="Hello."),
+        ScriptLine(wav=tmp_path / "cough.wav", when="at", seconds=3.0),
+        ScriptLine(text="Hello."),
+    ]
     first, cough, again = speak_script(lines, "espeak/en-us+m1")
     assert (cough.when, cough.seconds, cough.text, len(cough.audio_S)) == ("at", 3.0, "", 12000)
     assert 0.2 < len(first.audio_S) / 24000 < 1.5 and first.audio_S.dtype == np.float32
@@ -103,14 +107,14 @@ def test_texts_are_spoken_and_recordings_read(tmp_path: Path) -> None:
 )
 def test_an_unknown_voice_of_the_user_is_refused(voice: str, code: Code, named: str) -> None:
     with refused(code, f"--user-voice {voice}", named):
-        speak_script([Line(text="Hello.")], voice)
+        speak_script([ScriptLine(text="Hello.")], voice)
 
 
 def test_a_voice_without_a_text_has_no_effect_and_a_missing_recording_is_named(tmp_path: Path) -> None:
     with refused("bad-combination", "--user-voice espeak/en-us+m1"):
-        speak_script([Line(wav=tmp_path / "a.wav")], "espeak/en-us+m1")
+        speak_script([ScriptLine(wav=tmp_path / "a.wav")], "espeak/en-us+m1")
     with refused("not-found", tmp_path / "a.wav"):
-        speak_script([Line(wav=tmp_path / "a.wav")], None)
+        speak_script([ScriptLine(wav=tmp_path / "a.wav")], None)
 
 
 def test_without_any_engine_the_extra_is_named(
@@ -118,10 +122,10 @@ def test_without_any_engine_the_extra_is_named(
 ) -> None:
     monkeypatch.setenv("PPX_CACHE", str(tmp_path))
     assert not engines.is_kokoro_fetched()
-    (turn,) = speak_script([Line(text="Hello.")], None)  # espeak-ng, with a warning
+    (turn,) = speak_script([ScriptLine(text="Hello.")], None)  # espeak-ng, with a warning
     assert len(turn.audio_S) and "Kokoro is not fetched" in capsys.readouterr().out
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with refused("missing-package", "espeakng_loader", "pip install 'ppx-train[tts]'"):
-        speak_script([Line(text="Hello.")], None)
+        speak_script([ScriptLine(text="Hello.")], None)
     with refused("missing-engine", "ppx-data fetch kokoro"):
-        speak_script([Line(text="Hello.")], "kokoro/af_kore")
+        speak_script([ScriptLine(text="Hello.")], "kokoro/af_kore")
