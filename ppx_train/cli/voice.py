@@ -167,7 +167,7 @@ def _play(args: argparse.Namespace) -> None:
         return
     fix = "give --out FILE.wav and play that"
     try:
-        sounddevice = require("sounddevice", extra="sound")
+        sounddevice = require("sounddevice", extra="mic")
     except OSError as why:  # The package is there, and its library PortAudio is not.
         raise UserError(f"no sound device can be used ({why}): {fix}", code="no-device") from why
     try:

@@ -1,38 +1,46 @@
-"""A conversation with recorded audio: the user's samples in, the agent's out, frame by frame as in a live call."""
+"""Conversations without a clock: the user's samples in, the agent's out, frame by frame as in a live call."""
 
 # Shapes: A agent streams, K streams, P prompt frames, S samples, T frames
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.config import FRAME_RATE, FRAME_SAMPLES, UNGENERATED_ID
+from model.config import FRAME_RATE, SAMPLE_RATE, UNGENERATED_ID
 from model.errors import UserError
 from model.streaming.sample import Sampling
 from model.text import SPECIAL_NAMES, TextTokenizer
 from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.loading import Release
-from ppx_train.inference.session import Audio, SessionSettings
+from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
 from ppx_train.inference.timeline import AgentWord
+from ppx_train.inference.user_side import RecordedUser, UserSide
 
 
 @dataclass(kw_only=True)
 class AgentSide:
-    """The agent's side of a conversation.
+    """The agent's side of a conversation, and what the agent heard.
 
-    Shapes: agent_S mono samples at 24 kHz, as long as the user's audio; codes_AT the agent's tokens [9, T], text first.
+    Shapes: agent_S and user_S mono samples at 24 kHz, equally long; codes_AT the agent's tokens [9, T], text first.
     Frame 0 of a conversation without a prompt is UNGENERATED_ID.
     Units: prompt_seconds and step_seconds are seconds of computing, for the prompt and for all frames.
     """
 
     agent_S: Audio
+    user_S: Audio
     codes_AT: Tensor
     prompt_seconds: float
     step_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the conversation is."""
+        return len(self.agent_S) / SAMPLE_RATE
 
     @property
     def text_ids(self) -> list[int]:
@@ -66,6 +74,86 @@ class AgentSide:
         return [word for word in words if word.text]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedChat:
+    """A conversation that is to be held: what the agent is, and who speaks to it."""
+
+    settings: SessionSettings
+    user: UserSide
+
+
+class _Ongoing:
+    """One conversation of the batch while it goes on."""
+
+    def __init__(self, number: int, user: UserSide) -> None:
+        self.number, self.user = number, user
+        self.user_frames: list[Audio] = []
+        self.agent_frames: list[AgentFrame] = []
+        self.prompt_seconds = 0.0
+        self.started = time.perf_counter()
+
+    def listen(self) -> Audio | None:
+        """The user's next frame; None at the end."""
+        frame_S = self.user.next(self.agent_frames[-1].agent_S if self.agent_frames else None)
+        if frame_S is not None:
+            self.user_frames.append(frame_S)
+        return frame_S
+
+    def result(self) -> "AgentSide":
+        """What came of it."""
+        if not self.agent_frames:
+            raise UserError("the conversation ended before its first frame: let the user say something", code="no-data")
+        return AgentSide(
+            agent_S=np.concatenate([frame.agent_S for frame in self.agent_frames]),
+            user_S=np.concatenate(self.user_frames),
+            codes_AT=torch.tensor([frame.tokens for frame in self.agent_frames]).T,
+            prompt_seconds=self.prompt_seconds,
+            step_seconds=time.perf_counter() - self.started,
+        )
+
+
+def chats(
+    release: Release,
+    planned: Sequence[PlannedChat],
+    *,
+    slots: int,
+    sampling: Sampling,
+    show_progress: bool = False,
+) -> Iterator[tuple[int, AgentSide]]:
+    """Holds conversations in one batch, and yields the number and the result of each as it ends.
+
+    Each gets, token for token, what it gets alone (on a GPU, alone in a batch of as many slots). slots: conversations
+    at a time; the next one begins when one ends. sampling: bounds of all. step_seconds are those of the whole batch.
+    Raises: UserError for sampling beyond the bounds.
+    """
+    conversations = Conversations(release, slots, most=most_of(sampling))
+    waiting = list(enumerate(planned))
+    seated: dict[Session, _Ongoing] = {}
+    lengths = [chat.user.length for chat in planned]
+    total = None if None in lengths else sum(length for length in lengths if length is not None)
+    name = "chat" if len(planned) == 1 else f"{len(planned)} chats"
+    with tqdm(total=total, desc=name, unit="frame", disable=not show_progress, dynamic_ncols=True) as bar:
+        while waiting or seated:
+            while waiting and conversations.free:
+                number, chat = waiting.pop(0)
+                began, session = time.perf_counter(), conversations.join(chat.settings)
+                conversations.prompt(session)
+                seated[session] = _Ongoing(number, chat.user)
+                seated[session].prompt_seconds = time.perf_counter() - began
+            heard: dict[Session, Audio] = {}
+            for session, ongoing in list(seated.items()):
+                frame_S = ongoing.listen()
+                if frame_S is not None:
+                    heard[session] = frame_S
+                    continue
+                conversations.leave(session)
+                del seated[session]
+                yield ongoing.number, ongoing.result()
+            for session, frame in (conversations.step(heard) if heard else {}).items():
+                seated[session].agent_frames.append(frame)
+            bar.update(len(heard))
+
+
 def chat(
     release: Release,
     user_S: Audio,
@@ -81,24 +169,10 @@ def chat(
     zeros and the output cut to the input's length.
     Raises: UserError for empty audio.
     """
-    num_frames = -(-len(user_S) // FRAME_SAMPLES)
-    if not num_frames:
-        raise UserError("the user's audio is empty: give a recording", code="bad-audio")
-    padded_S = np.pad(user_S.astype(np.float32), (0, num_frames * FRAME_SAMPLES - len(user_S)))
-    conversations = Conversations(release, 1, most=most_of(sampling))
-    session = conversations.join(SessionSettings(prompt_KP=prompt_KP, sampling=sampling, seed=seed))
-    started = time.perf_counter()
-    conversations.prompt(session)
-    prompted = time.perf_counter()
-    user_TS = padded_S.reshape(num_frames, FRAME_SAMPLES)
-    bar = tqdm(user_TS, desc="chat", unit="frame", disable=not show_progress, dynamic_ncols=True)
-    frames = [conversations.step({session: frame_S})[session] for frame_S in bar]
-    return AgentSide(
-        agent_S=np.concatenate([frame.agent_S for frame in frames])[: len(user_S)],
-        codes_AT=torch.tensor([frame.tokens for frame in frames]).T,
-        prompt_seconds=prompted - started,
-        step_seconds=time.perf_counter() - prompted,
-    )
+    settings = SessionSettings(prompt_KP=prompt_KP, sampling=sampling, seed=seed)
+    planned = PlannedChat(settings=settings, user=RecordedUser(user_S))
+    ((_, agent),) = chats(release, [planned], slots=1, sampling=sampling, show_progress=show_progress)
+    return replace(agent, agent_S=agent.agent_S[: len(user_S)], user_S=agent.user_S[: len(user_S)])
 
 
 def most_of(sampling: Sampling) -> Sampling:

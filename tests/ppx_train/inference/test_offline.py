@@ -60,7 +60,13 @@ def test_words_are_put_together_and_timed_by_their_first_piece(release: Release)
     assert len(hello) > 1
     ids = [3, 3, 0, *hello, 3, 0, *april, 3]
     codes = torch.tensor([ids] + [[0] * len(ids)] * 8)
-    conversation = AgentSide(agent_S=np.zeros(1, np.float32), codes_AT=codes, prompt_seconds=0, step_seconds=1)
+    conversation = AgentSide(
+        agent_S=np.zeros(1, np.float32),
+        user_S=np.zeros(1, np.float32),
+        codes_AT=codes,
+        prompt_seconds=0,
+        step_seconds=1,
+    )
     april_frame = 3 + len(hello) + 2
     assert conversation.words(tokenizer) == [
         AgentWord(text="hello", seconds=3 * 0.08),

@@ -221,7 +221,7 @@ def test_without_a_sound_device_a_file_is_offered(
     with refused("no-device", "device -1", "--out FILE.wav"):
         voice.command(["play", "anna", *voices])
     monkeypatch.setitem(sys.modules, "sounddevice", None)  # type: ignore[arg-type]
-    with refused("missing-package", "sounddevice", "ppx-train[sound]"):
+    with refused("missing-package", "sounddevice", "ppx-train[mic]"):
         voice.command(["play", "anna", *voices])
 
 
