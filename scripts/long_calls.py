@@ -53,7 +53,7 @@ ARMS = ("forget", "refresh", "pin")
 
 
 @dataclass
-class Line:
+class TextLine:
     """A text line with the weight of each of its ids, and where values that answer begin."""
 
     ids: list[int]
@@ -87,7 +87,7 @@ def question(draw: random.Random, key: int) -> list[int]:
     return ids
 
 
-def line(draw: random.Random, count: int, length: int) -> Line:
+def line(draw: random.Random, count: int, length: int) -> TextLine:
     """A prompt of `count` facts and questions all over the line, each fact asked for once at most."""
     values = facts(draw, count)
     ids = prompt_of(values)
@@ -107,7 +107,7 @@ def line(draw: random.Random, count: int, length: int) -> Line:
         ids += values[key]
         weights += [1.0] * VALUE
     rest = filler(draw, max(0, length - len(ids)))
-    return Line(
+    return TextLine(
         (ids + rest)[:length], (weights + [0.0] * len(rest))[:length], [a for a in answers if a + VALUE <= length]
     )
 

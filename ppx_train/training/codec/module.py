@@ -134,8 +134,7 @@ class CodecModule(L.LightningModule):
             terms["recogniser"] = self.teachers.read_features(first_BDT, steps_BDU.float(), batch)
         made_BS = None
         if step >= weights.decode_from:
-            # In bf16 the rounding of what flows inside is louder than the upper half of the spectrum: it was off by 2.9
-            # instead of 1.3 after 60 steps with SEANet, and stayed at 1.4 for 600 steps with the patch decoder.
+            # The decoder computes in fp32: the upper half of a spectrum may lie 60 dB below the lower one.
             made_BS = codec.decoder(steps_BDU.float())[:, 0]
             terms["mel"], terms["linear"] = self.spectral(made_BS, wav_B1S[:, 0], step if self.training else None)
             # No mel band holds 0 Hz, so that a constant offset would go unpunished.
