@@ -7,6 +7,7 @@ const FRAME = 1920; // samples of 80 ms, the server's step
 const SILENT_MS = 10000; // a server that says nothing for so long is gone
 const UNSENT_SECONDS = 1; // of sound that the browser holds back; more is not sent
 const UNSENT_MOST = 250; // pieces in a row that could not be sent: 5 s
+const MOST_URL = 8000; // servers read no longer line
 const BYTES_A_SECOND = { opus: 5000, pcm16: 48000 };
 
 export const subprotocols = (token) => (token ? ["ppx", `ppx-token.${token}`] : []);
@@ -135,6 +136,7 @@ export class Call {
 
   /** Why the server refused: a WebSocket loses the body of an answer, so the question is asked again. */
   async #refusal() {
+    if (this.url.href.length > MOST_URL) return { reason: "long" };
     try {
       const answer = await fetch(this.url, { headers: authorization(this.token) });
       const body = await answer.json();

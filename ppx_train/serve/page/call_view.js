@@ -18,7 +18,7 @@ export class CallView {
     for (const wave of [this.agentWave, this.userWave]) wave.clear();
     for (const id of ["captions", "notices", "figures"]) at(id).replaceChildren();
     for (const id of ["delay", "why"]) at(id).textContent = "";
-    at("stage").classList.remove("problem");
+    at("why").classList.remove("problem");
     at("no-captions").hidden = false;
     at("waves").hidden = true;
     at("keep").hidden = true;
@@ -48,7 +48,7 @@ export class CallView {
     this.isOn = false;
     this.say(title);
     at("why").textContent = text;
-    at("stage").classList.toggle("problem", !isPlanned);
+    at("why").classList.toggle("problem", !isPlanned);
     at("left-words").hidden = true;
     at("keep").hidden = !wasReady;
     at("notices").replaceChildren();
@@ -59,13 +59,14 @@ export class CallView {
   /** The lines that were said so far; only the last ones can have changed. */
   caption(lines) {
     const list = at("captions");
-    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    const log = at("captions-log");
+    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
     at("no-captions").hidden = true;
     for (let n = Math.max(0, list.children.length - 1); n < lines.length; n++) {
       const item = list.children[n] ?? list.appendChild(newCaption(lines[n].start));
       if (item.lastChild.textContent !== lines[n].text) item.lastChild.textContent = lines[n].text;
     }
-    if (isAtEnd) list.scrollTop = list.scrollHeight;
+    if (isAtEnd) log.scrollTop = log.scrollHeight;
   }
 
   /** Shows a notice of a kind in the place of the one before; null takes it away. */
@@ -97,7 +98,8 @@ export class CallView {
       "Gaps, left out": `${played.gaps}, ${played.cut.toFixed(1)} s`,
       "Time of a frame": tick === undefined ? "" : `${tick} of ${budget} ms`,
       "Waits at the server": backlog === undefined ? "" : ms(backlog / 1000),
-      "Frames dropped, ticks missed": dropped === undefined ? "" : `${dropped}, ${missed ?? 0}`,
+      "Frames dropped": String(dropped ?? ""),
+      "Ticks missed": String(missed ?? ""),
       "Sound on the wire": call.codecName === "opus" ? "Opus" : "PCM16",
       Model: info.model ?? "",
       Seed: call.query.seed,

@@ -92,13 +92,19 @@ class Opus {
     this.onBytes(this.writer.page(packet, Math.round(((chunk.duration ?? 20000) * 48) / 1000)));
   }
 
-  /** The decoder may have another rate than it was asked for. The first samples are the encoder's delay. */
+  /**
+   * The decoder may have another rate than it was asked for. The first samples are the encoder's delay: servers with
+   * sphn announce 80 ms, which would cut off the agent's first sound, but theirs is libopus's too.
+   */
   #decoded(data) {
     const rate = data.sampleRate;
     let samples = new Float32Array(data.numberOfFrames);
     data.copyTo(samples, { planeIndex: 0, format: "f32-planar" });
     data.close();
-    const skip = Math.min(samples.length, Math.round((this.reader.preSkip * rate) / 48000) - this.skipped);
+    const skip = Math.min(
+      samples.length,
+      Math.round((Math.min(this.reader.preSkip, DELAY) * rate) / 48000) - this.skipped,
+    );
     this.skipped += skip;
     if (rate !== RATE) {
       this.resampler ??= new Resampler(rate, RATE);

@@ -116,7 +116,10 @@ function phase(name, event) {
     at("mute").focus();
   } else if (name === "limit") view.notice("limit", `The server restarts in ${Math.round(event.seconds)} seconds.`);
   else if (name === "backlog_dropped")
-    view.notice("slow", `The server cannot keep up: it has left out ${(0.08 * event.frames).toFixed(1)} s of your sound.`);
+    view.notice(
+      "slow",
+      `The server cannot keep up: it has left out ${(0.08 * event.frames).toFixed(1)} s of your sound.`,
+    );
   else if (!call.isReady) view.say(ofPhase(name, event));
 }
 
@@ -150,7 +153,9 @@ function onPlayback(figures) {
 }
 
 function warnOfEcho() {
-  const more = at("echo").checked ? "Wear headphones, or turn the speaker down." : "Wear headphones, or cancel the echo.";
+  const more = at("echo").checked
+    ? "Wear headphones, or turn the speaker down."
+    : "Wear headphones, or cancel the echo.";
   view.notice("echo", `The microphone hears the agent. ${more}`);
 }
 
@@ -164,7 +169,10 @@ function microphoneLost() {
 function stateChanged(state) {
   if (!call || call.isOver) return;
   const isOff = state !== "running" && state !== "closed";
-  view.notice("state", isOff ? "The browser has paused the sound, as it does for another app or a telephone call." : null);
+  view.notice(
+    "state",
+    isOff ? "The browser has paused the sound, as it does for another app or a telephone call." : null,
+  );
 }
 
 function ended(end) {
@@ -172,7 +180,10 @@ function ended(end) {
   wakeLock?.release().catch(() => {});
   wakeLock = null;
   call.end = end;
-  view.ended(ofEnd({ ...end, wasHidden: document.hidden }), { isPlanned: end.reason === "user", wasReady: end.wasReady });
+  view.ended(ofEnd({ ...end, wasHidden: document.hidden }), {
+    isPlanned: end.reason === "user",
+    wasReady: end.wasReady,
+  });
   if (end.status === 401) askForToken();
 }
 
@@ -203,13 +214,18 @@ function callSettings() {
   const { cut_ms = 0, dropped = 0, left_out = 0 } = call.stats;
   return {
     server: { address: location.origin, model: offer.info.model, version: offer.info.version },
-    role, voice, seed: Number(seed), codec,
+    role,
+    voice,
+    seed: Number(seed),
+    codec,
     sampling: Object.fromEntries(Object.entries(sampling).map(([name, value]) => [name, Number(value)])),
     microphone: { ...microphoneWanted(), deviceId: undefined },
     started: recording.started.toISOString(),
     seconds: call.received / 24000,
     ended: call.end.reason,
-    cut_ms, frames_dropped: dropped, frames_left_out: left_out,
+    cut_ms,
+    frames_dropped: dropped,
+    frames_left_out: left_out,
   };
 }
 
@@ -243,7 +259,8 @@ at("test-speaker").onclick = async () => {
   if (await openSound()) sound.playTones();
 };
 for (const id of ["microphone", "echo", "noise", "gain"]) at(id).addEventListener("change", reopen);
-at("speaker").onchange = () => sound?.chooseSpeaker(at("speaker").value).catch((error) => showProblem(ofMicrophone(error)));
+at("speaker").onchange = () =>
+  sound?.chooseSpeaker(at("speaker").value).catch((error) => showProblem(ofMicrophone(error)));
 at("mute").onclick = () => setMute(at("mute").getAttribute("aria-pressed") !== "true");
 at("hang-up").onclick = () => call.hangUp();
 at("again").onclick = startCall;
@@ -254,7 +271,8 @@ at("save-settings").onclick = () => save("-settings", "json", json(callSettings(
 navigator.mediaDevices?.addEventListener?.("devicechange", fillDevices);
 document.addEventListener("visibilitychange", async () => {
   if (!call || call.isOver) return;
-  if (document.hidden) return view.notice("hidden", "This tab was hidden. Browsers may pause such tabs: keep it in sight.");
+  if (document.hidden)
+    return view.notice("hidden", "This tab was hidden. Browsers may pause such tabs: keep it in sight.");
   keepAwake();
   await sound.context.resume();
 });

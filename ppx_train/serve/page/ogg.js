@@ -131,7 +131,8 @@ const starts = (bytes, word) => [...word].every((letter, n) => bytes[n] === lett
 
 /** Where a word begins, or where it might begin once more bytes are there. */
 function find(bytes, word) {
-  for (let at = 0; at < bytes.length; at++) if (starts(bytes.subarray(at, at + 4), word.slice(0, bytes.length - at))) return at;
+  for (let at = 0; at < bytes.length; at++)
+    if (starts(bytes.subarray(at, at + 4), word.slice(0, bytes.length - at))) return at;
   return bytes.length;
 }
 

@@ -34,6 +34,7 @@ class Playback extends AudioWorkletProcessor {
     this.isPlaying = false;
     this.waited = 0; // seconds since the first piece of a filling queue
     this.fadesIn = 0; // samples that are still to be faded in
+    this.fadesOut = 0; // samples that are left before a gap
     this.excess = 0; // seconds to leave out at the next silence
     this.least = Infinity; // what waited at least in this second
     this.leastUntil = 0;
@@ -48,7 +49,7 @@ class Playback extends AudioWorkletProcessor {
   /** Drops the oldest seconds, with a short crossfade in their place. */
   cut(seconds) {
     const count = Math.floor(seconds * sampleRate);
-    if (count < this.fade.length || !this.isPlaying) return;
+    if (count < this.fade.length || !this.isPlaying || this.fadesOut) return;
     const { fade, waiting } = this;
     waiting.peek(fade);
     waiting.drop(count);
@@ -79,11 +80,14 @@ class Playback extends AudioWorkletProcessor {
 
   play(out, seconds) {
     this.leaveOut(out.length);
-    const done = this.waiting.read(out);
+    // The last samples are faded out; whatever comes meanwhile is too late to be joined on.
+    if (!this.fadesOut && this.waiting.length < out.length + this.fade.length)
+      this.fadesOut = this.fadeLength = this.waiting.length;
+    const done = this.waiting.read(this.fadesOut ? out.subarray(0, this.fadesOut) : out);
     for (let n = 0; n < done && this.fadesIn > 0; n++) out[n] *= 1 - this.fadesIn-- / this.fade.length;
+    for (let n = 0; n < done && this.fadesOut > 0; n++) out[n] *= --this.fadesOut / this.fadeLength;
     this.figures.played += done / sampleRate;
     if (done < out.length) {
-      for (let n = 0; n < done; n++) out[n] *= 1 - n / done;
       this.isPlaying = false;
       this.waited = 0;
       this.figures.gaps += 1;
@@ -101,7 +105,7 @@ class Playback extends AudioWorkletProcessor {
 
   /** Drops one silent block, if too much waits. */
   leaveOut(length) {
-    if (this.excess <= 0 || this.waiting.length < 2 * length) return;
+    if (this.excess <= 0 || this.fadesOut || this.waiting.length < 2 * length) return;
     this.waiting.peek(this.ahead);
     if (this.ahead.some((value) => Math.abs(value) > QUIET)) return;
     this.waiting.drop(length);

@@ -56,6 +56,7 @@ const ENDS = {
   silent: ["The server has fallen silent", "Nothing has come from it for 10 seconds. It or the network may be down."],
   broken: ["The connection broke", "The server has stopped, or the network is down. Call again in a moment."],
   unreachable: ["The server cannot be reached", "It has stopped or restarts, or the network is down. Try again."],
+  long: ["The role is too long", "Shorten it, and call again."],
   full: ["All lines are taken", "So is the queue. Try again later."],
   "no-socket": [
     "No live connection",
@@ -76,8 +77,10 @@ export function ofRefusal({ status, error, field, allowed }) {
   if (status === 401) return { title: "The token is wrong", text: "Enter the token that the server was started with." };
   if (status === 403)
     return { title: "The server does not take calls from this address", text: `${CERTIFICATE}, or add --origin.` };
-  if (field === "voice_prompt") return { title: "That voice is not there", text: "Reload the page and choose another." };
-  if (field) return { title: "The server refuses a setting", text: `${error}. Allowed: ${[allowed].flat().join(", ")}.` };
+  if (field === "voice_prompt")
+    return { title: "That voice is not there", text: "Reload the page and choose another." };
+  if (field)
+    return { title: "The server refuses a setting", text: `${error}. Allowed: ${[allowed].flat().join(", ")}.` };
   if (status === 503) return { title: "The server takes no calls now", text: `It says: ${error}.` };
   return { title: "The server refuses the call", text: `It says: ${error ?? `status ${status}`}.` };
 }

@@ -24,7 +24,10 @@ export async function askServer(token) {
 export function fillForm({ info, voices, presets }, hasOpus) {
   at("server").textContent = info.model ? `${info.model}, ppx-train ${info.version}` : "";
   at("role-hint").textContent = `At most ${info.limits.role_tokens} tokens; ten words have about 13.`;
-  at("presets").replaceChildren(...presets.map(presetPill), presetPill({ id: "own", label: "My own", text_prompt: "" }));
+  at("presets").replaceChildren(
+    ...presets.map(presetPill),
+    presetPill({ id: "own", label: "My own", text_prompt: "" }),
+  );
   at("role").oninput = () => (at("preset-own").checked = true);
   const named = voices.map(({ id, seconds }) => option(id, `${id} (${seconds.toFixed(1)} s)`));
   at("voice").replaceChildren(...named, option("", "No voice prompt"));
@@ -52,7 +55,10 @@ function option(value, label) {
 /** Fills the two lists of devices; the choice stays. Names are there once the microphone was allowed. */
 export async function fillDevices() {
   at("speaker-choice").hidden = !canChooseSpeaker();
-  for (const [id, kind] of [["microphone", "audioinput"], ["speaker", "audiooutput"]]) {
+  for (const [id, kind] of [
+    ["microphone", "audioinput"],
+    ["speaker", "audiooutput"],
+  ]) {
     const chosen = at(id).value;
     const devices = (await listDevices(kind)).filter(({ label }) => label);
     at(id).replaceChildren(option("", "System default"), ...devices.map((each) => option(each.id, each.label)));

@@ -98,7 +98,8 @@ export class Sound {
 /** The devices of a kind, "audioinput" or "audiooutput": [{id, label}]; labels are empty before the permission. */
 export async function listDevices(kind) {
   const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
-  return devices.filter((each) => each.kind === kind && each.deviceId !== "default" && each.deviceId)
+  return devices
+    .filter((each) => each.kind === kind && each.deviceId !== "default" && each.deviceId)
     .map(({ deviceId, label }) => ({ id: deviceId, label }));
 }
 

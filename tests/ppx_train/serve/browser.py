@@ -12,17 +12,10 @@ import numpy as np
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 INSECURE_HOST = "ppx.test"
 """A name that leads to this machine and, unlike localhost, is not trusted by browsers."""
 TEXT = "Good morning. I would like to see the doctor. Do you have time on Thursday, or is Friday better for you?"
-
-
-def need_browser() -> None:
-    """Skips the tests of a module without Chromium and what drives it."""
-    for package in ("playwright", "aiohttp", "prometheus_client"):
-        pytest.importorskip(package)
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
 
 
 @asynccontextmanager
