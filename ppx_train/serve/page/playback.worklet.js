@@ -83,11 +83,12 @@ class Playback extends AudioWorkletProcessor {
     // The last samples are faded out; whatever comes meanwhile is too late to be joined on.
     if (!this.fadesOut && this.waiting.length < out.length + this.fade.length)
       this.fadesOut = this.fadeLength = this.waiting.length;
+    const isLast = this.fadesOut > 0 && this.fadesOut <= out.length;
     const done = this.waiting.read(this.fadesOut ? out.subarray(0, this.fadesOut) : out);
     for (let n = 0; n < done && this.fadesIn > 0; n++) out[n] *= 1 - this.fadesIn-- / this.fade.length;
     for (let n = 0; n < done && this.fadesOut > 0; n++) out[n] *= --this.fadesOut / this.fadeLength;
     this.figures.played += done / sampleRate;
-    if (done < out.length) {
+    if (isLast || done < out.length) {
       this.isPlaying = false;
       this.waited = 0;
       this.figures.gaps += 1;
