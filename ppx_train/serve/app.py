@@ -24,7 +24,7 @@ from ppx_train.serve.settings import PAGE
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Permissions-Policy": "microphone=(self), speaker-selection=(self), screen-wake-lock=(self), camera=()",
+    "Permissions-Policy": "microphone=(self), camera=()",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",

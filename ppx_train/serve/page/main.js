@@ -16,6 +16,7 @@ const SPOKEN = 5; // pieces of 20 ms in a row
 const view = new CallView();
 const levelTest = new LevelTest();
 let offer; // of the server
+let opening; // a promise while microphone and speaker are being opened
 let sound; // open while it is tested, and during a call
 let call;
 let recording;
@@ -57,13 +58,18 @@ function showProblem({ title, text }) {
 }
 
 /** Opens microphone and speaker, unless they are; to be called in the handler of a click. Returns whether it went. */
-async function openSound() {
+function openSound() {
+  opening ??= open().finally(() => (opening = null));
+  return opening;
+}
+
+async function open() {
   at("problem").hidden = true;
-  const isNew = !sound;
   try {
-    sound ??= new Sound({ capture: onCapture, playback: onPlayback, microphoneLost, stateChanged });
-    if (isNew) sound.started = sound.start();
-    await sound.started;
+    if (!sound) {
+      sound = new Sound({ capture: onCapture, playback: onPlayback, microphoneLost, stateChanged });
+      await sound.start();
+    }
     if (!sound.stream) await sound.openMicrophone(microphoneWanted());
     await fillDevices();
     await sound.chooseSpeaker(at("speaker").value);
@@ -94,7 +100,7 @@ async function reopen() {
 
 async function startCall() {
   const query = callQuery();
-  if (!(await openSound())) return;
+  if (!(await openSound()) || (call && !call.isOver)) return;
   levelTest.stop();
   recording = new Recording();
   echo = new EchoWatch();
@@ -268,7 +274,11 @@ at("change").onclick = backToSetup;
 at("save-recording").onclick = () => save("", "wav", recording.wav(Math.round((call.stats.cut_ms ?? 0) * 24)));
 at("save-transcript").onclick = () => save("-transcript", "json", recording.transcript());
 at("save-settings").onclick = () => save("-settings", "json", json(callSettings()));
-navigator.mediaDevices?.addEventListener?.("devicechange", fillDevices);
+navigator.mediaDevices?.addEventListener?.("devicechange", async () => {
+  await fillDevices();
+  if (sound?.track?.readyState === "ended") reopen();
+});
+document.addEventListener("pointerdown", () => sound?.context.resume()); // after another app had the sound
 document.addEventListener("visibilitychange", async () => {
   if (!call || call.isOver) return;
   if (document.hidden)

@@ -22,6 +22,7 @@ const MICROPHONE = {
     "The microphone cannot be opened",
     "Another program may hold it. Close that program or choose another microphone, then try again.",
   ],
+  NoSpeaker: ["The sound does not start", "Plug in a speaker or headphones, or switch them on, then try again."],
   SecurityError: [INSECURE.title, INSECURE.text],
 };
 

@@ -5,6 +5,8 @@ export const isSecure = () => isSecureContext && Boolean(navigator.mediaDevices?
 
 export const canChooseSpeaker = () => "setSinkId" in (globalThis.AudioContext?.prototype ?? {});
 
+const SPEAKER_MS = 15000; // without a speaker, some browsers never start the sound, and say nothing
+
 export class Sound {
   /** Must be made in the handler of a click, before anything is awaited: else some browsers keep it silent. */
   constructor(on) {
@@ -16,7 +18,9 @@ export class Sound {
 
   async start() {
     const load = (name) => this.context.audioWorklet.addModule(new URL(name, import.meta.url));
-    await Promise.all([load("capture.worklet.js"), load("playback.worklet.js"), this.resumed]);
+    const ready = Promise.all([load("capture.worklet.js"), load("playback.worklet.js"), this.resumed]);
+    const late = new Promise((_, fail) => setTimeout(() => fail(new DOMException("late", "NoSpeaker")), SPEAKER_MS));
+    await Promise.race([ready, late]);
     const mono = { channelCount: 1, channelCountMode: "explicit" };
     this.capture = new AudioWorkletNode(this.context, "capture", { ...mono, numberOfOutputs: 0 });
     this.capture.port.onmessage = ({ data }) => this.on.capture?.(data);

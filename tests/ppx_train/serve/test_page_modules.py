@@ -209,7 +209,7 @@ def test_the_agents_voice_is_noticed_in_the_microphone_and_the_users_is_not(js: 
         }).filter(Boolean).length;
         """
     played = levels(agent)
-    assert js(watch, {"played": played, "heard": levels(echo)}) == 1
+    assert js(watch, {"played": played, "heard": levels(echo)}) >= 1
     assert js(watch, {"played": played, "heard": levels(user)}) == 0
     assert js(watch, {"played": played, "heard": levels(user + echo)}) == 0  # who speaks louder hides it
     assert js(watch, {"played": played, "heard": levels(room)}) == 0
