@@ -14,7 +14,7 @@ pytest.importorskip("prometheus_client")
 import soundfile
 
 from model.streaming.sample import Sampling
-from ppx_train.inference import engine
+from ppx_train.inference import call
 from ppx_train.inference.loading import Release, read_voice
 from ppx_train.inference.offline import chat
 from tests.ppx_train.serve.browser import NEEDS_CHROMIUM
@@ -27,7 +27,7 @@ pytestmark = NEEDS_CHROMIUM
 def test_a_call_is_heard_read_kept_and_held_again_offline(
     stage: Stage, voiced: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "MOST_BACKLOG_FRAMES", 10**6)  # A busy machine must not drop what the test compares.
+    monkeypatch.setattr(call, "MOST_BACKLOG_FRAMES", 10**6)  # A busy machine must not drop what the test compares.
 
     async def test() -> None:
         async with stage.page() as page:
