@@ -15,8 +15,9 @@ import soundfile
 
 from model.streaming.sample import Sampling
 from ppx_train.inference import call
-from ppx_train.inference.loading import Release, read_voice
+from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
+from ppx_train.voices.voice_file import read_voice
 from tests.ppx_train.serve.browser import NEEDS_CHROMIUM
 from tests.ppx_train.serve.live import until
 from tests.ppx_train.serve.page_stage import SECONDS, Stage, played, saved, start, text_of, wait_played
@@ -51,7 +52,7 @@ def test_a_call_is_heard_read_kept_and_held_again_offline(
         )
         agent, user = both[: round(settings["seconds"] * rate), 0], both[:, 1].astype(np.float32) / 2**15
         assert np.abs(user).max() > 0.1  # the words that the microphone heard
-        prompt = voiced.prompt(read_voice(voiced.voices["bob"], voiced.lm.config), settings["role"])
+        prompt = voiced.prompt(read_voice(voiced.voices["bob"], voiced.lm.config).codes_QP, settings["role"])
         sampling = Sampling(**{name.replace("topk", "top_k"): value for name, value in settings["sampling"].items()})
         again = chat(voiced, user[: len(agent)], prompt_KP=prompt, seed=settings["seed"], sampling=sampling)
         count = len(agent) // 1920 * 1920
