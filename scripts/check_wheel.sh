@@ -20,4 +20,6 @@ assert '$work/env' in root, root
 assert model.assets.asset('mimi_small.safetensors').is_file()
 from ppx_train.export.card import TEMPLATE
 assert TEMPLATE.is_file(), TEMPLATE
+from ppx_train.serve.settings import PAGE
+assert {'index.html', 'main.js', 'style.css', 'capture.worklet.js'} <= {path.name for path in PAGE.iterdir()}, PAGE
 print('wheel works from', root.replace('$work', 'WORK'))"

@@ -8,7 +8,7 @@ from data_pipelines.arguments import Parser, add_version
 from model.extras import require
 from ppx_train import __version__
 from ppx_train.cli.run import run
-from ppx_train.serve.settings import AUTO, PAST_WINDOW, PRECISIONS, CallLimits, ServeSettings
+from ppx_train.serve.settings import AUTO, PAGE, PAST_WINDOW, PRECISIONS, CallLimits, ServeSettings
 
 TOKEN_VARIABLE = "PPX_SERVE_TOKEN"
 """The environment variable that holds the token, out of sight of other users of the machine."""
@@ -48,7 +48,7 @@ def parser() -> Parser:
     add(
         "--voice-prompt-dir", type=Path, metavar="DIR", help="more voices, made by ppx-voice (default: the model's own)"
     )
-    add("--static", metavar="DIR", default="none", help='folder of a web page to serve at "/", or none')
+    add("--static", metavar="DIR|none", help='folder of another web page to serve at "/", or none (default: our page)')
     add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")
     add("--precision", metavar="P", help=f"{', '.join(PRECISIONS)} (default: bf16 on a GPU, fp32 on a CPU)")
@@ -72,7 +72,7 @@ def command(words: Sequence[str]) -> None:
         token=given.pop("token") or os.environ.get(TOKEN_VARIABLE) or None,
         origins=tuple(given.pop("origins")),
         watchdog_seconds=given.pop("watchdog"),
-        static=None if static == "none" else Path(static),
+        static=PAGE if static is None else None if static == "none" else Path(static),
         limits=limits,
         **given,
     )

@@ -19,7 +19,16 @@ from ppx_train.serve.query import IGNORED, Refusal, read_query
 from ppx_train.serve.realtime import PATH as REALTIME_PATH
 from ppx_train.serve.realtime import RealtimeWire
 from ppx_train.serve.service import Service
+from ppx_train.serve.settings import PAGE
 
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "microphone=(self), camera=()",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 OPEN = ("/healthz", "/readyz")
 """What needs no token, so that a supervisor can ask."""
 
@@ -36,7 +45,14 @@ def make_app(service: Service) -> web.Application:
         index = service.settings.static / "index.html"
         app.router.add_get("/", _file(index))
         app.router.add_static("/", service.settings.static, follow_symlinks=False)
+        if service.settings.static == PAGE:
+            app.on_response_prepare.append(_guard_page)
     return app
+
+
+async def _guard_page(request: web.Request, response: web.StreamResponse) -> None:
+    """Adds what keeps foreign scripts out of the page, the page out of foreign frames, and old files out of caches."""
+    response.headers.update(PAGE_HEADERS)
 
 
 def _file(path: Path) -> Handler:

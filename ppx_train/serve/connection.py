@@ -7,6 +7,7 @@ What protocols do differently is their `Wire`: what messages look like, and when
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Coroutine
 from socket import SO_SNDBUF, SOL_SOCKET
@@ -255,7 +256,7 @@ class Connection:
     async def _watch(self) -> End:
         """Ends calls that wait, last or are silent for too long, and sends figures to clients that asked for events."""
         limits, queue_seconds = self.service.limits, self.wire.queue_seconds
-        told_at = self.loop.time()
+        told_at = -math.inf  # The first figures come with the first sound: they say how much of it was cut.
         while True:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, queue_seconds / 4))
             now = self.loop.time()
@@ -267,9 +268,10 @@ class Connection:
             # Frames are counted by the engine; a client that sends few of them does not keep its slot for longer.
             elif now - self.called_at > limits.call_seconds + limits.queue_seconds:
                 return ENDS["limit"]
-            if self.call is not None and self.is_ready and now - told_at >= STATS_SECONDS:
+            if self.call is not None and self.call.is_cut and now - told_at >= STATS_SECONDS:
                 told_at = now
-                self.event("stats", **call_stats(self.call, self.service.running, STATS_SECONDS))
+                stats = call_stats(self.call, self.service.running, STATS_SECONDS)
+                self.event("stats", **stats, left_out=self.outbox.left_out)
 
 
 async def _put_on(socket: web.WebSocketResponse, message: Data) -> None:

@@ -16,6 +16,8 @@ AUTO = "auto"
 PAST_WINDOW = get_args(PastWindow)
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """Of the language model: types of its weights, or 8 bits a weight in its linear maps."""
+PAGE = Path(__file__).parent / "page"
+"""The web page, served at "/"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class ServeSettings:
 
     model: an exported folder or a hub repository. ssl: a folder with cert.pem and key.pem, or "auto".
     origins: web origins whose pages may call, beside the server's own; "*" allows all.
-    static: a folder of files that are served at "/". device: None is cuda if there is one. half: fp16 weights.
+    static: a folder of files that are served at "/", or None. device: None is cuda if there is one. half: fp16 weights.
     precision: one of PRECISIONS; None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
     past_window: what becomes of prompts in calls that outlast the window, one of PAST_WINDOW.
@@ -65,7 +67,7 @@ class ServeSettings:
     insecure: bool = False
     origins: tuple[str, ...] = ()
     voice_prompt_dir: Path | None = None
-    static: Path | None = None
+    static: Path | None = PAGE
     device: str | None = None
     half: bool = False
     precision: str | None = None

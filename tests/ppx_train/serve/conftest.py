@@ -1,7 +1,9 @@
-"""A small model with two voices."""
+"""A small model with two voices, and browsers that talk to it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 
 from ppx_train.inference.loading import Release
 from tests.ppx_train.inference.conftest import folder, release  # noqa: F401 - the fixtures of the engine's tests
+from tests.ppx_train.serve.browser import speak
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,21 @@ def voiced(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Releas
 @pytest.fixture(scope="session")
 def voice_paths(voiced: Release) -> list[Path]:
     return list(voiced.voices.values())
+
+
+@pytest.fixture(scope="package")
+def stage(voiced: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server and browsers with and without a microphone, which hears spoken words."""
+    from tests.ppx_train.serve.page_stage import open_stage
+
+    with open_stage(voiced, speak(tmp_path_factory.mktemp("speech") / "words.wav")) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="package")
+def js() -> Iterator[Any]:
+    """Runs the body of a function in a browser, beside the page's modules."""
+    from tests.ppx_train.serve.page_stage import open_js
+
+    with open_js() as run:
+        yield run

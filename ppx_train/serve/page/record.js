@@ -1,0 +1,89 @@
+// What is kept of a call, and the files it makes. Times are those of the model: its frame n hears the user's frame n.
+
+import { RATE, toInt16 } from "./codec.js";
+
+const PAUSE = 1.0; // seconds of silence in the text that end a line
+
+export class Recording {
+  constructor() {
+    this.started = new Date();
+    this.user = [];
+    this.agent = [];
+    this.pieces = []; // {at, text}
+  }
+
+  /** The lines of the agent: pieces without a long pause between them. */
+  get lines() {
+    const lines = [];
+    for (const { at, text } of this.pieces) {
+      const line = lines.at(-1);
+      if (line && at - line.end < PAUSE) Object.assign(line, { end: at, text: line.text + text });
+      else lines.push({ start: at, end: at, text });
+    }
+    return lines.map((line) => ({ ...line, text: line.text.trim() }));
+  }
+
+  addUser(samples) {
+    this.user.push(toInt16(samples));
+  }
+
+  addAgent(samples) {
+    this.agent.push(toInt16(samples));
+  }
+
+  addText({ at, text }) {
+    this.pieces.push({ at, text });
+  }
+
+  /** Stereo, 16 bits, 24 kHz: the agent on the left, the user on the right. cut: first samples of the user to leave out. */
+  wav(cut) {
+    const agent = flat(this.agent);
+    const user = flat(this.user).subarray(cut);
+    const count = Math.max(agent.length, user.length);
+    const parts = [wavHeader(count)];
+    for (let start = 0; start < count; start += RATE) {
+      const size = Math.min(RATE, count - start);
+      const view = new DataView(new ArrayBuffer(4 * size));
+      for (let n = 0; n < size; n++) {
+        view.setInt16(4 * n, agent[start + n] ?? 0, true);
+        view.setInt16(4 * n + 2, user[start + n] ?? 0, true);
+      }
+      parts.push(view.buffer);
+    }
+    return new Blob(parts, { type: "audio/wav" });
+  }
+
+  transcript() {
+    return json({ started: this.started.toISOString(), agent: this.lines, pieces: this.pieces });
+  }
+}
+
+export const json = (content) => new Blob([JSON.stringify(content, null, 2), "\n"], { type: "application/json" });
+
+function flat(list) {
+  const whole = new Int16Array(list.reduce((sum, samples) => sum + samples.length, 0));
+  let at = 0;
+  for (const samples of list) {
+    whole.set(samples, at);
+    at += samples.length;
+  }
+  return whole;
+}
+
+function wavHeader(count) {
+  const view = new DataView(new ArrayBuffer(44));
+  const word = (at, letters) => [...letters].forEach((letter, n) => view.setUint8(at + n, letter.charCodeAt(0)));
+  word(0, "RIFF");
+  view.setUint32(4, 36 + 4 * count, true);
+  word(8, "WAVEfmt ");
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true); // PCM
+  view.setUint16(22, 2, true);
+  view.setUint32(24, RATE, true);
+  view.setUint32(28, 4 * RATE, true);
+  view.setUint16(32, 4, true);
+  view.setUint16(34, 16, true);
+  word(36, "data");
+  view.setUint32(40, 4 * count, true);
+  return view.buffer;
+}
