@@ -29,7 +29,7 @@ export function fillForm({ info, voices, presets }, hasOpus) {
     presetPill({ id: "own", label: "My own", text_prompt: "" }),
   );
   at("role").oninput = () => (at("preset-own").checked = true);
-  const named = voices.map(({ id, seconds }) => option(id, `${id} (${seconds.toFixed(1)} s)`));
+  const named = voices.map(({ id, label, seconds }) => option(id, `${label || id} (${seconds.toFixed(1)} s)`));
   at("voice").replaceChildren(...named, option("", "No voice prompt"));
   at("voice").value = info.default_voice;
   const codecs = info.codecs.filter((name) => name !== "opus" || hasOpus);
