@@ -34,13 +34,18 @@ def parser() -> Parser:
     add("--token", metavar="TEXT", help="what the server wants to be shown (default: none)")
     add("--revision", metavar="REV", help="revision of the hub repository (default: its main branch)")
     _add_user(parser)
-    add("--output-wav", type=Path, metavar="WAV", help="the agent's audio to write, mono 24 kHz")
+    add("--output-wav", type=Path, metavar="WAV", help="the agent's audio to write, mono 24 kHz (no default)")
     add(
         "--output-text", type=Path, metavar="JSON",
         help="text to write, one entry a frame of 80 ms (default: beside --output-wav, .json)",
     )  # fmt: skip
     add("--timeline", type=Path, metavar="PNG", help="picture to write (default: beside --output-wav, .png)")
-    add("--out", type=Path, metavar="DIR", help="instead: folder for many chats, every role with every voice")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="instead: folder for many chats, every role with every voice (no default)",
+    )
     add(
         "--text-prompt", dest="text_prompts", action="append", metavar="TEXT", default=[],
         help=f'role of the agent; "" for none; with --out it may be repeated (default: {ROLE})',
@@ -72,12 +77,15 @@ def parser() -> Parser:
 def _add_user(parser: Parser) -> None:
     """The options of who speaks to the agent."""
     add = parser.add_argument
-    add("--input-wav", type=Path, metavar="WAV", help="the user's audio, of any rate and channels")
+    add("--input-wav", type=Path, metavar="WAV", help="the user's audio, of any rate and channels (no default)")
     add(
         "--say", action="append", metavar="TEXT", default=[],
         help="instead: what a synthetic voice says to the agent; may be repeated for more turns (no default)",
     )  # fmt: skip
-    add("--script", type=Path, metavar="YAML", help="instead: a file of turns that wait for the agent or interrupt it")
+    add(
+        "--script", type=Path, metavar="YAML",
+        help="instead: a file of turns that wait for the agent or interrupt it (no default)",
+    )  # fmt: skip
     add("--mic", action="store_true", help="instead: the microphone, until Ctrl-C; the agent is heard meanwhile")
     add("--user-voice", metavar="NAME", help="voice of --say and --script, such as kokoro/af_kore (default: any)")
     add(

@@ -50,7 +50,8 @@ TAKEN: dict[str, frozenset[str]] = {
     **dict.fromkeys((*INDEX_TRICKS, "other-hash"), frozenset({"index"})),
     "planted-links": ALL,  # They are not followed.
     "deep-report": ALL - {"report"},  # The others do not read it.
-    "nasty-licence": ALL - {"check"},  # What it says is escaped in cards, and stripped from what is printed.
+    # What it says is escaped in cards, and stripped from what is printed; but voice files take printable text alone.
+    "nasty-licence": ALL - {"check", "export"},
     "nasty-licence-of-manifest": ALL,
     "clip-no-flac": frozenset({"report", "train", "export"}),  # They read no clips.
     "audio-no-flac": frozenset({"report", "train", "export"}),  # The first leaves it out, the others read codes.

@@ -89,7 +89,7 @@ def test_help_names_every_group_and_setting() -> None:
         ("export", ["--checkpoint", "nowhere", "--out", "there"], "not-found", "nowhere"),
         ("export", ["checkpoint=a", "out=b"], "old-form", "`ppx-export --checkpoint a --out b`"),
         ("voice", ["convert", "a.pt", "--model", "m"], "missing-option", "--out must be given"),
-        ("chat", ["--model", "nowhere"], "missing-option", "--input-wav, --output-wav must be given"),
+        ("chat", ["--model", "nowhere"], "missing-option", "give one of --input-wav, --say, --script, --mic"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_two(
