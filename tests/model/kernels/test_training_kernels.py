@@ -1,5 +1,6 @@
 """The kernels of training against plain formulas differentiated by autograd, in every mode the blocks have."""
 
+import contextlib
 import shutil
 import weakref
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from model.layers import RMSNorm
 from tests.model.golden import language_model
 from tests.model.tiny import assert_same_gradients, gradients, random_codes, random_weights, tiny
 from tests.refusals import refused
+
+# torch's compiler imports it, which fails in a process where the standard library's distutils came first.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 DTYPES = [torch.float32, torch.bfloat16]
 
