@@ -25,6 +25,10 @@ from model.temporal import TemporalTransformer
 HEAD_GAIN = 0.1
 """Factor of the output heads' initial weights."""
 
+HEADS = ("text_head", "depth.heads")
+"""Maps that keep their precision where others are held in fewer bits: every logit comes straight out of them, and they
+are 2 % of the 7B model."""
+
 
 class Logits(NamedTuple):
     """Undelayed logits: position t predicts frame t. Where a mask is false, the logits mean nothing."""

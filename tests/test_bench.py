@@ -15,13 +15,17 @@ from tests.paths import ROOT
 BENCH = ROOT / "scripts" / "bench"
 
 
-def test_the_streaming_benchmark_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = tmp_path / "figures.json"
-    arguments = "--size tiny --batch 1 2 --filled 3 --frames 3 --json".split()
-    monkeypatch.setattr(sys, "argv", ["stream_step.py", *arguments, str(figures)])
+def run_here(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The figures that a script writes, run in this process."""
+    figures, (script, *arguments) = folder / "figures.json", words.split()
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--json", str(figures)])
     monkeypatch.syspath_prepend(str(BENCH))
-    runpy.run_path(str(BENCH / "stream_step.py"), run_name="__main__")
-    content = json.loads(figures.read_text())
+    runpy.run_path(str(BENCH / script), run_name="__main__")
+    return json.loads(figures.read_text())
+
+
+def test_the_streaming_benchmark_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = run_here("stream_step.py --size tiny --batch 1 2 --filled 3 --frames 3", tmp_path, monkeypatch)
     assert [row["batch"] for row in content["rows"]] == [1, 2]
     assert all(row["ms"] > 0 for row in content["rows"]) and content["prompt"]["ms"] > 0
     assert content["settings"]["frames"] == 3 and "torch" in content["machine"]
@@ -70,23 +74,15 @@ def test_the_loader_benchmark_writes_its_figures() -> None:
 
 
 def test_the_benchmark_of_live_sessions_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = tmp_path / "figures.json"
-    arguments = "--size tiny --sessions 1 3 --frames 4 --warm 1 --json".split()
-    monkeypatch.setattr(sys, "argv", ["sessions.py", *arguments, str(figures)])
-    monkeypatch.syspath_prepend(str(BENCH))
-    runpy.run_path(str(BENCH / "sessions.py"), run_name="__main__")
-    rows = json.loads(figures.read_text())["rows"]
+    figures = run_here("sessions.py --size tiny --sessions 1 3 --frames 4 --warm 1", tmp_path, monkeypatch)
+    rows = figures["rows"]
     assert [row["sessions"] for row in rows] == [1, 3]
     assert all(0 < row["tick p50 ms"] <= row["tick p99 ms"] and row["prompt part of 64 ms"] > 0 for row in rows)
 
 
 def test_the_benchmark_of_precisions_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = tmp_path / "figures.json"
-    arguments = "--size tiny --batch 2 --filled 2 --frames 2 --json".split()
-    monkeypatch.setattr(sys, "argv", ["precision.py", *arguments, str(figures)])
-    monkeypatch.syspath_prepend(str(BENCH))
-    runpy.run_path(str(BENCH / "precision.py"), run_name="__main__")
-    full, half, small = json.loads(figures.read_text())["rows"]
+    figures = run_here("precision.py --size tiny --batch 2 --filled 2 --frames 2", tmp_path, monkeypatch)
+    full, half, small = figures["rows"]
     assert (full["text agree %"], full["audio agree %"]) == (100, 100) and 50 < small["audio agree %"] < 100
     assert half["weights MiB"] == pytest.approx(full["weights MiB"] / 2) and small["weights MiB"] < full["weights MiB"]
 

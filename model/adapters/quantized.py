@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.duplex import DuplexLM
+from model.duplex import HEADS, DuplexLM
 from model.errors import UserError
 from model.extras import require
 from model.kernels.matmul import compute_dtype, products
@@ -25,8 +25,6 @@ KINDS = ("int8", "nf4")
 EXTRA = "quantized"
 BLOCK = 64
 """Values that share one scale."""
-HEADS = ("text_head", "depth.heads")
-"""Maps that keep their precision: every logit comes straight out of them, and they are 2 % of the 7B model."""
 
 
 class Layout(NamedTuple):

@@ -41,13 +41,16 @@ FEW_STRIDED_STEPS = 512
 """The same for outputs of strided convolutions, of which a streamed frame has at most 480."""
 
 
-def is_reduced(x: Tensor) -> bool:
-    """Whether the library would convolve in reduced precision on a CPU.
+def reduced_type(x: Tensor) -> torch.dtype | None:
+    """The reduced precision in which the library would convolve on a CPU; None where it would not.
 
     Its strided kernel is then wrong for some sizes on processors with matrix units: from 16 to 32 channels with 16 taps
     and a stride of 8 it is off by 118 % in torch 2.13, and so is the gradient of the transposed one from 32 to 16.
     """
-    return x.is_cpu and (x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
+    if not x.is_cpu:
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
 class Conv(nn.Module):
@@ -105,11 +108,12 @@ class CausalConv1d(nn.Module):
         if self.groups == self.dilation == 1 and steps <= (FEW_STEPS if self.stride == 1 else FEW_STRIDED_STEPS):
             windows_BTCF = x_BCT.unfold(2, self.kernel, self.stride).transpose(1, 2)
             return F.linear(windows_BTCF.flatten(2), conv.weight.flatten(1), conv.bias).transpose(1, 2)
-        if self.stride > 1 and is_reduced(x_BCT):
+        shape = (self.stride, 0, self.dilation, self.groups)
+        if self.stride > 1 and (dtype := reduced_type(x_BCT)):
             with torch.autocast("cpu", enabled=False):
                 bias = None if conv.bias is None else conv.bias.float()
-                return F.conv1d(x_BCT.float(), conv.weight.float(), bias, self.stride).to(torch.bfloat16)
-        return F.conv1d(x_BCT, conv.weight, conv.bias, self.stride, 0, self.dilation, self.groups)
+                return F.conv1d(x_BCT.float(), conv.weight.float(), bias, *shape).to(dtype)
+        return F.conv1d(x_BCT, conv.weight, conv.bias, *shape)
 
     def _left(self, x_BCT: Tensor, state: ConvState | None) -> Tensor:
         kept_BCT = None if state is None else state.kept.get(self)
@@ -143,9 +147,9 @@ class CausalConvTranspose1d(nn.Module):
         carried_BCU = None if state is None else state.kept.get(self)
         if self.depthwise or x_BCT.shape[2] <= FEW_STEPS:
             y_BCU = self._by_product(x_BCT, conv.weight)
-        elif is_reduced(x_BCT):
+        elif dtype := reduced_type(x_BCT):
             with torch.autocast("cpu", enabled=False):
-                y_BCU = F.conv_transpose1d(x_BCT.float(), conv.weight.float(), None, self.stride).to(torch.bfloat16)
+                y_BCU = F.conv_transpose1d(x_BCT.float(), conv.weight.float(), None, self.stride).to(dtype)
         else:
             y_BCU = F.conv_transpose1d(x_BCT, conv.weight, None, self.stride)
         length = x_BCT.shape[2] * self.stride

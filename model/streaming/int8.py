@@ -9,12 +9,10 @@ are rounded to bf16. The product reads the 8 bits themselves. On a CPU it is the
 import torch
 from torch import Tensor, nn
 
-from model.duplex import DuplexLM
+from model.duplex import HEADS, DuplexLM
 from model.errors import UserError
 from model.layers import Linear, StepLinear
 
-HEADS = ("text_head", "depth.heads")
-"""Maps that keep their precision: every logit comes straight out of them, and they are 2 % of the 7B model."""
 LARGEST = 127
 WIDTH_STEP = 16
 
