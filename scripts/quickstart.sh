@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 began=$SECONDS
-bash scripts/setup.sh tts,align,fisher
+bash scripts/setup.sh tts,align,fisher,serve
 installed=$SECONDS
 PATH="$(cd "${PPX_VENV:-.venv}" && pwd)/bin:$PATH"
 export PATH
@@ -73,3 +73,4 @@ echo "  $here/run/curves.png losses of every stream, training and held out"
 echo "  $here/timeline.png   the chat: both waveforms and the agent's words"
 echo "  $here/out.wav        the agent's side of it"
 echo "  $here/export         the model as a Hugging Face folder"
+echo "to talk to it in a browser: ${PPX_VENV:-.venv}/bin/ppx-serve --model $here/export, then open http://127.0.0.1:8998"

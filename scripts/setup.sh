@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv (or $PPX_VENV) and installs the project with the extras given:
-#   bash scripts/setup.sh tts,align,fisher
+#   bash scripts/setup.sh tts,align,fisher,serve
 #   bash scripts/setup.sh                     all that the checks need
 # Safe to run again and to interrupt: nothing is done when pyproject.toml and the extras are unchanged.
 # PYTHON chooses the interpreter, PPX_TORCH the torch to install first (default torch==2.13.0).

@@ -1,6 +1,7 @@
 """`ppx-chat --model DIR --input-wav in.wav ...`: holds conversations with a model, frame by frame as in live calls.
 
-With `--server URL` the model is that of a server that runs, with `--out DIR` there are many conversations at once.
+With `--server URL` the model is that of a server that runs, with `--out DIR` there are many conversations at once, with
+`--replay JSON` a call from the server's web page is held again.
 Options and outputs follow the published PersonaPlex tool, with a picture of the conversation beside them.
 """
 
@@ -12,12 +13,13 @@ from data_pipelines.arguments import Parser, add_version
 from ppx_train import __version__
 from ppx_train.cli.run import run
 from ppx_train.inference.chat_settings import BATCH, ROLE, SCRIPT_TAIL, ChatSettings
+from ppx_train.inference.model_options import add_model_options
 
 if TYPE_CHECKING:
     from ppx_train.inference.timeline import AgentWord
 
-FAULTY = 3
-"""The exit code of `--gate` if an agent has a fault."""
+DIFFERENT, FAULTY = 1, 3
+"""The exit codes of `--replay` if the agent says something else, and of `--gate` if an agent has a fault."""
 
 
 def main() -> None:
@@ -32,7 +34,11 @@ def parser() -> Parser:
     add("--model", metavar="DIR", help="folder made by ppx-export, or a hub repository (no default)")
     add("--server", metavar="URL", help="a server, such as http://127.0.0.1:8998, instead (no default)")
     add("--token", metavar="TEXT", help="what the server wants to be shown (default: none)")
-    add("--revision", metavar="REV", help="revision of the hub repository (default: its main branch)")
+    add_model_options(parser)
+    add(
+        "--replay", type=Path, metavar="JSON",
+        help="instead: the settings that the web page kept of a call, which is held again (no default)",
+    )  # fmt: skip
     _add_user(parser)
     add("--output-wav", type=Path, metavar="WAV", help="the agent's audio to write, mono 24 kHz (no default)")
     add(
@@ -67,7 +73,6 @@ def parser() -> Parser:
     add("--topk-audio", type=int, metavar="K", default=default.topk_audio, help="draw from K audio tokens; 0 from all")
     add("--topk-text", type=int, metavar="K", default=default.topk_text, help="draw from K text tokens; 0 from all")
     add("--greedy", action="store_true", help="take the likeliest token each time, without drawing")
-    add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--gate", action="store_true", help=f"exit with code {FAULTY} if an agent is silent, never stops, ...")
     add("--overwrite", action="store_true", help="replace outputs that exist")
     add_version(parser, __version__)
@@ -105,6 +110,8 @@ def command(words: Sequence[str]) -> int:
         **given,
     )
     settings.check()
+    if settings.replay is not None:
+        return _hold_again(settings)
     if settings.server is not None:
         return _ask_server(settings)
     faulty = _chat_many(settings) if settings.out is not None else _load_and_chat(settings)
@@ -124,6 +131,16 @@ def _ask_server(settings: ChatSettings) -> int:
         print(f"the server ended the call: {talk.goodbye}")
     _print_words(said)
     return 0
+
+
+def _hold_again(settings: ChatSettings) -> int:
+    from ppx_train.serve.replay import hold_again
+
+    found = hold_again(settings, show_progress=True)
+    print(found)
+    for why in found.reasons:
+        print(f"why that may be: {why}")
+    return 0 if found.is_equal else DIFFERENT
 
 
 def _load_and_chat(settings: ChatSettings) -> bool:

@@ -8,7 +8,8 @@ from data_pipelines.arguments import Parser, add_version
 from model.extras import require
 from ppx_train import __version__
 from ppx_train.cli.run import run
-from ppx_train.serve.settings import AUTO, PAGE, PAST_WINDOW, PRECISIONS, CallLimits, ServeSettings
+from ppx_train.inference.model_options import add_model_options
+from ppx_train.serve.settings import AUTO, PAGE, CallLimits, ServeSettings
 
 TOKEN_VARIABLE = "PPX_SERVE_TOKEN"
 """The environment variable that holds the token, out of sight of other users of the machine."""
@@ -24,7 +25,7 @@ def parser() -> Parser:
     parser = Parser(prog="ppx-serve", description="Serves live calls over WebSockets, as moshi.server does, to many.")
     add, default, limits = parser.add_argument, ServeSettings, CallLimits
     add("--model", "--hf-repo", required=True, metavar="DIR", help="folder made by ppx-export, or a hub repository")
-    add("--revision", metavar="REV", help="revision of the hub repository (default: its main branch)")
+    add_model_options(parser)
     add("--host", metavar="HOST", default=default.host, help="address to listen on; 0.0.0.0 for all, with a --token")
     add("--port", type=int, metavar="PORT", default=default.port, help="port to listen on; 0 for any free one")
     add(
@@ -49,13 +50,7 @@ def parser() -> Parser:
         "--voice-prompt-dir", type=Path, metavar="DIR", help="more voices, made by ppx-voice (default: the model's own)"
     )
     add("--static", metavar="DIR|none", help='folder of another web page to serve at "/", or none (default: our page)')
-    add("--device", help="where to compute: cpu, cuda, cuda:1, ... (default: cuda if there is one)")
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")
-    add("--precision", metavar="P", help=f"{', '.join(PRECISIONS)} (default: bf16 on a GPU, fp32 on a CPU)")
-    add(
-        "--past-window", metavar="HOW", default=default.past_window,
-        help=f"what becomes of voice and role in calls that outlast the model's window: {', '.join(PAST_WINDOW)}",
-    )  # fmt: skip
     add("--cpu-offload", action="store_true", help="keep weights that the GPU cannot hold in the host's memory: slow")
     add("--not-realtime", action="store_true", help="serve even if a frame takes longer than its 80 ms")
     add_version(parser, __version__)

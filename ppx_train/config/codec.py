@@ -189,3 +189,15 @@ class CodecRun(AnyJob):
                 f"{self.model.init}: set it to 0",
                 code="bad-combination",
             )
+
+    @property
+    def idle(self) -> list[tuple[str, str]]:
+        """Settings that cannot have an effect, each with the setting that leaves it without one."""
+        idle = []
+        if self.trainer.precision == "32-true" and self.loss.fp32_from < 1:
+            idle.append(("loss.fp32_from", "trainer.precision"))
+        if not self.loss.adversary:
+            idle.append(("loss.adversary_from", "loss.adversary"))
+        if not self.data.heldout:
+            idle.append(("data.heldout_crops", "data.heldout"))
+        return idle

@@ -5,6 +5,7 @@ OmegaConf merges with the dataclasses as schema and the result is turned into pl
 no DictConfig leaves this file.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ Job = Run | CodecRun
 Kind = TypeVar("Kind", bound=Job)
 JOBS: dict[str, type[Job]] = {"duplex": Run, "codec": CodecRun}
 """The schema of each job, by its name in a recipe; a recipe without a name trains a language model."""
+COMMAND_LINE = "command line"
+"""The origin of settings that are given by hand."""
 
 
 def load(arguments: Sequence[str]) -> Run:
@@ -74,7 +77,7 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
         ConfigLayer(origin="name of the recipe", values=DictConfig({"run_dir": f"runs/{by_hand.recipe}"})),
         *(read_group(group, name) for group, name in files),
         by_recipe,
-        ConfigLayer(origin="command line", values=by_hand),
+        ConfigLayer(origin=COMMAND_LINE, values=by_hand),
     ]
     return [*layers, *torchrun_layer(layers)]
 
@@ -114,7 +117,28 @@ def merge(layers: Sequence[ConfigLayer]) -> Job:
     assert isinstance(run, Job)
     refuse_resolvers(asdict(run), "settings that name others")  # A saved value must not become a call when it is read.
     run.check()
+    _refuse_idle(run, layers)
     return run
+
+
+def _refuse_idle(run: Job, layers: Sequence[ConfigLayer]) -> None:
+    """Raises UserError for a setting of the command line that cannot have an effect.
+
+    Files may hold such settings: `loss.adversary=0` leaves the recipe's `loss.adversary_from` behind, and a run that is
+    printed lists all of them.
+    """
+    by_hand = [layer for layer in layers if layer.origin == COMMAND_LINE]
+    for name, cause in run.idle:
+        for layer in by_hand:
+            if (value := OmegaConf.select(layer.values, name)) is not None:
+                raise UserError(
+                    f"{name}={value} has no effect with {cause}={_value(run, cause)}: leave it out",
+                    code="bad-combination",
+                )
+
+
+def _value(run: Job, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), run)
 
 
 def load_saved(path: Path, kind: type[Kind]) -> Kind:

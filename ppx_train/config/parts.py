@@ -285,6 +285,11 @@ class AnyJob:
             )
 
     @property
+    def idle(self) -> list[tuple[str, str]]:
+        """Settings that cannot have an effect, each with the setting that leaves it without one."""
+        return []
+
+    @property
     def processes(self) -> int:
         """Processes on all nodes together."""
         return self.trainer.devices * self.trainer.num_nodes

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 from torch import Tensor
 
 from model.config import FRAME_RATE, SAMPLE_RATE
@@ -18,6 +17,7 @@ from model.files import whole_file
 from model.streaming.sample import Sampling
 from ppx_train.inference.chat_settings import NO_VOICE, ChatSettings
 from ppx_train.inference.chat_user import ChatUser, read_user
+from ppx_train.inference.conversations import check_in_sight
 from ppx_train.inference.loading import Release, find_voice, load_release
 from ppx_train.inference.microphone import Microphone
 from ppx_train.inference.offline import AgentSide, PlannedChat, chats
@@ -59,21 +59,36 @@ def prepare(settings: ChatSettings) -> Prepared:
     user = None if settings.mic else read_user(settings)
     release = load_model(settings)
     voice = voice_name(release, settings.voice_prompt, settings.voice_prompt_dir)
+    prompt_KP = release.prompt(voice_codes(release, voice, settings.voice_prompt_dir), settings.text_prompt)
+    check_prompts(settings, release, [prompt_KP])
     return Prepared(
         settings=settings,
         release=release,
         sampling=sampling,
         user=user,
         voice=voice,
-        prompt_KP=release.prompt(voice_codes(release, voice, settings.voice_prompt_dir), settings.text_prompt),
+        prompt_KP=prompt_KP,
     )
 
 
 def load_model(settings: ChatSettings) -> Release:
     """Loads the model that is asked for. Raises: UserError as load_release."""
     assert settings.model is not None
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_release(settings.model, device=device, revision=settings.revision)
+    return load_release(
+        settings.model, device=settings.device, precision=settings.precision, revision=settings.revision
+    )
+
+
+def check_prompts(settings: ChatSettings, release: Release, prompts: Sequence[Tensor | None]) -> None:
+    """Raises UserError if voice and role are to be kept, and no conversation has any, or one's do not fit."""
+    for prompt_KP in prompts:
+        frames = 0 if prompt_KP is None else prompt_KP.shape[1]
+        check_in_sight(release.lm.config.context, frames, settings.past_window or "forget")
+    if settings.past_window not in (None, "forget") and all(prompt_KP is None for prompt_KP in prompts):
+        raise UserError(
+            f"--past-window {settings.past_window} has no effect without voice and role: leave it out",
+            code="bad-combination",
+        )
 
 
 def voice_codes(release: Release, voice: str, voice_dir: Path | None) -> Tensor | None:
@@ -126,7 +141,10 @@ def _talk(prepared: Prepared, show_progress: bool) -> AgentSide:
 
     def talk(user: UserSide) -> AgentSide:
         planned = PlannedChat(settings=of, user=user)
-        made = chats(prepared.release, [planned], slots=1, sampling=of.sampling, show_progress=show_progress)
+        made = chats(
+            prepared.release, [planned], slots=1, sampling=of.sampling, show_progress=show_progress,
+            past_window=prepared.settings.past_window or "forget",
+        )  # fmt: skip
         return next(made)[1]
 
     if prepared.user is None:
@@ -190,7 +208,7 @@ def voice_name(release: Release, wanted: str | None, voice_dir: Path | None) -> 
 def check_outputs(settings: ChatSettings) -> None:
     """Raises UserError if an output is named twice, exists (without `overwrite`), is the input, or has no folder."""
     outputs = [settings.wav_path, settings.text_path, settings.timeline_path]
-    inputs = [path.resolve() for path in (settings.input_wav, settings.script) if path is not None]
+    inputs = [path.resolve() for path in (settings.input_wav, settings.script, settings.replay) if path is not None]
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UserError(
             f"two outputs have the same name: {', '.join(str(path) for path in outputs)}", code="bad-combination"

@@ -21,7 +21,7 @@ from data_pipelines.files import refuse_other_settings, write_json
 from model.errors import UserError
 from model.files import LOCK, lock, write_bytes
 from model.streaming.sample import Sampling
-from ppx_train.inference.chat_files import load_model, sampling_of, voice_codes, voice_name
+from ppx_train.inference.chat_files import check_prompts, load_model, sampling_of, voice_codes, voice_name
 from ppx_train.inference.chat_page import render
 from ppx_train.inference.chat_record import ChatRecord, read_chat, write_chat
 from ppx_train.inference.chat_settings import BATCH, ROLE, ChatSettings
@@ -33,8 +33,6 @@ from ppx_train.inference.user_side import UserSide
 from ppx_train.inference.verdicts import judge
 
 RECORD, PAGE = "chats.json", "index.html"
-SAMPLED_VALUES = 256
-"""Values of each tensor that tell apart two models."""
 MOST_CHATS = 999
 
 
@@ -69,7 +67,10 @@ def run_grid(settings: ChatSettings, *, show_progress: bool = False) -> list[Cha
         todo = [number for number, chat in finished.items() if chat is None]
         sides = [user.side() for _ in todo]
         planned = [PlannedChat(settings=grid.prompts[n - 1], user=side) for n, side in zip(todo, sides, strict=True)]
-        made = chats(grid.release, planned, slots=grid.slots, sampling=sampling, show_progress=show_progress)
+        made = chats(
+            grid.release, planned, slots=grid.slots, sampling=sampling, show_progress=show_progress,
+            past_window=settings.past_window or "forget",
+        )  # fmt: skip
         for index, agent in made:
             finished[todo[index]] = _write(grid, todo[index], agent, sides[index])
         found = [chat for chat in finished.values() if chat is not None]
@@ -105,9 +106,22 @@ def _claim(settings: ChatSettings, sampling: Sampling, roles: Sequence[str], use
         raise UserError(f"{len(cells)} chats: give roles and voices for {MOST_CHATS} at most", code="too-long")
     drawn = secrets.randbelow(2**31) if before is None else before.get("drawn_seed")
     codes = {voice: voice_codes(release, voice, settings.voice_prompt_dir) for voice in voices}
+    seed = settings.seed if drawn is None or settings.seed != -1 else int(drawn)
+    prompts = [
+        SessionSettings(
+            prompt_KP=release.prompt(codes[voice], role),
+            voice_frames=0 if (codes_QP := codes[voice]) is None else codes_QP.shape[1],
+            sampling=sampling,
+            seed=seed,
+        )
+        for role, voice in cells
+    ]
+    check_prompts(settings, release, [each.prompt_KP for each in prompts])
     slots = min(len(cells), settings.batch or BATCH)
     asked: dict[str, Any] = {
-        "model": fingerprint(release),
+        "model": release.checksum,
+        "precision": release.precision,
+        "past_window": settings.past_window or "forget",
         "user": user.digest,
         "roles": list(roles),
         "voices": {voice: _digest(codes_QP) for voice, codes_QP in codes.items()},
@@ -121,7 +135,6 @@ def _claim(settings: ChatSettings, sampling: Sampling, roles: Sequence[str], use
         write_json(out / RECORD, asked)
     else:
         refuse_other_settings(out, before, asked)
-    seed = settings.seed if drawn is None or settings.seed != -1 else int(drawn)
     how = "greedy" if sampling.greedy else f"text {sampling.text_temperature:g} / {sampling.text_top_k}, "
     how += "" if sampling.greedy else f"audio {sampling.audio_temperature:g} / {sampling.audio_top_k}"
     return Grid(
@@ -130,18 +143,15 @@ def _claim(settings: ChatSettings, sampling: Sampling, roles: Sequence[str], use
         sampling=sampling,
         user=user,
         cells=cells,
-        prompts=[
-            SessionSettings(
-                prompt_KP=release.prompt(codes[voice], role),
-                voice_frames=0 if (codes_QP := codes[voice]) is None else codes_QP.shape[1],
-                sampling=sampling,
-                seed=seed,
-            )
-            for role, voice in cells
-        ],
+        prompts=prompts,
         seed=seed,
         slots=slots,
-        facts={"user": settings.user_name, "seed": str(seed), "temperature / top k": how},
+        facts={
+            "user": settings.user_name,
+            "seed": str(seed),
+            "temperature / top k": how,
+            "precision": release.precision,
+        },
     )
 
 
@@ -181,16 +191,6 @@ def _write(grid: Grid, number: int, agent: AgentSide, user: UserSide) -> ChatRec
     )
     write_chat(grid.out, chat, agent.agent_S, agent.user_S)
     return chat
-
-
-def fingerprint(release: Release) -> str:
-    """What tells apart two models: some values of each tensor of language model and codec."""
-    found = hashlib.sha256()
-    for part in (release.lm, release.codec):
-        for name, tensor in sorted(part.state_dict().items()):
-            found.update(f"{name} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().flatten()[:SAMPLED_VALUES].float().cpu().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _digest(codes_QP: Tensor | None) -> str:

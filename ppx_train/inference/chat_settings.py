@@ -1,13 +1,11 @@
 """What `ppx-chat` is asked for. Importing it is fast, so that the command's help is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 from model.errors import UserError
+from ppx_train.inference.model_options import PastWindow, Precision, check_model_options
 
-PastWindow = Literal["forget", "pin", "refresh"]
-"""What becomes of the prompt in calls that outlast the window: it leaves it, stays at its beginning, or is fed anew."""
 NO_VOICE = "none"
 """The name that stands for a conversation without a voice prompt."""
 ROLE = "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."
@@ -22,6 +20,10 @@ ONE = ("output_text", "timeline", "overwrite", "mic", "server")
 """Options of one conversation alone."""
 MANY = ("roles", "voices", "batch")
 """Options of a folder of conversations alone."""
+OUTPUT = ("output_text", "timeline", "overwrite")
+"""Options of what is written beside `output_wav`."""
+OF_REPLAY = ("replay", "model", "revision", "device", "voice_prompt_dir", "input_wav", "output_wav", *OUTPUT)
+"""What a call that is held again does not take from its settings file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class ChatSettings:
     and nothing for a recording. output_text, timeline: None puts them beside `output_wav`.
     text_prompts: roles; without any, ROLE. roles: a file with one on each line.
     voice_prompt: None is the model's first voice, if it has any. seed: -1 gives a new conversation each time.
-    topk_audio, topk_text: 0 samples from all tokens. device: None is cuda if there is one.
+    topk_audio, topk_text: 0 samples from all tokens. device: None is cuda if there is one. precision: None is bf16 on a
+    GPU, fp32 on a CPU. past_window: None is "forget".
+    replay: the settings file of a call that is held again, whose recording is `input_wav` or lies beside it.
     gate: whether an agent with a fault makes the command fail.
     """
 
@@ -66,6 +70,9 @@ class ChatSettings:
     topk_text: int = 25
     greedy: bool = False
     device: str | None = None
+    precision: Precision | None = None
+    past_window: PastWindow | None = None
+    replay: Path | None = None
     gate: bool = False
     overwrite: bool = False
 
@@ -103,6 +110,9 @@ class ChatSettings:
 
     def check(self) -> None:
         """Raises UserError for options that are missing, contradict each other or have no effect."""
+        if self.replay is not None:
+            self._check_replay()
+            return
         users = [_flag(name) for name in USERS if getattr(self, name)]
         if len(users) != 1:
             raise UserError(
@@ -138,12 +148,25 @@ class ChatSettings:
                 raise UserError(f"{_flag(a)} and {_flag(b)}: give one of them", code="bad-combination")
         self._check_values()
 
+    def _check_replay(self) -> None:
+        for each in fields(self):
+            if each.name not in OF_REPLAY and getattr(self, each.name) != each.default:
+                raise UserError(
+                    f"{_flag(each.name)} has no effect with --replay, which asks for what the call had: leave it out",
+                    code="bad-combination",
+                )
+        if self.model is None:
+            raise UserError("--replay without --model: name the model that the server had", code="missing-option")
+        if self.output_wav is None:
+            self._refuse(OUTPUT, "--replay without --output-wav")
+
     def _refuse(self, names: tuple[str, ...], beside: str) -> None:
         for name in names:
             if getattr(self, name) not in (None, False, ()):
                 raise UserError(f"{_flag(name)} has no effect with {beside}: leave it out", code="bad-combination")
 
     def _check_values(self) -> None:
+        check_model_options(self.precision, self.past_window)
         if self.seed < -1:
             raise UserError(
                 f"--seed {self.seed}: give a number from 0 on, or -1 for a new conversation each time", code="bad-value"

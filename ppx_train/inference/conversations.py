@@ -20,8 +20,8 @@ from model.streaming.sample import Sampling
 from model.streaming.state import SavedRow
 from model.streaming.stream import DuplexStream
 from model.text import SPECIAL_NAMES
-from ppx_train.inference.chat_settings import PastWindow
 from ppx_train.inference.loading import Release
+from ppx_train.inference.model_options import PastWindow
 from ppx_train.inference.refresh import History, Refresh, can_refresh, is_time
 from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
 
@@ -96,14 +96,7 @@ class Conversations:
         """Raises UserError for sampling beyond the bounds, or a prompt that is too long to be kept in sight."""
         assert self.state.sampling is not None
         self.state.sampling.check(settings.sampling)
-        frames = settings.prompt_frames
-        keeps = {"forget": True, "pin": frames <= self.context // 2, "refresh": can_refresh(self.context, frames)}
-        if frames and not keeps[self.past_window]:
-            raise UserError(
-                f"a prompt of {frames} frames cannot be kept in sight in a window of {self.context}: shorten voice or "
-                "role, or let it be forgotten",
-                code="bad-combination",
-            )
+        check_in_sight(self.context, settings.prompt_frames, self.past_window)
 
     @torch.inference_mode()  # What a step has left in the codec's states may only be changed in this mode.
     def join(self, settings: SessionSettings) -> Session:
@@ -242,6 +235,17 @@ class Conversations:
             raise UserError(
                 f"user audio {user_S.dtype} {user_S.shape}: give float32 [{FRAME_SAMPLES}]", code="bad-audio"
             )
+
+
+def check_in_sight(context: int, frames: int, past_window: PastWindow) -> None:
+    """Raises UserError for a prompt of some frames that is too long for what is to become of it past the window."""
+    keeps = {"forget": True, "pin": frames <= context // 2, "refresh": can_refresh(context, frames)}
+    if frames and not keeps[past_window]:
+        raise UserError(
+            f"a prompt of {frames} frames cannot be kept in sight in a window of {context}: shorten voice or role, or "
+            "let it be forgotten",
+            code="bad-combination",
+        )
 
 
 def _key(settings: SessionSettings, frames: int) -> bytes:

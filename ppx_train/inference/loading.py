@@ -33,7 +33,9 @@ from model.weights.tensor_files import (
     read_header,
     weights_path,
 )
+from ppx_train.inference.checksum import checksum
 from ppx_train.inference.lora_folder import ADAPTER_NAME, load_adapted
+from ppx_train.inference.model_options import Precision
 from ppx_train.inference.sidecar import SIDECAR, Sidecar, read_sidecar
 from ppx_train.voices.clip import encode_voice
 from ppx_train.voices.folder import PICKLE, VOICES, find_voice_file, not_ready, voice_paths
@@ -41,6 +43,7 @@ from ppx_train.voices.voice_file import SUFFIX, VoiceFile, check_codec, read_voi
 
 HUB_FILES = ("*.json", "*.model", "*.safetensors")
 """What is fetched of a repository, in its subfolders too."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS_SHARE = 0.85
 """Of a GPU's free memory, that weights and one conversation may take if others stay in the host's memory."""
 
@@ -64,6 +67,9 @@ class Release:
     voices: dict[str, Path] = field(default_factory=dict)
     host_layers: int = 0
     """Temporal layers whose weights stay in the host's memory."""
+    precision: Precision = "fp32"
+    checksum: str = ""
+    """Tells apart two models, in whatever precision they are loaded; see checksum.py."""
 
     @property
     def device(self) -> torch.device:
@@ -100,27 +106,28 @@ class Release:
 def load_release(
     model: str | Path,
     *,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    device: str | None = "cpu",
+    precision: Precision | None = None,
     revision: str | None = None,
     cpu_offload: bool = False,
-    int8: bool = False,
 ) -> Release:
     """Loads language model, codec, tokenizer and voices of a folder or a hub repository.
 
-    dtype: of the language model; None means bf16 on a GPU, fp32 on a CPU. The codec computes in fp32.
-    cpu_offload: whether weights that do not fit on the GPU stay in the host's memory. int8: whether the linear maps of
-    the language model are held in 8 bits.
+    device: None is cuda if there is one. precision: of the language model; None is bf16 on a GPU, fp32 on a CPU. The
+    codec computes in fp32. cpu_offload: whether weights that do not fit on the GPU stay in the host's memory.
     Raises: UserError if a file is missing or broken, the parts do not fit each other, or the device is not usable.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
+    plain: Precision = "fp32" if device == "cpu" else "bf16"
+    precision = precision or plain
+    dtype, int8 = DTYPES.get(precision, DTYPES[plain]), precision == "int8"
     if cpu_offload and int8:
         raise UserError("--cpu-offload with --precision int8: choose one of them", code="bad-combination")
     if cpu_offload and not device.startswith("cuda"):
         raise UserError(f"--cpu-offload with device {device}: it is for GPUs, leave it out", code="bad-combination")
     folder = _folder(str(model), revision)
     sidecar = read_sidecar(folder)
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     first = "cpu" if cpu_offload or int8 else device  # Where the full weights go; a small GPU may not hold them.
     names = _file_names(folder, sidecar)
     codec = _codec(folder, names)
@@ -130,8 +137,9 @@ def load_release(
     if sidecar is not None and sidecar.base is not None and sidecar.adapter is not None:
         config = sidecar.lm_config(str(folder / SIDECAR))
         lm = load_adapted(folder, config, sidecar.base, sidecar.adapter, dtype, first)
+        weights = read_header(folder / ADAPTER_NAME)
     else:
-        _, config = _header(folder, sidecar)
+        weights, config = _header(folder, sidecar)
         lm = from_pretrained(folder, config=config, dtype=dtype, device=first)
     check_parts(lm.config, codec, tokenizer, str(folder))
     prompt = sidecar.prompt if sidecar else None
@@ -156,6 +164,8 @@ def load_release(
         voice_lufs=prompt.voice_lufs if prompt else VOICE_LUFS,
         voices=voice_paths(folder / VOICES) if (folder / VOICES).is_dir() else {},
         host_layers=host_layers,
+        precision=precision,
+        checksum=checksum(weights, codec.fingerprint().encode(), tokenizer.path.read_bytes()),
     )
 
 

@@ -17,6 +17,7 @@ from model.streaming.sample import Sampling
 from model.text import SPECIAL_NAMES, TextTokenizer
 from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.loading import Release
+from ppx_train.inference.model_options import PastWindow
 from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings
 from ppx_train.inference.timeline import AgentWord
 from ppx_train.inference.user_side import RecordedUser, UserSide
@@ -118,15 +119,17 @@ def chats(
     *,
     slots: int,
     sampling: Sampling,
+    past_window: PastWindow = "forget",
     show_progress: bool = False,
 ) -> Iterator[tuple[int, AgentSide]]:
     """Holds conversations in one batch, and yields the number and the result of each as it ends.
 
     Each gets, token for token, what it gets alone (on a GPU, alone in a batch of as many slots). slots: conversations
-    at a time; the next one begins when one ends. sampling: bounds of all. step_seconds are those of the whole batch.
-    Raises: UserError for sampling beyond the bounds.
+    at a time; the next one begins when one ends. sampling: bounds of all. past_window: what becomes of prompts in
+    conversations that outlast the window. step_seconds are those of the whole batch.
+    Raises: UserError for sampling beyond the bounds, or a prompt that cannot be kept in sight.
     """
-    conversations = Conversations(release, slots, most=most_of(sampling))
+    conversations = Conversations(release, slots, most=most_of(sampling), past_window=past_window)
     waiting = list(enumerate(planned))
     seated: dict[Session, _Ongoing] = {}
     lengths = [chat.user.length for chat in planned]

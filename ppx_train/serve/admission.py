@@ -11,10 +11,10 @@ from model.config import FRAME_SAMPLES
 from model.devices import free_bytes
 from model.errors import UserError
 from model.streaming.kv_cache import slot_bytes
-from ppx_train.inference.chat_settings import PastWindow
 from ppx_train.inference.conversations import Conversations
 from ppx_train.inference.engine import TICK_SECONDS
 from ppx_train.inference.loading import Release
+from ppx_train.inference.model_options import PastWindow
 from ppx_train.inference.session import SessionSettings
 from ppx_train.serve.query import MOST
 

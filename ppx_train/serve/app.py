@@ -1,6 +1,7 @@
 """The routes of the server."""
 
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 from aiohttp import web
@@ -91,6 +92,18 @@ def _check_upgrade(request: web.Request) -> None:
         raise Refusal(400, f"this address is for WebSockets: ws://HOST:PORT{request.path}")
 
 
+def _model_facts(service: Service) -> dict[str, Any]:
+    """What a call must be held again with to give the same tokens."""
+    release, conversations = service.release, service.engine.conversations if service.engine else None
+    return {
+        "model": release.name if release else None,
+        "checksum": release.checksum if release else None,
+        "precision": release.precision if release else None,
+        "device": release.device.type if release else None,
+        "past_window": conversations.past_window if conversations else None,
+    }
+
+
 class Routes:
     """The handlers, one for each path."""
 
@@ -147,7 +160,7 @@ class Routes:
             {
                 "version": __version__,
                 "phase": service.phase,
-                "model": service.release.name if service.release else None,
+                **_model_facts(service),
                 "sample_rate": SAMPLE_RATE,
                 "frame_rate": FRAME_RATE,
                 "codecs": codecs_here(),

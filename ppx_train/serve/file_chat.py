@@ -20,7 +20,7 @@ from ppx_train.serve.client import CallOptions, LiveCall, Received, connect
 
 LEAD_FRAMES = 1
 """Silence before the user's sound: a server may cut the beginning of a call to fit its clock."""
-WITHOUT_EFFECT = ("model", "revision", "device", "voice_prompt_dir")
+WITHOUT_EFFECT = ("revision", "device", "precision", "past_window", "voice_prompt_dir")
 """Settings of a model that is loaded here."""
 
 

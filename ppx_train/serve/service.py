@@ -5,8 +5,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol
 
-import torch
-
 from model.errors import UserError
 from ppx_train.inference.call import Call
 from ppx_train.inference.engine import MOST_QUEUED, LiveEngine
@@ -67,7 +65,7 @@ class Service:
         warm = CallRequest.default(self.limits)
         self.admission = admit(
             self.release, settings.max_sessions, self.session(warm), not_realtime=settings.not_realtime,
-            past_window=settings.past_window,
+            past_window=settings.past_window or "forget",
         )  # fmt: skip
         self.engine = LiveEngine(self.admission.conversations)
 
@@ -152,10 +150,7 @@ class Service:
 
 
 def _load(settings: ServeSettings) -> Release:
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision = "fp16" if settings.half else settings.precision
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return load_release(
-        settings.model, device=device, dtype=dtypes.get(precision or ""), revision=settings.revision,
-        cpu_offload=settings.cpu_offload, int8=precision == "int8",
+        settings.model, device=settings.device, precision="fp16" if settings.half else settings.precision,
+        revision=settings.revision, cpu_offload=settings.cpu_offload,
     )  # fmt: skip

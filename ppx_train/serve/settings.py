@@ -4,18 +4,14 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import get_args
 
 from model.errors import UserError
-from ppx_train.inference.chat_settings import PastWindow
+from ppx_train.inference.model_options import PastWindow, Precision, check_model_options
 from ppx_train.serve.protocol import PORT
 
 TOKEN = re.compile(r"^[A-Za-z0-9._~-]{8,256}$")
 """Tokens that fit into a header, a query and a subprotocol alike."""
 AUTO = "auto"
-PAST_WINDOW = get_args(PastWindow)
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-"""Of the language model: types of its weights, or 8 bits a weight in its linear maps."""
 PAGE = Path(__file__).parent / "page"
 """The web page, served at "/"."""
 
@@ -51,9 +47,9 @@ class ServeSettings:
     model: an exported folder or a hub repository. ssl: a folder with cert.pem and key.pem, or "auto".
     origins: web origins whose pages may call, beside the server's own; "*" allows all.
     static: a folder of files that are served at "/", or None. device: None is cuda if there is one. half: fp16 weights.
-    precision: one of PRECISIONS; None is bf16 on a GPU, fp32 on a CPU.
+    precision: None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
-    past_window: what becomes of prompts in calls that outlast the window, one of PAST_WINDOW.
+    past_window: what becomes of prompts in calls that outlast the window; None is "forget".
     watchdog_seconds: a tick that takes longer ends the process.
     """
 
@@ -70,9 +66,9 @@ class ServeSettings:
     static: Path | None = PAGE
     device: str | None = None
     half: bool = False
-    precision: str | None = None
+    precision: Precision | None = None
     not_realtime: bool = False
-    past_window: PastWindow = "forget"
+    past_window: PastWindow | None = None
     cpu_offload: bool = False
     watchdog_seconds: float = 10.0
     limits: CallLimits = field(default_factory=CallLimits)
@@ -86,10 +82,7 @@ class ServeSettings:
         """Raises: UserError for an address that others reach without a token, and for values that cannot be."""
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port {self.port}: give 1 to 65535, or 0 for any free one", code="bad-value")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise UserError(f"--precision {self.precision}: give one of {', '.join(PRECISIONS)}", code="bad-value")
-        if self.past_window not in PAST_WINDOW:
-            raise UserError(f"--past-window {self.past_window}: give {', '.join(PAST_WINDOW)}", code="bad-value")
+        check_model_options(self.precision, self.past_window)
         if self.half and self.precision not in (None, "fp16"):
             raise UserError(f"--half with --precision {self.precision}: choose one of them", code="bad-combination")
         if self.max_sessions < 1:

@@ -118,6 +118,38 @@ def test_a_mistake_is_one_line(case: tuple[str, Code, str]) -> None:
         load(arguments.split())
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("loss.fp32_from=0.95", "loss.fp32_from=0.95 has no effect with trainer.precision=32-true"),
+        ("loss.adversary=0 loss.adversary_from=9000", "loss.adversary_from=9000 has no effect with loss.adversary=0"),
+        ("data.heldout=[] data.heldout_crops=8", "data.heldout_crops=8 has no effect with data.heldout=[]"),
+    ],
+)
+def test_a_codec_setting_of_the_command_line_without_effect_is_refused(case: tuple[str, str]) -> None:
+    arguments, named = case
+    with refused("bad-combination", named):
+        load_job(f"recipe=codec_small {arguments}")
+
+
+def test_what_recipe_and_defaults_say_beside_a_term_that_is_switched_off_is_accepted(tmp_path: Path) -> None:
+    load_job("recipe=codec_small loss.fp32_from=1 trainer.precision=32-true")
+    line = "recipe=codec_small loss.adversary=0 data.heldout=[] loss.fp32_from=0.95 trainer.precision=bf16-mixed"
+    layers = layers_of(line.split())
+    run = merge(layers)
+    assert isinstance(run, CodecRun) and run.loss.adversary_from == 27000
+    (tmp_path / "config.yaml").write_text(run.to_yaml())
+    assert load_saved(tmp_path / "config.yaml", CodecRun) == run
+    (tmp_path / "mine.yaml").write_text(marked_yaml(run, layers))
+    assert load_job(f"recipe={tmp_path / 'mine.yaml'}").loss == run.loss
+
+
+def load_job(line: str) -> CodecRun:
+    run = merge(layers_of(line.split()))
+    assert isinstance(run, CodecRun)
+    return run
+
+
 SECRET = "hf_secret"
 
 

@@ -218,8 +218,9 @@ async function keepAwake() {
 function callSettings() {
   const { text_prompt: role, voice_prompt: voice, seed, codec, proto, ...sampling } = call.query;
   const { cut_ms = 0, dropped = 0, left_out = 0 } = call.stats;
+  const { model, version, checksum, device, precision, past_window, sessions } = offer.info;
   return {
-    server: { address: location.origin, model: offer.info.model, version: offer.info.version },
+    server: { address: location.origin, model, version, checksum, device, precision, past_window, sessions },
     role,
     voice,
     seed: Number(seed),

@@ -65,6 +65,8 @@ def test_existing_outputs_stay_unless_overwriting_is_asked_for(folder: Path, tmp
         (["--timeline", "out.json", "--output-text", "out.json"], "bad-combination", "out.json"),
         (["--revision", "main"], "bad-combination", "revision main"),
         (["--topk", "4"], "bad-value", "--topk"),
+        (["--past-window", "pin"], "bad-combination", "of 40"),
+        (["--past-window", "pin", "--text-prompt", ""], "bad-combination", "no effect without voice and role"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_line(
@@ -72,6 +74,18 @@ def test_a_wrong_argument_is_refused_in_one_line(
 ) -> None:
     with refused(code, named):
         chat_command.command(words(folder, tmp_path, *more))
+
+
+def test_precision_and_past_window_are_those_of_a_server(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "user.wav", noise(3.6), 24000)
+    made = {}
+    options = {"fp32": [], "bf16": ["--precision", "bf16"], "int8": ["--precision", "int8"],
+               "pin": ["--past-window", "pin"]}  # fmt: skip
+    for name, more in options.items():
+        fixed = ["--output-wav", str(tmp_path / f"{name}.wav"), "--voice-prompt", "none", "--text-prompt", "is"]
+        chat_command.command(words(folder, tmp_path, *fixed, "--seed", "3", *more))
+        made[name] = (tmp_path / f"{name}.wav").read_bytes()
+    assert len(set(made.values())) == len(made)
 
 
 @pytest.mark.parametrize(

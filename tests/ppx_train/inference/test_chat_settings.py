@@ -11,6 +11,7 @@ from ppx_train.inference.chat_settings import ROLE, ChatSettings
 from tests.refusals import refused
 
 ONE: dict[str, Any] = {"model": "m", "input_wav": Path("a.wav"), "output_wav": Path("b.wav")}
+REPLAY: dict[str, Any] = {"model": "m", "replay": Path("call-settings.json")}
 MANY: dict[str, Any] = {"model": "m", "say": ("Hello.",), "out": Path("chats")}
 
 
@@ -42,6 +43,16 @@ MANY: dict[str, Any] = {"model": "m", "say": ("Hello.",), "out": Path("chats")}
         ({**MANY, "voices": ("a", "")}, "bad-value", "--voices a,"),
         ({**MANY, "voices": ("a", "b", "a")}, "bad-value", "names a twice"),
         ({**MANY, "voices": ("a",), "voice_prompt": "b"}, "bad-combination", "--voices and --voice-prompt"),
+        ({**ONE, "precision": "fp8"}, "bad-value", "--precision fp8: give one of fp32, bf16, fp16, int8"),
+        ({**ONE, "past_window": "keep"}, "bad-value", "--past-window keep: give one of forget, pin, refresh"),
+        ({**REPLAY, "model": None}, "missing-option", "--replay without --model"),
+        ({**REPLAY, "seed": 0}, "bad-combination", "--seed has no effect with --replay"),
+        ({**REPLAY, "precision": "int8"}, "bad-combination", "--precision has no effect with --replay"),
+        ({**REPLAY, "past_window": "pin"}, "bad-combination", "--past-window has no effect with --replay"),
+        ({**REPLAY, "gate": True}, "bad-combination", "--gate has no effect with --replay"),
+        ({**REPLAY, "server": "http://x"}, "bad-combination", "--server has no effect with --replay"),
+        ({**REPLAY, "out": Path("chats")}, "bad-combination", "--out has no effect with --replay"),
+        ({**REPLAY, "timeline": Path("t.png")}, "bad-combination", "--timeline has no effect with --replay without"),
         ({**MANY, "roles": Path("r"), "text_prompts": ("a",)}, "bad-combination", "--roles and --text-prompt"),
     ],
 )

@@ -132,9 +132,9 @@ def test_a_model_in_int8_talks_and_cannot_be_offloaded_too(tmp_path: Path) -> No
     save_native(tmp_path / "wide", DuplexLM(replace(CONFIG, dim=64, depformer_dim_feedforward=96)))
     make_codec(tmp_path / "wide" / "mimi.safetensors")
     make_tokenizer(tmp_path / "wide" / "tokenizer.model")
-    release = load_release(tmp_path / "wide", int8=True)
+    release = load_release(tmp_path / "wide", precision="int8")
     assert any(isinstance(part, Int8StepLinear) for part in release.lm.modules())
     agent = chat(release, noise(1.0)[:, 0], sampling=Sampling(), seed=1)
     assert agent.codes_AT.shape == (9, 13)
     with refused("bad-combination", "--precision int8"):
-        load_release(tmp_path / "wide", int8=True, cpu_offload=True)
+        load_release(tmp_path / "wide", precision="int8", cpu_offload=True)

@@ -68,7 +68,10 @@ def test_a_recording_through_a_server_leaves_the_files_of_a_chat(
     assert "0.5 s, first word after" in (said := capsys.readouterr().out) and "agent: well" in said
 
 
-@pytest.mark.parametrize("words", ["--device cpu", "--revision main", "--voice-prompt-dir voices"])
+@pytest.mark.parametrize(
+    "words",
+    ["--device cpu", "--revision main", "--voice-prompt-dir voices", "--precision int8", "--past-window forget"],
+)
 def test_options_of_a_model_that_is_loaded_here_are_refused_with_a_server(user: Path, words: str) -> None:
     with refused("bad-combination", words):
         command(["--server", "http://127.0.0.1:9", "--input-wav", str(user), "--output-wav", "x.wav", *words.split()])

@@ -14,9 +14,11 @@ pytest.importorskip("prometheus_client")
 import soundfile
 
 from model.streaming.sample import Sampling
+from ppx_train.cli import chat as chat_command
 from ppx_train.inference import call
 from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
+from ppx_train.serve import replay
 from ppx_train.voices.voice_file import read_voice
 from tests.ppx_train.serve.browser import NEEDS_CHROMIUM
 from tests.ppx_train.serve.live import until
@@ -59,6 +61,11 @@ def test_a_call_is_heard_read_kept_and_held_again_offline(
         expected = np.clip(np.rint(again.agent_S * 2**15), -(2**15), 2**15 - 1)
         # A call shares its batch with empty rows, so its sound may be rounded otherwise; another token is far louder.
         assert count > 48000 and np.abs(expected[:count] - agent[:count].astype(np.float32)).max() < 2**-9 * 2**15
+        monkeypatch.setattr(replay, "load_release", lambda *_, **__: voiced)
+        assert settings["server"]["checksum"] == voiced.checksum and settings["server"]["precision"] == "fp32"
+        assert chat_command.command(["--model", "tiny", "--replay", str(files["settings"])]) == 0
+        files["settings"].write_text(json.dumps(settings | {"seed": 8}))
+        assert chat_command.command(["--model", "tiny", "--replay", str(files["settings"])]) == 1
         transcript = json.loads(files["transcript"].read_text())
         said = [(piece["at"], piece["text"]) for piece in transcript["pieces"]]
         assert (
