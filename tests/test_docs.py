@@ -1,6 +1,5 @@
 """README and docs: links and pictures exist, every command shown is one that the tools understand, examples run."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -233,19 +232,11 @@ def test_the_python_examples_run(
     monkeypatch.chdir(tmp_path)
     build_shards(write_corpus(Path("dialogues")), TinyCodec(), Path("shards"))
     make_quickstart()
-    soundfile.write("call.wav", np.zeros((100, 2)), 24000)
-    sampling = {"text_temperature": 0.7, "text_topk": 25, "audio_temperature": 0.8, "audio_topk": 250}
-    Path("call-settings.json").write_text(
-        json.dumps({"voice": "", "role": "Be kind.", "seed": 7, "sampling": sampling})
-    )
     blocks = examples(of_clients=False)
     for block in blocks:
         exec(compile(block, "example", "exec"), {})
     printed = capsys.readouterr().out
     assert "call-1 (16, 50) CC0-1.0" in printed
-    (replay,) = (line for line in printed.splitlines() if line.startswith("ppx-chat"))
-    check_command(shlex.split(replay))
-    assert soundfile.info("user.wav").channels == 1
     assert Path("answer.wav").is_file()
 
 

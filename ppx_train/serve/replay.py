@@ -113,18 +113,18 @@ def hold_again(settings: ChatSettings, *, show_progress: bool = False) -> Compar
 
     Raises: UserError for a file that is missing or damaged, a model that cannot be loaded, or a voice that it lacks.
     """
-    assert settings.replay is not None and settings.model is not None
-    recording = settings.input_wav or _beside(settings.replay, ".wav")
+    path, model = settings.replay, settings.model
+    assert path is not None and model is not None
+    recording = settings.input_wav or _beside(path, ".wav")
     settings = replace(settings, input_wav=recording)
     if settings.output_wav is not None:
         check_outputs(settings)
-    call = _read(settings.replay, KeptCall)
-    _check(settings.replay, call)
-    transcript = _beside(settings.replay, TRANSCRIPT)
+    call, transcript = _read(path, KeptCall), _beside(path, TRANSCRIPT)
+    _check(path, call)
     said = _texts(transcript, _read(transcript, KeptTranscript))
     agent_S, user_S = _sound(recording, call)
-    wanted, precision = _request(settings.replay, call), call.server.precision
-    release = load_release(settings.model, device=settings.device, precision=precision, revision=settings.revision)
+    wanted = _request(path, call)
+    release = load_release(model, device=settings.device, precision=call.server.precision, revision=settings.revision)
     planned = PlannedChat(settings=_session(release, settings, wanted), user=RecordedUser(user_S))
     made = chats(
         release, [planned], slots=call.server.sessions, sampling=wanted.sampling, show_progress=show_progress,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.duplex import DuplexLM
+from model.layers import RMSNorm
 from model.mimi.files import load_mimi
 from model.text import SPECIAL_NAMES, TextTokenizer
 from model.weights.checkpoint import save_native
@@ -58,8 +59,8 @@ class Reflexes:
         self.lm = DuplexLM(self.config).requires_grad_(False)
         for parameter in self.lm.parameters():
             parameter.zero_()
-        for norm in (module for module in self.lm.modules() if hasattr(module, "alpha")):
-            norm.alpha.fill_(1.0)
+        for norm in (module for module in self.lm.modules() if isinstance(module, RMSNorm)):
+            norm.reset_parameters()
         self._write_inputs()
         self._write_text()
         self._write_sound()

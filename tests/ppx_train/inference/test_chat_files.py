@@ -79,7 +79,7 @@ def test_a_wrong_argument_is_refused_in_one_line(
 def test_precision_and_past_window_are_those_of_a_server(folder: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "user.wav", noise(3.6), 24000)
     made = {}
-    options = {"fp32": [], "bf16": ["--precision", "bf16"], "int8": ["--precision", "int8"],
+    options: dict[str, list[str]] = {"fp32": [], "bf16": ["--precision", "bf16"], "int8": ["--precision", "int8"],
                "pin": ["--past-window", "pin"]}  # fmt: skip
     for name, more in options.items():
         fixed = ["--output-wav", str(tmp_path / f"{name}.wav"), "--voice-prompt", "none", "--text-prompt", "is"]
