@@ -4,7 +4,7 @@ The text is compared frame by frame, and the sound too if it came unchanged, as 
 do not travel; an agent that says another one sounds otherwise, or soon says another word.
 """
 
-# Shapes: C channels, S samples (at 24 kHz)
+# Shapes: A agent streams, C channels, K streams, P prompt frames, Q codebooks, S samples (at 24 kHz), T frames
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

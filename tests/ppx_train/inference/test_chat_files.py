@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+from safetensors.torch import save_file
 
 from model.errors import Code, UserError
 from ppx_train.cli import chat as chat_command
@@ -66,6 +68,7 @@ def test_existing_outputs_stay_unless_overwriting_is_asked_for(folder: Path, tmp
         (["--revision", "main"], "bad-combination", "revision main"),
         (["--topk", "4"], "bad-value", "--topk"),
         (["--past-window", "pin"], "bad-combination", "of 40"),
+        (["--precision", "int8"], "bad-combination", "int8 with temporal"),
         (["--past-window", "pin", "--text-prompt", ""], "bad-combination", "no effect without voice and role"),
     ],
 )
@@ -78,11 +81,12 @@ def test_a_wrong_argument_is_refused_in_one_line(
 
 def test_precision_and_past_window_are_those_of_a_server(folder: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "user.wav", noise(3.6), 24000)
+    voice = tmp_path / "anna.safetensors"
+    save_file({"codes": torch.randint(64, (8, 6), dtype=torch.int32)}, voice)
     made = {}
-    options: dict[str, list[str]] = {"fp32": [], "bf16": ["--precision", "bf16"], "int8": ["--precision", "int8"],
-               "pin": ["--past-window", "pin"]}  # fmt: skip
+    options: dict[str, list[str]] = {"fp32": [], "bf16": ["--precision", "bf16"], "pin": ["--past-window", "pin"]}
     for name, more in options.items():
-        fixed = ["--output-wav", str(tmp_path / f"{name}.wav"), "--voice-prompt", "none", "--text-prompt", "is"]
+        fixed = ["--output-wav", str(tmp_path / f"{name}.wav"), "--voice-prompt", str(voice), "--text-prompt", ""]
         chat_command.command(words(folder, tmp_path, *fixed, "--seed", "3", *more))
         made[name] = (tmp_path / f"{name}.wav").read_bytes()
     assert len(set(made.values())) == len(made)
