@@ -12,12 +12,13 @@ import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [puppeteer, executablePath, address, folder] = process.argv.slice(2);
-const MOST_MS = 60000; // within which anything happens, on a busy machine too
+const MOST_MS = 120000; // within which anything happens, on a busy machine too
 const HEARD = 1; // seconds of the agent
 
 const browser = await createRequire(`${puppeteer}/`)("puppeteer-core").launch({
   browser: "firefox",
   executablePath,
+  timeout: MOST_MS,
   extraPrefsFirefox: {
     "media.navigator.permission.disabled": true, // Nobody is there to allow the microphone.
     "browser.download.folderList": 2, // the folder of the next line

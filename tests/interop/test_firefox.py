@@ -82,8 +82,8 @@ def hold_call(one: Pulse, address: str, words: Path, files: Path) -> dict[str, A
     """What the caller in Firefox reports, after the words were spoken to it."""
     caller = Path(__file__).with_name("firefox_caller.mjs")
     command = ["node", str(caller), os.environ[PUPPETEER], str(FIREFOX), address, str(files)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=one.environment, text=True, **pipes) as node:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=one.environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as node:
         try:
             assert node.stdout is not None
             if node.stdout.readline() == "heard\n":
