@@ -146,7 +146,7 @@ class Workshop:
     @torch.inference_mode()
     def make(self, pcm: bytes) -> dict[str, Any]:
         """As `VoiceMaker.make`."""
-        clip_1S = np.frombuffer(pcm, "<i2").astype(np.float32)[None] / 2**15
+        clip_1S = np.frombuffer(pcm, "<i2").astype(np.float32)[None] / np.float32(2**15)
         facts = measure_clip(clip_1S, RATE_HZ, self.speaker)
         if found := faults(facts):
             return {"faults": found}
