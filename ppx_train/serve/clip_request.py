@@ -37,6 +37,8 @@ async def read_clip(request: web.Request) -> bytes:
         data = await asyncio.wait_for(_body(request), UPLOAD_SECONDS)
     except asyncio.TimeoutError:
         raise Refusal(408, f"the clip has not come within {UPLOAD_SECONDS:.0f} s: try again", field="clip") from None
+    except web.RequestPayloadError:
+        raise Refusal(400, "the clip has come damaged: send it again", field="clip") from None
     return read_wav(data)
 
 

@@ -71,7 +71,8 @@ async def listening(service: Service) -> AsyncIterator[str]:
     """
     settings = service.settings
     context = tls_context(settings.ssl, settings.host) if settings.ssl else None
-    runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=CLOSING_SECONDS)
+    # A body that is packed would be unpacked whatever its size, before anybody reads it.
+    runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=CLOSING_SECONDS, auto_decompress=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host.strip("[]"), settings.port, ssl_context=context)

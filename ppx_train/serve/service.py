@@ -19,7 +19,7 @@ from ppx_train.serve.own_voices import OwnVoices
 from ppx_train.serve.protocol import EventType
 from ppx_train.serve.query import CallRequest, Refusal
 from ppx_train.serve.settings import ServeSettings
-from ppx_train.serve.voice_maker import VoiceMaker
+from ppx_train.serve.voice_maker import VoiceMaker, WorkerLost
 from ppx_train.serve.voices import VoiceRegistry, read_voices
 
 Phase = Literal["loading", "ready", "draining", "failed"]
@@ -67,7 +67,7 @@ class Service:
         Raises: UserError if something cannot be loaded, or no call fits.
         """
         settings = self.settings
-        fingerprint = self.own_voices.maker.start() if self.own_voices is not None else None
+        fingerprint = self._start_maker()
         self.release = release or _load(settings)
         if fingerprint is not None and fingerprint != self.release.codec_fingerprint:
             raise UserError(f"{settings.model}: its codec has just changed, start the server again", code="checksum")
@@ -78,6 +78,16 @@ class Service:
             past_window=settings.past_window or "forget",
         )  # fmt: skip
         self.engine = LiveEngine(self.admission.conversations)
+
+    def _start_maker(self) -> str | None:
+        """Starts the process that makes voices of clips, if there is to be one; returns what names its codec."""
+        try:
+            return self.own_voices.maker.start() if self.own_voices is not None else None
+        except WorkerLost as why:
+            raise UserError(
+                "the process that checks clips has ended while it started: free some memory, or leave out --own-voices",
+                code="lost-work",
+            ) from why
 
     def start(self) -> None:
         """Begins to take calls."""

@@ -58,7 +58,7 @@ class VoiceMaker:
     def start(self) -> str:
         """Starts the process, and returns the fingerprint of its codec once it is ready.
 
-        Raises: UserError if the codec or a package is missing.
+        Raises: UserError if the codec or a package is missing; WorkerLost if it ends without a reason.
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()

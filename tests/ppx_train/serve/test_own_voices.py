@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import logging
@@ -25,6 +26,7 @@ pytest.importorskip("webrtcvad", reason="pip install 'ppx-train[speaker]'")
 
 from data_pipelines.files import sha256
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness_normalise
+from model.streaming.sample import Sampling
 from ppx_train.inference import call
 from ppx_train.inference.loading import Release, find_voice
 from ppx_train.inference.offline import chat
@@ -110,7 +112,7 @@ def test_a_clip_becomes_a_voice_for_calls_that_nobody_else_hears_of(
         query = {"voice_prompt": made["id"], "text_prompt": "You are kind.", "seed": "4"}
         messages = await talk(one, query, user_TS)
         prompt = voiced.prompt(find_voice(voiced, str(path)), "You are kind.")  # as `ppx-chat --voice-prompt` does
-        alone = chat(voiced, user_TS.reshape(-1), prompt_KP=prompt, seed=4)
+        alone = chat(voiced, user_TS.reshape(-1), prompt_KP=prompt, sampling=Sampling(), seed=4)
         wanted = np.frombuffer(Pcm16Writer().write(alone.agent_S), "<i2")
         np.testing.assert_allclose(sound(messages), wanted, atol=4, rtol=0)
         other = await talk(one, {**query, "voice_prompt": "bob"}, user_TS)
@@ -157,9 +159,10 @@ def test_other_requests_are_refused_before_any_work(desk: Desk, spoken: dict[str
         (good, {"headers": json_}, 415, "clip"),
         (wav(man, kind="FLAC"), {}, 400, "clip"),
         (b"", {}, 400, "clip"),
+        (gzip.compress(good), {"headers": {**WAV, "Content-Encoding": "gzip"}}, 400, "clip"),
         (b"RIFF" + bytes(100), {}, 400, "clip"),
         (good[:30], {}, 400, "clip"),
-        (wav(np.stack([man, man], axis=1)), {}, 400, "clip"),
+        (wav(np.stack([man, man], axis=1)[: 4 * RATE_HZ]), {}, 400, "clip"),
         (wav(man, rate=16000), {}, 400, "clip"),
         (wav(man[: 2 * RATE_HZ]), {}, 400, "clip"),
         (wav(np.tile(man, 2)[: 10 * RATE_HZ + 1]), {}, 400, "clip"),
@@ -178,6 +181,13 @@ def test_other_requests_are_refused_before_any_work(desk: Desk, spoken: dict[str
         where = f"{one.address}/api/voices?consent=yes"
         async with one.http.post(where, data=endless(), headers=WAV) as answer:  # without a length
             assert answer.status == 413
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(one.address.rpartition(":")[2]))
+        head = "POST /api/voices?consent=yes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
+        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        await asyncio.sleep(0.1)
+        writer.write(b"no length\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
         desk.own._clips = MOST_AT_ONCE
         try:
             assert (await bring(one, good))[0] == 503
@@ -236,7 +246,8 @@ def test_voices_end_an_hour_after_their_last_use_and_those_in_use_are_never_drop
                 await receive_until(other, Kind.HANDSHAKE)
                 with pytest.raises(Exception, match="as many voices as it can"):
                     own.add(codes)
-            await socket.send_bytes(pcm(speech(1)[0]))
+            for frame_S in speech(3):
+                await socket.send_bytes(pcm(frame_S))
             await receive_until(socket, Kind.AUDIO)
         await until(lambda: one.free == 2)
         assert own.codes_of(talks) is not None
