@@ -5,7 +5,7 @@ lock and for the GPU; in a process of lower priority they cost no call a tick, a
 elsewhere is apart from all calls.
 """
 
-# Shapes: S samples (at 24 kHz)
+# Shapes: S samples (at 24 kHz), Q codebooks, P prompt frames
 
 import asyncio
 import base64
