@@ -112,8 +112,8 @@ async function startCall() {
   sound.resetPlayback();
   setMute(false);
   call = new Call({ query, token: sessionStorage.getItem(TOKEN), on: { phase, text, sound: onAgent, ended } });
-  call.voiceFile = ownVoice.fileOf(query.voice_prompt);
-  at("save-voice").hidden = !call.voiceFile;
+  call.ownVoice = ownVoice.nameOf(query.voice_prompt);
+  at("save-voice").hidden = !call.ownVoice;
   at("setup").hidden = true;
   at("call").hidden = false;
   view.start();
@@ -231,8 +231,8 @@ function callSettings() {
   return {
     server: { address: location.origin, model, version, checksum, device, precision, past_window, sessions },
     role,
-    voice: call.voiceFile || voice,
-    own_voice: Boolean(call.voiceFile),
+    voice: call.ownVoice || voice,
+    own_voice: Boolean(call.ownVoice),
     seed: Number(seed),
     codec,
     sampling: Object.fromEntries(Object.entries(sampling).map(([name, value]) => [name, Number(value)])),

@@ -51,14 +51,14 @@ export class OwnVoice {
     this.#keep(flat(this.pieces, Float32Array));
   }
 
-  /** The file's name of the voice of this id, as long as it is this page's own; "" for all others. */
-  fileOf(id) {
-    return this.made && this.made.id === id ? `${this.made.name}.safetensors` : "";
+  /** The name, in files, of the voice of this id, as long as it is this page's own; "" for all others. */
+  nameOf(id) {
+    return this.made && this.made.id === id ? this.made.name : "";
   }
 
   /** Whether the server refused a call because it has forgotten the voice, which is then no longer offered. */
   hasExpired(id, { field }) {
-    if (field !== "voice_prompt" || !this.fileOf(id)) return false;
+    if (field !== "voice_prompt" || !this.nameOf(id)) return false;
     this.#withdraw();
     this.#say("The server has forgotten your voice. Use the clip again.");
     return true;
@@ -185,7 +185,7 @@ export class OwnVoice {
 
   #save() {
     const bytes = Uint8Array.from(atob(this.made.file), (letter) => letter.charCodeAt(0));
-    download(this.fileOf(this.made.id), new Blob([bytes]));
+    download(`${this.made.name}.safetensors`, new Blob([bytes]));
   }
 
   /** Raises: an answer's {status, error, ...}, or TypeError without one. */

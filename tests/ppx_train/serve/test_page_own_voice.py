@@ -111,7 +111,7 @@ def test_a_file_becomes_a_voice_with_which_the_call_can_be_held_again_offline(
             await text_of(page, "#own-words", contains="has forgotten")
             assert own(booth).codes_of(id_) is None and await page.input_value("#voice") == "ada"
         kept = json.loads(settings.read_text())
-        assert kept["own_voice"] is True and kept["voice"] == voice.name and id_ not in settings.read_text()
+        assert kept["own_voice"] is True and kept["voice"] == voice.stem and id_ not in settings.read_text()
         both, _ = soundfile.read(recording, dtype="int16")
         agent, user = both[: round(kept["seconds"] * RATE_HZ), 0], both[:, 1].astype(np.float32) / 2**15
         prompt = voiced.prompt(find_voice(voiced, str(voice)), kept["role"])
