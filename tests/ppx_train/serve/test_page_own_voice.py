@@ -169,7 +169,7 @@ def test_whatever_is_wrong_with_a_clip_is_said_in_words(booth: Stage, spoken: di
                 assert not await page.is_visible("#use-clip") and not await page.inner_text("#own-words")
             for check, (audio, words) in damaged(spoken).items():
                 if check == "level":  # The page has said so before.
-                    audio, words = 0.003 * man, "too quiet"
+                    audio, words = 0.006 * man, "too quiet"
                 await take(page, "clip.wav", wav(audio[: 10 * RATE_HZ]))
                 await page.check("#consent")
                 await page.click("#use-clip")
