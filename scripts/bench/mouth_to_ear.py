@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from common import table, write_json
 from ear_marks import Wave, read_delays, user_speech
-from lossy_link import ADDRESSES, LossyLine, Link
+from lossy_link import ADDRESSES, Link, LossyLine
 
 from model.errors import UserError
 
