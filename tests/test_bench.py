@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.paths import ROOT
+from tests.ppx_train.serve.browser import CHROMIUM
 
 BENCH = ROOT / "scripts" / "bench"
 
@@ -123,3 +124,16 @@ def test_the_server_benchmark_writes_its_figures() -> None:
     assert row["CPU ms a frame"] > row["of it model"] > 0 and row["latency p99 ms"] > 0 and row["ready max ms"] > 0
     assert [state["connects"] for state in content["connects"]] == [1, 2, 3, 4]
     assert all(state["RSS MB"] > 0 and state["descriptors"] > 3 for state in content["connects"])
+
+
+@pytest.mark.slow
+def test_the_measure_from_mouth_to_ear_writes_its_figures() -> None:
+    for package in ("sphn", "prometheus_client", "playwright"):
+        pytest.importorskip(package)
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    (row,) = run("mouth_to_ear.py", "--here", "--seconds", "8")["rows"]
+    assert row["trials"] >= 2 and row["packets lost"] == "0 of 0"
+    median = float(row["mouth to ear"].split(",")[0])
+    assert median > 120  # a frame, and the margin of the playback
+    assert float(row["reply"].split(",")[0]) > median - 10

@@ -5,8 +5,10 @@ import { Resampler } from "./resample.js";
 
 const RATE = 24000;
 const FIRST_MARGIN = 0.04; // seconds that sound waits before it is played
+const FRAME = 0.08; // seconds that come at a time
 const MORE_MARGIN = 0.02; // after each gap
 const MOST_MARGIN = 0.24;
+const CALM = 20; // seconds without a gap, after which the margin is what they needed
 const SPARE = 0.04; // seconds that may wait beyond the margin; more is left out where it is silent
 const MOST_SPARE = 0.3; // and beyond that is cut
 const QUIET = 0.003; // a peak of -50 dB
@@ -38,8 +40,14 @@ class Playback extends AudioWorkletProcessor {
     this.excess = 0; // seconds to leave out at the next silence
     this.least = Infinity; // what waited at least in this second
     this.leastUntil = 0;
+    this.startCalm();
     this.figures = { played: 0, gaps: 0, cut: 0 };
     this.block = { power: 0, count: 0 };
+  }
+
+  startCalm() {
+    this.calm = 0; // seconds
+    this.leastInCalm = Infinity; // what waited at least in them
   }
 
   add(samples) {
@@ -69,7 +77,8 @@ class Playback extends AudioWorkletProcessor {
     const seconds = out.length / sampleRate;
     if (!this.isPlaying && this.waiting.length) {
       this.waited += seconds;
-      this.isPlaying = this.waited >= this.margin;
+      // After a gap, what was held up comes at once: with a frame beyond the margin there is nothing to wait for.
+      this.isPlaying = this.waited >= this.margin || this.waiting.length >= (this.margin + FRAME) * sampleRate;
       this.fadesIn = this.fade.length;
     }
     if (this.isPlaying) this.play(out, seconds);
@@ -93,7 +102,8 @@ class Playback extends AudioWorkletProcessor {
       this.waited = 0;
       this.figures.gaps += 1;
       this.margin = Math.min(MOST_MARGIN, this.margin + MORE_MARGIN);
-    }
+      this.startCalm();
+    } else this.lowerMargin(seconds);
     this.least = Math.min(this.least, this.waiting.length / sampleRate);
     this.leastUntil += seconds;
     if (this.leastUntil < 1) return;
@@ -102,6 +112,15 @@ class Playback extends AudioWorkletProcessor {
     if (this.excess > MOST_SPARE) this.cut(this.excess);
     this.least = Infinity;
     this.leastUntil = 0;
+  }
+
+  /** After a calm time, takes back what waited all through it. */
+  lowerMargin(seconds) {
+    this.leastInCalm = Math.min(this.leastInCalm, this.waiting.length / sampleRate);
+    this.calm += seconds;
+    if (this.calm < CALM) return;
+    this.margin = Math.max(FIRST_MARGIN, this.margin - Math.max(0, this.leastInCalm - FIRST_MARGIN));
+    this.startCalm();
   }
 
   /** Drops one silent block, if too much waits. */

@@ -94,3 +94,21 @@ def test_what_waits_too_long_is_left_out_where_it_is_silent(js: Any) -> None:
     _, reports = played(js, [(0.1, wav[:4800]), *paced(wav[4800:], start=0.12)])
     assert [report["queued"] for report in reports if report["time"] < 0.9][-1] > 0.15
     assert 0.1 < reports[-1]["cut"] < 0.3 and [r["queued"] for r in reports if r["time"] < 2][-1] < 0.14
+
+
+def test_after_a_gap_what_was_held_up_is_played_without_another_wait(js: Any) -> None:
+    wav = wave_of(2.0)
+    pieces = [*paced(wav[:12000]), (0.9, wav[12000:19680]), *paced(wav[19680:], start=0.95)]
+    heard, reports = played(js, pieces)
+    silent = np.flatnonzero(np.abs(heard[: round(1.5 * 48000)]) > 1e-3) / 48000
+    gap = silent[np.argmax(np.diff(silent))]  # when it begins; the burst of 320 ms comes at 0.9 s
+    assert 0.55 < gap < 0.7 and 0.89 < gap + np.diff(silent).max() < 0.92  # and not after the margin, 60 ms by now
+    assert [report["gaps"] for report in reports if report["time"] < 1.5][-1] == 1
+
+
+def test_a_calm_time_takes_the_margin_back(js: Any) -> None:
+    wav = wave_of(24.0)
+    _, reports = played(js, paced(wav[:12000]) + paced(wav[12000:], start=1.0), seconds=24.0, rate=24000)
+    margin_of = {round(report["time"], 1): report["margin"] for report in reports}
+    assert margin_of[15.0] == pytest.approx(0.06) and 0.04 <= margin_of[22.0] < 0.05
+    assert [report["gaps"] for report in reports if report["time"] < 23][-1] == 1
