@@ -10,7 +10,7 @@ directions (lossy_link.py). In the place of the model is a stand-in that answers
 With --here everything runs on this machine's loopback, without delay or loss and without root.
 """
 
-# Shapes: S samples, N utterances
+# Shapes: S samples, N rows (utterances)
 
 import argparse
 import asyncio
