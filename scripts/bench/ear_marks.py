@@ -8,7 +8,7 @@ user is silent, and repeats the marker. Delays are between two recordings of one
 * stop: from the beginning of the hum to the end of the agent's note.
 """
 
-# Shapes: S samples, N utterances, M samples of a marker
+# Shapes: S samples, N rows (utterances), M some (samples of a marker)
 
 from dataclasses import dataclass
 from typing import Any

@@ -10,7 +10,7 @@ directions (lossy_link.py). In the place of the model is a stand-in that answers
 With --here everything runs on this machine's loopback, without delay or loss and without root.
 """
 
-# Shapes: S samples, N utterances
+# Shapes: S samples, N rows (utterances)
 
 import argparse
 import asyncio
@@ -40,6 +40,9 @@ FILE_RATE, FILE_SECONDS = 48000, 120.0
 """Of what the microphone hears, again and again."""
 SETTLE_SECONDS = 2.0
 """Of a call, before it is recorded."""
+
+PATIENCE_SECONDS = 300
+"""For the page to come up, on a busy machine too."""
 
 
 def main() -> None:
@@ -144,6 +147,7 @@ async def call(browser: Any, address: str, args: argparse.Namespace) -> dict[str
     # The page's own policy forbids the script that records.
     context = await browser.new_context(permissions=["microphone"], bypass_csp=True, reduced_motion="reduce")
     try:
+        context.set_default_timeout(1000 * PATIENCE_SECONDS)
         await context.add_init_script(path=HERE / "ear_tap.js")
         page = await context.new_page()
         await page.goto(address)
