@@ -5,8 +5,7 @@ import { hasOpus } from "./codec.js";
 import { CallView } from "./call_view.js";
 import { EchoWatch } from "./echo.js";
 import { INSECURE, ofEnd, ofMicrophone, ofPhase, ofRefusal } from "./reasons.js";
-import { OwnVoice } from "./own_voice.js";
-import { Recording, download, json } from "./record.js";
+import { Recording, json } from "./record.js";
 import { LevelTest, askServer, at, callQuery, fillDevices, fillForm, microphoneWanted } from "./setup.js";
 import { Sound, isSecure, level } from "./sound.js";
 
@@ -16,7 +15,6 @@ const SPOKEN = 5; // pieces of 20 ms in a row
 
 const view = new CallView();
 const levelTest = new LevelTest();
-const ownVoice = new OwnVoice({ openSound, closeSound, token: () => sessionStorage.getItem(TOKEN) });
 let offer; // of the server
 let opening; // a promise while microphone and speaker are being opened
 let sound; // open while it is tested, and during a call
@@ -34,7 +32,6 @@ async function begin() {
     return refused(error);
   }
   fillForm(offer, await hasOpus());
-  ownVoice.offer(offer.info.own_voices);
   await fillDevices();
   at("token-form").hidden = true;
   at("setup").hidden = false;
@@ -88,7 +85,6 @@ function closeSound() {
   sound?.close();
   sound = null;
   levelTest.stop();
-  ownVoice.stop();
 }
 
 /** A change of device or processor: the microphone is opened anew, once. */
@@ -106,14 +102,11 @@ async function startCall() {
   const query = callQuery();
   if (!(await openSound()) || (call && !call.isOver)) return;
   levelTest.stop();
-  ownVoice.stop();
   recording = new Recording();
   echo = new EchoWatch();
   sound.resetPlayback();
   setMute(false);
   call = new Call({ query, token: sessionStorage.getItem(TOKEN), on: { phase, text, sound: onAgent, ended } });
-  call.ownVoice = ownVoice.nameOf(query.voice_prompt);
-  at("save-voice").hidden = !call.ownVoice;
   at("setup").hidden = true;
   at("call").hidden = false;
   view.start();
@@ -149,7 +142,6 @@ function onAgent(samples) {
 
 function onCapture({ samples, time }) {
   levelTest.add(samples);
-  ownVoice.add(samples);
   if (!call || call.isOver) return;
   const loud = level(samples);
   if (echo.addCaptured(time, loud)) warnOfEcho();
@@ -194,7 +186,6 @@ function ended(end) {
   wakeLock?.release().catch(() => {});
   wakeLock = null;
   call.end = end;
-  if (ownVoice.hasExpired(call.query.voice_prompt, end)) end = { ...end, reason: "own-voice" };
   view.ended(ofEnd({ ...end, wasHidden: document.hidden }), {
     isPlanned: end.reason === "user",
     wasReady: end.wasReady,
@@ -231,8 +222,7 @@ function callSettings() {
   return {
     server: { address: location.origin, model, version, checksum, device, precision, past_window, sessions },
     role,
-    voice: call.ownVoice || voice,
-    own_voice: Boolean(call.ownVoice),
+    voice,
     seed: Number(seed),
     codec,
     sampling: Object.fromEntries(Object.entries(sampling).map(([name, value]) => [name, Number(value)])),
@@ -248,7 +238,10 @@ function callSettings() {
 
 function save(kind, ending, blob) {
   const stamp = recording.started.toISOString().slice(0, 19).replaceAll(":", "-");
-  download(`call-${stamp}${kind}.${ending}`, blob);
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob) });
+  link.download = `call-${stamp}${kind}.${ending}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
 at("token-form").onsubmit = (event) => {
@@ -266,7 +259,7 @@ at("setup").onsubmit = (event) => {
 };
 at("setup").addEventListener("invalid", ({ target }) => (target.closest("details").open = true), true);
 at("test-microphone").onclick = async () => {
-  if (levelTest.isOn || ownVoice.isRecording) closeSound();
+  if (levelTest.isOn) closeSound();
   else if (await openSound()) levelTest.start();
 };
 at("test-speaker").onclick = async () => {
