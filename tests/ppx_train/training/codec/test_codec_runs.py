@@ -154,7 +154,7 @@ def test_the_recogniser_teaches_and_its_reduction_stays(tmp_path: Path, monkeypa
 
 
 def test_a_shipped_codec_goes_on_with_its_own_sizes(speech: Path, tmp_path: Path) -> None:
-    words = ["model.init=small", "loss.quantize_from=0", "loss.decode_from=0", "loss.adversary=0", "steps=3"]
+    words = ["model.init=small", "loss.quantize_from=0", "loss.decode_from=0", "steps=3"]
     own = [f"model.{name}=null" for name in ("filters", "width", "layers", "context", "bins")]
     run = settings(speech, tmp_path / "run", *own, *words)
     assert train_codec(run) == 0
