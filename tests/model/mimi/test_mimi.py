@@ -393,7 +393,7 @@ def shipped() -> Mimi:
 
 
 def test_the_shipped_codec_is_small_and_has_its_constants(shipped: Mimi) -> None:
-    assert asset("mimi_small.safetensors").stat().st_size < 8e6
+    assert asset("mimi_small.safetensors").stat().st_size < 20e6
     assert shipped.num_codebooks == 8 and shipped.config.frame_samples == FRAME
     assert shipped.config.silence_codes is not None and shipped.config.sine_codes is not None
     silence = shipped.encode(torch.zeros(1, 1, 80 * FRAME))[0, :, -1]
