@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.browser import CHROMIUM
 from tests.paths import ROOT
-from tests.ppx_train.serve.browser import CHROMIUM
 
 BENCH = ROOT / "scripts" / "bench"
 

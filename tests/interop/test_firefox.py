@@ -28,10 +28,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import signal
 
+from tests.browser import speak
 from tests.interop.pulse import NEEDS_PULSE, RATE, Pulse, pulse
 from tests.live_server import live_server
 from tests.ppx_train.inference.conftest import folder  # noqa: F401 - a model folder
-from tests.ppx_train.serve.browser import speak
 
 PUPPETEER = "PPX_PUPPETEER"
 FIREFOX = shutil.which("firefox") or shutil.which("firefox-esr")

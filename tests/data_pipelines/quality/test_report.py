@@ -1,13 +1,12 @@
 """`ppx-data report`: turn taking and charts against other ways to compute them, and the page, also in a browser."""
 
+import asyncio
 import base64
 import io
 import json
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from shutil import which
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,6 +24,7 @@ from data_pipelines.records.turn_taking import TurnTaking, stretches, turn_takin
 from data_pipelines.records.turns import group_turns
 from data_pipelines.shards.encode import build_shards
 from model.errors import UserError
+from tests.browser import NEEDS_CHROMIUM, chromium, until_root
 from tests.data_pipelines.tiny_dialogues import RATE, TinyCodec, write_corpus, write_dialogue
 from tests.refusals import refused
 
@@ -354,32 +354,23 @@ def test_shards_and_the_folders_they_were_made_of_are_not_counted_twice(shards: 
         verbs.main(["report", str(shards), str(tmp_path / "dialogues"), "--out", str(tmp_path / "r.html")])
 
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := which(name))), None)
-PRESS = """<script>
-const player = document.querySelector("audio");
-player.addEventListener("loadedmetadata", () => {
-  const track = document.querySelector(".track"), left = track.getBoundingClientRect().left;
-  track.dispatchEvent(new MouseEvent("click", {clientX: left + 96 * 2.7, bubbles: true}));
-  page.lit = [...document.querySelectorAll(".on")].map(node => node.textContent).join(" ");
-});
-</script>"""
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@NEEDS_CHROMIUM
 def test_a_browser_plays_every_sample_and_goes_where_one_presses(shards: Path, tmp_path: Path) -> None:
     """Real Chromium: no error of the script, every player knows its length, a press moves playhead and words."""
+    pytest.importorskip("playwright")
     verbs.main(["report", str(shards), "--out", str(tmp_path / "report.html"), "--samples", "4"])
+
+    async def press() -> tuple[dict[str, str], list[str]]:
+        async with chromium() as browser:
+            page = await browser.new_page()
+            await page.goto((tmp_path / "report.html").as_uri())
+            assert "error" not in await until_root(page, 'players="4"')
+            await page.locator(".track").first.click(position={"x": 96 * 2.7, "y": 10})
+            return await until_root(page, "sought"), await page.locator(".sample .on").all_text_contents()
+
+    root, lit = asyncio.run(press())
+    assert root["sought"] == "2.70" and "error" not in root
     html = (tmp_path / "report.html").read_text()
-    (tmp_path / "pressed.html").write_text(html.replace("</body>", PRESS + "</body>"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    page = (tmp_path / "pressed.html").as_uri()
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    assert BROWSER
-    dom = subprocess.run([BROWSER, *options, profile, page], capture_output=True, text=True, timeout=1200).stdout
-    (root,) = re.findall(r"<html[^>]*>", dom)
-    assert 'data-players="4"' in root and "data-error" not in root
-    assert 'data-sought="2.70"' in root
     id = re.findall(r'<section class="card sample".*?<h3>([^<]*)</h3>', html, re.DOTALL)[0]
     found = next(entry.dialogue for entry in collect([shards], 4).examples if entry.dialogue.id == id)
-    lit = " ".join(w.text for side in (found.left, found.right) for w in side.words if w.start <= 2.7 < w.end)
-    assert f'data-lit="{lit}"' in root
+    assert lit == [w.text for side in (found.left, found.right) for w in side.words if w.start <= 2.7 < w.end]

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ppx_train.inference.loading import Release
+from tests.browser import speak
 from tests.ppx_train.inference.conftest import folder, release  # noqa: F401 - the fixtures of the engine's tests
-from tests.ppx_train.serve.browser import speak
 
 
 @pytest.fixture(scope="session")

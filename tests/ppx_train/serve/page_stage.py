@@ -12,7 +12,7 @@ from typing import Any
 
 from ppx_train.inference.loading import Release
 from ppx_train.serve.settings import PAGE
-from tests.ppx_train.serve.browser import chromium
+from tests.browser import chromium
 from tests.ppx_train.serve.live import Live, live, until
 
 SECONDS = 120.0

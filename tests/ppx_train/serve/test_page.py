@@ -20,7 +20,7 @@ from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
 from ppx_train.serve import replay
 from ppx_train.voices.voice_file import read_voice
-from tests.ppx_train.serve.browser import NEEDS_CHROMIUM
+from tests.browser import NEEDS_CHROMIUM
 from tests.ppx_train.serve.live import until
 from tests.ppx_train.serve.page_stage import SECONDS, Stage, played, saved, start, text_of, wait_played
 

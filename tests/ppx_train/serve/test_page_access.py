@@ -9,7 +9,7 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
 from ppx_train.serve.access import Access
-from tests.ppx_train.serve.browser import INSECURE_HOST, NEEDS_CHROMIUM
+from tests.browser import INSECURE_HOST, NEEDS_CHROMIUM
 from tests.ppx_train.serve.page_stage import Stage, start, text_of, wait_played
 
 pytestmark = NEEDS_CHROMIUM

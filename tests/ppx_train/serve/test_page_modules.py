@@ -12,7 +12,7 @@ pytest.importorskip("aiohttp")
 import soundfile
 import soxr
 
-from tests.ppx_train.serve.browser import NEEDS_CHROMIUM, speak
+from tests.browser import NEEDS_CHROMIUM, speak
 from tests.ppx_train.serve.ogg import crc, pages
 
 pytestmark = NEEDS_CHROMIUM

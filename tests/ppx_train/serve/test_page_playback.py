@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("playwright")
 pytest.importorskip("aiohttp")
 
-from tests.ppx_train.serve.browser import NEEDS_CHROMIUM
+from tests.browser import NEEDS_CHROMIUM
 
 pytestmark = NEEDS_CHROMIUM
 

@@ -35,6 +35,16 @@ async def chromium(microphone: Path | None = None) -> AsyncIterator[Any]:
             await browser.close()
 
 
+async def until_root(page: Any, *attributes: str) -> dict[str, str]:
+    """The data attributes of the root element, once it has `attributes` (as in `players="2"`) or an error.
+
+    Chromium's own clock (--virtual-time-budget) does not wait for a busy machine to decode sound.
+    """
+    wanted = "".join(f"[data-{attribute}]" for attribute in attributes)
+    await page.locator(f"html{wanted}, html[data-error]").wait_for(state="attached", timeout=600_000)
+    return dict(await page.evaluate("() => ({...document.documentElement.dataset})"))
+
+
 def speak(path: Path) -> Path:
     """Writes words that eSpeak NG speaks, 16 bits, mono. Skips the test without it."""
     loader = pytest.importorskip("espeakng_loader", reason="spoken words: pip install 'ppx-train[tts]'")
