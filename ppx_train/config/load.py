@@ -124,8 +124,8 @@ def merge(layers: Sequence[ConfigLayer]) -> Job:
 def _refuse_idle(run: Job, layers: Sequence[ConfigLayer]) -> None:
     """Raises UserError for a setting of the command line that cannot have an effect.
 
-    Files may hold such settings: `loss.adversary=0` leaves the recipe's `loss.adversary_from` behind, and a run that is
-    printed lists all of them.
+    Files may hold such settings: `trainer.precision=32-true` leaves the recipe's `loss.fp32_from` behind, and a run
+    that is printed lists all of them.
     """
     by_hand = [layer for layer in layers if layer.origin == COMMAND_LINE]
     for name, cause in run.idle:

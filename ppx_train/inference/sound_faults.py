@@ -1,8 +1,9 @@
 """Sound that is no speech: at a constant level, or with the spectrum of noise.
 
-Measured on 7 synthetic voices and 3 recordings (2 for the level), each plain and through our small Mimi: within 2 s
-the level of speech varies by 3 dB or more (standard deviation), that of white noise or a tone by 0.5 dB or less; the
-median flatness of speech is 0.04 or less, that of white noise 0.76 or more.
+Measured on 7 synthetic voices and 3 recordings (2 for the level): within 2 s the level of speech varies by 3 dB or more
+(standard deviation), that of white noise or a tone by 0.5 dB or less; the median flatness of speech is 0.04 or less,
+that of white noise 0.76 or more. Through our small Mimi speech has 0.02 or less (21 utterances of 8 voices that it has
+not heard), and white noise 0.26 (-14 dBFS) to 0.44 (-34 dBFS).
 """
 
 # Shapes: S samples (at 24 kHz), T frames

@@ -33,7 +33,7 @@ MOST_CLIPPED = 0.001
 """An agent is noisy if more than this share of its samples is clipped."""
 LONGEST_STEADY = 2.0
 """... if its sound keeps its level for this long, in seconds, as neither speech nor singing does."""
-MOST_FLAT = 0.5
+MOST_FLAT = 0.2
 """... if the spectrum of its sound is flatter than this, where 1 is white noise."""
 LONGEST_WORDLESS = 3.0
 """... or if it sounds for longer than this, in seconds, between two pieces of text."""

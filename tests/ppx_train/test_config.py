@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line(case: tuple[str, Code, str]) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        ("loss.fp32_from=0.95", "loss.fp32_from=0.95 has no effect with trainer.precision=32-true"),
+        ("trainer.precision=32-true loss.fp32_from=0.9", "loss.fp32_from=0.9 has no effect with trainer.precision=32-"),
         ("loss.adversary=0 loss.adversary_from=9000", "loss.adversary_from=9000 has no effect with loss.adversary=0"),
         ("data.heldout=[] data.heldout_crops=8", "data.heldout_crops=8 has no effect with data.heldout=[]"),
     ],
@@ -134,10 +134,10 @@ def test_a_codec_setting_of_the_command_line_without_effect_is_refused(case: tup
 
 def test_what_recipe_and_defaults_say_beside_a_term_that_is_switched_off_is_accepted(tmp_path: Path) -> None:
     load_job("recipe=codec_small loss.fp32_from=1 trainer.precision=32-true")
-    line = "recipe=codec_small loss.adversary=0 data.heldout=[] loss.fp32_from=0.95 trainer.precision=bf16-mixed"
+    line = "recipe=codec_small loss.adversary=0 data.heldout=[] trainer.precision=32-true"
     layers = layers_of(line.split())
     run = merge(layers)
-    assert isinstance(run, CodecRun) and run.loss.adversary_from == 27000
+    assert isinstance(run, CodecRun) and run.loss.fp32_from == 0.95
     (tmp_path / "config.yaml").write_text(run.to_yaml())
     assert load_saved(tmp_path / "config.yaml", CodecRun) == run
     (tmp_path / "mine.yaml").write_text(marked_yaml(run, layers))

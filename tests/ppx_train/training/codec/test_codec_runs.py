@@ -24,7 +24,13 @@ from tests.refusals import refused
 RATE = 24000
 TINY = ["model.filters=4", "model.width=32", "model.layers=1", "model.context=8", "model.bins=16"]
 SHORT = ["data.batch=2", "data.seconds=0.8", "data.heldout_crops=3", "optim.warmup_steps=2", "logging.every=1"]
-PHASES = ["loss.quantize_from=3", "loss.decode_from=4", "loss.adversary_from=6", "loss.recogniser=0"]
+PHASES = [
+    "loss.quantize_from=3",
+    "loss.decode_from=4",
+    "loss.adversary=0.1",
+    "loss.adversary_from=6",
+    "loss.recogniser=0",
+]
 RARE = ["trainer.checkpoint_every=5", "trainer.heldout_every=5", "logging.tensorboard=false"]
 
 
