@@ -49,6 +49,10 @@ def parser() -> Parser:
     add(
         "--voice-prompt-dir", type=Path, metavar="DIR", help="more voices, made by ppx-voice (default: the model's own)"
     )
+    add(
+        "--own-voices", choices=("on", "off"), default="off",
+        help="let callers bring clips of voices of their own, with stated consent (default: off)",
+    )  # fmt: skip
     add("--static", metavar="DIR|none", help='folder of another web page to serve at "/", or none (default: our page)')
     add("--half", action="store_true", help="compute in float16 instead of bfloat16")
     add("--cpu-offload", action="store_true", help="keep weights that the GPU cannot hold in the host's memory: slow")
@@ -67,6 +71,7 @@ def command(words: Sequence[str]) -> None:
         token=given.pop("token") or os.environ.get(TOKEN_VARIABLE) or None,
         origins=tuple(given.pop("origins")),
         watchdog_seconds=given.pop("watchdog"),
+        own_voices=given.pop("own_voices") == "on",
         static=PAGE if static is None else None if static == "none" else Path(static),
         limits=limits,
         **given,

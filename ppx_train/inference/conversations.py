@@ -171,7 +171,12 @@ class Conversations:
             self.feed_prompts()
 
     def _ends(self, settings: SessionSettings) -> list[int]:
-        """Frames of a prompt after which it is kept: the voice, and all but the last frame, which draws at random."""
+        """Frames of a prompt after which it is kept: the voice, and all but the last frame, which draws at random.
+
+        A caller's own voice is kept nowhere: it would stay for longer than was promised, and drive out what many share.
+        """
+        if settings.own_voice:
+            return []
         ends = {settings.voice_frames, settings.prompt_frames - 1}
         longest = min(settings.prompt_frames - 1, self.release.lm.config.context)  # Beyond it the ring has lost some.
         return sorted(frames for frames in ends if 0 < frames <= longest)

@@ -23,12 +23,14 @@ class SessionSettings:
 
     prompt_KP: the prompt's frames [17, P], or None. voice_frames: how many of its first frames are the voice alone,
     which other roles share. seed: the same seed and the same user audio give the same tokens; None: a new one.
+    own_voice: the id of a voice that is one caller's alone, of whose prompt nothing is kept for others; "" for others.
     """
 
     prompt_KP: Tensor | None = None
     voice_frames: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
+    own_voice: str = ""
 
     @property
     def prompt_frames(self) -> int:

@@ -7,6 +7,7 @@ import prometheus_client
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from data_pipelines.sound.audio import VOICE_SECONDS
 from model.config import FRAME_RATE, SAMPLE_RATE
 from model.text_safety import plain
 from ppx_train import __version__
@@ -14,6 +15,7 @@ from ppx_train.serve.chat import ChatWire
 from ppx_train.serve.connection import Connection
 from ppx_train.serve.logs import logger
 from ppx_train.serve.opus import codecs_here
+from ppx_train.serve.own_voices import OwnVoices
 from ppx_train.serve.presets import PRESETS
 from ppx_train.serve.protocol import MOST_MESSAGE_BYTES, PATH
 from ppx_train.serve.query import IGNORED, Refusal, read_query
@@ -40,6 +42,8 @@ def make_app(service: Service) -> web.Application:
     routes = Routes(service)
     app.router.add_get(PATH, routes.chat)
     app.router.add_get(REALTIME_PATH, routes.realtime)
+    app.router.add_post("/api/voices", routes.bring_voice)
+    app.router.add_delete("/api/voices/{id}", routes.forget_voice)
     for path in ("/healthz", "/readyz", "/metrics", "/api/info", "/api/voices", "/api/presets"):
         app.router.add_get(path, getattr(routes, path.rpartition("/")[2]))
     if service.settings.static is not None:
@@ -155,7 +159,7 @@ class Routes:
     async def info(self, request: web.Request) -> web.Response:
         """What this server is and how busy."""
         service = self.service
-        engine, admission, limits = service.engine, service.admission, service.limits
+        engine, admission, limits, own = service.engine, service.admission, service.limits, service.own_voices
         return web.json_response(
             {
                 "version": __version__,
@@ -166,6 +170,7 @@ class Routes:
                 "codecs": codecs_here(),
                 "proto": [1, 2],
                 "default_voice": service.voices.default,
+                "own_voices": None if own is None else {"seconds": VOICE_SECONDS, "kept_seconds": own.seconds},
                 "ignored": IGNORED,
                 "sessions": admission.slots if admission else 0,
                 "active": admission.slots - engine.conversations.free if engine and admission else 0,
@@ -190,6 +195,23 @@ class Routes:
             for name, voice in voices.voices.items()
         ]
         return web.json_response({"default": voices.default, "voices": listed})
+
+    async def bring_voice(self, request: web.Request) -> web.Response:
+        """Makes a voice of a caller's clip; no list has it, and its id is for the caller alone."""
+        own_voices = self._own_voices()
+        self.service.check_open()
+        return web.json_response(await own_voices.bring(request), headers={"Cache-Control": "no-store"})
+
+    async def forget_voice(self, request: web.Request) -> web.Response:
+        """Drops a caller's own voice before its time."""
+        if not self._own_voices().remove(request.match_info["id"]):
+            raise Refusal(404, "there is no voice of that id")
+        return web.json_response({"removed": True})
+
+    def _own_voices(self) -> OwnVoices:
+        if self.service.own_voices is None:
+            raise Refusal(403, "this server takes no voices of callers: it was started without --own-voices on")
+        return self.service.own_voices
 
     async def presets(self, request: web.Request) -> web.Response:
         """Roles to begin with."""

@@ -71,7 +71,8 @@ async def listening(service: Service) -> AsyncIterator[str]:
     """
     settings = service.settings
     context = tls_context(settings.ssl, settings.host) if settings.ssl else None
-    runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=CLOSING_SECONDS)
+    # A body that is packed would be unpacked whatever its size, before anybody reads it.
+    runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=CLOSING_SECONDS, auto_decompress=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host.strip("[]"), settings.port, ssl_context=context)
@@ -86,12 +87,12 @@ async def listening(service: Service) -> AsyncIterator[str]:
         port = runner.addresses[0][1]
         host = f"[{settings.host.strip('[]')}]" if ":" in settings.host else settings.host
         beat = asyncio.create_task(service.clock.run())
-        ticks = asyncio.create_task(_count_ticks(service))
+        upkeep = asyncio.create_task(_keep_up(service))
         try:
             yield f"{'https' if context else 'http'}://{host}:{port}"
         finally:
             beat.cancel()
-            ticks.cancel()
+            upkeep.cancel()
     finally:
         await runner.cleanup()
 
@@ -151,12 +152,14 @@ async def in_thread(work: Callable[[], object]) -> None:
     await done
 
 
-async def _count_ticks(service: Service) -> None:
-    """Takes over the times of ticks before the engine forgets them."""
+async def _keep_up(service: Service) -> None:
+    """Takes over the times of ticks before the engine forgets them, and drops own voices whose time is over."""
     while True:
         await asyncio.sleep(1.0)
         if service.engine is not None:
             service.metrics.note_ticks(service.engine)
+        if service.own_voices is not None:
+            service.own_voices.sweep()
 
 
 def _welcome(service: Service, address: str) -> str:

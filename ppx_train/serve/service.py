@@ -15,9 +15,11 @@ from ppx_train.serve.admission import Admission, admit
 from ppx_train.serve.ends import ENDS, End
 from ppx_train.serve.metrics import LoopClock, Metrics
 from ppx_train.serve.outbox import Outbox
+from ppx_train.serve.own_voices import OwnVoices
 from ppx_train.serve.protocol import EventType
 from ppx_train.serve.query import CallRequest, Refusal
 from ppx_train.serve.settings import ServeSettings
+from ppx_train.serve.voice_maker import VoiceMaker, WorkerLost
 from ppx_train.serve.voices import VoiceRegistry, read_voices
 
 Phase = Literal["loading", "ready", "draining", "failed"]
@@ -47,6 +49,11 @@ class Service:
         self.engine: LiveEngine | None = None
         self.admission: Admission | None = None
         self.voices = VoiceRegistry()
+        self.own_voices: OwnVoices | None = None
+        """The voices that callers brought; None if they may not."""
+        if settings.own_voices:
+            maker, limits = VoiceMaker(settings.model, settings.revision), settings.limits
+            self.own_voices = OwnVoices(maker, limits.own_voices, limits.own_voice_seconds, self._own_voices_in_use)
         self.metrics = Metrics()
         self.clock = LoopClock(self.metrics)
         self.access = Access(settings.token, settings.origins, is_local=settings.is_local)
@@ -60,7 +67,10 @@ class Service:
         Raises: UserError if something cannot be loaded, or no call fits.
         """
         settings = self.settings
+        fingerprint = self._start_maker()
         self.release = release or _load(settings)
+        if fingerprint is not None and fingerprint != self.release.codec_fingerprint:
+            raise UserError(f"{settings.model}: its codec has just changed, start the server again", code="checksum")
         self.voices = read_voices(self.release, settings.voice_prompt_dir)
         warm = CallRequest.default(self.limits)
         self.admission = admit(
@@ -68,6 +78,16 @@ class Service:
             past_window=settings.past_window or "forget",
         )  # fmt: skip
         self.engine = LiveEngine(self.admission.conversations)
+
+    def _start_maker(self) -> str | None:
+        """Starts the process that makes voices of clips, if there is to be one; returns what names its codec."""
+        try:
+            return self.own_voices.maker.start() if self.own_voices is not None else None
+        except WorkerLost as why:
+            raise UserError(
+                "the process that checks clips has ended while it started: free some memory, or leave out --own-voices",
+                code="lost-work",
+            ) from why
 
     def start(self) -> None:
         """Begins to take calls."""
@@ -105,7 +125,8 @@ class Service:
         Raises: Refusal for an unknown voice (404), or a role that is too long or cannot be spelled (400).
         """
         assert self.release is not None
-        voice_QP = self.voices.codes_of(wanted.voice)
+        own_QP = self.own_voices.codes_of(wanted.voice) if self.own_voices is not None and wanted.voice else None
+        voice_QP = self.voices.codes_of(wanted.voice) if own_QP is None else own_QP
         role, most = wanted.role, self.limits.role_tokens
         try:
             length = len(self.release.tokenizer.encode(role))
@@ -122,7 +143,11 @@ class Service:
             voice_frames=0 if voice_QP is None else voice_QP.shape[1],
             sampling=wanted.sampling,
             seed=wanted.seed,
+            own_voice="" if own_QP is None or wanted.voice is None else wanted.voice,
         )
+
+    def _own_voices_in_use(self) -> set[str]:
+        return {call.settings.own_voice for call in self.engine.calls()} if self.engine is not None else set()
 
     def fail(self) -> None:
         """Tells all callers that the server has failed; on the event loop."""
@@ -146,6 +171,8 @@ class Service:
         """Stops the threads."""
         if self.engine is not None and self.phase != "loading":
             self.engine.stop()
+        if self.own_voices is not None:
+            self.own_voices.maker.close()
         self.encoders.shutdown(wait=False)
 
 

@@ -38,6 +38,10 @@ class CallLimits:
     unsent_frames: int = 25
     """Frames that wait for a client that reads too slowly, 2 s; silent ones are dropped well before."""
     drain_seconds: float = 10.0
+    own_voices: int = 64
+    """Voices of callers that are kept; beyond them the one that was not used for longest is dropped."""
+    own_voice_seconds: float = 3600.0
+    """How long one is kept after its last use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class ServeSettings:
 
     model: an exported folder or a hub repository. ssl: a folder with cert.pem and key.pem, or "auto".
     origins: web origins whose pages may call, beside the server's own; "*" allows all.
+    own_voices: whether callers may bring voices of their own.
     static: a folder of files that are served at "/", or None. device: None is cuda if there is one. half: fp16 weights.
     precision: None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
@@ -63,6 +68,7 @@ class ServeSettings:
     insecure: bool = False
     origins: tuple[str, ...] = ()
     voice_prompt_dir: Path | None = None
+    own_voices: bool = False
     static: Path | None = PAGE
     device: str | None = None
     half: bool = False

@@ -51,7 +51,7 @@ def encode_voice(path: Path, codec: Mimi, lufs: float = VOICE_LUFS) -> Tensor:
     """
     audio_CS, rate = read_audio(path)
     check_length(audio_CS.shape[-1] / rate, path)
-    return _encode(audio_CS, rate, codec, lufs, path)
+    return encode_audio(audio_CS, rate, codec, lufs, path)
 
 
 def check_length(seconds: float, where: object) -> None:
@@ -101,7 +101,7 @@ def voice_of_clip(
         consent=speaker.consent.strip(),
         codec=codec.fingerprint(),
         source=sha256(data),
-        codes_QP=_encode(audio_CS, rate, codec, lufs, path).cpu(),
+        codes_QP=encode_audio(audio_CS, rate, codec, lufs, path).cpu(),
     )
     return voice, facts
 
@@ -128,7 +128,11 @@ def write_wav(path: Path, audio: Audio) -> None:
         soundfile.write(temporary, audio, RATE_HZ, "PCM_16", format="WAV")
 
 
-def _encode(audio_CS: Audio, rate: int, codec: Mimi, lufs: float, where: Path) -> Tensor:
+def encode_audio(audio_CS: Audio, rate: int, codec: Mimi, lufs: float, where: object) -> Tensor:
+    """As `encode_voice`, for [channels, samples] of any rate in Hz. where: names the audio in messages.
+
+    Raises: UserError if it is silent.
+    """
     clip_S = to_mono_24k(audio_CS, rate)
     try:
         clip_S = loudness_normalise(clip_S, codec.config.sample_rate, lufs)

@@ -5,7 +5,8 @@ import { hasOpus } from "./codec.js";
 import { CallView } from "./call_view.js";
 import { EchoWatch } from "./echo.js";
 import { INSECURE, ofEnd, ofMicrophone, ofPhase, ofRefusal } from "./reasons.js";
-import { Recording, json } from "./record.js";
+import { OwnVoice } from "./own_voice.js";
+import { Recording, download, json } from "./record.js";
 import { LevelTest, askServer, at, callQuery, fillDevices, fillForm, microphoneWanted } from "./setup.js";
 import { Sound, isSecure, level } from "./sound.js";
 
@@ -15,6 +16,7 @@ const SPOKEN = 5; // pieces of 20 ms in a row
 
 const view = new CallView();
 const levelTest = new LevelTest();
+const ownVoice = new OwnVoice({ openSound, closeSound, token: () => sessionStorage.getItem(TOKEN) });
 let offer; // of the server
 let opening; // a promise while microphone and speaker are being opened
 let sound; // open while it is tested, and during a call
@@ -32,6 +34,7 @@ async function begin() {
     return refused(error);
   }
   fillForm(offer, await hasOpus());
+  ownVoice.offer(offer.info.own_voices);
   await fillDevices();
   at("token-form").hidden = true;
   at("setup").hidden = false;
@@ -85,6 +88,7 @@ function closeSound() {
   sound?.close();
   sound = null;
   levelTest.stop();
+  ownVoice.stop();
 }
 
 /** A change of device or processor: the microphone is opened anew, once. */
@@ -102,11 +106,14 @@ async function startCall() {
   const query = callQuery();
   if (!(await openSound()) || (call && !call.isOver)) return;
   levelTest.stop();
+  ownVoice.stop();
   recording = new Recording();
   echo = new EchoWatch();
   sound.resetPlayback();
   setMute(false);
   call = new Call({ query, token: sessionStorage.getItem(TOKEN), on: { phase, text, sound: onAgent, ended } });
+  call.ownVoice = ownVoice.nameOf(query.voice_prompt);
+  at("save-voice").hidden = !call.ownVoice;
   at("setup").hidden = true;
   at("call").hidden = false;
   view.start();
@@ -142,6 +149,7 @@ function onAgent(samples) {
 
 function onCapture({ samples, time }) {
   levelTest.add(samples);
+  ownVoice.add(samples);
   if (!call || call.isOver) return;
   const loud = level(samples);
   if (echo.addCaptured(time, loud)) warnOfEcho();
@@ -186,6 +194,7 @@ function ended(end) {
   wakeLock?.release().catch(() => {});
   wakeLock = null;
   call.end = end;
+  if (ownVoice.hasExpired(call.query.voice_prompt, end)) end = { ...end, reason: "own-voice" };
   view.ended(ofEnd({ ...end, wasHidden: document.hidden }), {
     isPlanned: end.reason === "user",
     wasReady: end.wasReady,
@@ -222,7 +231,8 @@ function callSettings() {
   return {
     server: { address: location.origin, model, version, checksum, device, precision, past_window, sessions },
     role,
-    voice,
+    voice: call.ownVoice || voice,
+    own_voice: Boolean(call.ownVoice),
     seed: Number(seed),
     codec,
     sampling: Object.fromEntries(Object.entries(sampling).map(([name, value]) => [name, Number(value)])),
@@ -238,10 +248,7 @@ function callSettings() {
 
 function save(kind, ending, blob) {
   const stamp = recording.started.toISOString().slice(0, 19).replaceAll(":", "-");
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob) });
-  link.download = `call-${stamp}${kind}.${ending}`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  download(`call-${stamp}${kind}.${ending}`, blob);
 }
 
 at("token-form").onsubmit = (event) => {
@@ -259,7 +266,7 @@ at("setup").onsubmit = (event) => {
 };
 at("setup").addEventListener("invalid", ({ target }) => (target.closest("details").open = true), true);
 at("test-microphone").onclick = async () => {
-  if (levelTest.isOn) closeSound();
+  if (levelTest.isOn || ownVoice.isRecording) closeSound();
   else if (await openSound()) levelTest.start();
 };
 at("test-speaker").onclick = async () => {

@@ -57,6 +57,10 @@ const ENDS = {
   silent: ["The server has fallen silent", "Nothing has come from it for 10 seconds. It or the network may be down."],
   broken: ["The connection broke", "The server has stopped, or the network is down. Call again in a moment."],
   unreachable: ["The server cannot be reached", "It has stopped or restarts, or the network is down. Try again."],
+  "own-voice": [
+    "Your own voice is no longer there",
+    "The server keeps such voices for a limited time. Change the settings, and use your clip again.",
+  ],
   long: ["The role is too long", "Shorten it, and call again."],
   full: ["All lines are taken", "So is the queue. Try again later."],
   "no-socket": [
@@ -84,6 +88,14 @@ export function ofRefusal({ status, error, field, allowed }) {
     return { title: "The server refuses a setting", text: `${error}. Allowed: ${[allowed].flat().join(", ")}.` };
   if (status === 503) return { title: "The server takes no calls now", text: `It says: ${error}.` };
   return { title: "The server refuses the call", text: `It says: ${error ?? `status ${status}`}.` };
+}
+
+/** For a clip that becomes no voice: what the server said, {status, error, faults}, or what fetch raised. One line. */
+export function ofClip({ status, error, faults }) {
+  if (!status) return "The server cannot be reached. Try again.";
+  if (status === 401) return ofRefusal({ status }).text;
+  const said = faults ? Object.values(faults) : [error];
+  return said.map((words) => `${words[0].toUpperCase()}${words.slice(1)}.`).join(" ");
 }
 
 /** Phases before the agent is ready. */

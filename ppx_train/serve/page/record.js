@@ -35,22 +35,9 @@ export class Recording {
     this.pieces.push({ at, text });
   }
 
-  /** Stereo, 16 bits, 24 kHz: the agent on the left, the user on the right. cut: first samples of the user to leave out. */
+  /** Stereo: the agent on the left, the user on the right. cut: first samples of the user to leave out. */
   wav(cut) {
-    const agent = flat(this.agent);
-    const user = flat(this.user).subarray(cut);
-    const count = Math.max(agent.length, user.length);
-    const parts = [wavHeader(count)];
-    for (let start = 0; start < count; start += RATE) {
-      const size = Math.min(RATE, count - start);
-      const view = new DataView(new ArrayBuffer(4 * size));
-      for (let n = 0; n < size; n++) {
-        view.setInt16(4 * n, agent[start + n] ?? 0, true);
-        view.setInt16(4 * n + 2, user[start + n] ?? 0, true);
-      }
-      parts.push(view.buffer);
-    }
-    return new Blob(parts, { type: "audio/wav" });
+    return wav([flat(this.agent, Int16Array), flat(this.user, Int16Array).subarray(cut)]);
   }
 
   transcript() {
@@ -60,8 +47,30 @@ export class Recording {
 
 export const json = (content) => new Blob([JSON.stringify(content, null, 2), "\n"], { type: "application/json" });
 
-function flat(list) {
-  const whole = new Int16Array(list.reduce((sum, samples) => sum + samples.length, 0));
+/** A file of 16 bits at 24 kHz of channels, Int16Array each; what a shorter one lacks is silence. */
+export function wav(channels) {
+  const count = Math.max(...channels.map((samples) => samples.length));
+  const parts = [wavHeader(count, channels.length)];
+  for (let start = 0; start < count; start += RATE) {
+    const size = Math.min(RATE, count - start);
+    const view = new DataView(new ArrayBuffer(2 * channels.length * size));
+    for (let n = 0; n < size; n++)
+      channels.forEach((samples, k) => view.setInt16(2 * (n * channels.length + k), samples[start + n] ?? 0, true));
+    parts.push(view.buffer);
+  }
+  return new Blob(parts, { type: "audio/wav" });
+}
+
+/** Lets the browser save a file. */
+export function download(name, blob) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+/** Pieces as one array of a kind. */
+export function flat(list, Kind) {
+  const whole = new Kind(list.reduce((sum, samples) => sum + samples.length, 0));
   let at = 0;
   for (const samples of list) {
     whole.set(samples, at);
@@ -70,20 +79,21 @@ function flat(list) {
   return whole;
 }
 
-function wavHeader(count) {
+function wavHeader(count, channels) {
+  const width = 2 * channels;
   const view = new DataView(new ArrayBuffer(44));
   const word = (at, letters) => [...letters].forEach((letter, n) => view.setUint8(at + n, letter.charCodeAt(0)));
   word(0, "RIFF");
-  view.setUint32(4, 36 + 4 * count, true);
+  view.setUint32(4, 36 + width * count, true);
   word(8, "WAVEfmt ");
   view.setUint32(16, 16, true);
   view.setUint16(20, 1, true); // PCM
-  view.setUint16(22, 2, true);
+  view.setUint16(22, channels, true);
   view.setUint32(24, RATE, true);
-  view.setUint32(28, 4 * RATE, true);
-  view.setUint16(32, 4, true);
+  view.setUint32(28, width * RATE, true);
+  view.setUint16(32, width, true);
   view.setUint16(34, 16, true);
   word(36, "data");
-  view.setUint32(40, 4 * count, true);
+  view.setUint32(40, width * count, true);
   return view.buffer;
 }

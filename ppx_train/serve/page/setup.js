@@ -1,13 +1,12 @@
 // The form before a call: role, voice, devices, level test, and what is behind "More settings".
 
 import { authorization } from "./call.js";
-import { canChooseSpeaker, level, listDevices } from "./sound.js";
+import { LevelMeter } from "./level_meter.js";
+import { canChooseSpeaker, listDevices } from "./sound.js";
 
 export const at = (id) => document.getElementById(id);
 const SAMPLING = ["text_temperature", "text_topk", "audio_temperature", "audio_topk"];
 const CODECS = { opus: "Opus, 32 kbit/s", pcm16: "PCM16, 384 kbit/s" };
-const DECIBELS = 60; // shown below full scale
-const TESTED = 50; // pieces of 20 ms between two words about the level
 
 /** What the server offers: {info, voices, presets}. Raises: an answer's {status, error}, or TypeError without one. */
 export async function askServer(token) {
@@ -48,7 +47,7 @@ function presetPill({ id, label, text_prompt: role }) {
   return pill;
 }
 
-function option(value, label) {
+export function option(value, label) {
   return Object.assign(document.createElement("option"), { value, textContent: label });
 }
 
@@ -84,9 +83,10 @@ export function callQuery() {
   return { ...who, seed, ...sampling, codec: at("codec").value, proto: "2" };
 }
 
-/** Shows how loud the microphone is, and says once a second what to think of it. */
+/** The test of the microphone before a call. */
 export class LevelTest {
   constructor() {
+    this.meter = new LevelMeter(at("level"), at("level-words"));
     this.stop();
   }
 
@@ -94,31 +94,17 @@ export class LevelTest {
     this.isOn = true;
     at("test-microphone").textContent = "Stop the test";
     at("level-test").hidden = false;
-    at("level-words").textContent = "Say something.";
+    this.meter.reset("Say something.");
   }
 
   stop() {
-    Object.assign(this, { isOn: false, count: 0, loudest: 0 });
+    this.isOn = false;
     at("test-microphone").textContent = "Test microphone";
-    at("level").value = 0;
     at("level-test").hidden = true;
-    at("level-words").textContent = "";
+    this.meter.reset("");
   }
 
   add(samples) {
-    if (!this.isOn) return;
-    const share = Math.max(0, 1 + (20 * Math.log10(Math.max(level(samples), 1e-6))) / DECIBELS);
-    at("level").value = Math.max(share, at("level").value - 0.02);
-    this.loudest = Math.max(this.loudest, share);
-    if (++this.count < TESTED) return;
-    at("level-words").textContent = judge(this.loudest);
-    Object.assign(this, { count: 0, loudest: 0 });
+    if (this.isOn) this.meter.add(samples);
   }
-}
-
-function judge(share) {
-  if (share === 0) return "Nothing is heard. Is the microphone switched off?";
-  if (share < 0.35) return "Very quiet. Speak, or come closer.";
-  if (share > 0.95) return "Too loud. Move away, or turn the microphone down.";
-  return "Good.";
 }

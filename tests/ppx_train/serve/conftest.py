@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ppx_train.inference.loading import Release
 from tests.browser import speak
 from tests.ppx_train.inference.conftest import folder, release  # noqa: F401 - the fixtures of the engine's tests
+from tests.ppx_train.voices.conftest import spoken  # noqa: F401 - a fixture of the tests of voices
 
 
 @pytest.fixture(scope="session")

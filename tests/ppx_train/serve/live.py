@@ -52,8 +52,9 @@ class Live:
 
 @asynccontextmanager
 async def live(release: Release, *, limits: CallLimits | None = None, **settings: Any) -> AsyncIterator[Live]:
-    settings = {"max_sessions": 2, "not_realtime": True, **settings}  # On a busy machine a tick may measure long.
-    service = Service(ServeSettings(model="tiny", port=0, limits=limits or CallLimits(), **settings))
+    # On a busy machine a tick may measure long.
+    settings = {"model": "tiny", "max_sessions": 2, "not_realtime": True, **settings}
+    service = Service(ServeSettings(port=0, limits=limits or CallLimits(), **settings))
     service.settings.check()
     async with listening(service) as address, aiohttp.ClientSession() as http:
         one = Live(service, address, http)

@@ -51,10 +51,10 @@ class Stage:
 
 
 @contextmanager
-def open_stage(release: Release, microphone: Path) -> Iterator[Stage]:
+def open_stage(release: Release, microphone: Path, **settings: Any) -> Iterator[Stage]:
     """Starts a server of a model and both browsers. microphone: the WAV file that is heard."""
     loop, stack = asyncio.new_event_loop(), AsyncExitStack()
-    one = loop.run_until_complete(stack.enter_async_context(live(release)))
+    one = loop.run_until_complete(stack.enter_async_context(live(release, **settings)))
     browser = loop.run_until_complete(stack.enter_async_context(chromium(microphone)))
     deaf = loop.run_until_complete(stack.enter_async_context(chromium()))
     try:
