@@ -30,7 +30,7 @@ from model.streaming.sample import Sampling
 from ppx_train.inference import call
 from ppx_train.inference.loading import Release, find_voice
 from ppx_train.inference.offline import chat
-from ppx_train.serve import voice_maker
+from ppx_train.serve import clip_request, voice_maker
 from ppx_train.serve.access import Access
 from ppx_train.serve.clip_request import MOST_AT_ONCE, MOST_BYTES
 from ppx_train.serve.opus import Pcm16Writer
@@ -149,7 +149,9 @@ def test_what_is_wrong_with_a_clip_is_said_check_by_check(desk: Desk, spoken: di
     desk.run(test())
 
 
-def test_other_requests_are_refused_before_any_work(desk: Desk, spoken: dict[str, Audio]) -> None:
+def test_other_requests_are_refused_before_any_work(
+    desk: Desk, spoken: dict[str, Audio], monkeypatch: pytest.MonkeyPatch
+) -> None:
     man, one = spoken["man"], desk.one
     good = wav(man)
     json_ = {"Content-Type": "application/json"}
@@ -174,6 +176,10 @@ def test_other_requests_are_refused_before_any_work(desk: Desk, spoken: dict[str
         while True:
             yield bytes(1 << 16)
 
+    async def halting() -> Any:
+        yield good[:1000]
+        await asyncio.sleep(3600)
+
     async def test() -> None:
         for clip, more, status, field in cases:
             got = await bring(one, clip, **more)
@@ -181,13 +187,10 @@ def test_other_requests_are_refused_before_any_work(desk: Desk, spoken: dict[str
         where = f"{one.address}/api/voices?consent=yes"
         async with one.http.post(where, data=endless(), headers=WAV) as answer:  # without a length
             assert answer.status == 413
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(one.address.rpartition(":")[2]))
-        head = "POST /api/voices?consent=yes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: audio/wav\r\n"
-        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-        await asyncio.sleep(0.1)
-        writer.write(b"no length\r\n")
-        assert b" 400 " in await reader.readline()
-        writer.close()
+        monkeypatch.setattr(clip_request, "UPLOAD_SECONDS", 0.3)
+        async with one.http.post(where, data=halting(), headers=WAV) as answer:
+            assert answer.status == 408
+        monkeypatch.undo()
         desk.own._clips = MOST_AT_ONCE
         try:
             assert (await bring(one, good))[0] == 503

@@ -139,7 +139,7 @@ def test_a_recording_shows_its_level_ends_by_itself_and_becomes_a_voice(booth: S
             assert not await page.is_checked("#consent")  # Another clip may be another person's.
             await stop_after(page, 4)
             seconds = float((await text_of(page, "#own-words", contains="A clip of")).split()[3])
-            assert 4 <= seconds < 10
+            assert 4 <= seconds <= 10  # A busy machine stops late, at the longest at last.
             second = await use(page)
             assert second != first and await page.locator("#voice option", has_text="My own voice").count() == 1
             await start(page)
