@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import LMConfig
 from model.kernels.attention import step_attention
+from model.kernels.matmul import residual_dtype
 from model.kernels.recompute import Block
 from model.layers import Embedding, Gating, RMSNorm, StackedEmbedding, StepLinear
 
@@ -79,6 +80,7 @@ class DepthTransformer(nn.Module):
         in row 0 and its audio codebook k - 1 in row k.
         """
         embedded_QND = torch.cat((self.text_emb(tokens_QN[:1]), self.audio_emb(tokens_QN[1:])))
+        embedded_QND = embedded_QND.to(residual_dtype(embedded_QND))
         x_QND = (self.inputs.shared(hidden_NI, len(tokens_QN)) + embedded_QND).contiguous()
         for block in self.layers:
             x_QND = block.run(x_QND)

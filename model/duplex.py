@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from model.config import ZERO_ID, LMConfig
 from model.depth import DepthTransformer
 from model.kernels.cross_entropy import head_loss
+from model.kernels.matmul import residual_dtype
 from model.kernels.recompute import set_mode
 from model.layers import Embedding, Linear, RMSNorm, StackedEmbedding, StepLinear
 from model.temporal import TemporalTransformer
@@ -53,6 +54,17 @@ class StreamSums(NamedTuple):
     """Number of targets of weight > 0 where the most likely token is the right one."""
     count_K: Tensor
     """Number of targets of weight > 0."""
+
+
+class LossRows(NamedTuple):
+    """The rows of a packed batch that carry loss, in the order of their positions; see `loss_rows`."""
+
+    text_M: Tensor
+    """Positions whose text has weight, int64; position 0 alone if none has."""
+    audio_M: Tensor
+    """Positions of which any codebook has weight."""
+    num_steps: int
+    """Depth steps that must run: without a loss on the user's streams, the last 8 need not."""
 
 
 class DuplexLM(nn.Module):
@@ -125,7 +137,8 @@ class DuplexLM(nn.Module):
         return self._embed(_packed(delayed_BKT)).view(batch, num_frames, -1)
 
     def _embed(self, delayed_KN: Tensor) -> Tensor:
-        return self.text_emb(delayed_KN[0]) + self.audio_emb.summed(delayed_KN[1:])
+        x_ND = self.text_emb(delayed_KN[0]) + self.audio_emb.summed(delayed_KN[1:])
+        return x_ND.to(residual_dtype(x_ND))
 
     def delayed_inputs(self, codes_BKT: Tensor) -> tuple[Tensor, Tensor]:
         """(inputs_BKT, targets_BKT): what the temporal transformer sees at position p, and the delayed frame p.
@@ -135,7 +148,7 @@ class DuplexLM(nn.Module):
         delayed_BKT = self._delayed_frames(codes_BKT)
         start_K = self._start_ids(codes_BKT.device)
         inputs_BKT = torch.cat((start_K[None, :, None].expand(len(codes_BKT), -1, -1), delayed_BKT[:, :, :-1]), dim=2)
-        return inputs_BKT, self._delay(codes_BKT, ZERO_ID)
+        return inputs_BKT, _delayed(self.config, codes_BKT, ZERO_ID)
 
     def hidden(self, inputs_BKT: Tensor) -> Tensor:
         """Output of the temporal transformer and the final norm, [B, T, D]."""
@@ -163,7 +176,13 @@ class DuplexLM(nn.Module):
             audio_BQTV[:, k] = _undelayed(delayed_BQTV[:, k], delay)
         return Logits(audio_BQTV, mask_BKT[:, 1 : 1 + num_steps], _undelayed(text_BTV, delays[0]), mask_BKT[:, 0])
 
-    def forward(self, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None) -> StreamSums:
+    def forward(
+        self,
+        codes_BKT: Tensor,
+        weights_BKT: Tensor,
+        lengths: Sequence[int] | None = None,
+        rows: LossRows | None = None,
+    ) -> StreamSums:
         """Summed losses of a batch of undelayed codes.
 
         Targets that are ZERO_ID, or that the delays leave undefined, get weight 0. If no weight is left, the losses are
@@ -171,6 +190,8 @@ class DuplexLM(nn.Module):
         0.3008.
         Shapes: codes_BKT int64; weights_BKT fp32 >= 0, the loss weight of each undelayed target, where 0 means no loss;
         lengths: frames of each row that are not padding (None: all), since nothing is computed behind them.
+        rows: what `loss_rows` found for the same batch, on the device of the codes. None finds them here, for which the
+        host waits for a GPU three times.
         Raises: ValueError if the shapes or lengths contradict each other.
         """
         if codes_BKT.shape != weights_BKT.shape or codes_BKT.shape[1] != self.config.num_streams:
@@ -180,21 +201,19 @@ class DuplexLM(nn.Module):
         if len(lengths) != batch or min(lengths) < 1 or max(lengths) > num_frames:
             raise ValueError(f"lengths {lengths} of {batch} rows of {num_frames} frames: give 1 to {num_frames} each")
         inputs_BKT, targets_BKT = self.delayed_inputs(codes_BKT)
-        weights_BKT = self._delay(weights_BKT.float(), 0) * (targets_BKT != ZERO_ID)
         hidden_ND = self._hidden(_packed(inputs_BKT, lengths), lengths)
-        weights_KN, targets_KN = _packed(weights_BKT, lengths), _packed(targets_BKT, lengths)
+        weights_KN = _packed(_delayed_weights(self.config, codes_BKT, weights_BKT), lengths)
+        targets_KN = _packed(targets_BKT, lengths)
         delayed_KN = _packed(self._delayed_frames(codes_BKT), lengths)
+        text_M, audio_M, num_steps = _loss_rows(weights_KN, self.config.dep_q) if rows is None else rows
 
-        rows_M = _rows_with_loss(weights_KN[:1])
-        text_terms = self.text_head.terms(hidden_ND.index_select(0, rows_M))
-        text_loss_1, text_correct_1 = head_loss(text_terms, targets_KN[:1, rows_M], weights_KN[:1, rows_M])
+        text_terms = self.text_head.terms(hidden_ND.index_select(0, text_M))
+        text_loss_1, text_correct_1 = head_loss(text_terms, targets_KN[:1, text_M], weights_KN[:1, text_M])
 
-        num_steps = self._steps_with_loss(weights_KN)
         audio = slice(1, 1 + num_steps)
-        rows_M = _rows_with_loss(weights_KN[audio])
-        tokens_QM = delayed_KN[:num_steps, rows_M]
-        audio_terms = self.depth.heads.terms(self.depth(hidden_ND.index_select(0, rows_M), tokens_QM))
-        audio_loss_Q, audio_correct_Q = head_loss(audio_terms, targets_KN[audio, rows_M], weights_KN[audio, rows_M])
+        tokens_QM = delayed_KN[:num_steps, audio_M]
+        audio_terms = self.depth.heads.terms(self.depth(hidden_ND.index_select(0, audio_M), tokens_QM))
+        audio_loss_Q, audio_correct_Q = head_loss(audio_terms, targets_KN[audio, audio_M], weights_KN[audio, audio_M])
 
         rest = hidden_ND.new_zeros(self.config.n_q - num_steps, dtype=torch.float32)
         weights_KN[1 + self.config.dep_q :] = 0
@@ -205,11 +224,6 @@ class DuplexLM(nn.Module):
             count_K=(weights_KN > 0).sum(1).float(),
         )
 
-    def _steps_with_loss(self, weights_KN: Tensor) -> int:
-        """Number of depth steps that must run: without a loss on the user's streams, the last 8 need not."""
-        has_loss_Q = (weights_KN[1 : 1 + self.config.dep_q] > 0).any(1)
-        return int((has_loss_Q * torch.arange(1, len(has_loss_Q) + 1, device=has_loss_Q.device)).max().clamp(min=1))
-
     def _start_ids(self, device: torch.device) -> Tensor:
         ids_K = torch.full((self.config.num_streams,), self.config.audio_start_id, device=device)
         ids_K[0] = self.config.text_start_id
@@ -217,15 +231,43 @@ class DuplexLM(nn.Module):
 
     def _delayed_frames(self, codes_BKT: Tensor) -> Tensor:
         """The delayed codes with initial ids in the gaps, as the depth transformer and the next position see them."""
-        return self._delay(codes_BKT, self._start_ids(codes_BKT.device))
+        return _delayed(self.config, codes_BKT, self._start_ids(codes_BKT.device))
 
-    def _delay(self, values_BKT: Tensor, fill: Tensor | int) -> Tensor:
-        delayed_BKT = torch.empty_like(values_BKT)
-        for stream, delay in enumerate(self.config.delays):
-            gap = min(delay, values_BKT.shape[2])
-            delayed_BKT[:, stream, :gap] = fill[stream] if isinstance(fill, Tensor) else fill
-            delayed_BKT[:, stream, gap:] = values_BKT[:, stream, : values_BKT.shape[2] - gap]
-        return delayed_BKT
+
+def loss_rows(
+    config: LMConfig, codes_BKT: Tensor, weights_BKT: Tensor, lengths: Sequence[int] | None = None
+) -> LossRows:
+    """Finds which rows carry loss, for `DuplexLM.forward` with the same arguments; best on the host, before its GPU.
+
+    Without any loss it is row 0: at weight 0 it keeps every parameter in the graph, and every rank in the same
+    collectives.
+    """
+    return _loss_rows(_packed(_delayed_weights(config, codes_BKT, weights_BKT), lengths), config.dep_q)
+
+
+def _loss_rows(weights_KN: Tensor, num_codebooks: int) -> LossRows:
+    has_loss_QN = weights_KN[1 : 1 + num_codebooks] > 0
+    steps = has_loss_QN.any(1).nonzero()
+    num_steps = int(steps[-1]) + 1 if len(steps) else 1
+    return LossRows(_where_any(weights_KN[:1] > 0), _where_any(has_loss_QN[:num_steps]), num_steps)
+
+
+def _where_any(has_loss_QN: Tensor) -> Tensor:
+    rows_M = has_loss_QN.any(0).nonzero().flatten()
+    return rows_M if len(rows_M) else rows_M.new_zeros(1)
+
+
+def _delayed(config: LMConfig, values_BKT: Tensor, fill: Tensor | int) -> Tensor:
+    delayed_BKT = torch.empty_like(values_BKT)
+    for stream, delay in enumerate(config.delays):
+        gap = min(delay, values_BKT.shape[2])
+        delayed_BKT[:, stream, :gap] = fill[stream] if isinstance(fill, Tensor) else fill
+        delayed_BKT[:, stream, gap:] = values_BKT[:, stream, : values_BKT.shape[2] - gap]
+    return delayed_BKT
+
+
+def _delayed_weights(config: LMConfig, codes_BKT: Tensor, weights_BKT: Tensor) -> Tensor:
+    return _delayed(config, weights_BKT.float(), 0) * (_delayed(config, codes_BKT, ZERO_ID) != ZERO_ID)
 
 
 def _undelayed(delayed_BTV: Tensor, delay: int) -> Tensor:
@@ -239,12 +281,3 @@ def _packed(values_BKT: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     if lengths is None or min(lengths) == num_frames:
         return values_BKT.transpose(0, 1).flatten(1)
     return torch.cat([row_KT[:, :length] for row_KT, length in zip(values_BKT, lengths, strict=True)], dim=1)
-
-
-def _rows_with_loss(weights_QN: Tensor) -> Tensor:
-    """Indices of the positions where any stream has weight, or of position 0 alone if no stream has any.
-
-    That one row, at weight 0, keeps every parameter in the graph, and every rank in the same collectives.
-    """
-    rows_M = (weights_QN > 0).any(0).nonzero().flatten()
-    return rows_M if len(rows_M) else rows_M.new_zeros(1)

@@ -43,6 +43,14 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else x.dtype
 
 
+def residual_dtype(x: Tensor) -> torch.dtype:
+    """The type in which blocks add to x: on a GPU that of products, so that autocast means what FSDP2's policy means.
+
+    On a CPU autocast leaves the residual stream as it is.
+    """
+    return x.dtype if x.device.type == "cpu" else compute_dtype(x)
+
+
 def autocast_to_one_type(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Both tensors in autocast's type; outside autocast they stay as they are."""
     return (x.to(compute_dtype(x)), weight.to(compute_dtype(x))) if _autocasts(x) else (x, weight)

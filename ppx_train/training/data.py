@@ -22,11 +22,13 @@ from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.order import Place, StepPlan
 from data_pipelines.shards.storage import StorageError, storage_at
 from model.config import FRAME_RATE, ZERO_ID, LMConfig
+from model.duplex import LossRows, loss_rows
 from model.errors import UserError
 from model.mimi.files import load_mimi
 from model.prompt import hybrid_prompt, role_ids, training_sequence
 from model.text import TextTokenizer, text_stream
-from ppx_train.config.parts import Data
+from ppx_train.config.parts import Data, Loss
+from ppx_train.training.loss import target_weights
 from ppx_train.training.ranks import rank, world_size
 
 CHARS_PER_PIECE = 4
@@ -39,11 +41,16 @@ MIN_DIALOGUE_FRAMES = 25
 
 @dataclass
 class MicroBatch:
-    """Sequences padded to the longest: codes_BKT int64 (ZERO_ID on padding), has_loss_BT bool, lengths in frames."""
+    """Sequences padded to the longest, with all that a forward pass would otherwise ask a GPU for.
+
+    codes_BKT int64 (ZERO_ID on padding); weights_BKT fp32, the loss weight of each target; lengths in frames; rows:
+    which positions carry loss.
+    """
 
     codes_BKT: Tensor
-    has_loss_BT: Tensor
+    weights_BKT: Tensor
     lengths: tuple[int, ...]
+    rows: LossRows
     ids: tuple[str, ...]
 
     @property
@@ -51,28 +58,44 @@ class MicroBatch:
         """Frames that are not padding."""
         return sum(self.lengths)
 
-    @property
-    def lengths_B(self) -> Tensor:
-        """The lengths as a tensor on the device of the codes."""
-        return torch.tensor(self.lengths, device=self.codes_BKT.device)
-
     def to(self, device: torch.device, **_: Any) -> "MicroBatch":
         """Returns a copy on `device`; Lightning calls it with more arguments, which change nothing."""
-        codes_BKT, has_loss_BT = (part.to(device, non_blocking=True) for part in (self.codes_BKT, self.has_loss_BT))
-        return MicroBatch(codes_BKT, has_loss_BT, self.lengths, self.ids)
+
+        def there(part: Tensor) -> Tensor:
+            # Only a copy from pinned memory lets the host run ahead of the GPU.
+            return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+
+        text_M, audio_M, num_steps = self.rows
+        return replace(
+            self,
+            codes_BKT=there(self.codes_BKT),
+            weights_BKT=there(self.weights_BKT),
+            rows=LossRows(there(text_M), there(audio_M), num_steps),
+        )
+
+    def without_loss(self) -> "MicroBatch":
+        """Returns the same sequences with no loss on any of them."""
+        nothing = self.codes_BKT.new_zeros(1)
+        return replace(
+            self, weights_BKT=torch.zeros_like(self.weights_BKT), rows=LossRows(nothing, nothing, num_steps=1)
+        )
 
 
-def collate(sequences: list[tuple[str, Tensor, Tensor]]) -> MicroBatch:
-    """Pads sequences (id, codes_KT, has_loss_T) to one length; padding adds no embedding and no loss."""
-    longest = max(codes.shape[1] for _, codes, _ in sequences)
+def collate(sequences: list[tuple[str, Tensor, Tensor]], loss: Loss, lm: LMConfig) -> MicroBatch:
+    """Pads sequences (id, codes_KT, has_loss_T) to one length and weighs their targets.
+
+    Padding adds no embedding and no loss.
+    """
+    lengths = tuple(codes.shape[1] for _, codes, _ in sequences)
     streams = sequences[0][1].shape[0]
-    codes_BKT = torch.full((len(sequences), streams, longest), ZERO_ID, dtype=torch.int64)
-    has_loss_BT = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    codes_BKT = torch.full((len(sequences), streams, max(lengths)), ZERO_ID, dtype=torch.int64)
+    has_loss_BT = torch.zeros(len(sequences), max(lengths), dtype=torch.bool)
     for row, (_, codes_KT, has_loss_T) in enumerate(sequences):
         codes_BKT[row, :, : codes_KT.shape[1]] = codes_KT
         has_loss_BT[row, : codes_KT.shape[1]] = has_loss_T
-    lengths = tuple(codes.shape[1] for _, codes, _ in sequences)
-    return MicroBatch(codes_BKT, has_loss_BT, lengths, tuple(name for name, _, _ in sequences))
+    weights_BKT = target_weights(codes_BKT, has_loss_BT, torch.tensor(lengths), loss, lm)
+    rows = loss_rows(lm, codes_BKT, weights_BKT, lengths)
+    return MicroBatch(codes_BKT, weights_BKT, lengths, rows, tuple(name for name, _, _ in sequences))
 
 
 class WordPieces:
@@ -85,9 +108,9 @@ class WordPieces:
 class SequenceBuilder:
     """Turns one stored sample into what the model is trained on."""
 
-    def __init__(self, lm: LMConfig, data: Data, codec: Path, tokenizer: Path) -> None:
+    def __init__(self, lm: LMConfig, data: Data, loss: Loss, codec: Path, tokenizer: Path) -> None:
         mimi = load_mimi(codec)
-        self.lm, self.data = lm, data
+        self.lm, self.data, self.loss = lm, data, loss
         self.fingerprint, self.codec = mimi.fingerprint(), codec
         self.silence, self.sine = (list(codes) for codes in mimi.constants())
         self.tokenizer = TextTokenizer(tokenizer)
@@ -198,7 +221,7 @@ class SamplePool:
         """Returns one micro-batch per group; samples in remote storage are fetched concurrently."""
         in_turn = map if self._requests is None else self._requests.map
         found = iter(in_turn(lambda place: self.sequence(*place), [place for group in groups for place in group]))
-        return [collate([next(found) for _ in group]) for group in groups]
+        return [collate([next(found) for _ in group], self.builder.loss, self.builder.lm) for group in groups]
 
 
 class StepLoader:
@@ -288,6 +311,5 @@ def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     batches = pool.batches([[(source, at) for at, source in group] for group in groups])
     # A sharded model needs the same number of forward passes on every rank, so batches without loss fill the gap.
     while len(batches) % world_size():
-        last = batches[-1]
-        batches.append(replace(last, has_loss_BT=torch.zeros_like(last.has_loss_BT)))
+        batches.append(batches[-1].without_loss())
     return batches[rank() :: world_size()]

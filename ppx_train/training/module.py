@@ -17,7 +17,7 @@ from model.errors import UserError
 from ppx_train.config.run import Run
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.data import MicroBatch
-from ppx_train.training.loss import group_weights, target_weights, total_loss
+from ppx_train.training.loss import group_weights, total_loss
 from ppx_train.training.optim import lr_scale, make_optimizer
 from ppx_train.training.parallel import shard
 from ppx_train.training.ranks import all_sum, world_size
@@ -55,9 +55,11 @@ class DuplexModule(L.LightningModule):
         """Builds the model and shards it if the run asks for that; Lightning may call this more than once."""
         if hasattr(self, "lm"):
             return
-        base = base_lm(self.run)
-        self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
-        self.lm = trainable_lm(self.run, base)
+        # Lightning makes the run's own device the default one here; start weights drawn on a GPU would be others.
+        with torch.device("cpu"):
+            base = base_lm(self.run)
+            self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
+            self.lm = trainable_lm(self.run, base)
         if self.run.trainer.strategy == "fsdp2":
             assert self.device_mesh is not None
             shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)
@@ -66,27 +68,23 @@ class DuplexModule(L.LightningModule):
         """Returns AdamW over the trainable parameters."""
         return make_optimizer(self.lm.named_parameters(), self.run.optim)
 
-    def forward(self, micro: MicroBatch, weights_BKT: Tensor) -> Tensor:
+    def forward(self, micro: MicroBatch) -> Tensor:
         """Returns [loss, weight, correct, count] x streams, summed over the micro-batch."""
-        return torch.stack(list(self.lm(micro.codes_BKT, weights_BKT, micro.lengths)))  # type: ignore[operator]
-
-    def weigh(self, micro: MicroBatch) -> Tensor:
-        """Returns weights_BKT of a micro-batch, see `target_weights`."""
-        return target_weights(micro.codes_BKT, micro.has_loss_BT, micro.lengths_B, self.run.loss, self.lm.config)
+        sums = self.lm(micro.codes_BKT, micro.weights_BKT, micro.lengths, micro.rows)  # type: ignore[operator]
+        return torch.stack(list(sums))
 
     def training_step(self, micro_batches: list[MicroBatch], _: int) -> None:
         """Takes one optimiser step over the micro-batches of this rank."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
-        weights = [self.weigh(micro) for micro in micro_batches]
-        shared = torch.stack([group_weights(w) for w in weights]).sum(0)
-        shared = all_sum(torch.cat([shared, shared.new_tensor([float(self.stop_signal)])]))
+        shared = torch.stack([group_weights(micro.weights_BKT) for micro in micro_batches]).sum(0)
+        shared = all_sum(torch.cat([shared, shared.new_full((1,), float(self.stop_signal))]))
         self.stop_agreed = bool(shared[-1] > 0)
 
         sums_4K: Tensor | None = None
-        for number, (micro, weights_BKT) in enumerate(zip(micro_batches, weights, strict=True)):
+        for number, micro in enumerate(micro_batches):
             self._synchronise_gradients(number == len(micro_batches) - 1)
-            micro_sums_4K = self(micro, weights_BKT)
+            micro_sums_4K = self(micro)
             # Gradients are averaged over ranks, while the loss is already divided by the weight of all of them.
             self.manual_backward(total_loss(micro_sums_4K[0], shared[:2], self.run.loss) * world_size())
             detached = micro_sums_4K.detach()
@@ -97,12 +95,14 @@ class DuplexModule(L.LightningModule):
         self._update(optimizer)
 
     def _synchronise_gradients(self, last: bool) -> None:
-        """Lets ranks exchange gradients once a step, after the last micro-batch."""
+        """Lets whole copies exchange gradients once a step, after the last micro-batch.
+
+        Sharded ranks exchange theirs after each one: until then every rank would hold the whole gradient, 33.5 GB for
+        the 7B model.
+        """
         wrapped = self.trainer.model
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             wrapped.require_backward_grad_sync = last
-        elif hasattr(self.lm, "set_requires_gradient_sync"):
-            self.lm.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def _update(self, optimizer: Any) -> None:
         """Clips, sets the learning rate by the step number, and steps; all ranks skip a non-finite gradient."""
@@ -132,6 +132,6 @@ class DuplexModule(L.LightningModule):
         for micro in micro_batches:
             micro = micro.to(self.device)
             with self.trainer.strategy.precision_plugin.forward_context():
-                total_4K += self.forward(micro, self.weigh(micro)).double()
+                total_4K += self.forward(micro).double()
         self.lm.train()
         return all_sum(total_4K)

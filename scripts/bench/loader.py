@@ -34,7 +34,7 @@ from data_pipelines.sound.audio import FLAC_MAGIC
 from model.config import LMConfig
 from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
-from ppx_train.config.parts import Data
+from ppx_train.config.parts import Data, Loss
 from ppx_train.training.data import SequenceBuilder
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -137,7 +137,8 @@ def child(what: str, split: Path, reads: int) -> Any:
     reader = ShardReader(split)
     order = np.random.default_rng(1).integers(0, len(reader), reads).tolist()
     codec, tokenizer = codec_path("small"), tokenizer_file(split)
-    builder = SequenceBuilder(LMConfig(card=load_mimi(codec).card, text_card=tokenizer[1]), data(), codec, tokenizer[0])
+    lm = LMConfig(card=load_mimi(codec).card, text_card=tokenizer[1])
+    builder = SequenceBuilder(lm, data(), Loss(), codec, tokenizer[0])
     for i in order[:200]:
         builder(small_codes(reader.read(i), builder))
     before = resident()

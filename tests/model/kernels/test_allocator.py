@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from model.kernels import allocator
 
@@ -55,3 +56,13 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(allocator.ctypes, "CDLL", load)
     assert not allocator.keep_freed_memory()
+
+
+def test_a_gpus_allocator_is_set_up_unless_the_user_did_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", settings.append)
+    for name in allocator.ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert allocator.grow_segments() and settings == ["expandable_segments:True"]
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+    assert not allocator.grow_segments() and len(settings) == 1

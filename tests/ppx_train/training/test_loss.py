@@ -65,11 +65,9 @@ def test_padding_in_a_batch_does_not_change_the_loss() -> None:
     sequences = [("a", torch.randint(4, 16, (17, n)), torch.arange(n) > 3) for n in (9, 17, 12)]
 
     def loss_of(groups: list[list[int]]) -> float:
-        batches = [collate([sequences[i] for i in group]) for group in groups]
-        weights = [target_weights(b.codes_BKT, b.has_loss_BT, b.lengths_B, Loss(), LM) for b in batches]
-        shared = torch.stack([group_weights(w) for w in weights]).sum(0)
-        pairs = zip(batches, weights, strict=True)
-        return sum(total_loss(lm(b.codes_BKT, w).loss_K, shared, Loss()).item() for b, w in pairs)
+        batches = [collate([sequences[i] for i in group], Loss(), LM) for group in groups]
+        shared = torch.stack([group_weights(b.weights_BKT) for b in batches]).sum(0)
+        return sum(total_loss(lm(b.codes_BKT, b.weights_BKT).loss_K, shared, Loss()).item() for b in batches)
 
     assert loss_of([[0, 1, 2]]) == pytest.approx(loss_of([[0], [1], [2]]), rel=1e-6)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ppx_train.config.load import load
 from ppx_train.training.curves import read_metrics
-from ppx_train.training.module import MAX_SKIPPED
+from ppx_train.training.module import MAX_SKIPPED, DuplexModule
 from ppx_train.training.run import train
 from tests.ppx_train.fixtures import run_arguments
 from tests.refusals import refused
@@ -48,6 +48,17 @@ def test_a_run_ends_after_too_many_such_steps_in_a_row(
     with refused("bad-value", MAX_SKIPPED, "optim.lr"):
         train(load(run_arguments(prepared, tmp_path / "run", *SHORT)))
     assert len(attempts) == MAX_SKIPPED
+
+
+def test_start_weights_are_those_of_the_cpu_whatever_the_default_device(prepared: Path, tmp_path: Path) -> None:
+    run = load(run_arguments(prepared, tmp_path / "run", "model.lora.rank=2"))
+    here, elsewhere = DuplexModule(run), DuplexModule(run)
+    here.configure_model()
+    with torch.device("meta"):  # Lightning does this with the device of the run.
+        elsewhere.configure_model()
+    assert here.base_sha256 == elsewhere.base_sha256
+    for one, other in zip(here.lm.parameters(), elsewhere.lm.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_scoring_changes_no_result(prepared: Path, tmp_path: Path) -> None:
