@@ -1,28 +1,37 @@
 """Attention kernels for training: causal with a sliding window (temporal), and over the steps of a frame (depth).
 
-On a GPU both are PyTorch's fused attention. On a CPU its kernels are slow for these shapes (they took a quarter of a
-bf16 step), so that blocks of plain matrix products with an fp32 softmax stand in for them. The temporal kernel computes
-its probabilities again for the gradient: no mask or score matrix larger than one block of queries exists at any time.
-The depth kernel keeps them.
+On a GPU the temporal one is PyTorch's flash attention of packed sequences, or its fused attention where torch has
+none. On a CPU these are slow for our shapes (they took a quarter of a bf16 step), so that blocks of plain matrix
+products with an fp32 softmax stand in for them. They compute their probabilities again for the gradient: no mask or
+score matrix larger than one block of queries exists at any time. The depth kernel keeps them, and is made of plain
+products on every device: a fused kernel pads the 16 steps of a frame to 128.
 """
 
-# Shapes: H heads, T frames, D width, E head width, J rows x heads, N rows, Q codebooks (depth steps)
+# Shapes: B batch, H heads, T frames, D width, E head width, J rows x heads, N rows, Q codebooks (depth steps)
 # Shapes: W window (keys that some query may see), X joined axes (query, key and value)
 
+import inspect
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
 
 QUERY_BLOCK = 128
 """Queries of one block of the temporal attention on a CPU: its scores stay in the cache."""
-STEP_GROUP = 512
-"""Rows x heads of one group of the depth attention on a CPU."""
-MAX_SDPA_BATCH = 2**12
-"""Rows of one call of the fused depth attention: its gradient pads fp32 sums to 128 steps, 2 GB of them at 7B width."""
+STEP_GROUP = {"cpu": 512, "cuda": 2**15}
+"""Rows x heads of one group of the depth attention: on a GPU as many products as one call of its library may take."""
+NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""The fused kernels that serve any shape at once. cuDNN's, which PyTorch prefers on new GPUs, begins with a plan for
+each shape (23 to 37 ms are reported), and every length is a shape here."""
+PACKED_FLASH = "window_size" in inspect.signature(varlen_attn).parameters
+"""Whether this version of torch has flash attention of packed sequences with a window."""
 
 
 @torch.compiler.disable
@@ -31,6 +40,8 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequenc
 
     Shapes: query, key, value and the result [H, N, E]; `lengths` add up to N.
     """
+    if _has_packed_flash(query):
+        return _packed_flash(query, key, value, lengths, context)
     if len(set(lengths)) == 1:  # One kernel call serves all sequences of one length: [H, B, T, E].
         query, key, value = (part.unflatten(1, (len(lengths), -1)) for part in (query, key, value))
         return windowed_attention(query, key, value, context).flatten(1, 2)
@@ -47,13 +58,43 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) 
         return _BlockAttention.apply(query, key, value, context)
     num_frames = query.shape[2]
     if num_frames <= context:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return fused_attention(query, key, value, is_causal=True)
     blocks = []  # A block of `context` queries needs only the keys of its own block and of the one before.
     for start, stop, first in _blocks(num_frames, context, context):
         visible_TW = _visible(start, stop, first, context, query.device)
         keys, values = key[:, :, first:stop], value[:, :, first:stop]
-        blocks.append(F.scaled_dot_product_attention(query[:, :, start:stop], keys, values, attn_mask=visible_TW))
+        blocks.append(fused_attention(query[:, :, start:stop], keys, values, attn_mask=visible_TW))
     return torch.cat(blocks, dim=2)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+    """`F.scaled_dot_product_attention` for tensors of ever new shapes: on a GPU without cuDNN's kernel."""
+    if query.device.type == "cpu":
+        return F.scaled_dot_product_attention(query, key, value, **how)
+    with sdpa_kernel(NOT_CUDNN):
+        return F.scaled_dot_product_attention(query, key, value, **how)
+
+
+def _has_packed_flash(x: Tensor) -> bool:
+    has_type = x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16)
+    return PACKED_FLASH and has_type and _has_flash(x.device)
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _packed_flash(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], context: int) -> Tensor:
+    query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+    # The ends are made on the GPU: to copy them there the host would wait.
+    ends = [0, *accumulate(lengths)]
+    ends_B = torch.cat([torch.full((1,), end, dtype=torch.int32, device=query.device) for end in ends])
+    longest = max(lengths)
+    window = (-1, 0) if longest <= context else (context - 1, 0)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        y_NHE = varlen_attn(query, key, value, ends_B, ends_B, longest, longest, window_size=window)
+    return y_NHE.transpose(0, 1)
 
 
 @torch.compiler.disable
@@ -62,13 +103,7 @@ def step_attention(qkv_QNX: Tensor, num_heads: int) -> Tensor:
 
     X joins query, key and value, each of width D.
     """
-    if on_cpu(qkv_QNX):
-        return _StepAttention.apply(qkv_QNX, num_heads)
-    # The permuted view is seen as N sequences of Q steps, without a copy.
-    query, key, value = qkv_QNX.unflatten(-1, (3, num_heads, -1)).permute(2, 1, 3, 0, 4)
-    parts = zip(*(part.split(MAX_SDPA_BATCH) for part in (query, key, value)), strict=True)
-    y_NHQE = torch.cat([F.scaled_dot_product_attention(q, k, v, is_causal=True) for q, k, v in parts])
-    return y_NHQE.permute(2, 0, 1, 3).flatten(2)
+    return _StepAttention.apply(qkv_QNX, num_heads)
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -138,7 +173,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 class _StepAttention(torch.autograd.Function):
-    """Works on a copy that has the steps of a row together, in groups of rows that fit the cache.
+    """Works on a copy that has the steps of a row together, in groups of rows; on a CPU they fit the cache.
 
     It keeps the copy and the probabilities (16 x 16 a row and head) for the gradient, instead of the input.
     """
@@ -146,7 +181,7 @@ class _StepAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_QNX: Tensor, num_heads: int) -> Tensor:
         steps, num_rows, width = qkv_QNX.shape
-        visible_QQ = torch.ones(steps, steps, dtype=torch.bool).tril()
+        visible_QQ = torch.ones(steps, steps, dtype=torch.bool, device=qkv_QNX.device).tril()
         qkv = _rows_first(qkv_QNX, 3, num_heads)
         y = torch.empty_like(qkv[0])
         p = qkv.new_empty(num_rows * num_heads, steps, steps)
@@ -178,7 +213,8 @@ class _StepAttention(torch.autograd.Function):
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cuts the tensors into groups along their axis of rows and heads, the third from the end."""
-    return zip(*(tensor.split(STEP_GROUP, dim=-3) for tensor in tensors), strict=True)
+    size = STEP_GROUP.get(tensors[0].device.type, 2**15)
+    return zip(*(tensor.split(size, dim=-3) for tensor in tensors), strict=True)
 
 
 def _steps_first(x_QNX: Tensor, parts: int, num_heads: int) -> Tensor:

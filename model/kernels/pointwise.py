@@ -1,7 +1,7 @@
 """Operations that are bound by memory (norm, gate, rotation), with gradients that pass over it as little as possible.
 
-On a CPU, where PyTorch has no fused kernels for them, they work on groups of rows that stay in the cache. Everything is
-computed in fp32. While compiling, Inductor fuses the plain formulas instead.
+On a CPU, where PyTorch has no fused kernels for them, they work on groups of rows that stay in the cache. Norm and
+rotation are computed in fp32. While compiling, Inductor fuses the plain formulas instead.
 """
 
 # Shapes: N rows, M some rows (a group), D width, X joined axes (both halves of a gate's input)
@@ -68,14 +68,14 @@ class _RMSNorm(torch.autograd.Function):
 
 def gated(x: Tensor) -> Tensor:
     """silu(a) * b of the two halves a, b of the last axis, as a tensor of half the width."""
-    if on_cpu(x) and x.requires_grad:
+    if x.requires_grad and not torch.compiler.is_compiling():
         return _Gated.apply(x)
     a, b = x.chunk(2, dim=-1)
     return F.silu(a) * b
 
 
 class _Gated(torch.autograd.Function):
-    """The gate on a CPU: it keeps x alone, and writes both halves of its gradient in place instead of joining them."""
+    """The gate keeps x alone, not silu(a), and writes both halves of its gradient in place instead of joining them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Shapes: x and the result [.., N, E]; cos and sin [N, E / 2] as `rotary_angles` returns them.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
-    if on_cpu(x):  # The complex product is one vectorised pass instead of four strided ones.
+    if not torch.compiler.is_compiling():  # The complex product is one pass instead of four strided ones.
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     else:
         real, imaginary = pairs.unbind(-1)
@@ -123,6 +123,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _groups(*tensors_ND: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cuts the tensors into the same groups of rows, sized by the width of the first tensor."""
+    """On a CPU cuts the tensors into the same groups of rows, sized by the width of the first tensor."""
+    if tensors_ND[0].device.type != "cpu":
+        return iter([tensors_ND])
     rows = max(1, CACHED_VALUES // tensors_ND[0].shape[-1])
     return zip(*(tensor.split(rows) for tensor in tensors_ND), strict=True)

@@ -27,7 +27,8 @@ class Block(nn.Module):
     def run(self, *inputs: Any) -> Any:
         """The block's output; in mode `full` its inside is computed again in the backward pass."""
         if self.mode == "full" and torch.is_grad_enabled():
-            return checkpoint(self, *inputs, use_reentrant=False)
+            # A block draws no random numbers, so that the state of their generators need not be kept.
+            return checkpoint(self, *inputs, use_reentrant=False, preserve_rng_state=False)
         return self(*inputs)
 
     @contextmanager
@@ -50,13 +51,13 @@ def forget(y: Tensor, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterat
     both times, so that y has its type again wherever the backward pass runs.
     """
     # Autograd holds on to both functions below, so that they must not hold y.
-    storage, size, x = y.untyped_storage().data_ptr(), y.numel(), x.detach()
+    storage, size, x = y.untyped_storage()._cdata, y.numel(), x.detach()
     device, autocasts = x.device.type, torch.amp.is_autocast_available(x.device.type)
     dtype = torch.get_autocast_dtype(device) if autocasts else None
     is_enabled = autocasts and torch.is_autocast_enabled(device)
 
     def pack(saved: Tensor) -> Any:
-        if saved.numel() != size or saved.untyped_storage().data_ptr() != storage:
+        if saved.numel() != size or saved.untyped_storage()._cdata != storage:
             return saved
         return saved.shape, saved.stride()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.kernels.attention import fused_attention
 from model.kernels.pointwise import gated, rotary_frequencies
 from model.layers import RMSNorm
 from model.streaming.kv_cache import KVCache, RingWindow
@@ -94,7 +95,7 @@ class TemporalStream:
         for i, block in enumerate(self.blocks):
             qkv_3MHTE = self._qkv(block, x_MTD, turn).permute(2, 0, 3, 1, 4)
             keys, values = cache.append(i, qkv_3MHTE[1:], rows_M, live)
-            y = F.scaled_dot_product_attention(qkv_3MHTE[0], keys, values, attn_mask=mask, is_causal=mask is None)
+            y = fused_attention(qkv_3MHTE[0], keys, values, attn_mask=mask, is_causal=mask is None)
             x_MTD = _rest(block, x_MTD, y.transpose(1, 2).reshape(x_MTD.shape))
         cache.offset_B.index_add_(0, rows_M, torch.full_like(rows_M, num_frames))
         for row in rows:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.duplex import DuplexLM
+from model.duplex import DuplexLM, loss_rows
 from model.kernels import attention, pointwise
 from model.kernels.attention import packed_attention, step_attention
 from model.kernels.matmul import linear, step_linear
@@ -51,7 +51,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(pointwise, "CACHED_VALUES", 64)
     monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
-    monkeypatch.setattr(attention, "STEP_GROUP", 6)
+    monkeypatch.setattr(attention, "STEP_GROUP", {"cpu": 6})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,6 +128,28 @@ def test_packed_sequences_attend_to_their_own_window_alone(lengths: list[int], d
 
     inputs = [torch.randn(2, sum(lengths), 8, dtype=dtype) for _ in range(3)]
     check(lambda q, k, v: packed_attention(q, k, v, lengths, 4).contiguous(), plain, *inputs)
+
+
+@pytest.mark.parametrize("context", [4, 20])
+def test_a_gpus_kernel_is_handed_the_ends_of_the_sequences_and_their_window(
+    context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [3, 10, 1]
+
+    def flash(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, same: Tensor, longest: int, *_: int,
+              window_size: tuple[int, int]) -> Tensor:  # fmt: skip
+        assert ends.dtype == torch.int32 and ends is same and longest == max(lengths)
+        before, after = window_size
+        assert after == 0
+        parts = zip(*(part.transpose(0, 1).split(ends.diff().tolist(), 1) for part in (query, key, value)), strict=True)
+        rows = [dense_attention(q, k, v, before + 1 if before >= 0 else len(query)) for q, k, v in parts]
+        return torch.cat(rows, 1).transpose(0, 1)
+
+    query, key, value = (torch.randn(2, sum(lengths), 8) for _ in range(3))
+    plain = packed_attention(query, key, value, lengths, context)
+    monkeypatch.setattr(attention, "varlen_attn", flash)
+    monkeypatch.setattr(attention, "_has_packed_flash", lambda _: True)
+    torch.testing.assert_close(packed_attention(query, key, value, lengths, context), plain, rtol=1e-5, atol=1e-5)
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
@@ -211,6 +233,18 @@ def test_packed_rows_of_different_lengths_have_the_losses_they_have_alone() -> N
     loss_K.sum().backward()
     torch.testing.assert_close(together.loss_K, loss_K, rtol=1e-6, atol=1e-6)
     assert_same_gradients(packed, gradients(model), 1e-5)
+
+
+@pytest.mark.parametrize("streams", [range(17), range(9), [0], [3], []])
+def test_rows_that_were_found_before_change_nothing(streams: range | list[int]) -> None:
+    model, lengths = tiny(), [30, 12]
+    codes_BKT = random_codes(model.config, 2, 30)
+    kept_K = torch.tensor([stream in streams for stream in range(17)])
+    weights_BKT = random_weights(codes_BKT) * kept_K[:, None]
+    rows = loss_rows(model.config, codes_BKT, weights_BKT, lengths)
+    assert rows.num_steps == {17: 16, 9: 8}.get(len(streams), 3 if streams == [3] else 1)
+    found, here = model(codes_BKT, weights_BKT, lengths, rows), model(codes_BKT, weights_BKT, lengths)
+    assert all(torch.equal(one, other) for one, other in zip(found, here, strict=True))
 
 
 def test_what_lies_behind_a_rows_length_is_not_computed() -> None:
