@@ -42,9 +42,11 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) ->
 
 
 def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> torch.optim.AdamW:
-    """Returns AdamW over `parameter_groups`."""
+    """Returns AdamW over `parameter_groups`; on a GPU in one kernel, which needs no room for what lies in between."""
     first, second = optim.betas
-    return torch.optim.AdamW(parameter_groups(named, optim), betas=(first, second))
+    groups = parameter_groups(named, optim)
+    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, betas=(first, second), fused=on_gpu or None)
 
 
 def lr_scale(step: int, optim: Optim | CodecOptim, steps: int) -> float:

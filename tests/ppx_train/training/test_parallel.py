@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from model.config import LMConfig
 from model.duplex import DuplexLM
-from ppx_train.training.parallel import shard
+from ppx_train.training.parallel import shard, shard_axis
 
 LM = LMConfig(
     dim=32, num_heads=2, num_layers=2, depformer_dim=16, depformer_num_heads=2, depformer_num_layers=1,
@@ -47,3 +47,20 @@ def on_one_rank(_: int, folder: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_sharded_model_computes_the_same_with_fp32_masters(tmp_path: Path, precision: str) -> None:
     mp.spawn(on_one_rank, (str(tmp_path), precision), nprocs=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks", "axis"),
+    [
+        ((16, 3072, 1024), 8, None),  # Two steps a rank.
+        ((16, 3072, 1024), 12, 1),
+        ((16, 3072, 1024), 64, 1),
+        ((16, 1024, 4100), 10, 2),
+        ((32001, 4096), 64, None),  # A long axis is padded by next to nothing.
+        ((1, 1, 4096), 8, 2),
+        ((3, 5), 2, None),  # No axis divides.
+    ],
+)
+def test_a_parameter_is_cut_where_ranks_divide_it(shape: tuple[int, ...], ranks: int, axis: int | None) -> None:
+    cut = shard_axis(torch.nn.Parameter(torch.empty(shape, device="meta")), ranks)
+    assert (cut and cut.dim) == axis
