@@ -94,6 +94,7 @@ def _packed_flash(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[i
     window = (-1, 0) if longest <= context else (context - 1, 0)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         y_NHE = varlen_attn(query, key, value, ends_B, ends_B, longest, longest, window_size=window)
+    assert isinstance(y_NHE, Tensor)  # It returns more only if asked to.
     return y_NHE.transpose(0, 1)
 
 
