@@ -2,10 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def load_native(model: DuplexLM, tensors: Mapping[str, Tensor], *, strict: bool 
     Raises: UserError ("bad-weights") that lists missing, extra and misshapen names.
     """
     strict = strict or any(parameter.is_meta for parameter in model.parameters())
-    _copy(_targets(model, split_fused(tensors, model.config.dep_q), strict=strict))
+    copy_values(_targets(model, split_fused(tensors, model.config.dep_q), strict=strict))
 
 
 def _targets(
@@ -126,7 +126,8 @@ def _targets(
     return [(part, own[name].detach() if k is None else own[name].detach()[k]) for part, (name, k) in places]
 
 
-def _copy(targets: Iterable[tuple[Tensor | StoredTensor, Tensor]]) -> None:
+def copy_values(targets: Iterable[tuple[Tensor | StoredTensor, Tensor]]) -> None:
+    """Copies weights to their places, those of a file piece by piece."""
     for part, target in targets:
         for rows, piece in pieces(part):
             target[rows].copy_(piece)
@@ -227,6 +228,33 @@ def from_pretrained(
     dtype: None keeps the file's type.
     Raises: UserError if the weights are missing, broken, hold NaN or do not fit.
     """
+    opened = open_weights(path_or_repo, config, revision)
+    try:
+        model = DuplexLM(opened.config, device="meta")
+        targets = _targets(model, opened.split, dtype=dtype, device=device)
+    except UserError as why:
+        raise UserError(f"{opened.file}: {why}", code=why.code) from why
+    copy_values(targets)
+    opened.log_changes(path_or_repo)
+    return model
+
+
+class OpenWeights(NamedTuple):
+    """The header of a weights file, fitted to a model's depth steps."""
+
+    file: Path
+    config: LMConfig
+    split: Mapping[str, StoredTensor]
+    report: Sequence[str]
+
+    def log_changes(self, path_or_repo: Path | str) -> None:
+        """Logs how the depth steps were fitted."""
+        for line in self.report:
+            log.warning("%s: %s", path_or_repo, line)
+
+
+def open_weights(path_or_repo: Path | str, config: LMConfig | None, revision: str | None) -> OpenWeights:
+    """The header of the weights that `from_pretrained` would read. Raises: UserError as there."""
     path = Path(path_or_repo)
     if not path.exists():
         path = hub_model(str(path_or_repo), HUB_FILES, revision)
@@ -246,15 +274,9 @@ def from_pretrained(
                 code="bad-weights",
             )
         config = config or beside or LMConfig(dep_q=found)
-        split, report = fit_depth(stored, config.dep_q)
-        model = DuplexLM(config, device="meta")
-        targets = _targets(model, split, dtype=dtype, device=device)
+        return OpenWeights(file, config, *fit_depth(stored, config.dep_q))
     except UserError as why:
         raise UserError(f"{file}: {why}", code=why.code) from why
-    _copy(targets)
-    for line in report:
-        log.warning("%s: %s", path_or_repo, line)
-    return model
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

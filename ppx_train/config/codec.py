@@ -6,7 +6,9 @@ from typing import Literal
 from omegaconf import MISSING
 
 from model.errors import UserError
-from ppx_train.config.parts import AnyJob, Logging, Trainer, check_ranges, positive
+from ppx_train.config.limits import check_ranges, positive
+from ppx_train.config.parts import AnyJob, Logging
+from ppx_train.config.trainer import Trainer
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,5 @@
 """The parts of a run's configuration: dataclasses whose strings under the fields are their help."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -8,6 +7,8 @@ from omegaconf import MISSING, OmegaConf
 
 from model.config import LMConfig
 from model.errors import UserError
+from ppx_train.config.limits import check_ranges, positive
+from ppx_train.config.trainer import Trainer
 
 
 @dataclass(kw_only=True)
@@ -192,40 +193,6 @@ class Loss:
 
 
 @dataclass(kw_only=True)
-class Trainer:
-    """Where and how the steps are computed."""
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
-    devices: int = 1
-    """Processes on each node; under torchrun as many as it starts."""
-    num_nodes: int = 1
-    """Machines, each with `devices` processes; under torchrun as many as it knows."""
-    strategy: Literal["ddp", "fsdp2"] = "ddp"
-    """ddp holds a whole copy on each process; fsdp2 shards weights, gradients and moments over them."""
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    """bf16-mixed computes in bf16 and keeps fp32 master weights, gradients and moments."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; there is always one after the last step."""
-    keep_checkpoints: int = 3
-    """The run's own older checkpoints are removed beyond this number; 0 keeps all."""
-    heldout_every: int = 500
-    """Steps between held-out losses, which are also computed before the first and after the last step."""
-    threads: int | None = None
-    """CPU threads of each process; None leaves torch's default."""
-
-    def check(self) -> None:
-        """Raises UserError for a number outside its range."""
-        positive(trainer=self, names=("devices", "num_nodes", "checkpoint_every", "heldout_every"))
-        if self.threads is not None:
-            positive(trainer=self, names=("threads",))
-        if self.keep_checkpoints < 0:
-            raise UserError(
-                f"trainer.keep_checkpoints={self.keep_checkpoints}: give a number, or 0 to keep all", code="bad-value"
-            )
-
-
-@dataclass(kw_only=True)
 class Logging:
     """Where figures go. A CSV file is always written."""
 
@@ -241,22 +208,6 @@ class Logging:
     def check(self) -> None:
         """Raises UserError for a number that must be above zero."""
         positive(logging=self, names=("every",))
-
-
-def positive(names: Sequence[str], **owner: Any) -> None:
-    """Raises UserError unless each named field of the one given owner is above zero."""
-    ((prefix, values),) = owner.items()
-    for name in names:
-        if getattr(values, name) <= 0:
-            key = name if prefix == "run" else f"{prefix}.{name}"
-            raise UserError(f"{key}={getattr(values, name)}: must be above 0", code="bad-value")
-
-
-def check_ranges(prefix: str, owner: object, ranges: Iterable[tuple[str, bool, str]]) -> None:
-    """Raises UserError for the first (field, whether it is in range, the range in words) that is not."""
-    for name, is_good, allowed in ranges:
-        if not is_good:
-            raise UserError(f"{prefix}.{name}={getattr(owner, name)}: must be {allowed}", code="bad-value")
 
 
 class AnyJob:
@@ -292,7 +243,7 @@ class AnyJob:
     @property
     def processes(self) -> int:
         """Processes on all nodes together."""
-        return self.trainer.devices * self.trainer.num_nodes
+        return self.trainer.processes
 
     def to_yaml(self) -> str:
         """Returns the resolved configuration as YAML that loads back to the same run."""

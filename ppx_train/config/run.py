@@ -6,7 +6,8 @@ from typing import Literal
 from omegaconf import MISSING
 
 from model.errors import UserError
-from ppx_train.config.parts import AnyJob, Data, Logging, Loss, Model, Optim, Trainer
+from ppx_train.config.parts import AnyJob, Data, Logging, Loss, Model, Optim
+from ppx_train.config.trainer import FSDP, ZERO, Trainer
 
 
 @dataclass(kw_only=True)
@@ -46,8 +47,16 @@ class Run(AnyJob):
                 f"{self.data.micro_batch}) cannot be shared by {self.processes} processes: make it a multiple",
                 code="bad-combination",
             )
-        if self.model.lora.rank and self.trainer.strategy == "fsdp2":
+        strategy = self.trainer.strategy
+        if self.model.lora.base != "full" and strategy in FSDP + ZERO:
             raise UserError(
-                "trainer.strategy=fsdp2 with model.lora.rank > 0 is not supported: use trainer.strategy=ddp",
+                f"trainer.strategy={strategy} cannot shard model.lora.base={self.model.lora.base}: use "
+                "trainer.strategy=ddp, or model.lora.base=full",
+                code="bad-combination",
+            )
+        if self.model.compile and strategy == "zero3":
+            raise UserError(
+                "model.compile=true with trainer.strategy=zero3 would compile weights that are not gathered: set it to "
+                "false, or take fsdp2",
                 code="bad-combination",
             )

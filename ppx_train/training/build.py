@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,23 +31,30 @@ def base_lm(run: Run) -> DuplexLM:
     and adapters that are drawn after this call, depend on run.seed alone.
     Raises: UserError for weights that are missing, broken or of another architecture.
     """
+    check_start(run)
+    settings, dtype = run.model, base_dtype(run)
+    torch.manual_seed(run.seed)  # Weights from scratch are drawn from this seed, and adapters after them.
+    if settings.init == "scratch":
+        return DuplexLM(settings.lm).to(dtype)
+    return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=dtype)
+
+
+def check_start(run: Run) -> None:
+    """Raises UserError if no start weights can be made of these settings."""
     settings = run.model
-    if run.model.lm.dep_q != 16:
+    if settings.lm.dep_q != 16:
         raise UserError(
             f"model.lm.dep_q={settings.lm.dep_q}: training needs 16, to predict the user's codes too",
             code="bad-value",
         )
-    # Frozen weights get no update, so they need no fp32 master copy.
-    frozen_bf16 = bool(settings.lora.rank) and run.trainer.precision == "bf16-mixed"
-    base_dtype = torch.bfloat16 if frozen_bf16 else torch.float32
-    torch.manual_seed(run.seed)  # Weights from scratch are drawn from this seed, and adapters after them.
-    if settings.init == "scratch":
-        if settings.revision is not None:
-            raise UserError(
-                "model.revision has no effect with model.init=scratch: leave it out", code="bad-combination"
-            )
-        return DuplexLM(settings.lm).to(base_dtype)
-    return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=base_dtype)
+    if settings.init == "scratch" and settings.revision is not None:
+        raise UserError("model.revision has no effect with model.init=scratch: leave it out", code="bad-combination")
+
+
+def base_dtype(run: Run) -> torch.dtype:
+    """Returns the type of the start weights: frozen ones get no update, so they need no fp32 master copy."""
+    frozen_bf16 = bool(run.model.lora.rank) and run.trainer.precision == "bf16-mixed"
+    return torch.bfloat16 if frozen_bf16 else torch.float32
 
 
 def trainable_lm(run: Run, base: DuplexLM) -> DuplexLM:
@@ -81,9 +89,14 @@ def fingerprint(model: DuplexLM) -> str:
     """Returns the SHA-256 over names and values of all weights, in hex."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        add_to_digest(digest, name, tensor)
     return digest.hexdigest()
+
+
+def add_to_digest(digest: Any, name: str, tensor: Tensor) -> None:
+    """Adds a weight, with its name, type and shape, to a hash such as that of `fingerprint`."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def check_base(init: str, found: str | None, saved: str | None) -> None:

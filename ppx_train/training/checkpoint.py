@@ -162,22 +162,30 @@ def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) ->
 RESUMABLE = {"resume", "run_dir", "groups", "logging", "recipe"}
 RESUMABLE_KEYS = {f"trainer.{name}" for name in ("checkpoint_every", "keep_checkpoints", "heldout_every", "threads")}
 RESUMABLE_KEYS |= {"data.allow_changed"}
+# These change in which order sums are taken: the result is the same up to rounding.
+PARALLEL_KEYS = {f"trainer.{name}" for name in ("strategy", "devices", "num_nodes", "shard_size", "offload")}
 
 
-def check_same_run(run: Job, checkpoint: Path) -> None:
+def check_same_run(run: Job, checkpoint: Path) -> list[str]:
     """Checks that `run` computes what the run of `checkpoint` computed.
 
+    It returns, in words, what differs in how ranks share the work.
     Raises: UserError naming the first setting that differs and would change the result.
     """
     saved = load_saved(checkpoint / CONFIG, type(run))
+    shared = []
     for key, ours, theirs in _differences("", run, saved):
         if key.partition(".")[0] in RESUMABLE or key in RESUMABLE_KEYS:
+            continue
+        if key in PARALLEL_KEYS:
+            shared.append(f"{key}={ours} instead of {theirs}")
             continue
         raise UserError(
             f"{key}={ours} but {checkpoint.parent.parent} was started with {theirs}: "
             "resume with the same settings, or start another run_dir",
             code="other-settings",
         )
+    return shared
 
 
 def _differences(prefix: str, ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]:

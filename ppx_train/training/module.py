@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from model.duplex import DuplexLM
 from model.errors import UserError
 from ppx_train.config.run import Run
+from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.data import MicroBatch
 from ppx_train.training.loss import group_weights, total_loss
-from ppx_train.training.optim import lr_scale, make_optimizer
-from ppx_train.training.parallel import shard
+from ppx_train.training.optim import lr_scale, make_optimizer, moments_by_name, parameter_groups
 from ppx_train.training.ranks import all_sum, world_size
+from ppx_train.training.sharded import ShardedStrategy
+from ppx_train.training.start import sharded_lm
+from ppx_train.training.zero import ZeroStrategy
 
 MAX_SKIPPED = 5
 """A run ends after this many optimiser steps in a row with a non-finite gradient."""
@@ -55,23 +58,53 @@ class DuplexModule(L.LightningModule):
         """Builds the model and shards it if the run asks for that; Lightning may call this more than once."""
         if hasattr(self, "lm"):
             return
+        if self.run.trainer.strategy in FSDP:
+            strategy = self.trainer.strategy
+            assert isinstance(strategy, ShardedStrategy)
+            self.lm, self.base_sha256 = sharded_lm(self.run, strategy.shard_mesh, strategy.root_device)
+            return
         # Lightning makes the run's own device the default one here; start weights drawn on a GPU would be others.
         with torch.device("cpu"):
             base = base_lm(self.run)
             self.base_sha256 = fingerprint(base) if self.run.model.lora.rank else None
             self.lm = trainable_lm(self.run, base)
-        if self.run.trainer.strategy == "fsdp2":
-            assert self.device_mesh is not None
-            shard(self.lm, self.device_mesh["data_parallel"], self.run.trainer.precision)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns AdamW over the trainable parameters."""
         return make_optimizer(self.lm.named_parameters(), self.run.optim)
 
+    @property
+    def parameter_groups(self) -> list[list[str]]:
+        """Names of the parameters of each group of the optimiser, as a state dict of this module has them."""
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        groups = parameter_groups(self.lm.named_parameters(), self.run.optim)
+        return [[names[value] for value in group["params"]] for group in groups]
+
+    @property
+    def parameter_order(self) -> list[str]:
+        """Names of the optimiser's parameters, group by group."""
+        return [name for group in self.parameter_groups for name in group]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Names the parameters of the optimiser's state, so that any strategy can load it."""
+        states = checkpoint["optimizer_states"]
+        # Under FSDP2 only the first rank gets the state.
+        checkpoint["optimizer_states"] = [moments_by_name(s, self.parameter_order) if s else s for s in states]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the optimiser's state is of these parameters, by number or by name."""
+        for state in checkpoint.get("optimizer_states", []):
+            moments_by_name(state, self.parameter_order)
+
     def forward(self, micro: MicroBatch) -> Tensor:
         """Returns [loss, weight, correct, count] x streams, summed over the micro-batch."""
         sums = self.lm(micro.codes_BKT, micro.weights_BKT, micro.lengths, micro.rows)  # type: ignore[operator]
         return torch.stack(list(sums))
+
+    @property
+    def network(self) -> nn.Module:
+        """What computes a micro-batch: DeepSpeed's engine around this module, or this module."""
+        return self.trainer.model if self.run.trainer.strategy in ZERO else self  # type: ignore[return-value]
 
     def training_step(self, micro_batches: list[MicroBatch], _: int) -> None:
         """Takes one optimiser step over the micro-batches of this rank."""
@@ -84,7 +117,7 @@ class DuplexModule(L.LightningModule):
         sums_4K: Tensor | None = None
         for number, micro in enumerate(micro_batches):
             self._synchronise_gradients(number == len(micro_batches) - 1)
-            micro_sums_4K = self(micro)
+            micro_sums_4K = self.network(micro)
             # Gradients are averaged over ranks, while the loss is already divided by the weight of all of them.
             self.manual_backward(total_loss(micro_sums_4K[0], shared[:2], self.run.loss) * world_size())
             detached = micro_sums_4K.detach()
@@ -103,15 +136,17 @@ class DuplexModule(L.LightningModule):
         wrapped = self.trainer.model
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             wrapped.require_backward_grad_sync = last
+        elif self.run.trainer.strategy in ZERO:
+            # Without this ZeRO-2 would keep the gradient of the last micro-batch alone.
+            wrapped.set_gradient_accumulation_boundary(last)  # type: ignore[operator, union-attr]
 
     def _update(self, optimizer: Any) -> None:
         """Clips, sets the learning rate by the step number, and steps; all ranks skip a non-finite gradient."""
-        norm = nn.utils.clip_grad_norm_(self.lm.parameters(), self.run.optim.clip_norm)
-        self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        scale = lr_scale(self.global_step, self.run.optim, self.run.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+        self.gradient_norm = self._clip()
         if self.gradient_norm.isfinite():
-            scale = lr_scale(self.global_step, self.run.optim, self.run.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * scale
             optimizer.step()
             self.skipped_in_a_row = 0
         else:
@@ -124,6 +159,14 @@ class DuplexModule(L.LightningModule):
                 )
         optimizer.zero_grad()
 
+    def _clip(self) -> Tensor:
+        """Clips the gradient, and returns the norm that it had over all ranks; DeepSpeed's engine steps too."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ZeroStrategy):
+            return strategy.clip_and_step()
+        norm = nn.utils.clip_grad_norm_(self.lm.parameters(), self.run.optim.clip_norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
     @torch.no_grad()
     def score(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Returns [loss, weight, correct, count] x streams, summed over the micro-batches of all ranks; no gradient."""
@@ -132,6 +175,6 @@ class DuplexModule(L.LightningModule):
         for micro in micro_batches:
             micro = micro.to(self.device)
             with self.trainer.strategy.precision_plugin.forward_context():
-                total_4K += self.forward(micro).double()
+                total_4K += self.network(micro).double()
         self.lm.train()
         return all_sum(total_4K)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,22 @@ def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> t
     groups = parameter_groups(named, optim)
     on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, betas=(first, second), fused=on_gpu or None)
+
+
+def moments_by_name(saved: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
+    """Returns the state of an optimiser with the names of parameters in place of their numbers.
+
+    saved: as `state_dict` of an optimiser returns it, or with names already; then it is only checked.
+    order: the names, group by group.
+    Raises: UserError if the state is not of these parameters.
+    """
+    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    has_names = all(isinstance(key, str) for key in keys)
+    if len(keys) != len(order) or (has_names and keys != list(order)):
+        raise UserError("the checkpoint's optimiser state is not of the parameters that train", code="bad-checkpoint")
+    names = dict(zip(keys, order, strict=True))
+    groups = [{**group, "params": [names[key] for key in group["params"]]} for group in saved["param_groups"]]
+    return {"state": {names[key]: moments for key, moments in saved["state"].items()}, "param_groups": groups}
 
 
 def lr_scale(step: int, optim: Optim | CodecOptim, steps: int) -> float:

@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from model.adapters.quantized import bitsandbytes
 from model.config import FRAME_RATE
@@ -23,6 +22,7 @@ from model.kernels.allocator import grow_segments, keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
 from ppx_train.config.load import Job
 from ppx_train.config.run import Run
+from ppx_train.config.trainer import FSDP
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
 from ppx_train.training.callbacks.held_out import HeldOut
@@ -45,6 +45,7 @@ from ppx_train.training.curves import draw_curves
 from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher, leave_together, rank
+from ppx_train.training.strategies import checked_strategy, make_strategy
 
 LOGS = {"logs", "tensorboard", "wandb", "audio", LOCK}
 """A run that failed before its first step holds nothing but these."""
@@ -57,6 +58,7 @@ def train(run: Run) -> int:
     """
     quiet_lightning()
     check_device(run.trainer.accelerator)
+    run = checked_strategy(run)
     if run.model.lora.base != "full":
         bitsandbytes()
     check_writable(Path(run.run_dir))
@@ -147,7 +149,12 @@ def newest_checkpoint(run: Job) -> Path | None:
         return None
     if is_launcher():
         check_sums(found[-1])
-    check_same_run(run, found[-1])
+    shared = check_same_run(run, found[-1])
+    if shared and is_launcher():
+        print(
+            f"resume with {', '.join(shared)}: the samples are the same, but sums are taken in another order, so that "
+            "losses go on up to rounding"
+        )
     return found[-1]
 
 
@@ -172,7 +179,7 @@ def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -
     """
     settings = run.trainer
     precision = precision or settings.precision
-    if settings.strategy == "fsdp2":
+    if settings.strategy in FSDP:
         precision = "32-true"  # Master weights are fp32; the sharding policy computes in bf16.
     return L.Trainer(
         accelerator=settings.accelerator,
@@ -190,22 +197,6 @@ def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def make_strategy(run: Job) -> Strategy | str:
-    """Returns DDP or FSDP2; a single rank without sharding needs neither."""
-    if run.trainer.strategy == "fsdp2":
-        backend = "gloo" if run.trainer.accelerator == "cpu" else None
-        # Both sizes are given, because by default Lightning would use tensor parallelism inside a node.
-        return ModelParallelStrategy(
-            data_parallel_size=run.processes,
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=False,
-            process_group_backend=backend,
-        )
-    if run.processes == 1:
-        return "auto"
-    return DDPStrategy(process_group_backend="gloo" if run.trainer.accelerator == "cpu" else None)
 
 
 def make_loggers(run: Job) -> list[Logger]:

@@ -1,0 +1,93 @@
+"""Which ranks hold what: the strategy of a run, chosen, checked and made."""
+
+import os
+from dataclasses import replace
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from model.errors import UserError
+from ppx_train.config.load import Job
+from ppx_train.config.run import Run
+from ppx_train.config.trainer import FSDP, ZERO
+from ppx_train.training import zero
+from ppx_train.training.build import empty_lm
+from ppx_train.training.ranks import is_launcher
+from ppx_train.training.sharded import ShardedStrategy
+
+ROOM = 0.7
+"""A whole copy fits if it takes at most this share of the memory; activations take the rest (not measured)."""
+BYTES = {"full": 2.0, "int8": 8.5 / 8, "nf4": 4.5 / 8}
+"""Bytes of a frozen weight under adapters in bf16-mixed."""
+
+
+def checked_strategy(run: Run) -> Run:
+    """Returns the run with `auto` resolved, after a line that says why.
+
+    Raises: UserError if processes were not started as the settings say, or the strategy cannot run here.
+    """
+    check_processes(run.processes)
+    if run.trainer.strategy == "auto":
+        strategy, why = chosen(run)
+        if is_launcher():
+            print(f"trainer.strategy=auto: {strategy}, because {why}")
+        run = replace(run, trainer=replace(run.trainer, strategy=strategy))
+    if run.trainer.strategy in ZERO:
+        zero.ZeroStrategy.check_device(run.trainer.accelerator)
+    return run
+
+
+def check_processes(expected: int) -> None:
+    """Raises UserError if a launcher started another number of processes than devices x nodes."""
+    for launcher, name in (("the launcher", "WORLD_SIZE"), ("srun", "SLURM_NTASKS")):
+        # Inside salloc or a notebook there is a number of tasks, but nobody has started them.
+        started = os.environ.get(name) if name in os.environ and _is_one_of_many(name) else None
+        if started and int(started) != expected:
+            raise UserError(
+                f"{launcher} started {started} processes ({name}), but trainer.devices x trainer.num_nodes is "
+                f"{expected}: make them equal",
+                code="bad-combination",
+            )
+
+
+def _is_one_of_many(name: str) -> bool:
+    return "SLURM_STEP_ID" in os.environ if name.startswith("SLURM") else "RANK" in os.environ
+
+
+def chosen(run: Run) -> tuple[str, str]:
+    """Returns ddp or fsdp2 for `run`, and the reason in words."""
+    if run.processes == 1:
+        return "ddp", "one process needs no exchange"
+    if run.model.lora.base != "full":
+        return "ddp", f"model.lora.base={run.model.lora.base} cannot be sharded"
+    needed, there = copy_bytes(run), memory_bytes(run)
+    shown = f"a whole copy with moments takes {needed / 1e9:.1f} GB of {there / 1e9:.1f} GB for each process"
+    return ("ddp", shown) if needed <= ROOM * there else ("fsdp2", shown)
+
+
+def copy_bytes(run: Run) -> float:
+    """Returns the bytes of weights, gradients and moments of one whole copy.
+
+    That is 16 for each weight that trains (fp32 weight, gradient, two moments), and those of the frozen ones.
+    """
+    frozen = BYTES[run.model.lora.base] if run.trainer.precision == "bf16-mixed" else 4.0
+    return sum(p.numel() * (16.0 if p.requires_grad else frozen) for p in empty_lm(run).parameters())
+
+
+def memory_bytes(run: Run) -> float:
+    """Returns the memory of a GPU, or this process's share of the machine's."""
+    if run.trainer.accelerator != "cpu" and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / run.trainer.devices
+
+
+def make_strategy(run: Job) -> Strategy | str:
+    """Returns Lightning's strategy for `run`; a single rank without sharding needs none."""
+    settings = run.trainer
+    backend = "gloo" if settings.accelerator == "cpu" else None
+    if settings.strategy in FSDP:
+        size = settings.copy_size if settings.strategy == "hybrid" else run.processes
+        return ShardedStrategy(run.processes // size, size, backend)
+    if settings.strategy in ZERO:
+        return zero.ZeroStrategy(int(settings.strategy[-1]), settings.offload, run.optim.clip_norm, backend)
+    return DDPStrategy(process_group_backend=backend) if run.processes > 1 else "auto"
