@@ -47,7 +47,7 @@ def test_what_cannot_take_effect_or_work_is_refused(tmp_path: Path, more: str, c
         load(run_arguments(tmp_path, tmp_path / "run", *more.split()))
 
 
-def test_hybrid_shards_over_one_node_unless_told_otherwise(tmp_path: Path) -> None:
+def test_hybrid_shards_over_one_node_by_default(tmp_path: Path) -> None:
     words = ("trainer.strategy=hybrid", "trainer.devices=2", "trainer.num_nodes=2")
     run = load(run_arguments(tmp_path, tmp_path / "run", *words))
     made: Any = strategies.make_strategy(run)
