@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -54,7 +55,7 @@ def _is_one_of_many(name: str) -> bool:
     return "SLURM_STEP_ID" in os.environ if name.startswith("SLURM") else "RANK" in os.environ
 
 
-def chosen(run: Run) -> tuple[str, str]:
+def chosen(run: Run) -> tuple[Literal["ddp", "fsdp2"], str]:
     """Returns ddp or fsdp2 for `run`, and the reason in words."""
     if run.processes == 1:
         return "ddp", "one process needs no exchange"
