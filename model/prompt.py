@@ -85,8 +85,9 @@ def hybrid_prompt(
 def training_sequence(config: LMConfig, prompt_KP: Tensor, dialogue_KT: Tensor) -> tuple[Tensor, Tensor]:
     """Joins prompt and dialogue as the model is trained on them: (codes [17, P - 1 + T], has_loss [P - 1 + T] bool).
 
-    The sequence starts at prompt frame 1, because the streaming runtime discards frame 0: a model that trained on it
-    would be one frame off. The prompt carries no loss. The codes stay undelayed, since the model applies the delays.
+    The sequence starts at frame 1, because the streaming runtime discards frame 0: a model that trained on it would be
+    one frame off. Frame 0 is the prompt's, or the dialogue's if there is no prompt (P = 0), as in a call without one.
+    The prompt carries no loss. The codes stay undelayed, since the model applies the delays.
     Raises: UserError if a part has not 17 streams.
     """
     for name, codes in (("prompt", prompt_KP), ("dialogue", dialogue_KT)):
@@ -94,10 +95,10 @@ def training_sequence(config: LMConfig, prompt_KP: Tensor, dialogue_KT: Tensor) 
             raise UserError(
                 f"{name} codes have shape {tuple(codes.shape)}: give [{config.num_streams}, frames]", code="bad-value"
             )
-    prompt_KP = prompt_KP[:, 1:]
-    has_loss_T = torch.ones(prompt_KP.shape[1] + dialogue_KT.shape[1], dtype=torch.bool, device=dialogue_KT.device)
-    has_loss_T[: prompt_KP.shape[1]] = False
-    return torch.cat([prompt_KP.to(dialogue_KT), dialogue_KT], dim=1), has_loss_T
+    codes_KT = torch.cat([prompt_KP.to(dialogue_KT), dialogue_KT], dim=1)[:, 1:]
+    has_loss_T = torch.ones(codes_KT.shape[1], dtype=torch.bool, device=dialogue_KT.device)
+    has_loss_T[: max(0, prompt_KP.shape[1] - 1)] = False
+    return codes_KT, has_loss_T
 
 
 def _constant_frame(config: LMConfig, name: str, codes: Sequence[int], device: torch.device) -> Tensor:

@@ -62,67 +62,6 @@ class Model:
 
 
 @dataclass(kw_only=True)
-class Data:
-    """Which dialogues, in which mixture and batches."""
-
-    paths: list[str] = MISSING
-    """Shard folders made by `ppx-data shard`, or their URLs (s3://..., https://...); sources are pooled by name."""
-    mix: dict[str, int] = MISSING
-    """Draws per source: {service: 14, fisher: 2} takes 14 service dialogues for every 2 calls. 0 drops a source."""
-    batch: int = MISSING
-    """Sequences per optimiser step, over all processes."""
-    micro_batch: int = MISSING
-    """Sequences per forward pass; batch / micro_batch / processes passes are accumulated."""
-    max_frames: int = 2048
-    """The longest sequence, prompt included, in frames of 80 ms; longer dialogues are cut at the end."""
-    bucket_steps: int = 16
-    """Batches are formed by length inside windows of this many steps: less padding, less mixing of lengths."""
-    max_text_lag_frames: int = 25
-    """A sample whose text falls further behind its audio is skipped and reported."""
-    both_sides: bool = True
-    """Whether both sides of a call are trained in turn as the agent, where both are marked as such."""
-    limit: int | None = None
-    """How many samples of each source are used, e.g. 1 to overfit one dialogue; None uses all."""
-    allow_changed: bool = False
-    """Whether a run may resume although its shards are no longer those that its checkpoint was trained on."""
-    heldout_samples: int = 64
-    """Samples of the held-out split that are scored; 0 switches the held-out loss off."""
-
-    def check(self) -> None:
-        """Raises UserError if no batch can be formed."""
-        positive(data=self, names=("batch", "micro_batch", "max_frames", "bucket_steps"))
-        if self.batch % self.micro_batch:
-            raise UserError(
-                f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}: make it one",
-                code="bad-combination",
-            )
-        for name in ("heldout_samples", "max_text_lag_frames"):
-            if getattr(self, name) < 0:
-                raise UserError(f"data.{name}={getattr(self, name)}: must be 0 or more", code="bad-value")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(
-                f"data.limit={self.limit}: give a positive number, or null for all samples", code="bad-value"
-            )
-        if not self.paths:
-            raise UserError(
-                "data.paths is empty: give a folder made by `ppx-data shard`, e.g. data.paths=[shards]",
-                code="missing-option",
-            )
-        for source, draws in self.mix.items():
-            if type(draws) is not int:  # OmegaConf lets a mapping pass for a number.
-                raise UserError(
-                    f"data.mix.{source}={draws}: give a whole number of draws, such as 14", code="bad-value"
-                )
-        if not any(self.mix.values()) or min(self.mix.values()) < 0:
-            mix = ", ".join(f"{name} {draws}" for name, draws in self.mix.items())
-            raise UserError(
-                f"data.mix ({mix or 'empty'}) draws nothing: give at least one source a positive number, and none a "
-                "negative one",
-                code="bad-value",
-            )
-
-
-@dataclass(kw_only=True)
 class LearningRates:
     """Peak learning rates of the two groups."""
 
@@ -153,6 +92,9 @@ class Optim:
     """Steps in which the learning rates rise from zero to their peak."""
     final_lr_ratio: float = 0.0
     """Learning rate at the last step over the peak."""
+    spike_factor: float | None = None
+    """An update is skipped if its gradient norm is above this many times the median of the last 100; None skips only
+    what is not finite."""
 
     def check(self) -> None:
         """Raises UserError for a number outside its range."""
@@ -164,6 +106,7 @@ class Optim:
             ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more"),
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
+            ("spike_factor", self.spike_factor is None or self.spike_factor > 1, "above 1, or null"),
         )
         check_ranges("optim", self, ranges)
 
@@ -228,6 +171,11 @@ class AnyJob:
         if self.data.allow_changed and not self.resume:
             raise UserError(
                 "data.allow_changed=true has no effect without resume=true: leave it out", code="bad-combination"
+            )
+        if self.trainer.profile and self.trainer.profile[1] > self.steps:
+            raise UserError(
+                f"trainer.profile={self.trainer.profile}: must end at steps={self.steps} at the latest",
+                code="bad-combination",
             )
         if self.optim.warmup_steps >= self.steps:
             raise UserError(

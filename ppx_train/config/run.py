@@ -6,7 +6,8 @@ from typing import Literal
 from omegaconf import MISSING
 
 from model.errors import UserError
-from ppx_train.config.parts import AnyJob, Data, Logging, Loss, Model, Optim
+from ppx_train.config.data import Data
+from ppx_train.config.parts import AnyJob, Logging, Loss, Model, Optim
 from ppx_train.config.trainer import FSDP, ZERO, Trainer
 
 
@@ -37,8 +38,9 @@ class Run(AnyJob):
 
     def check(self) -> None:
         """Raises UserError for the first setting that cannot work, before any work is done."""
-        for part in (self.model.lora, self.data, self.optim, self.loss, self.trainer, self.logging):
+        for part in (self.model.lora, self.optim, self.loss, self.trainer, self.logging):
             part.check()
+        self.data.check(self.steps)
         self.check_job()
         passes = self.data.batch // self.data.micro_batch
         if passes % self.processes:
@@ -52,6 +54,12 @@ class Run(AnyJob):
             raise UserError(
                 f"trainer.strategy={strategy} cannot shard model.lora.base={self.model.lora.base}: use "
                 "trainer.strategy=ddp, or model.lora.base=full",
+                code="bad-combination",
+            )
+        if self.optim.spike_factor is not None and strategy in ZERO:
+            raise UserError(
+                f"optim.spike_factor={self.optim.spike_factor} has no effect with trainer.strategy={strategy}, whose "
+                "engine clips and steps at once: leave it out, or take fsdp2",
                 code="bad-combination",
             )
         if self.model.compile and strategy == "zero3":

@@ -1,10 +1,10 @@
 """Where and how the steps of a run are computed, and what is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from model.errors import UserError
-from ppx_train.config.limits import positive
+from ppx_train.config.limits import check_ranges, positive
 
 FSDP, ZERO = ("fsdp2", "hybrid"), ("zero2", "zero3")
 """Strategies that shard what is trained, by PyTorch's FSDP2 and by DeepSpeed."""
@@ -38,6 +38,10 @@ class Trainer:
     """Steps between held-out losses, which are also computed before the first and after the last step."""
     threads: int | None = None
     """CPU threads of each process; None leaves torch's default."""
+    profile: list[int] = field(default_factory=list)
+    """First and last step of a profile that is left in run_dir/profile, e.g. [20, 22], counted from 1; empty: none."""
+    hang_seconds: float | None = None
+    """A run ends with an error, and says where it stands, if no step ends for this long; None waits for ever."""
 
     def check(self) -> None:
         """Raises UserError for a number outside its range."""
@@ -53,6 +57,12 @@ class Trainer:
                 f"trainer.offload=true has no effect with trainer.strategy={self.strategy}: take zero2 or zero3, or "
                 "leave it out",
                 code="bad-combination",
+            )
+        hang = self.hang_seconds
+        check_ranges("trainer", self, [("hang_seconds", hang is None or 0 < hang <= 1e6, "above 0, and 1e6 at most")])
+        if self.profile and not (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]):
+            raise UserError(
+                f"trainer.profile={self.profile}: give the first and the last step, such as [20, 22]", code="bad-value"
             )
         self._check_shards()
 

@@ -153,7 +153,7 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
         "start weights": markdown(shown_name(provenance.start.name) + (f", revision {revision}" if revision else "")),
         "trained": f"{adapters}{'' if provenance.base else ', merged'}" if lora.rank else "all weights",
         "steps": f"{provenance.step:,} of {run.steps:,}, {run.data.batch} sequences each",
-        "mixture": markdown(", ".join(f"{name} {draws}" for name, draws in run.data.mix.items())),
+        "mixture": markdown(run.data.describe_mix()),
         "learning rates": f"temporal {run.optim.lr.temporal:g}, depth {run.optim.lr.depth:g}",
         "precision": markdown(run.trainer.precision),
         "seed": run.seed,

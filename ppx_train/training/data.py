@@ -1,14 +1,13 @@
 """From shards to micro-batches: sequences with their prompt, in an order that is a pure function of the seed."""
 
-# Shapes: B batch, K streams, P prompt frames, Q codebooks, T frames
+# Shapes: B batch, K streams, T frames
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,23 @@ import torch
 from torch import Tensor
 
 from data_pipelines.records.schema import SIDES
-from data_pipelines.shards.index import BadSample, Sample, ShardReader
+from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
-from data_pipelines.shards.order import Place, StepPlan
+from data_pipelines.shards.order import Mixture, Place, StepPlan
 from data_pipelines.shards.storage import StorageError, storage_at
-from model.config import FRAME_RATE, ZERO_ID, LMConfig
+from model.config import ZERO_ID, LMConfig
 from model.duplex import LossRows, loss_rows
 from model.errors import UserError
-from model.mimi.files import load_mimi
-from model.prompt import hybrid_prompt, role_ids, training_sequence
-from model.text import TextTokenizer, text_stream
-from ppx_train.config.parts import Data, Loss
+from ppx_train.config.data import Data
+from ppx_train.config.parts import Loss
 from ppx_train.training.loss import target_weights
 from ppx_train.training.ranks import rank, world_size
+from ppx_train.training.sequences import SequenceBuilder, TrainingSequence, dropped_parts
 
 CHARS_PER_PIECE = 4
 """Characters of role text per token, assumed to estimate lengths for batching before the text is tokenised."""
 REQUESTS = 16
 """Concurrent requests to shards that are read by URL."""
-MIN_DIALOGUE_FRAMES = 25
-"""2 s: a shorter dialogue after the prompt teaches nothing."""
 
 
 @dataclass
@@ -52,6 +48,9 @@ class MicroBatch:
     lengths: tuple[int, ...]
     rows: LossRows
     ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    dropped: tuple[tuple[str, ...], ...]
+    """The parts of its prompt that each sequence goes without, see TrainingSequence."""
 
     @property
     def frames(self) -> int:
@@ -81,81 +80,33 @@ class MicroBatch:
         )
 
 
-def collate(sequences: list[tuple[str, Tensor, Tensor]], loss: Loss, lm: LMConfig) -> MicroBatch:
-    """Pads sequences (id, codes_KT, has_loss_T) to one length and weighs their targets.
-
-    Padding adds no embedding and no loss.
-    """
-    lengths = tuple(codes.shape[1] for _, codes, _ in sequences)
-    streams = sequences[0][1].shape[0]
+def collate(sequences: Sequence[TrainingSequence], loss: Loss, lm: LMConfig) -> MicroBatch:
+    """Pads sequences to one length and weighs their targets; padding adds no embedding and no loss."""
+    lengths = tuple(sequence.codes_KT.shape[1] for sequence in sequences)
+    streams = sequences[0].codes_KT.shape[0]
     codes_BKT = torch.full((len(sequences), streams, max(lengths)), ZERO_ID, dtype=torch.int64)
     has_loss_BT = torch.zeros(len(sequences), max(lengths), dtype=torch.bool)
-    for row, (_, codes_KT, has_loss_T) in enumerate(sequences):
-        codes_BKT[row, :, : codes_KT.shape[1]] = codes_KT
-        has_loss_BT[row, : codes_KT.shape[1]] = has_loss_T
+    for row, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
+        codes_BKT[row, :, :length] = sequence.codes_KT
+        has_loss_BT[row, :length] = sequence.has_loss_T
     weights_BKT = target_weights(codes_BKT, has_loss_BT, torch.tensor(lengths), loss, lm)
-    rows = loss_rows(lm, codes_BKT, weights_BKT, lengths)
-    return MicroBatch(codes_BKT, weights_BKT, lengths, rows, tuple(name for name, _, _ in sequences))
-
-
-class WordPieces:
-    """A tokenizer that caches words: without the cache, tokenising them takes half the time of a sequence."""
-
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.encode = lru_cache(maxsize=1 << 16)(tokenizer.encode)
-
-
-class SequenceBuilder:
-    """Turns one stored sample into what the model is trained on."""
-
-    def __init__(self, lm: LMConfig, data: Data, loss: Loss, codec: Path, tokenizer: Path) -> None:
-        mimi = load_mimi(codec)
-        self.lm, self.data, self.loss = lm, data, loss
-        self.fingerprint, self.codec = mimi.fingerprint(), codec
-        self.silence, self.sine = (list(codes) for codes in mimi.constants())
-        self.tokenizer = TextTokenizer(tokenizer)
-        self.words = WordPieces(self.tokenizer)
-        if mimi.card != lm.card:
-            raise UserError(
-                f"{codec} has {mimi.card} codes but model.lm.card={lm.card}: set model.lm.card={mimi.card}",
-                code="bad-combination",
-            )
-        if self.tokenizer.card != lm.text_card:
-            raise UserError(
-                f"{tokenizer} has {self.tokenizer.card} pieces but model.lm.text_card={lm.text_card}: "
-                f"set model.lm.text_card={self.tokenizer.card}",
-                code="bad-combination",
-            )
-
-    def __call__(self, sample: Sample) -> tuple[str, Tensor, Tensor]:
-        """Returns (id, codes_KT, has_loss_T): the hybrid prompt from frame 1 on, then the dialogue, cut to the budget.
-
-        Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
-        """
-        codes_QT = sample.codes_QT
-        highest = max(int(codes_QT.max()), int(sample.voice_codes_QP.max()))
-        if highest >= self.lm.card:
-            raise BadSample(sample.id, f"code {highest} is outside 0..{self.lm.card - 1}")
-        role = role_ids(sample.role_prompt, self.tokenizer)
-        prompt_KP = hybrid_prompt(self.lm, sample.voice_codes_QP, role, self.silence, self.sine)
-        room = self.data.max_frames - (prompt_KP.shape[1] - 1)
-        frames = min(room, codes_QT.shape[1])
-        if frames < MIN_DIALOGUE_FRAMES:
-            raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
-        words = [word for word in sample.words if word.start * FRAME_RATE < frames]
-        text = text_stream(words, frames, self.words, self.lm)
-        if text.max_lag_frames > self.data.max_text_lag_frames:
-            raise BadSample(sample.id, f"text falls {text.max_lag_frames} frames behind the audio")
-        dialogue_KT = torch.cat([text.ids_T[None], codes_QT[:, :frames]])
-        codes_KT, has_loss_T = training_sequence(self.lm, prompt_KP, dialogue_KT)
-        return f"{sample.id}/{sample.side}", codes_KT, has_loss_T
+    return MicroBatch(
+        codes_BKT=codes_BKT,
+        weights_BKT=weights_BKT,
+        lengths=lengths,
+        rows=loss_rows(lm, codes_BKT, weights_BKT, lengths),
+        ids=tuple(sequence.id for sequence in sequences),
+        sources=tuple(sequence.source for sequence in sequences),
+        dropped=tuple(sequence.dropped for sequence in sequences),
+    )
 
 
 class SamplePool:
     """The rows of one split of several shard folders, pooled by source."""
 
-    def __init__(self, paths: list[str], split: str, builder: SequenceBuilder) -> None:
-        self.builder = builder
+    def __init__(self, paths: list[str], split: str, builder: SequenceBuilder, seed: int | None = None) -> None:
+        """seed: of the prompts that are left out, see `dropped_parts`; None leaves none out."""
+        self.builder, self.seed = builder, seed
         self.bad: dict[str, str] = {}
         self.readers: list[ShardReader] = []
         self.rows: dict[str, npt.NDArray[np.int32]] = {}
@@ -199,28 +150,31 @@ class SamplePool:
         """Returns the number of samples of each source."""
         return {source: len(rows) for source, rows in self.rows.items()}
 
-    def sequence(self, source: str, at: int) -> tuple[str, Tensor, Tensor]:
+    def sequence(self, place: Place) -> TrainingSequence:
         """Returns the sequence at a place; a bad sample is recorded and the next good one of its source is taken.
 
         Raises: UserError if every sample of the source is bad; StorageError if a disk or a server fails.
         """
-        rows = self.rows[source]
+        rows = self.rows[place.source]
+        dropped = () if self.seed is None else dropped_parts(self.builder.data, self.seed, place.number)
         for skipped in range(len(rows)):
-            number, row = rows[(at + skipped) % len(rows)].tolist()
+            number, row = rows[(place.row + skipped) % len(rows)].tolist()
             reader = self.readers[number]
             try:
-                return self.builder(reader.read(row))
+                return self.builder(reader.read(row), dropped)
             except StorageError:
                 raise  # The sample is not at fault: no sample may be skipped because a disk or a server fails.
             except UserError as why:
                 self.bad[reader.rows[row].id] = why.reason if isinstance(why, BadSample) else str(why)
         first = next(iter(self.bad.items()))
-        raise UserError(f"every sample of source {source!r} is bad; first {first[0]} ({first[1]})", code="no-data")
+        raise UserError(
+            f"every sample of source {place.source!r} is bad; first {first[0]} ({first[1]})", code="no-data"
+        )
 
     def batches(self, groups: Sequence[Sequence[Place]]) -> list[MicroBatch]:
         """Returns one micro-batch per group; samples in remote storage are fetched concurrently."""
         in_turn = map if self._requests is None else self._requests.map
-        found = iter(in_turn(lambda place: self.sequence(*place), [place for group in groups for place in group]))
+        found = iter(in_turn(self.sequence, [place for group in groups for place in group]))
         return [collate([next(found) for _ in group], self.builder.loss, self.builder.lm) for group in groups]
 
 
@@ -232,18 +186,19 @@ class StepLoader:
     """
 
     def __init__(self, pool: SamplePool, data: Data, seed: int, read_ahead: int = 4) -> None:
-        slots = {source: draws for source, draws in data.mix.items() if draws}
-        missing = sorted(set(slots) - set(pool.sizes()))
+        missing = sorted(data.sources - set(pool.sizes()))
         if missing:
             there = ", ".join(sorted(pool.sizes())) or "nothing"
             raise UserError(
-                f"data.mix names {', '.join(missing)} but data.paths hold {there}: set its draws to 0", code="no-data"
+                f"the mixture names {', '.join(missing)} but data.paths hold {there}: set its draws to 0",
+                code="no-data",
             )
-        lengths = {source: pool.lengths[source] for source in slots}
-        self.plan = StepPlan(
-            lengths, seed=seed, slots=slots, batch=data.batch, micro_batch=data.micro_batch, window=data.bucket_steps
-        )
+        later = {from_step * data.batch: mix for from_step, mix in data.mixtures.items() if from_step}
+        mixture = Mixture(pool.lengths, data.mix, seed=seed, by=data.mix_by, later=later)
+        self.plan = StepPlan(mixture, batch=data.batch, micro_batch=data.micro_batch, window=data.bucket_steps)
         self.pool, self.read_ahead, self.consumed = pool, read_ahead, 0
+        self.seconds_waited = 0.0
+        """How long training has waited for steps, on this rank."""
 
     def __len__(self) -> int:
         """Returns more steps than any run takes: the order of samples has no end."""
@@ -278,7 +233,9 @@ class StepLoader:
         thread.start()
         try:
             while True:
+                began = time.perf_counter()
                 item = ahead.get()
+                self.seconds_waited += time.perf_counter() - began
                 if isinstance(item, BaseException):
                     raise item
                 self.consumed += (
@@ -300,15 +257,16 @@ class StepLoader:
 
 def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     """Returns the fixed held-out micro-batches of this rank: samples of all sources in turn, sorted by length."""
-    if not any(data.mix.get(source) for source in pool.sizes()):
+    if not data.sources & set(pool.sizes()):
         raise UserError(
-            "data.paths hold no held-out sample of any source in data.mix: set data.heldout_samples=0", code="no-data"
+            "data.paths hold no held-out sample of any source of the mixture: set data.heldout_samples=0",
+            code="no-data",
         )
-    turns = [(at, source) for source, size in pool.sizes().items() if data.mix.get(source) for at in range(size)]
+    turns = [(at, source) for source, size in pool.sizes().items() if source in data.sources for at in range(size)]
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
-    groups = [chosen[k : k + data.micro_batch] for k in range(0, len(chosen), data.micro_batch)]
-    batches = pool.batches([[(source, at) for at, source in group] for group in groups])
+    places = [Place(source, at, number) for number, (at, source) in enumerate(chosen)]
+    batches = pool.batches([places[k : k + data.micro_batch] for k in range(0, len(places), data.micro_batch)])
     # A sharded model needs the same number of forward passes on every rank, so batches without loss fill the gap.
     while len(batches) % world_size():
         batches.append(batches[-1].without_loss())

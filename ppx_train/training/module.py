@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model.duplex import DuplexLM
 from model.errors import UserError
@@ -18,15 +19,16 @@ from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.data import MicroBatch
+from ppx_train.training.guard import MAX_SKIPPED, SpikeGuard
 from ppx_train.training.loss import group_weights, total_loss
-from ppx_train.training.optim import lr_scale, make_optimizer, moments_by_name, parameter_groups
-from ppx_train.training.ranks import all_sum, world_size
+from ppx_train.training.optim import gradient_norms, lr_scale, make_optimizer, moments_by_name, parameter_groups
+from ppx_train.training.ranks import all_sum, rank, world_size
 from ppx_train.training.sharded import ShardedStrategy
 from ppx_train.training.start import sharded_lm
 from ppx_train.training.zero import ZeroStrategy
 
-MAX_SKIPPED = 5
-"""A run ends after this many optimiser steps in a row with a non-finite gradient."""
+GUARD = "guard"
+"""The key of the gradient norms in a saved state."""
 
 
 class DuplexModule(L.LightningModule):
@@ -48,10 +50,11 @@ class DuplexModule(L.LightningModule):
         """The number of the signal that this rank caught, 0 for none."""
         self.stop_agreed = False
         """Whether any rank had caught a signal when the step began; equal on all ranks."""
-        self.skipped_steps = 0
-        self.skipped_in_a_row = 0
+        self.guard = SpikeGuard(run.optim.spike_factor)
         self.sums_4K = torch.zeros(0)
-        self.gradient_norm = torch.zeros(())
+        self.gradient_norm = 0.0
+        self.part_norms: dict[str, Tensor] = {}
+        """The gradient norm of each part of the model, see `gradient_norms`, at the last step that was to be logged."""
         self.frames = 0
 
     def configure_model(self) -> None:
@@ -86,15 +89,21 @@ class DuplexModule(L.LightningModule):
         return [name for group in self.parameter_groups for name in group]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names the parameters of the optimiser's state, so that any strategy can load it."""
+        """Names the parameters of the optimiser's state, for any strategy to load, and adds what the guard has seen."""
         states = checkpoint["optimizer_states"]
         # Under FSDP2 only the first rank gets the state.
         checkpoint["optimizer_states"] = [moments_by_name(s, self.parameter_order) if s else s for s in states]
+        checkpoint[GUARD] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the optimiser's state is of these parameters, by number or by name."""
+        """Checks that the optimiser's state is of these parameters, by number or by name, and takes over the guard's.
+
+        A checkpoint of an earlier version does not say what the guard had seen.
+        """
         for state in checkpoint.get("optimizer_states", []):
             moments_by_name(state, self.parameter_order)
+        if GUARD in checkpoint:
+            self.guard.load_state_dict(checkpoint[GUARD])
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """Returns [loss, weight, correct, count] x streams, summed over the micro-batch."""
@@ -125,7 +134,7 @@ class DuplexModule(L.LightningModule):
         assert sums_4K is not None
         self.sums_4K = sums_4K
         self.frames = sum(micro.frames for micro in micro_batches)
-        self._update(optimizer)
+        self._update(optimizer, micro_batches)
 
     def _synchronise_gradients(self, last: bool) -> None:
         """Lets whole copies exchange gradients once a step, after the last micro-batch.
@@ -140,23 +149,28 @@ class DuplexModule(L.LightningModule):
             # Without this ZeRO-2 would keep the gradient of the last micro-batch alone.
             wrapped.set_gradient_accumulation_boundary(last)  # type: ignore[operator, union-attr]
 
-    def _update(self, optimizer: Any) -> None:
-        """Clips, sets the learning rate by the step number, and steps; all ranks skip a non-finite gradient."""
+    def _update(self, optimizer: Any, micro_batches: list[MicroBatch]) -> None:
+        """Sets the learning rate by the step number, clips, and steps; all ranks skip what the guard objects to."""
+        step = self.global_step + 1
+        if step % self.run.logging.every == 0 or step == self.run.steps:
+            self.part_norms = gradient_norms(self.lm.named_parameters())
         scale = lr_scale(self.global_step, self.run.optim, self.run.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
-        self.gradient_norm = self._clip()
-        if self.gradient_norm.isfinite():
-            optimizer.step()
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_steps += 1
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row >= MAX_SKIPPED:
+        # Reading the norm makes the host wait for the device, so that it is read once.
+        self.gradient_norm = float(self._clip())
+        if why := self.guard.objection(self.gradient_norm):
+            ids = ", ".join(name for micro in micro_batches for name in micro.ids)
+            tqdm.write(f"rank {rank()}: the update of step {step} is skipped, {why}; its samples: {ids}")
+            if self.guard.in_a_row >= MAX_SKIPPED:
+                spikes = "" if self.run.optim.spike_factor is None else ", raise optim.spike_factor"
                 raise UserError(
-                    f"{MAX_SKIPPED} steps in a row had a non-finite gradient: lower optim.lr or check the data",
+                    f"{MAX_SKIPPED} steps in a row were skipped, in the last one {why}: lower optim.lr{spikes}, or "
+                    "check the samples named above",
                     code="bad-value",
                 )
+        else:
+            optimizer.step()
         optimizer.zero_grad()
 
     def _clip(self) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.errors import UserError
 from ppx_train.config.codec import CodecOptim
@@ -63,6 +63,20 @@ def moments_by_name(saved: Mapping[str, Any], order: Sequence[str]) -> dict[str,
     names = dict(zip(keys, order, strict=True))
     groups = [{**group, "params": [names[key] for key in group["params"]]} for group in saved["param_groups"]]
     return {"state": {names[key]: moments for key, moments in saved["state"].items()}, "param_groups": groups}
+
+
+def gradient_norms(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+    """Returns the gradient norm of the temporal and the depth parts, and of the adapters in each by themselves.
+
+    Names are those of DuplexLM. The norms stay on their device, and are of whole tensors also if these are sharded.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in named:
+        if parameter.grad is not None:
+            part = "depth" if DEPTH.match(name) else "temporal"
+            parts.setdefault(f"{part}_adapters" if "lora_" in name else part, []).append(parameter.grad)
+    norms = {part: nn.utils.get_total_norm(gradients) for part, gradients in sorted(parts.items())}
+    return {part: norm.full_tensor() if hasattr(norm, "full_tensor") else norm for part, norm in norms.items()}
 
 
 def lr_scale(step: int, optim: Optim | CodecOptim, steps: int) -> float:

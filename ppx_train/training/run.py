@@ -25,8 +25,11 @@ from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
+from ppx_train.training.callbacks.hang import HangWatch
 from ppx_train.training.callbacks.held_out import HeldOut
 from ppx_train.training.callbacks.meters import Meters
+from ppx_train.training.callbacks.profile import Profile
+from ppx_train.training.callbacks.seen import SEEN_FILE, Seen
 from ppx_train.training.callbacks.signals import StopSignals
 from ppx_train.training.checkpoint import (
     DATA,
@@ -81,7 +84,7 @@ def _train(run: Run) -> int:
         grow_segments()
     codec, tokenizer = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)
     builder = SequenceBuilder(run.model.lm, run.data, run.loss, codec, tokenizer)
-    pool = SamplePool(run.data.paths, "train", builder)
+    pool = SamplePool(run.data.paths, "train", builder, run.seed)
     loader = StepLoader(pool, run.data, run.seed)
     callbacks: list[L.Callback] = [StopSignals()]
     readers = list(pool.readers)
@@ -98,9 +101,11 @@ def _train(run: Run) -> int:
     del state  # It maps the file.
     module = DuplexModule(run)
     if is_launcher():
-        print(describe(run, pool))
+        print(describe(run, pool, loader))
         print(describe_lm(run))
-    trainer = make_trainer(run, [*callbacks, Meters(run), Checkpoints(run, data)])
+    seen = Seen(loader.plan.mixture.sizes)
+    callbacks += [Meters(run, loader), seen, Checkpoints(run, data, {SEEN_FILE: seen.content})]
+    trainer = make_trainer(run, callbacks)
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
     except BaseException as why:
@@ -181,6 +186,11 @@ def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -
     precision = precision or settings.precision
     if settings.strategy in FSDP:
         precision = "32-true"  # Master weights are fp32; the sharding policy computes in bf16.
+    callbacks = list(callbacks)
+    if settings.profile:
+        callbacks.append(Profile(Path(run.run_dir), *settings.profile))
+    if settings.hang_seconds is not None:
+        callbacks.append(HangWatch(settings.hang_seconds))
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -213,14 +223,13 @@ def make_loggers(run: Job) -> list[Logger]:
     return loggers
 
 
-def describe(run: Run, pool: SamplePool) -> str:
+def describe(run: Run, pool: SamplePool, loader: StepLoader) -> str:
     """Describes what a run trains on: samples and hours of each source, and how often each sample is seen."""
-    total = sum(run.data.mix.values())
+    draws = loader.plan.mixture.counts(run.steps * run.data.batch)
     lines = []
     for source, size in pool.sizes().items():
         hours = sum(pool.lengths[source]) / FRAME_RATE / 3600
-        epochs = run.steps * run.data.batch * run.data.mix.get(source, 0) / total / size
-        lines.append(f"  {source}: {size:,} samples, {hours:.2f} h, seen {epochs:.1f} times")
+        lines.append(f"  {source}: {size:,} samples, {hours:.2f} h, seen {draws[source] / size:.1f} times")
     return "\n".join([f"run {run.run_dir}: {run.steps} steps of {run.data.batch} sequences", *lines])
 
 

@@ -34,8 +34,9 @@ from data_pipelines.sound.audio import FLAC_MAGIC
 from model.config import LMConfig
 from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
-from ppx_train.config.parts import Data, Loss
-from ppx_train.training.data import SequenceBuilder
+from ppx_train.config.data import Data
+from ppx_train.config.parts import Loss
+from ppx_train.training.sequences import SequenceBuilder
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 WORDS = [word for word in README.read_text("utf-8").split() if word.isalpha()]

@@ -43,6 +43,13 @@ def test_the_training_sequence_starts_at_prompt_frame_1_and_has_no_loss_on_the_p
     assert has_loss.tolist() == [False] * 5 + [True] * 4
 
 
+def test_without_a_prompt_the_first_frame_of_the_dialogue_is_discarded() -> None:
+    dialogue = torch.arange(4).expand(17, 4)
+    codes, has_loss = training_sequence(TINY, torch.zeros(17, 0, dtype=torch.int64), dialogue)
+    assert codes.tolist() == [[1, 2, 3]] * 17
+    assert has_loss.tolist() == [True] * 3
+
+
 def test_a_role_is_wrapped_once() -> None:
     assert wrap_role(" You are Jane. ") == "<system> You are Jane. <system>"
     assert wrap_role("<system> You are Jane. <system>") == "<system> You are Jane. <system>"

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,14 @@ from ppx_train.training.origin import KEY, origin
 class Checkpoints(L.Callback):
     """Saves every `checkpoint_every` steps, after the last step, and when a signal asks the run to stop."""
 
-    def __init__(self, run: Job, data: Mapping[str, str]) -> None:
-        """data: the shards of the run, by `data_hashes`, on the first rank, which alone writes."""
-        self.run, self.data = run, data
+    def __init__(
+        self, run: Job, data: Mapping[str, str], beside: Mapping[str, Callable[[], bytes]] | None = None
+    ) -> None:
+        """data: the shards of the run, by `data_hashes`, on the first rank, which alone writes.
+
+        beside: names of further files of a checkpoint, each with what returns its content.
+        """
+        self.run, self.data, self.beside = run, data, beside or {}
         self.folder = Path(run.run_dir) / "checkpoints"
         self.saved = -1
         self.origin: dict[str, str] = {}
@@ -76,6 +81,8 @@ class Checkpoints(L.Callback):
                 config = self.run.to_yaml().encode()
                 write_bytes(partial / CONFIG, config)
                 add_sum(partial / CONFIG, sha256(config))
+                for name, content in self.beside.items():
+                    write_bytes(partial / name, content())
                 # Only an incomplete one can be here, since complete ones are resumed.
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(partial, final)

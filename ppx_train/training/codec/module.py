@@ -21,7 +21,7 @@ from ppx_train.training.codec.crops import CropBatch, Crops
 from ppx_train.training.codec.recogniser import FEATURES
 from ppx_train.training.codec.spectra import Adversary, SpectralLoss
 from ppx_train.training.codec.teachers import Teachers
-from ppx_train.training.module import MAX_SKIPPED
+from ppx_train.training.guard import MAX_SKIPPED
 from ppx_train.training.optim import lr_scale
 
 DROPOUT_SHARE = 0.25

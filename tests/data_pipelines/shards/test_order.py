@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.shards.order import Place, StepPlan, epoch_order, sample_at, shuffled, shuffled_numbers
+from data_pipelines.shards.order import Mixture, Place, StepPlan, epoch_order, shuffled, shuffled_numbers
 from model.errors import Code
 from tests.refusals import refused
 
@@ -18,9 +18,14 @@ SLOTS = {"real": 1, "synth": 3, "qa": 2}
 GOLDEN = "d36dadd2902344417605978a0c6a771eb836367a4fe962fb072aee17a637956a"
 
 
+def mixture(seed: int = 7, slots: Mapping[str, int] = SLOTS, **more: Any) -> Mixture:
+    """A mixture of rows of one length."""
+    return Mixture({name: [30] * size for name, size in SIZES.items()}, slots, seed=seed, **more)
+
+
 def first(count: int, seed: int = 7, slots: Mapping[str, int] = SLOTS) -> list[Place]:
     """The first samples of a run."""
-    return [sample_at(i, seed, SIZES, slots) for i in range(count)]
+    return [mixture(seed, slots).place(i) for i in range(count)]
 
 
 def plan(
@@ -30,22 +35,25 @@ def plan(
     window: int = 10,
     lengths: Mapping[str, list[int]] | None = None,
     slots: Mapping[str, int] | None = None,
+    **more: Any,
 ) -> StepPlan:
     """A plan over rows of random lengths."""
     draw = Random("lengths").random
     lengths = lengths or {name: [20 + int(400 * draw() ** 2) for _ in range(n)] for name, n in SIZES.items()}
-    return StepPlan(lengths, seed=seed, slots=slots or SLOTS, batch=batch, micro_batch=micro_batch, window=window)
+    mixed = Mixture(lengths, slots or SLOTS, seed=seed, **more)
+    return StepPlan(mixed, batch=batch, micro_batch=micro_batch, window=window)
 
 
 def test_the_first_1000_samples_are_the_golden_ones() -> None:
-    text = "\n".join(f"{source} {row}" for source, row in first(1000))
+    text = "\n".join(f"{source} {row}" for source, row, _ in first(1000))
     assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN
 
 
 def test_any_index_in_any_order_gives_the_same_sample() -> None:
     forward = first(500)
     asked = shuffled(range(500), "backwards and forwards")
-    assert {i: sample_at(i, 7, SIZES, SLOTS) for i in asked} == dict(enumerate(forward))
+    ours = mixture()
+    assert {i: ours.place(i) for i in asked} == dict(enumerate(forward))
 
 
 def test_the_order_of_the_sources_in_the_configuration_does_not_matter() -> None:
@@ -55,7 +63,7 @@ def test_the_order_of_the_sources_in_the_configuration_does_not_matter() -> None
 def test_each_source_is_seen_whole_once_an_epoch() -> None:
     samples = first(4000)
     for source, size in SIZES.items():
-        rows = [row for name, row in samples if name == source]
+        rows = [row for name, row, _ in samples if name == source]
         for epoch in range(len(rows) // size):
             assert sorted(rows[epoch * size : (epoch + 1) * size]) == list(range(size))
         assert rows[:size] != rows[size : 2 * size]
@@ -64,7 +72,7 @@ def test_each_source_is_seen_whole_once_an_epoch() -> None:
 def test_the_mixture_has_its_proportions_in_every_block() -> None:
     samples = first(600)
     for start in range(0, 600, 6):
-        assert Counter(source for source, _ in samples[start : start + 6]) == SLOTS
+        assert Counter(source for source, *_ in samples[start : start + 6]) == SLOTS
 
 
 def test_seeds_and_sources_have_orders_of_their_own() -> None:
@@ -83,7 +91,7 @@ def test_the_order_in_arrays_is_that_of_plain_python(size: int) -> None:
 def test_a_window_of_steps_holds_exactly_its_samples() -> None:
     ours = plan()
     in_steps = [place for n in range(10, 20) for group in ours.step(n) for place in group]
-    expected = [sample_at(i, 3, SIZES, SLOTS) for i in range(80, 160)]
+    expected = [mixture(3).place(i) for i in range(80, 160)]
     assert Counter(in_steps) == Counter(expected)
 
 
@@ -91,7 +99,7 @@ def test_each_source_is_seen_whole_once_an_epoch_of_whole_windows() -> None:
     """Bucketing moves a sample within its window only: 64 steps of 5 are one epoch."""
     ours = plan(batch=5, micro_batch=5, window=4, lengths={"one": list(range(1, 321))}, slots={"one": 1})
     for epoch in range(2):
-        rows = [row for n in range(64 * epoch, 64 * (epoch + 1)) for _, row in ours.step(n)[0]]
+        rows = [row for n in range(64 * epoch, 64 * (epoch + 1)) for _, row, _ in ours.step(n)[0]]
         assert sorted(rows) == list(range(320))
 
 
@@ -121,9 +129,9 @@ def test_bucketing_leaves_little_padding() -> None:
         full = sum(len(group) * max(ours.length(place) for place in group) for group in groups)
         return 1 - sum(ours.length(place) for group in groups for place in group) / full
 
-    unsorted = []
+    unsorted, alone = [], Mixture(lengths, {"one": 1}, seed=3)
     for start in range(0, 3200, 4):
-        group = [lengths["one"][sample_at(i, 3, {"one": 3000}, {"one": 1})[1]] for i in range(start, start + 4)]
+        group = [lengths["one"][alone.place(i).row] for i in range(start, start + 4)]
         unsorted.append((sum(group), 4 * max(group)))
     before = 1 - sum(a for a, _ in unsorted) / sum(b for _, b in unsorted)
     assert padding(50) < 0.01 < padding(1) < before / 2
@@ -145,4 +153,62 @@ def test_a_plan_that_cannot_be_kept_is_refused(change: dict[str, Any], code: Cod
 
 def test_a_source_with_no_draws_is_left_out() -> None:
     ours = plan(slots={"real": 1, "synth": 0})
-    assert {source for n in range(20) for group in ours.step(n) for source, _ in group} == {"real"}
+    assert {source for n in range(20) for group in ours.step(n) for source, *_ in group} == {"real"}
+
+
+LENGTHS = {"calls": [100, 300, 500, 700], "talks": [50, 30, 40], "notes": [10]}
+
+
+def test_a_mixture_by_hours_is_exact_over_whole_epochs_of_all_sources() -> None:
+    draws = {"calls": 5, "talks": 3, "notes": 2}
+    ours = Mixture(LENGTHS, draws, seed=1, by="hours")
+    # Per 5 : 3 : 2 frames: means of 400, 40 and 10 frames give 1/80 : 3/40 : 1/5 samples, that is 1 : 6 : 16.
+    places = [ours.place(i) for i in range(23 * 400)]
+    frames = {name: sum(LENGTHS[name][row] for source, row, _ in places if source == name) for name in draws}
+    assert frames == {"calls": 400 * 400, "talks": 240 * 400, "notes": 160 * 400}
+    assert {name: count * 32000 for name, count in draws.items()} == frames
+
+
+@pytest.mark.parametrize("by", ["samples", "hours"])
+def test_counts_are_those_of_the_places_and_never_far_from_their_share(by: Any) -> None:
+    draws = {"calls": 7, "talks": 2, "notes": 1}
+    ours = Mixture(LENGTHS, draws, seed=4, by=by, later={1000: {"talks": 1}, 1500: {"talks": 1, "calls": 3}})
+    means = {"calls": 400, "talks": 40, "notes": 10} if by == "hours" else dict.fromkeys(draws, 1)
+    rates = {name: draws[name] / means[name] for name in draws}
+    seen: Counter[str] = Counter()
+    for i in range(2000):
+        assert ours.counts(i) == seen
+        if i <= 1000 and i % 100 == 0:
+            for name in draws:
+                assert abs(seen[name] - i * rates[name] / sum(rates.values())) < len(draws)
+        seen[ours.place(i).source] += 1
+
+
+def test_a_later_mixture_holds_from_its_sample_on_and_goes_on_with_the_epochs() -> None:
+    ours = mixture(later={60: {"synth": 1}, 100: {"real": 1, "qa": 1}})
+    places = [ours.place(i) for i in range(500)]
+    assert places[:60] == first(60)
+    assert Counter(place.source for place in places[60:100]) == {"synth": 40}
+    assert Counter(place.source for place in places[100:]) == {"real": 200, "qa": 200}
+    for source, size in SIZES.items():
+        rows = [place.row for place in places if place.source == source]
+        for epoch in range(len(rows) // size):
+            assert sorted(rows[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_a_window_ends_where_a_mixture_begins() -> None:
+    ours = plan(batch=4, micro_batch=2, window=10, later={4 * 17: {"qa": 1}, 4 * 19: {"real": 1, "synth": 1}})
+    for n in shuffled(range(49), "any"):
+        step = ours.step(n)
+        assert [len(group) for group in step] == [2, 2]
+        sources = {place.source for group in step for place in group}
+        assert sources <= ({"real", "qa", "synth"} if n < 17 else {"qa"} if n < 19 else {"real", "synth"})
+    in_order = sorted(place.number for n in range(49) for group in ours.step(n) for place in group)
+    assert in_order == list(range(4 * 49))  # the windows are steps 0-9, 10-16, 17-18, 19-28, ...
+    plain = plan(batch=4, micro_batch=2, window=10)
+    assert [ours.step(n) for n in range(10)] == [plain.step(n) for n in range(10)]
+
+
+def test_a_mixture_cannot_begin_within_a_step() -> None:
+    with refused("bad-combination", "sample 30", "step of 8"):
+        plan(batch=8, later={30: {"qa": 1}})

@@ -78,19 +78,23 @@ def test_streaming_goes_on_past_the_window_as_the_moshi_runtime_does() -> None:
     assert torch.equal(agent[:, :, 1:], vectors["stream.moshi_returns"])
 
 
+@pytest.mark.parametrize("is_prompted", [True, False])
 def test_streamed_tokens_are_the_argmax_of_the_full_forward_on_the_training_sequence(
-    small: tuple[DuplexLM, dict[str, Tensor]],
+    small: tuple[DuplexLM, dict[str, Tensor]], is_prompted: bool
 ) -> None:
     model, vectors = small
     prompt, user = golden_prompt(model, vectors), vectors["stream.user_codes"]
-    agent = run(DuplexStream(model, GREEDY), prompt[None], user)
-    codes, has_loss = training_sequence(model.config, prompt, torch.cat([agent, user], dim=1)[0])
+    agent = run(DuplexStream(model, GREEDY), prompt[None] if is_prompted else None, user)
+    dialogue = torch.cat([agent, user], dim=1)[0]
+    codes, has_loss = training_sequence(model.config, prompt if is_prompted else prompt[:, :0], dialogue)
     with torch.no_grad():
         logits = model.logits(codes[None])
     scored = has_loss.clone()
     scored[-1] = False  # the delayed codebooks of the last frame are past the end
-    assert torch.equal(logits.text_BTV[0].argmax(-1)[scored], agent[0, 0, :-1])
-    assert torch.equal(logits.audio_BQTV[0, :8].argmax(-1)[:, scored], agent[0, 1:, :-1])
+    heard = agent[0, :, 0 if is_prompted else 1 : -1]  # a call without a prompt says nothing in frame 0
+    assert scored.sum() == heard.shape[1]
+    assert torch.equal(logits.text_BTV[0].argmax(-1)[scored], heard[0])
+    assert torch.equal(logits.audio_BQTV[0, :8].argmax(-1)[:, scored], heard[1:])
 
 
 @pytest.mark.parametrize("text_delay", [0, 1])

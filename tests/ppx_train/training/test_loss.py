@@ -10,6 +10,7 @@ from ppx_train.config.parts import Loss, Optim
 from ppx_train.training.data import collate
 from ppx_train.training.loss import group_weights, target_weights, total_loss
 from ppx_train.training.optim import lr_scale, make_optimizer
+from ppx_train.training.sequences import TrainingSequence
 from tests.model.golden import language_model, lm_config, tensors
 
 LM = LMConfig(
@@ -62,7 +63,7 @@ def test_padding_in_a_batch_does_not_change_the_loss() -> None:
     from model.duplex import DuplexLM
 
     lm = DuplexLM(LM)
-    sequences = [("a", torch.randint(4, 16, (17, n)), torch.arange(n) > 3) for n in (9, 17, 12)]
+    sequences = [TrainingSequence("a", torch.randint(4, 16, (17, n)), torch.arange(n) > 3) for n in (9, 17, 12)]
 
     def loss_of(groups: list[list[int]]) -> float:
         batches = [collate([sequences[i] for i in group], Loss(), LM) for group in groups]

@@ -1,5 +1,7 @@
 """Figures of a run against sums that are worked out by hand."""
 
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +9,11 @@ import pytest
 import torch
 
 from model.config import LMConfig
+from ppx_train.training.callbacks import meters
 from ppx_train.training.callbacks.held_out import HeldOut
-from ppx_train.training.callbacks.meters import log, stream_metrics
+from ppx_train.training.callbacks.meters import Meters, log, peak_memory_gib, stream_metrics
+from ppx_train.training.data import StepLoader
+from ppx_train.training.guard import SpikeGuard
 
 LM = LMConfig(dim=8, num_heads=2, num_layers=1, text_card=40, card=16)
 
@@ -38,6 +43,66 @@ def test_the_total_is_weighted_text_plus_audio() -> None:
     audio = sum(2 * k + 2 for k in range(1, 17)) / (16 * 2)
     assert stream_metrics(sums(), module(), "x")["x/loss"] == pytest.approx(1 + audio)
     assert stream_metrics(sums(), module(0.5), "x")["x/loss"] == pytest.approx(0.5 + audio)
+
+
+def test_the_audio_loss_is_compared_with_the_text_loss_as_they_count() -> None:
+    audio = sum(2 * k + 2 for k in range(1, 17)) / (16 * 2)
+    assert stream_metrics(sums(), module(), "x")["x/audio_to_text_ratio"] == pytest.approx(audio)
+    assert stream_metrics(sums(), module(0.5), "x")["x/audio_to_text_ratio"] == pytest.approx(2 * audio)
+    without_text = sums()
+    without_text[:, 0] = 0
+    assert "x/audio_to_text_ratio" not in stream_metrics(without_text, module(), "x")
+
+
+def test_speed_waiting_and_model_flop_use_are_shares_of_the_time_since_the_last_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: now.seconds)
+    loader: Any = SimpleNamespace(seconds_waited=7.0)
+    run: Any = None
+    meter = Meters(run, loader)
+    meter._restart()
+    now.seconds, loader.seconds_waited, meter.frames, meter.keys, meter.peak = 110.0, 10.0, 250, 99.0, 50.0
+    seen: list[tuple[float, float, float]] = []
+
+    def flops(frames: float, keys: float, count_K: list[float]) -> float:
+        seen.append((frames, keys, sum(count_K)))
+        return 125.0
+
+    meter.flops = flops  # type: ignore[assignment]
+    judged = module()
+    judged.device, judged.gradient_norm, judged.guard = torch.device("cpu"), 0.5, SpikeGuard(None)
+    judged.part_norms = {"depth": torch.tensor(0.3), "temporal": torch.tensor(0.4)}
+    metrics = meter._metrics(judged, sums())
+    assert metrics["loader_wait_share"] == pytest.approx(0.3)
+    assert metrics["frames_per_second"] == 25 and metrics["audio_seconds_per_second"] == 2
+    assert metrics["mfu"] == 125 / 10 / 50 and seen == [(250, 99, 17 * 20)]
+    assert metrics["gradient_norm"] == 0.5
+    assert metrics["gradient_norm/temporal"] == pytest.approx(0.4)
+    assert metrics["gradient_norm/depth"] == pytest.approx(0.3)
+
+
+def test_only_the_time_in_which_a_step_is_not_there_yet_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr("ppx_train.training.data.time.perf_counter", lambda: float(next(ticks)))
+    loader: Any = StepLoader.__new__(StepLoader)
+    loader.read_ahead, loader.consumed, loader.seconds_waited = 1, 0, 0.0
+    loader.step = lambda number, first, stride: [number]
+    steps = iter(loader)
+    for n in range(5):
+        assert next(steps) == [n]
+        next(ticks)  # the training step
+        assert loader.seconds_waited == n + 1
+    steps.close()
+
+
+def test_peak_memory_is_what_the_system_says_of_the_process() -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("this system has no /proc")
+    (high,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    assert peak_memory_gib(torch.device("cpu")) == pytest.approx(int(high) / 2**20, rel=0.02)
 
 
 def test_a_group_without_weight_is_not_reported() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ppx_train.config.load import load
 from ppx_train.training.curves import read_metrics
-from ppx_train.training.module import MAX_SKIPPED, DuplexModule
+from ppx_train.training.guard import MAX_SKIPPED
+from ppx_train.training.module import DuplexModule
 from ppx_train.training.run import train
 from tests.ppx_train.fixtures import run_arguments
 from tests.refusals import refused
