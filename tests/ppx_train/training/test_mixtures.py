@@ -40,7 +40,9 @@ def test_the_sources_of_a_step_are_those_of_its_mixture(prepared: Path) -> None:
 
 
 def test_a_mixture_by_hours_gives_the_sources_their_shares_of_frames(prepared: Path) -> None:
-    run, loader = loader_of(prepared, "data.mix_by=hours", "data.mix={service: 3, fisher: 2}", "data.max_frames=60")
+    run, loader = loader_of(
+        prepared, "data.mix_by=hours", "data.mix={service: 3, fisher: 2, assistant: 0}", "data.max_frames=60"
+    )
     pool, steps = loader.pool, 300
     frames: Counter[str] = Counter()
     for n in range(steps):
