@@ -7,6 +7,7 @@ import faulthandler
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -87,6 +88,7 @@ def _one_rank(number: int, ranks: int, port: int, arguments: list[str], log: Pat
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 - pytest has put files of its own there
     faulthandler.dump_traceback_later(300)
     try:
         code = train(load(arguments))

@@ -284,9 +284,11 @@ def test_every_setting_has_a_help_text() -> None:
 def test_the_words_that_a_shell_completes_are_words_of_the_command() -> None:
     words = setting_words()
     assert {"recipe=quickstart", "optim=lora", "data.mix=", "resume=true", "trainer.precision=32-true"} <= set(words)
+    needed = {"trainer.strategy=hybrid": "trainer.num_nodes=2 data.micro_batch=2"}
+    needed |= {"trainer.offload=true": "trainer.strategy=zero2"}
     for word in words:
         if word.startswith(("trainer.", "resume=", "logging.")) and not word.endswith("="):
-            load(["recipe=quickstart", word])
+            load(["recipe=quickstart", *needed.get(word, "").split(), word])
 
 
 def test_a_saved_configuration_has_plain_numbers(tmp_path: Path) -> None:

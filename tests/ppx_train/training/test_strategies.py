@@ -116,9 +116,8 @@ def test_an_optimisers_state_is_named_whatever_its_numbers_were() -> None:
 
 
 def words(folder: Path, run_dir: Path, strategy: str, ranks: int, *more: str) -> list[str]:
-    """Arguments without `trainer.devices` where a launcher says how many there are."""
-    given = run_arguments(folder, run_dir, *SHORT, f"trainer.strategy={strategy}", *more)
-    return [word for word in given if ranks == 1 or not word.startswith("trainer.devices")]
+    """Arguments for so many ranks on one node."""
+    return run_arguments(folder, run_dir, *SHORT, f"trainer.strategy={strategy}", *more, f"trainer.devices={ranks}")
 
 
 def figures(run_dir: Path) -> list[tuple[int, float]]:
