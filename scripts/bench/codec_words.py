@@ -146,7 +146,9 @@ def compare(folder: Path, codecs: dict[str, Mimi], asr_names: list[str], page: P
         records.append(json.loads(path.with_suffix(".json").read_text("utf-8")))
         originals.append(to_rate(audio_CS[0], rate, SAMPLE_RATE).astype(np.float32))
     if not records:
-        raise UserError(f"{folder}: holds no .flac file with its .json: make it with scripts/speak_for_codec.py")
+        raise UserError(
+            f"{folder}: holds no .flac file with its .json: make it with scripts/speak_for_codec.py", code="no-data"
+        )
     seconds = sum(map(len, originals)) / SAMPLE_RATE
     voices = [record["voice"] for record in records]
     print(f"{folder}: {len(records)} utterances, {seconds / 60:.1f} minutes, {len(set(voices))} voices")
