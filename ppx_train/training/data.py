@@ -1,6 +1,6 @@
 """From shards to micro-batches: sequences with their prompt, in an order that is a pure function of the seed."""
 
-# Shapes: B batch, K streams, T frames
+# Shapes: B batch, K streams, M some, T frames
 
 import queue
 import threading

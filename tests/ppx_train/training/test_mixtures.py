@@ -146,7 +146,9 @@ def test_what_was_seen_lies_beside_each_checkpoint_and_goes_on_after_a_stop(prep
                 assert of_source["hours"] == round(counts["frames"] / FRAME_RATE / 3600, 4)
                 assert of_source["epochs"] == round(counts["samples"] / loader.plan.mixture.sizes[source], 4)
                 assert of_source["without_voice"] == counts["voice"]
-                assert of_source["without_prompt"] == counts["prompt"] == counts["samples"]
+                assert of_source["without_prompt"] == counts["prompt"]
+                # Some calls have no role that could be left out.
+                assert counts["prompt"] == counts["samples"] or source == "fisher"
     metrics = read_metrics(tmp_path / "whole")
     assert metrics["seen/service_samples"][-1] == (6, expected["service"]["samples"])
 
