@@ -24,6 +24,11 @@ class StepLimits(NamedTuple):
 
 
 LIMITS = {
+    "mix_real_synth, 8 ranks": StepLimits(68.5, 2, 3800, 1.05, 9.2e4),
+    "mix_real_synth, 2 passes": StepLimits(46.5, 2, 3600, 1.05, 1.2e5),
+    "lora_voice": StepLimits(53.5, 2, 5150, 1.05, 7.6e4),
+    "lora_voice, int8 base": StepLimits(44, 2, 5300, 1.05, 8.8e4),
+    "lora_voice, nf4 base": StepLimits(40, 2, 5300, 1.05, 8.6e4),
     "streaming, 1 call": StepLimits(17.2, 0, 1300, 1.05, 3e5),
     "streaming, 32 calls": StepLimits(66.5, 0, 1300, 1.15, 2.3e4),
 }

@@ -30,6 +30,7 @@ from ppx_train.training.data import MicroBatch, collate
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.optim import make_optimizer
 from ppx_train.training.parallel import shard
+from ppx_train.training.sequences import TrainingSequence
 from tests.dry_run.fake_gpu import pretend, storages
 from tests.dry_run.observer import Observer
 from tests.dry_run.run import NAMES
@@ -89,7 +90,7 @@ def host_batch(run: Run) -> MicroBatch:
     frames = run.data.max_frames
     codes_KT = torch.randint(run.model.lm.card, (run.model.lm.num_streams, frames), generator=generator)
     has_loss_T = torch.ones(frames, dtype=torch.bool)
-    return collate([("x", codes_KT, has_loss_T)] * run.data.micro_batch, run.loss, run.model.lm)
+    return collate([TrainingSequence("x", codes_KT, has_loss_T)] * run.data.micro_batch, run.loss, run.model.lm)
 
 
 @contextmanager
