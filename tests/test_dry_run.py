@@ -56,6 +56,9 @@ def test_a_step_of_the_7b_model_is_one_a_gpu_can_run(name: str, library: Path) -
     assert 1 <= row["executed / useful"] < limits.executed
     assert 0 < row["unfused kB a frame"] < limits.unfused_kb
     assert found.get("padding", 0) < 0.001
+    if planned := found.get("planned"):  # Two ways to the same figures: counted, and in closed form.
+        assert planned["peak GB"] == pytest.approx(row["peak GB"], rel=0.05)
+        assert planned["ms"] == pytest.approx(row["ms, estimated"], rel=0.1)
 
 
 def test_each_kind_of_fault_is_found(library: Path) -> None:

@@ -13,6 +13,7 @@ ABOUT = """\
   ppx-train recipe=NAME [group=NAME ...] [key=value ...]    train
   ppx-train recipe=./mine.yaml [key=value ...]              train your own recipe
   ppx-train recipe=NAME ... --print                         show the resolved configuration and stop
+  ppx-train plan recipe=NAME ...                            show what it will cost: memory, GPUs, hours, disk
   ppx-train recipes                                         list the shipped recipes
 
 Later wins: defaults < config groups < recipe < command line. A run goes to run_dir (default runs/RECIPE), is stopped
@@ -50,6 +51,10 @@ def parser() -> Parser:
 
 def command(words: Sequence[str]) -> int:
     """Trains, or prints what is asked for; returns the exit code."""
+    if list(words[:1]) == ["plan"]:
+        from ppx_train.cli.plan import command as plan
+
+        return plan(words[1:])
     options = parser()
     complete(options)
     args = options.parse_intermixed_args(words)

@@ -104,24 +104,27 @@ def collate(sequences: Sequence[TrainingSequence], loss: Loss, lm: LMConfig) -> 
 class SamplePool:
     """The rows of one split of several shard folders, pooled by source."""
 
-    def __init__(self, paths: list[str], split: str, builder: SequenceBuilder, seed: int | None = None) -> None:
-        """seed: of the prompts that are left out, see `dropped_parts`; None leaves none out."""
-        self.builder, self.seed = builder, seed
+    def __init__(self, data: Data, split: str, builder: SequenceBuilder | None, seed: int | None = None) -> None:
+        """builder: None for a pool whose sequences are counted alone; their codec is then not checked.
+
+        seed: of the prompts that are left out, see `dropped_parts`; None leaves none out.
+        """
+        self.data, self._builder, self.seed = data, builder, seed
         self.bad: dict[str, str] = {}
         self.readers: list[ShardReader] = []
         self.rows: dict[str, npt.NDArray[np.int32]] = {}
         """For each source [samples, 2]: the number of the reader and the row in it."""
         self.lengths: dict[str, npt.NDArray[np.int32]] = {}
         """For each source [samples]: frames, prompt included, as far as the index knows them."""
-        for path in paths:
-            if paths.count(path) > 1:
+        for path in data.paths:
+            if data.paths.count(path) > 1:
                 raise UserError(
                     f"data.paths names {path} more than once: give it once, and weigh sources by data.mix",
                     code="bad-value",
                 )
             storage = storage_at(path)
             manifest = read_manifest(storage)
-            if manifest.codec.fingerprint != builder.fingerprint:
+            if builder is not None and manifest.codec.fingerprint != builder.fingerprint:
                 raise UserError(
                     f"{path} was encoded with another codec than {builder.codec}: set model.codec to the one it was "
                     f"made with, or make it again with `ppx-data shard --codec {builder.codec}`",
@@ -132,7 +135,7 @@ class SamplePool:
         self._requests = ThreadPoolExecutor(REQUESTS) if any(r.storage.is_remote for r in self.readers) else None
 
     def _add(self, reader: ShardReader) -> None:
-        data, index = self.builder.data, reader.index.columns
+        data, index = self.data, reader.index.columns
         usable = np.ones(len(reader), bool) if data.both_sides else index["side"] == SIDES.index("left")
         frames = index["voice_frames"] + index["role_chars"] // CHARS_PER_PIECE + index["num_frames"]
         for number, source in enumerate(reader.index.source_names):
@@ -146,6 +149,12 @@ class SamplePool:
                 self.rows[source], self.lengths[source] = rows[: data.limit], lengths[: data.limit]
         self.readers.append(reader)
 
+    @property
+    def builder(self) -> SequenceBuilder:
+        """What makes the sequences."""
+        assert self._builder is not None, "this pool counts its sequences alone"
+        return self._builder
+
     def sizes(self) -> dict[str, int]:
         """Returns the number of samples of each source."""
         return {source: len(rows) for source, rows in self.rows.items()}
@@ -155,13 +164,13 @@ class SamplePool:
 
         Raises: UserError if every sample of the source is bad; StorageError if a disk or a server fails.
         """
-        rows = self.rows[place.source]
-        dropped = () if self.seed is None else dropped_parts(self.builder.data, self.seed, place.number)
+        rows, builder = self.rows[place.source], self.builder
+        dropped = () if self.seed is None else dropped_parts(self.data, self.seed, place.number)
         for skipped in range(len(rows)):
             number, row = rows[(place.row + skipped) % len(rows)].tolist()
             reader = self.readers[number]
             try:
-                return self.builder(reader.read(row), dropped)
+                return builder(reader.read(row), dropped)
             except StorageError:
                 raise  # The sample is not at fault: no sample may be skipped because a disk or a server fails.
             except UserError as why:
@@ -173,9 +182,9 @@ class SamplePool:
 
     def batches(self, groups: Sequence[Sequence[Place]]) -> list[MicroBatch]:
         """Returns one micro-batch per group; samples in remote storage are fetched concurrently."""
-        in_turn = map if self._requests is None else self._requests.map
+        in_turn, builder = map if self._requests is None else self._requests.map, self.builder
         found = iter(in_turn(self.sequence, [place for group in groups for place in group]))
-        return [collate([next(found) for _ in group], self.builder.loss, self.builder.lm) for group in groups]
+        return [collate([next(found) for _ in group], builder.loss, builder.lm) for group in groups]
 
 
 class StepLoader:

@@ -15,8 +15,8 @@ from model.duplex import DuplexLM
 
 DENSE_BF16 = {
     "A10": 125, "A30": 165, "A40": 149.7, "A100": 312, "L4": 121, "L40": 181, "L40S": 362, "RTX A6000": 154.8,
-    "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "H200": 989, "H200 NVL": 835, "GH200": 989, "B200": 2250,
-    "MI300X": 1307,
+    "RTX 4090": 165.2, "H100": 989, "H100 PCIe": 756, "H100 NVL": 835, "H200": 989, "H200 NVL": 835, "GH200": 989,
+    "B200": 2250, "MI300X": 1307,
 }  # fmt: skip
 """TFLOP/s of dense bf16 products, by names of devices, from their makers' data sheets."""
 

@@ -84,12 +84,12 @@ def _train(run: Run) -> int:
         grow_segments()
     codec, tokenizer = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)
     builder = SequenceBuilder(run.model.lm, run.data, run.loss, codec, tokenizer)
-    pool = SamplePool(run.data.paths, "train", builder, run.seed)
+    pool = SamplePool(run.data, "train", builder, run.seed)
     loader = StepLoader(pool, run.data, run.seed)
     callbacks: list[L.Callback] = [StopSignals()]
     readers = list(pool.readers)
     if run.data.heldout_samples:
-        heldout = SamplePool(run.data.paths, "heldout", builder)
+        heldout = SamplePool(run.data, "heldout", builder)
         callbacks.append(HeldOut(run, heldout))
         readers += heldout.readers
     data: dict[str, str] = {}

@@ -12,14 +12,9 @@ from ppx_train.config.load import Job
 from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.training import zero
-from ppx_train.training.build import empty_lm
+from ppx_train.training.memory import OUTSIDE, rank_memory
 from ppx_train.training.ranks import is_launcher
 from ppx_train.training.sharded import ShardedStrategy
-
-ROOM = 0.7
-"""A whole copy fits if it takes at most this share of the memory; activations take the rest (not measured)."""
-BYTES = {"full": 2.0, "int8": 8.5 / 8, "nf4": 4.5 / 8}
-"""Bytes of a frozen weight under adapters in bf16-mixed."""
 
 
 def checked_strategy(run: Run) -> Run:
@@ -62,17 +57,14 @@ def chosen(run: Run) -> tuple[Literal["ddp", "fsdp2"], str]:
     if run.model.lora.base != "full":
         return "ddp", f"model.lora.base={run.model.lora.base} cannot be sharded"
     needed, there = copy_bytes(run), memory_bytes(run)
-    shown = f"a whole copy with moments takes {needed / 1e9:.1f} GB of {there / 1e9:.1f} GB for each process"
-    return ("ddp", shown) if needed <= ROOM * there else ("fsdp2", shown)
+    shown = f"ddp takes {needed / 1e9:.1f} GB of {there / 1e9:.1f} GB for each process"
+    return ("ddp", shown) if needed <= there else ("fsdp2", shown)
 
 
 def copy_bytes(run: Run) -> float:
-    """Returns the bytes of weights, gradients and moments of one whole copy.
-
-    That is 16 for each weight that trains (fp32 weight, gradient, two moments), and those of the frozen ones.
-    """
-    frozen = BYTES[run.model.lora.base] if run.trainer.precision == "bf16-mixed" else 4.0
-    return sum(p.numel() * (16.0 if p.requires_grad else frozen) for p in empty_lm(run).parameters())
+    """Returns the bytes that each process takes when it holds a whole copy, see `rank_memory`."""
+    whole = replace(run, trainer=replace(run.trainer, strategy="ddp"))
+    return rank_memory(whole).total + (0.0 if run.trainer.accelerator == "cpu" else OUTSIDE)
 
 
 def memory_bytes(run: Run) -> float:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +26,11 @@ from model.streaming.sample import Sampling
 from model.streaming.stream import DuplexStream
 from ppx_train.config.load import load
 from ppx_train.config.run import Run
-from ppx_train.training.build import trainable_lm
+from ppx_train.planning.gpus import find_gpu
+from ppx_train.planning.speed import step_time
+from ppx_train.training.build import empty_lm, trainable_lm
 from ppx_train.training.data import MicroBatch, collate
+from ppx_train.training.memory import rank_memory
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.optim import make_optimizer
 from ppx_train.training.parallel import shard
@@ -59,8 +63,9 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
         # The library is loaded, and makes its levels, while there is no GPU and tensors have values.
         levels = bitsandbytes().create_linear_map(signed=True)
         bitsandbytes().create_linear_map = lambda **_: levels
-    pretend()
     passes = passes or run.data.batch // run.data.micro_batch // run.processes
+    planned = plan_of(run, passes)
+    pretend()
     batches = [host_batch(run) for _ in range(passes)]
     observer = Observer(ANSWERS)
     sharded = run.trainer.strategy == "fsdp2"
@@ -80,8 +85,16 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
     trained = sum(p.numel() for p in module.lm.parameters() if p.requires_grad)
     useful = 2 * forward + 6.0 * trained if run.model.lora.rank else 3 * forward
     return figures(observer, held, first, frames, passes, useful) | {
-        "padding": padding(module.lm, run.processes) if sharded else 0.0
+        "padding": padding(module.lm, run.processes) if sharded else 0.0,
+        "planned": planned,
     }
+
+
+def plan_of(run: Run, passes: int) -> dict[str, float]:
+    """What `ppx-train plan` would say of a step of so many passes on an H100."""
+    run = replace(run, data=replace(run.data, batch=passes * run.data.micro_batch * run.processes))
+    step = step_time(run, empty_lm(run), find_gpu("H100"), run.data.max_frames)
+    return {"peak GB": rank_memory(run).total / GB, "ms": step.total * 1e3}
 
 
 def host_batch(run: Run) -> MicroBatch:

@@ -27,7 +27,7 @@ def loader_of(prepared: Path, *more: str) -> tuple[Run, StepLoader]:
     run = load(run_arguments(prepared, prepared / "unused", *more))
     codec, tokenizer = prepared / "codec.safetensors", prepared / "tokenizer.model"
     builder = SequenceBuilder(run.model.lm, run.data, run.loss, codec, tokenizer)
-    return run, StepLoader(SamplePool(run.data.paths, "train", builder, run.seed), run.data, run.seed)
+    return run, StepLoader(SamplePool(run.data, "train", builder, run.seed), run.data, run.seed)
 
 
 def test_the_sources_of_a_step_are_those_of_its_mixture(prepared: Path) -> None:

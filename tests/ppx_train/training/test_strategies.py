@@ -82,13 +82,13 @@ def test_auto_shards_where_a_whole_copy_does_not_fit_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = load(run_arguments(tmp_path, tmp_path / "run", "trainer.strategy=auto", "trainer.devices=2"))
-    needed = 16 * DuplexLM(run.model.lm).num_parameters()  # fp32 weight, gradient and two moments
-    assert copy_bytes(run) == needed
-    for memory, expected in ((needed / 0.69, "ddp"), (needed / 0.71, "fsdp2")):
+    needed = copy_bytes(run)
+    assert needed > 16 * DuplexLM(run.model.lm).num_parameters()  # fp32 weight, gradient and two moments
+    for memory, expected in ((needed + 1, "ddp"), (needed - 1, "fsdp2")):
         monkeypatch.setattr(strategies, "memory_bytes", lambda _, memory=memory: memory)
         assert checked_strategy(run).trainer.strategy == expected
         (line,) = capsys.readouterr().out.splitlines()
-        assert f"auto: {expected}, because a whole copy" in line
+        assert f"auto: {expected}, because ddp takes" in line
     alone = replace(run, trainer=replace(run.trainer, devices=1))
     assert checked_strategy(alone).trainer.strategy == "ddp" and "one process" in capsys.readouterr().out
 

@@ -1,0 +1,55 @@
+"""`ppx-train plan recipe=NAME [key=value ...]`: what a run will cost."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.arguments import Parser, complete
+
+ABOUT = """\
+What a run will take, before it starts: memory of a GPU by strategy, which GPUs fit and what to change where one does
+not, epochs of each source, hours, disk. It needs no GPU and loads no weights. Settings are those of ppx-train.
+"""
+
+
+def parser() -> Parser:
+    """The parser of the command's words."""
+    from ppx_train.help import setting_words
+
+    parser = Parser(
+        prog="ppx-train plan",
+        usage="ppx-train plan recipe=NAME [key=value ...] [--gpu NAME] [--mean-seconds S] [--step-seconds S]",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    words: Any = parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for ppx-train")
+    words.completer = lambda **_: setting_words()
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="plan for this GPU alone, such as H100 (default: all common ones)"
+    )
+    parser.add_argument(
+        "--mean-seconds",
+        type=float,
+        metavar="S",
+        help="mean length of the sequences (default: that of the data, or the longest)",
+    )
+    parser.add_argument(
+        "--step-seconds", type=float, metavar="S", help="seconds of a measured step (default: estimated)"
+    )
+    return parser
+
+
+def command(words: Sequence[str]) -> int:
+    """Prints the plan; returns the exit code."""
+    options = parser()
+    complete(options)
+    args = options.parse_intermixed_args(words)
+    from ppx_train.config.load import load
+    from ppx_train.planning.gpus import find_gpu
+    from ppx_train.planning.plan import PlanRequest, plan
+
+    gpu = find_gpu(args.gpu) if args.gpu else None
+    print(
+        plan(load(args.settings), PlanRequest(gpu=gpu, mean_seconds=args.mean_seconds, step_seconds=args.step_seconds))
+    )
+    return 0

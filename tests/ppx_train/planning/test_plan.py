@@ -1,0 +1,117 @@
+"""`ppx-train plan`: what fits where, what to change, epochs and hours. tests/test_dry_run.py counts bytes anew."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from model.duplex import DuplexLM
+from model.errors import Code
+from ppx_train.cli.train import command
+from ppx_train.config.load import load
+from ppx_train.config.run import Run
+from ppx_train.planning.gpus import GPUS, find_gpu
+from ppx_train.planning.plan import SIZES, change_that_fits, changed, needed_with
+from ppx_train.planning.speed import step_time
+from ppx_train.training.build import empty_lm
+from ppx_train.training.memory import OUTSIDE, rank_memory
+from tests.paths import ROOT
+from tests.refusals import refused
+
+SHARDS = ROOT / "tests" / "golden" / "training" / "shards"
+RECIPES = ("mix_real_synth", "service_only", "fisher_only", "lora_voice")
+
+
+def run_of(recipe: str, *words: str) -> Run:
+    return load([f"recipe={recipe}", "data.paths=[not_there]", *words])
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert command(["plan", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_of_7b_fits_the_gpu_it_is_meant_for(recipe: str) -> None:
+    needed = rank_memory(run_of(recipe)).total + OUTSIDE
+    assert 24e9 < needed <= find_gpu("H100").memory
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_to_be_changed_fits_and_is_accepted_by_the_command(recipe: str) -> None:
+    run = run_of(recipe)
+    for gpu in SIZES:
+        if rank_memory(run).total + OUTSIDE <= gpu.memory:
+            continue
+        words = change_that_fits(run, gpu.memory)
+        assert words is not None
+        by_command = run_of(recipe, *words)
+        assert changed(run, words) == by_command
+        assert rank_memory(by_command).total + OUTSIDE == needed_with(run, words) <= gpu.memory
+
+
+def test_a_whole_copy_takes_sixteen_bytes_a_weight_and_shards_take_their_part() -> None:
+    weights = DuplexLM(run_of("service_only").model.lm, device="meta").num_parameters()
+    whole = rank_memory(run_of("service_only", "trainer.strategy=ddp", "trainer.devices=8", "data.micro_batch=1"))
+    assert whole.weights + whole.moments == 12.0 * weights and whole.end == 16.0 * weights
+    for processes in (2, 4):
+        words = ("trainer.strategy=fsdp2", f"trainer.devices={processes}", "data.micro_batch=1")
+        part = rank_memory(run_of("service_only", *words))
+        assert part.weights == 4.0 * weights / processes and part.moments == 8.0 * weights / processes
+
+
+def test_the_plan_of_adapters_says_what_fits_and_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]")
+    assert "498,499,584 trainable" in text
+    assert re.search(r"^80 GB \(A100 80GB, H100\): fits$", text, re.MULTILINE)
+    assert re.search(r"^24 GB \(RTX 4090\): does not fit; with model\.lora\.base=nf4", text, re.MULTILINE)
+    assert "data: not_there not there" in text and "not measured" in text
+    assert all(gpu.name in text for gpu in GPUS)
+
+
+def test_a_gpu_that_is_too_small_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "--gpu", "rtx 4090")
+    assert "RTX 4090 (does not fit)" in text and "H100" not in text
+
+
+def test_samples_and_epochs_are_those_of_the_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recipe=tests/golden/training/golden.yaml", f"data.paths=[{SHARDS}]", "--step-seconds", "0.5"]
+    text = shown(
+        capsys, *(word.replace("tests/", f"{ROOT}/tests/") if word.startswith("recipe") else word for word in words)
+    )
+    # 20 steps of 4 sequences, two of service for each of an assistant.
+    assert re.search(r"assistant +2 +0\.\d+ +[\d.]+ +13\.50", text) and re.search(
+        r"service +4 +0\.\d+ +[\d.]+ +13\.25", text
+    )
+    assert "0.5 s a step as measured: 0.0 h" in text
+
+
+def test_time_grows_with_what_is_computed() -> None:
+    h100, run = find_gpu("H100"), run_of("mix_real_synth")
+    step = step_time(run, empty_lm(run), h100, 700)
+    assert step.total < step_time(run, empty_lm(run), h100, 2048).total * 700 / 2048 * 1.25
+    again = run_of("mix_real_synth", "model.activation_checkpointing=full")
+    assert step_time(again, empty_lm(again), h100, 700).products > 1.3 * step.products
+    assert 0.2 < step.useful_flops / step.total / h100.peak < 0.65
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "names"),
+    [
+        (["--gpu", "H1"], "unknown-name", ["--gpu H1", "H100"]),
+        (["--mean-seconds", "500"], "bad-value", ["500", "163.84"]),
+        (["--mean-seconds", "0"], "bad-value", ["--mean-seconds 0"]),
+        (["--step-seconds", "-1"], "bad-value", ["--step-seconds -1"]),
+        (["trainer.accelerator=cpu", "--gpu", "H100"], "bad-combination", ["--gpu"]),
+        (["recipe=codec_small"], "other-settings", ["job=codec"]),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], code: Code, names: list[str]) -> None:
+    recipe = [] if any(word.startswith("recipe=") for word in words) else ["recipe=lora_voice", "data.paths=[x]"]
+    with refused(code, *names):
+        command(["plan", *recipe, *words])
+
+
+def test_data_that_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
+    with refused("bad-shards", tmp_path):
+        command(["plan", "recipe=lora_voice", f"data.paths=[{tmp_path}]"])
