@@ -7,6 +7,8 @@ from pathlib import Path
 
 STREAMS = ("text_loss", "semantic_loss", "acoustic_loss", "user_semantic_loss", "user_acoustic_loss")
 """The panels of a language model's run."""
+WIDE_RANGE = 30
+"""A panel whose values span more than this factor has a logarithmic axis: its end would be flat on a linear one."""
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -39,7 +41,11 @@ def draw_curves(run_dir: Path, panels: Sequence[str] = STREAMS, unit: str = "nat
             points = metrics.get(f"{kind}/{name}", [])
             if points:
                 axes.plot(*zip(*points, strict=True), label=kind.replace("heldout", "held out"), **style)
-        axes.set(title=name.removesuffix("_loss").replace("_", " "), xlabel="step")
+        values = [value for kind in ("train", "heldout") for _, value in metrics.get(f"{kind}/{name}", [])]
+        is_wide = min(values) > 0 and max(values) > WIDE_RANGE * min(values)
+        axes.set(
+            title=name.removesuffix("_loss").replace("_", " "), xlabel="step", yscale="log" if is_wide else "linear"
+        )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if number == 1:

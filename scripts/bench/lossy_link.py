@@ -107,9 +107,9 @@ class Link:
 
     def _carry(self) -> None:
         while not self._stops.is_set():
-            lines = self._lines
-            wait = min(line.next_at for line in lines) - time.monotonic()
+            wait = min(line.next_at for line in self._lines) - time.monotonic()
             ready, _, _ = select.select(self._devices, [], [], min(IDLE_SECONDS, max(0.0, wait)))
+            lines = self._lines  # Perhaps new ones, begun while this thread waited.
             for device, line in zip(self._devices, lines, strict=True):
                 if device in ready:
                     line.take(os.read(device, MOST_PACKET_BYTES), time.monotonic())
