@@ -76,7 +76,9 @@ def check_command(words: list[str]) -> None:
         return
     parser, rest = parser_of(words)
     args = parser.parse_intermixed_args(rest) if words[0] == "ppx-train" else parser.parse_args(rest)
-    if words[0] == "ppx-train" and args.settings != ["recipes"]:
+    if words[:2] == ["ppx-train", "plan"]:
+        plan_command.planned_run(args.settings)
+    elif words[0] == "ppx-train" and args.settings != ["recipes"]:
         merge(layers_of(args.settings))
     if words[:2] == ["ppx-data", "make"]:
         plan(args.pipeline, args.settings)

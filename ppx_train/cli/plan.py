@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.arguments import Parser, complete
+
+if TYPE_CHECKING:  # The words are read, and completed, before heavy packages are.
+    from ppx_train.config.run import Run
 
 ABOUT = """\
 What a run will take, before it starts: memory of a GPU by strategy, which GPUs fit and what to change where one does
@@ -39,17 +42,25 @@ def parser() -> Parser:
     return parser
 
 
+def planned_run(settings: Sequence[str]) -> "Run":
+    """Builds the run that is planned; without data.paths, since a plan may come before the data."""
+    from omegaconf import DictConfig
+
+    from ppx_train.config.load import load
+    from ppx_train.recipes import ConfigLayer
+
+    return load(settings, [ConfigLayer(origin="plan", values=DictConfig({"data": {"paths": ["shards"]}}))])
+
+
 def command(words: Sequence[str]) -> int:
     """Prints the plan; returns the exit code."""
     options = parser()
     complete(options)
     args = options.parse_intermixed_args(words)
-    from ppx_train.config.load import load
     from ppx_train.planning.gpus import find_gpu
     from ppx_train.planning.plan import PlanRequest, plan
 
     gpu = find_gpu(args.gpu) if args.gpu else None
-    print(
-        plan(load(args.settings), PlanRequest(gpu=gpu, mean_seconds=args.mean_seconds, step_seconds=args.step_seconds))
-    )
+    asked = PlanRequest(gpu=gpu, mean_seconds=args.mean_seconds, step_seconds=args.step_seconds)
+    print(plan(planned_run(args.settings), asked))
     return 0

@@ -30,12 +30,13 @@ COMMAND_LINE = "command line"
 """The origin of settings that are given by hand."""
 
 
-def load(arguments: Sequence[str]) -> Run:
+def load(arguments: Sequence[str], fallback: Sequence[ConfigLayer] = ()) -> Run:
     """Builds the run of a language model from `recipe=NAME [group=NAME] [key=value ...]`.
 
+    fallback: settings where neither groups, nor the recipe, nor the command says anything.
     Raises: UserError in one line for an unknown recipe, group or key, a wrong type, a missing value, or another job.
     """
-    return _of_kind(merge(layers_of(arguments)), Run, "recipe")
+    return _of_kind(merge([*fallback, *layers_of(arguments)]), Run, "recipe")
 
 
 def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:

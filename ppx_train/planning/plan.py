@@ -67,7 +67,7 @@ def plan(run: Run, asked: PlanRequest) -> str:
 
 def read_data(run: Run) -> StepLoader | None:
     """Returns the order of samples of a run; None if a folder of data.paths is not there (a plan may come first)."""
-    if any(not is_url(path) and not Path(path).is_dir() for path in run.data.paths):
+    if any(not is_url(path) and not Path(path).exists() for path in run.data.paths):
         return None
     return StepLoader(SamplePool(run.data, "train", None), run.data, run.seed)
 

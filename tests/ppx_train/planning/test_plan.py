@@ -66,6 +66,7 @@ def test_the_plan_of_adapters_says_what_fits_and_what_to_change(capsys: pytest.C
     assert re.search(r"^80 GB \(A100 80GB, H100\): fits$", text, re.MULTILINE)
     assert re.search(r"^24 GB \(RTX 4090\): does not fit; with model\.lora\.base=nf4", text, re.MULTILINE)
     assert "data: not_there not there" in text and "not measured" in text
+    assert shown(capsys, "recipe=lora_voice").replace("shards", "not_there") == text
     assert all(gpu.name in text for gpu in GPUS)
 
 
@@ -113,5 +114,8 @@ def test_a_mistake_is_one_line(words: list[str], code: Code, names: list[str]) -
 
 
 def test_data_that_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
-    with refused("bad-shards", tmp_path):
-        command(["plan", "recipe=lora_voice", f"data.paths=[{tmp_path}]"])
+    (tmp_path / "file").write_text("")
+    cases: tuple[tuple[Code, Path], ...] = (("bad-shards", tmp_path), ("not-found", tmp_path / "file"))
+    for code, path in cases:
+        with refused(code, path):
+            command(["plan", "recipe=lora_voice", f"data.paths=[{path}]"])
