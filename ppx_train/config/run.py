@@ -36,6 +36,11 @@ class Run(AnyJob):
     trainer: Trainer = field(default_factory=Trainer)
     logging: Logging = field(default_factory=Logging)
 
+    @property
+    def passes(self) -> int:
+        """Micro-batches of each process in a step."""
+        return self.data.batch // self.data.micro_batch // self.processes
+
     def check(self) -> None:
         """Raises UserError for the first setting that cannot work, before any work is done."""
         for part in (self.model.lora, self.optim, self.loss, self.trainer, self.logging):

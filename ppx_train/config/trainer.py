@@ -89,6 +89,13 @@ class Trainer:
         return self.devices * self.num_nodes
 
     @property
+    def shards(self) -> int:
+        """Processes over which what is sharded is spread; 1 where each holds a whole copy."""
+        if self.strategy == "hybrid":
+            return self.copy_size
+        return self.processes if self.strategy in FSDP + ZERO else 1
+
+    @property
     def copy_size(self) -> int:
         """Processes that share one copy under `hybrid`."""
         return self.devices if self.shard_size is None else self.shard_size

@@ -15,7 +15,7 @@ from model.kernels.recompute import MODES
 from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.planning.gpus import GPUS, Gpu
-from ppx_train.planning.speed import step_time
+from ppx_train.planning.speed import ATTENTION_REACHES, MEMORY_REACHES, PRODUCTS_REACH, step_time
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.data import SamplePool, StepLoader
 from ppx_train.training.memory import OUTSIDE, parameter_sizes, rank_memory
@@ -59,7 +59,7 @@ def plan(run: Run, asked: PlanRequest) -> str:
     if on_cpu and asked.gpu:
         raise UserError("--gpu has no effect with trainer.accelerator=cpu: leave it out", code="bad-combination")
     if not on_cpu:
-        lines += [*memory_lines(run), "", *fit_lines(run, asked.gpu), ""]
+        lines += [*memory_lines(run, lm), "", *fit_lines(run, lm, asked.gpu), ""]
     lines += [*data_lines(run, loader), ""]
     lines += [*time_lines(run, lm, asked, mean_frames(run, loader, asked)), "", *disk_lines(run, lm)]
     return "\n".join(lines)
@@ -97,21 +97,16 @@ def possible(run: Run) -> Run | None:
     return run
 
 
-def with_mode(run: Run, mode: Any) -> Run:
-    """Returns the run with another mode of activation checkpointing."""
-    return replace(run, model=replace(run.model, activation_checkpointing=mode))
-
-
-def memory_lines(run: Run) -> Iterator[str]:
+def memory_lines(run: Run, lm: DuplexLM) -> Iterator[str]:
     """Yields the memory of a rank by strategy and mode, and its parts for the run itself."""
     yield f"memory of a GPU in GB, at {run.data.micro_batch} x {run.data.max_frames} frames a pass:"
     rows = [["", *MODES]]
     strategies = ("ddp", *FSDP, *ZERO) if run.processes > 1 else ("ddp",)
     for made in filter(None, (with_strategy(run, strategy) for strategy in strategies)):
-        needed = (rank_memory(with_mode(made, mode)).total + OUTSIDE for mode in MODES)
-        rows.append([made.trainer.strategy, *map(gigabytes, needed)])
+        modes = (with_setting(made, ["model", "activation_checkpointing"], mode) for mode in MODES)
+        rows.append([made.trainer.strategy, *(gigabytes(needed_by(of_mode, lm)) for of_mode in modes)])
     yield from table(rows)
-    memory = rank_memory(run)
+    memory = rank_memory(run, lm)
     parts = ("weights", "moments", "gradients", "copies", "activations", "work")
     shown = " + ".join(f"{gigabytes(getattr(memory, part))} {part}" for part in parts if getattr(memory, part))
     if memory.end >= memory.total:
@@ -119,16 +114,17 @@ def memory_lines(run: Run) -> Iterator[str]:
     yield f"this run: {gigabytes(memory.total + OUTSIDE)} = {shown} + {gigabytes(OUTSIDE)} outside of tensors (assumed)"
 
 
-def fit_lines(run: Run, gpu: Gpu | None) -> Iterator[str]:
+def fit_lines(run: Run, lm: DuplexLM, gpu: Gpu | None) -> Iterator[str]:
     """Yields which GPUs the run fits, and for each other one the first change of settings that makes it fit."""
-    needed = rank_memory(run).total + OUTSIDE
+    needed = needed_by(run, lm)
     for size in [gpu] if gpu else SIZES:
         names = size.name if gpu else ", ".join(each.name for each in GPUS if each.memory == size.memory)
         label = f"{size.memory / GB:.0f} GB ({names})"
         if needed <= size.memory:
             yield f"{label}: fits"
-        elif words := change_that_fits(run, size.memory):
-            yield f"{label}: does not fit; with {' '.join(words)} it takes {gigabytes(needed_with(run, words))} GB"
+        elif words := change_that_fits(run, lm, size.memory):
+            takes = gigabytes(needed_by(changed(run, words), lm))
+            yield f"{label}: does not fit; with {' '.join(words)} it takes {takes} GB"
         else:
             yield f"{label}: does not fit, whatever is changed of checkpointing, micro-batch, base and GPUs up to 64"
 
@@ -170,15 +166,14 @@ def with_setting(settings: Any, path: Sequence[str], value: Any) -> Any:
     return replace(settings, **{first: with_setting(getattr(settings, first), rest, value) if rest else value})
 
 
-def needed_with(run: Run, words: Sequence[str]) -> float:
-    """Returns the bytes that the run takes with a change; infinite if it cannot run so."""
-    made = changed(run, words)
-    return rank_memory(made).total + OUTSIDE if made else float("inf")
+def needed_by(run: Run | None, lm: DuplexLM) -> float:
+    """Returns the bytes of a GPU that a run takes; infinite for settings that do not go together."""
+    return rank_memory(run, lm).total + OUTSIDE if run else float("inf")
 
 
-def change_that_fits(run: Run, memory: float) -> list[str] | None:
+def change_that_fits(run: Run, lm: DuplexLM, memory: float) -> list[str] | None:
     """Returns the first of `changes` with which the run fits into this memory, in bytes."""
-    return next((words for words in changes(run) if needed_with(run, words) <= memory), None)
+    return next((words for words in changes(run) if needed_by(changed(run, words), lm) <= memory), None)
 
 
 def data_lines(run: Run, loader: StepLoader | None) -> Iterator[str]:
@@ -208,9 +203,9 @@ def time_lines(run: Run, lm: DuplexLM, asked: PlanRequest, frames: float) -> Ite
         yield "  not estimated for a CPU, nor is memory: give the seconds of a step as --step-seconds"
         return
     rows = [["GPU", "s a step", "hours", "frames/s", "of peak", "exchanged GB a step", "GB/s to hide it"]]
+    needed = needed_by(run, lm)
     for gpu in [asked.gpu] if asked.gpu else GPUS:
         step = step_time(run, lm, gpu, frames)
-        needed = rank_memory(run).total + OUTSIDE
         rows.append(
             [
                 gpu.name if needed <= gpu.memory else f"{gpu.name} (does not fit)",
@@ -223,7 +218,10 @@ def time_lines(run: Run, lm: DuplexLM, asked: PlanRequest, frames: float) -> Ite
             ]
         )
     yield from table(rows)
-    yield "  an estimate that was not measured: products at 65 % of the peak, attention at 45 %, memory at 80 %,"
+    yield (
+        f"  an estimate that was not measured: products at {PRODUCTS_REACH:.0%} of the peak, attention at "
+        f"{ATTENTION_REACHES:.0%}, memory at {MEMORY_REACHES:.0%},"
+    )
     yield "  exchange between GPUs hidden behind them if it is as fast as shown, no time for saving and scoring;"
     yield "  give --step-seconds once a step was measured"
 

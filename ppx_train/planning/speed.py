@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from model.duplex import DuplexLM
 from ppx_train.config.run import Run
-from ppx_train.config.trainer import FSDP, ZERO
+from ppx_train.config.trainer import FSDP
 from ppx_train.planning.gpus import Gpu
 from ppx_train.training.flops import TrainingFlops, keys_seen
 from ppx_train.training.memory import activation_bytes, parameter_sizes
@@ -62,26 +62,23 @@ def step_time(run: Run, lm: DuplexLM, gpu: Gpu, frames: float) -> StepTime:
     kept, _ = activation_bytes(config, "none", run.model.lora.rank, 2)
     moved = kept * rows * PASSES_OVER_MEMORY[mode] * (ADAPTERS_MOVE if run.model.lora.rank else 1.0)
     sizes = parameter_sizes(run, lm)
-    sharded = settings.strategy in (*FSDP, "zero3")
-    passes = max(1, run.data.batch // run.data.micro_batch // run.processes)
-    ranks_of_copy = settings.copy_size if settings.strategy == "hybrid" else run.processes
-    if sharded and ranks_of_copy > 1:
-        moved += SHARDING_MOVES * lm.num_parameters() * passes
-    moved += OPTIMIZER_MOVES * sizes.trained / (ranks_of_copy if settings.strategy in FSDP + ZERO else 1)
+    if settings.strategy in (*FSDP, "zero3") and settings.shards > 1:
+        moved += SHARDING_MOVES * lm.num_parameters() * run.passes
+    moved += OPTIMIZER_MOVES * sizes.trained / settings.shards
     return StepTime(
         products=(total - attention + again) / (PRODUCTS_REACH * gpu.peak),
         attention=(attention + attention_again) / (ATTENTION_REACHES * gpu.peak),
         memory=moved / (MEMORY_REACHES * gpu.bandwidth),
-        exchanged=exchanged_bytes(run, lm, sizes.trained, passes),
+        exchanged=exchanged_bytes(run, lm, sizes.trained),
         useful_flops=total,
     )
 
 
-def exchanged_bytes(run: Run, lm: DuplexLM, trained: int, passes: int) -> float:
+def exchanged_bytes(run: Run, lm: DuplexLM, trained: int) -> float:
     """Returns the bytes that a rank receives in a step: gathered bf16 weights, and fp32 gradients."""
     if run.processes == 1:
         return 0.0
     share = 1 - 1 / run.processes
     if run.trainer.strategy in (*FSDP, "zero3"):  # Weights twice, and gradients, in each pass.
-        return share * passes * (2 * 2.0 * lm.num_parameters() + 4.0 * trained)
+        return share * run.passes * (2 * 2.0 * lm.num_parameters() + 4.0 * trained)
     return share * 2 * 4.0 * trained  # Gradients are added up and spread, or weights after them.

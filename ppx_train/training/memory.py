@@ -13,8 +13,8 @@ from model.duplex import HEADS, DuplexLM
 from model.kernels.cross_entropy import CHUNK_LOGITS
 from model.layers import Linear, StepLinear
 from ppx_train.config.run import Run
-from ppx_train.config.trainer import FSDP, ZERO
-from ppx_train.training.build import base_dtype, empty_lm
+from ppx_train.config.trainer import FSDP
+from ppx_train.training.build import base_dtype
 
 OUTSIDE = 4e9
 """Bytes for CUDA's context, buffers of exchange, scratch memory of kernels and gaps. Not measured."""
@@ -95,13 +95,13 @@ def block_of(path: str) -> str:
     return ".".join(parts[:3]) if parts[1:2] == ["layers"] else ""
 
 
-def rank_memory(run: Run) -> RankMemory:
-    """Returns what a rank of `run` takes on a GPU; strategy `auto` counts as `ddp`. It loads no weights."""
-    lm = empty_lm(run)
+def rank_memory(run: Run, lm: DuplexLM) -> RankMemory:
+    """Returns what a rank of `run` takes on a GPU; strategy `auto` counts as `ddp`.
+
+    lm: `empty_lm(run)`, which is the same for all strategies, modes, bases and batches.
+    """
     sizes, settings = parameter_sizes(run, lm), run.trainer
-    strategy, width = settings.strategy, 2 if settings.precision == "bf16-mixed" else 4
-    shards = settings.copy_size if strategy == "hybrid" else run.processes
-    shards = shards if strategy in FSDP + ZERO else 1
+    strategy, shards, width = settings.strategy, settings.shards, 2 if settings.precision == "bf16-mixed" else 4
     weights = 4.0 * sizes.trained + sizes.frozen_bytes
     again = run.model.activation_checkpointing == "full"
     copies = width * float(sizes.trained_maps_at_work if again else sizes.trained_maps) if width == 2 else 0.0
@@ -111,19 +111,17 @@ def rank_memory(run: Run) -> RankMemory:
         gathered = 0.0 if shards == 1 and width == 4 else float(width)
         copies = gathered * (sizes.outside_blocks + 2 * sizes.largest_block)
     elif strategy == "zero2":
-        weights, copies = width * sizes.trained + 4.0 * sizes.trained / shards + sizes.frozen_bytes, 0.0
-    if strategy in ZERO and settings.offload:
-        moments = 0.0
-        weights = weights if strategy == "zero2" else 0.0
-        weights -= 4.0 * sizes.trained / shards if strategy == "zero2" else 0.0
+        masters = 0.0 if settings.offload else 4.0 * sizes.trained / shards
+        weights, copies = width * sizes.trained + masters + sizes.frozen_bytes, 0.0
+    if settings.offload:
+        moments, weights = 0.0, weights if strategy == "zero2" else 0.0
     frames = run.data.micro_batch * run.data.max_frames
-    passes = max(1, run.data.batch // run.data.micro_batch // run.processes)
     kept, work = activation_bytes(lm.config, run.model.activation_checkpointing, run.model.lora.rank, width)
     logits = min(CHUNK_LOGITS["cuda"], frames * lm.config.text_card) * (width + 8.0)
     return RankMemory(
         weights=weights,
         moments=moments,
-        gradients=gradients if passes > 1 else 0.0,
+        gradients=gradients if run.passes > 1 else 0.0,
         copies=copies,
         activations=frames * kept,
         work=max(frames * work, logits),

@@ -12,6 +12,7 @@ from ppx_train.config.load import Job
 from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.training import zero
+from ppx_train.training.build import empty_lm
 from ppx_train.training.memory import OUTSIDE, rank_memory
 from ppx_train.training.ranks import is_launcher
 from ppx_train.training.sharded import ShardedStrategy
@@ -64,7 +65,7 @@ def chosen(run: Run) -> tuple[Literal["ddp", "fsdp2"], str]:
 def copy_bytes(run: Run) -> float:
     """Returns the bytes that each process takes when it holds a whole copy, see `rank_memory`."""
     whole = replace(run, trainer=replace(run.trainer, strategy="ddp"))
-    return rank_memory(whole).total + (0.0 if run.trainer.accelerator == "cpu" else OUTSIDE)
+    return rank_memory(whole, empty_lm(whole)).total + (0.0 if run.trainer.accelerator == "cpu" else OUTSIDE)
 
 
 def memory_bytes(run: Run) -> float:
@@ -79,8 +80,7 @@ def make_strategy(run: Job) -> Strategy | str:
     settings = run.trainer
     backend = "gloo" if settings.accelerator == "cpu" else None
     if settings.strategy in FSDP:
-        size = settings.copy_size if settings.strategy == "hybrid" else run.processes
-        return ShardedStrategy(run.processes // size, size, backend)
+        return ShardedStrategy(run.processes // settings.shards, settings.shards, backend)
     if settings.strategy in ZERO:
         return zero.ZeroStrategy(int(settings.strategy[-1]), settings.offload, run.optim.clip_norm, backend)
     return DDPStrategy(process_group_backend=backend) if run.processes > 1 else "auto"

@@ -93,8 +93,9 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
 def plan_of(run: Run, passes: int) -> dict[str, float]:
     """What `ppx-train plan` would say of a step of so many passes on an H100."""
     run = replace(run, data=replace(run.data, batch=passes * run.data.micro_batch * run.processes))
-    step = step_time(run, empty_lm(run), find_gpu("H100"), run.data.max_frames)
-    return {"peak GB": rank_memory(run).total / GB, "ms": step.total * 1e3}
+    lm = empty_lm(run)
+    step = step_time(run, lm, find_gpu("H100"), run.data.max_frames)
+    return {"peak GB": rank_memory(run, lm).total / GB, "ms": step.total * 1e3}
 
 
 def host_batch(run: Run) -> MicroBatch:

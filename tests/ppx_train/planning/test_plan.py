@@ -11,7 +11,7 @@ from ppx_train.cli.train import command
 from ppx_train.config.load import load
 from ppx_train.config.run import Run
 from ppx_train.planning.gpus import GPUS, find_gpu
-from ppx_train.planning.plan import SIZES, change_that_fits, changed, needed_with
+from ppx_train.planning.plan import SIZES, change_that_fits, changed, needed_by
 from ppx_train.planning.speed import step_time
 from ppx_train.training.build import empty_lm
 from ppx_train.training.memory import OUTSIDE, rank_memory
@@ -26,6 +26,10 @@ def run_of(recipe: str, *words: str) -> Run:
     return load([f"recipe={recipe}", "data.paths=[not_there]", *words])
 
 
+def needed_of(run: Run) -> float:
+    return rank_memory(run, empty_lm(run)).total + OUTSIDE
+
+
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert command(["plan", *words]) == 0
     return capsys.readouterr().out
@@ -33,7 +37,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_of_7b_fits_the_gpu_it_is_meant_for(recipe: str) -> None:
-    needed = rank_memory(run_of(recipe)).total + OUTSIDE
+    needed = needed_of(run_of(recipe))
     assert 24e9 < needed <= find_gpu("H100").memory
 
 
@@ -41,22 +45,23 @@ def test_every_recipe_of_7b_fits_the_gpu_it_is_meant_for(recipe: str) -> None:
 def test_what_is_to_be_changed_fits_and_is_accepted_by_the_command(recipe: str) -> None:
     run = run_of(recipe)
     for gpu in SIZES:
-        if rank_memory(run).total + OUTSIDE <= gpu.memory:
+        if needed_of(run) <= gpu.memory:
             continue
-        words = change_that_fits(run, gpu.memory)
+        words = change_that_fits(run, empty_lm(run), gpu.memory)
         assert words is not None
         by_command = run_of(recipe, *words)
         assert changed(run, words) == by_command
-        assert rank_memory(by_command).total + OUTSIDE == needed_with(run, words) <= gpu.memory
+        assert needed_of(by_command) == needed_by(by_command, empty_lm(run)) <= gpu.memory
 
 
 def test_a_whole_copy_takes_sixteen_bytes_a_weight_and_shards_take_their_part() -> None:
     weights = DuplexLM(run_of("service_only").model.lm, device="meta").num_parameters()
-    whole = rank_memory(run_of("service_only", "trainer.strategy=ddp", "trainer.devices=8", "data.micro_batch=1"))
+    run = run_of("service_only", "trainer.strategy=ddp", "trainer.devices=8", "data.micro_batch=1")
+    whole = rank_memory(run, empty_lm(run))
     assert whole.weights + whole.moments == 12.0 * weights and whole.end == 16.0 * weights
     for processes in (2, 4):
         words = ("trainer.strategy=fsdp2", f"trainer.devices={processes}", "data.micro_batch=1")
-        part = rank_memory(run_of("service_only", *words))
+        part = rank_memory(run_of("service_only", *words), empty_lm(run))
         assert part.weights == 4.0 * weights / processes and part.moments == 8.0 * weights / processes
 
 
