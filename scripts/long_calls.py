@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import LMConfig
+from model.config import ZERO_ID, LMConfig
 from model.duplex import DuplexLM
 from model.files import write_bytes
 from model.kernels.pointwise import rotary_angles, rotate
@@ -126,6 +126,9 @@ def attention(query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, pinned: 
     width = query_BHTE.shape[-1]
     places = torch.arange(frames)
     angles = rotary_angles(places, width, CONFIG.max_period)
+    if frames <= WINDOW:
+        query, key = rotate(query_BHTE, *angles), rotate(key_BHTE, *angles)
+        return F.scaled_dot_product_attention(query, key, value_BHTE, is_causal=True)
     kept = rotary_angles(places.clamp(max=WINDOW - 1), width, CONFIG.max_period)
     keys = rotate(key_BHTE, *angles)
     scores = rotate(query_BHTE, *angles) @ keys.transpose(2, 3)
@@ -140,7 +143,7 @@ def attention(query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, pinned: 
 
 
 def forward(model: DuplexLM, ids_BT: Tensor, pinned: Sequence[int]) -> Tensor:
-    """Logits [B, T, V] of the next text id; all audio streams are silent."""
+    """Logits [B, T, V] of the next text id; no audio stream adds anything."""
     x_BTD = embed(model, ids_BT)
     for block in model.temporal.layers:
         qkv = block.attention.in_proj(block.norm1(x_BTD)).unflatten(-1, (3, CONFIG.num_heads, -1))
@@ -152,7 +155,8 @@ def forward(model: DuplexLM, ids_BT: Tensor, pinned: Sequence[int]) -> Tensor:
 
 
 def embed(model: DuplexLM, ids_BT: Tensor) -> Tensor:
-    streams_BKT = torch.zeros(ids_BT.shape[0], CONFIG.num_streams, ids_BT.shape[1], dtype=torch.long)
+    # Audio that adds nothing: sixteen embeddings of silence would be a constant louder than the text.
+    streams_BKT = torch.full((ids_BT.shape[0], CONFIG.num_streams, ids_BT.shape[1]), ZERO_ID)
     streams_BKT[:, 0] = ids_BT
     return model.embed(streams_BKT)
 
@@ -319,6 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="folder of models and figures")
     parser.add_argument("--seconds", type=float, default=1500, help="most processor time until all facts are mastered")
+    parser.add_argument("--end-seconds", type=float, default=400, help="processor time of each end")
     parser.add_argument("--long-share", type=float, default=0.05, help="of the steps of one end, beyond the window")
     parser.add_argument("--calls", type=int, default=300, help="held-out calls")
     parser.add_argument("--seed", type=int, default=0)
