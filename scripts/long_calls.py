@@ -224,8 +224,11 @@ def train(
 
 
 @torch.no_grad()
-def recall(model: DuplexLM, arm: str, calls: int, seed: int) -> list[float]:
-    """Share of held-out calls in which the true value is the likeliest of four, for each of DISTANCES."""
+def recall(model: DuplexLM, arm: str, calls: int, seed: int) -> list[tuple[float, float]]:
+    """For each of DISTANCES the share of held-out calls in which the true value is the likeliest of four.
+
+    Beside it stands the mean probability of that value among all that could be said.
+    """
     draw = random.Random(f"held out {seed}")
     values = [facts(draw, FACTS) for _ in range(calls)]
     prompts = torch.tensor([prompt_of(each) for each in values])
@@ -267,8 +270,8 @@ def step(model: DuplexLM, stream: TemporalStream, cache: KVCache, ids_B: Tensor)
 
 def choose(
     model: DuplexLM, stream: TemporalStream, cache: KVCache, values: list[dict[int, list[int]]], draw: random.Random
-) -> float:
-    """Asks each row for one of its facts, on copies of the cache, and scores four values of its prompt."""
+) -> tuple[float, float]:
+    """Asks each row for one of its facts, on copies of the cache, and scores four values, see `recall`."""
     keys = [draw.choice(list(each)) for each in values]
     asked = [question(random.Random(0), key) for key in keys]  # One length for all rows.
     options = [
@@ -285,7 +288,8 @@ def choose(
             total += logits_BV.log_softmax(-1).gather(1, ids_B[:, None])[:, 0]
             logits_BV = step(model, stream, fork, ids_B)
         scores.append(total)
-    return float((torch.stack(scores).argmax(0) == 0).float().mean())
+    chosen = torch.stack(scores).argmax(0) == 0
+    return float(chosen.float().mean()), float(scores[0].exp().mean())
 
 
 def copy_of(cache: KVCache, stream: TemporalStream) -> KVCache:
@@ -296,6 +300,13 @@ def copy_of(cache: KVCache, stream: TemporalStream) -> KVCache:
     copied.positions = list(cache.positions)
     copied.take_pins(cache)
     return copied
+
+
+def table(title: str, rows: dict[str, list[float]]) -> None:
+    """Prints figures of each arm at each of DISTANCES, in Markdown."""
+    print(f"\n| {title} | {' | '.join(str(d) for d in DISTANCES)} |\n|---|{'---|' * len(DISTANCES)}")
+    for name, figures in rows.items():
+        print(f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} |")
 
 
 def picture(rows: dict[str, list[float]], calls: int, path: Path) -> None:
@@ -333,14 +344,16 @@ def main() -> None:
     base = train(args.out, "base", args.seconds, args.seed)
     inside = train(args.out, "inside", args.end_seconds, args.seed, start=base)
     beyond = train(args.out, "beyond", args.end_seconds, args.seed, start=base, long_share=args.long_share)
-    rows = {arm: recall(inside, arm, args.calls, args.seed) for arm in ARMS}
-    rows["pin, trained for it"] = recall(beyond, "pin", args.calls, args.seed)
-    print(f"| frames after the prompt | {' | '.join(str(d) for d in DISTANCES)} |\n|---|{'---|' * len(DISTANCES)}")
-    for name, shares in rows.items():
-        print(f"| {name} | {' | '.join(f'{share:.2f}' for share in shares)} |")
+    found = {arm: recall(inside, arm, args.calls, args.seed) for arm in ARMS}
+    found["pin, trained for it"] = recall(beyond, "pin", args.calls, args.seed)
+    rows = {name: [share for share, _ in pairs] for name, pairs in found.items()}
+    likely = {name: [probability for _, probability in pairs] for name, pairs in found.items()}
+    table("frames after the prompt: true value chosen of four", rows)
+    table("its probability among all that could be said", likely)
     settings = {key: str(item) if isinstance(item, Path) else item for key, item in vars(args).items()}
     write_bytes(
-        args.out / "figures.json", json.dumps({"settings": settings, "distances": DISTANCES, "rows": rows}).encode()
+        args.out / "figures.json",
+        json.dumps({"settings": settings, "distances": DISTANCES, "chosen": rows, "probability": likely}).encode(),
     )
     picture(rows, args.calls, args.out / "long_calls.png")
     print(f"picture: {args.out / 'long_calls.png'}")

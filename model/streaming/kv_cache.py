@@ -1,7 +1,8 @@
 """The ring of keys and values that a conversation keeps, so that a frame costs one position, not its whole history."""
 
 # Shapes: L layers, B batch, M some rows (of the batch), T frames, H heads, E head width, J rows x heads
-# Shapes: W window (slots of the ring), X joined axes (keys and values of all rows and heads; old keys and new ones)
+# Shapes: W window (slots of the ring), P prompt frames (those that may be pinned)
+# Shapes: X joined axes (keys and values of all rows and heads; old keys and new ones)
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +25,18 @@ class RingWindow(NamedTuple):
     """Values to read, a [J, W, E] for each layer."""
     mask_B11W: Tensor | None
     """0 for slots that a row may see, else -inf; None if it may see all of them."""
+
+
+class PinnedView(NamedTuple):
+    """What a frame needs to find pinned keys in their place, the same in all layers."""
+
+    change_B1E: Tensor
+    """What turns a query back to where it was when the ring was full, less 1, as complex numbers.
+
+    The score of a pinned key changes by its product with the changed query: to turn the keys would cost far more.
+    """
+    is_pinned_BP: Tensor
+    """Which of the first slots of each row are pinned."""
 
 
 class KVCache:
@@ -57,8 +70,6 @@ class KVCache:
         self.pinned_B = torch.zeros(batch, device=device, dtype=torch.long)
         self.pinned = [0] * batch
         """pinned_B on the host."""
-        self._pinned_keys = torch.zeros(layers, batch, heads, most_pinned, head_dim, device=device, dtype=dtype)
-        """Keys of pinned frames as they were at first: turned anew for each step, so that no rounding adds up."""
         self._flat = self.kv.view(layers, -1, head_dim).unbind(0)
         self._ring_starts_2BH = torch.arange(2 * batch * heads, device=device).view(2, batch, heads) * context
         self._slots = torch.arange(context, device=device)
@@ -81,35 +92,25 @@ class KVCache:
                 f"{min(self.most_pinned, self.context - 1)} can be",
                 code="bad-value",
             )
-        self._pinned_keys[:, row, :, :frames] = self.kv[:, 0, row, :, :frames]
         self.pinned[row] = frames
         self.pinned_B[row] = frames
 
     def take_pins(self, other: "KVCache") -> None:
         """Pins what another cache of the same shape has pinned, whose keys and values have been copied here."""
-        self._pinned_keys.copy_(other._pinned_keys)
         self.pinned_B.copy_(other.pinned_B)
         self.pinned = list(other.pinned)
 
-    def turn_of_pinned(self, frequencies_E: Tensor) -> Tensor | None:
-        """How far the pinned keys of each row must turn to keep their place, as complex numbers [B, 1, 1, E / 2].
+    def view_of_pinned(self, frequencies_E: Tensor, window: RingWindow) -> PinnedView | None:
+        """How the next frame of every row sees the keys that may be pinned.
 
-        None if no key can be pinned.
+        None if no key can be pinned, or no row has filled its ring: until then all keys are where they belong.
         """
-        if not self.most_pinned:
+        if not self.most_pinned or window.keys[0].shape[1] < self.context:
             return None
         beyond_B = (self.offset_B - (self.context - 1)).clamp(min=0)
-        angles = beyond_B[:, None, None, None] * frequencies_E
-        return torch.polar(torch.ones_like(angles), angles)
-
-    def move_pinned(self, layer: int, turn: Tensor) -> None:
-        """Puts the pinned keys of all rows where the next frame has to find them."""
-        kept = self._pinned_keys[layer]
-        pairs = torch.view_as_complex(kept.float().unflatten(-1, (-1, 2)))
-        moved = torch.view_as_real(pairs * turn).flatten(-2).to(kept.dtype)
-        keys = self.kv[layer, 0][:, :, : self.most_pinned]
-        is_pinned = (self._slots[: self.most_pinned] < self.pinned_B[:, None])[:, None, :, None]
-        keys.copy_(torch.where(is_pinned, moved, keys))
+        angles = beyond_B[:, None, None] * -frequencies_E
+        is_pinned_BP = self._slots[: self.most_pinned] < self.pinned_B[:, None]
+        return PinnedView(torch.polar(torch.ones_like(angles), angles) - 1, is_pinned_BP)
 
     def pretend_full(self) -> None:
         """Puts all rows where their windows are full, to measure a step; `reset` them afterwards."""

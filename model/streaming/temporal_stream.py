@@ -1,7 +1,7 @@
 """The temporal transformer on a cache: one frame of every row, or a prompt of some rows in one pass."""
 
 # Shapes: B batch, M some rows (of the batch), T frames, D width, H heads, E head width, J rows x heads
-# Shapes: W window (slots of the ring)
+# Shapes: W window (slots of the ring), P prompt frames (those that may be pinned)
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.kernels.attention import fused_attention
 from model.kernels.pointwise import gated, rotary_frequencies
 from model.layers import RMSNorm
-from model.streaming.kv_cache import KVCache, RingWindow
+from model.streaming.kv_cache import KVCache, PinnedView, RingWindow
 from model.streaming.step_maps import BlockMaps, linear_map, norm_map
 from model.temporal import TemporalTransformer
 
@@ -55,30 +55,49 @@ class TemporalStream:
     def step(self, x_BD: Tensor, cache: KVCache, window: RingWindow) -> Tensor:
         """Output [B, D] for the next frame of every row; it writes the ring, and the caller advances the rows."""
         turn = self._turn(cache.offset_B)
-        turn_of_pinned = cache.turn_of_pinned(self.frequencies)
+        pinned = cache.view_of_pinned(self.frequencies, window)
         for i, block in enumerate(self.blocks):
             qkv_B3HE = self._qkv(block, x_BD, turn)
             cache.write(i, window, qkv_B3HE[:, 1:])
-            if turn_of_pinned is not None:
-                cache.move_pinned(i, turn_of_pinned)
-            y = self._attend(qkv_B3HE[:, 0], window.keys[i], window.values[i], window.mask_B11W)
+            y = self._attend(qkv_B3HE[:, 0], window.keys[i], window.values[i], window.mask_B11W, pinned)
             x_BD = _rest(block, x_BD, y.reshape(x_BD.shape))
         return self.out_norm(x_BD)
 
-    def _attend(self, query_BHE: Tensor, keys_JWE: Tensor, values_JWE: Tensor, mask_B11W: Tensor | None) -> Tensor:
+    def _attend(
+        self,
+        query_BHE: Tensor,
+        keys_JWE: Tensor,
+        values_JWE: Tensor,
+        mask_B11W: Tensor | None,
+        pinned: PinnedView | None,
+    ) -> Tensor:
         """Attention of one frame: B x H x E values, in any shape."""
         batch = len(query_BHE)
+        bias = mask_B11W if pinned is None else self._bias_of_pinned(query_BHE, keys_JWE, mask_B11W, pinned)
         if not self.plain_attention:
             keys, values = (x.view(batch, self.num_heads, -1, self.head_dim) for x in (keys_JWE, values_JWE))
-            return F.scaled_dot_product_attention(query_BHE[:, :, None], keys, values, attn_mask=mask_B11W)
+            return F.scaled_dot_product_attention(query_BHE[:, :, None], keys, values, attn_mask=bias)
         query_J1E = query_BHE.reshape(-1, 1, self.head_dim)
         keys_JEW = keys_JWE.transpose(1, 2)
-        if mask_B11W is None:
+        if bias is None:
             scores_J1W = torch.baddbmm(self.zero, query_J1E, keys_JEW, beta=0, alpha=self.scale)
         else:
-            mask_J1W = mask_B11W.expand(-1, self.num_heads, -1, -1).reshape(len(keys_JWE), 1, -1)
-            scores_J1W = torch.baddbmm(mask_J1W, query_J1E, keys_JEW, alpha=self.scale)
+            bias_J1W = bias.expand(-1, self.num_heads, -1, -1).reshape(len(keys_JWE), 1, -1)
+            scores_J1W = torch.baddbmm(bias_J1W, query_J1E, keys_JEW, alpha=self.scale)
         return torch.bmm(scores_J1W.softmax(-1), values_JWE)
+
+    def _bias_of_pinned(
+        self, query_BHE: Tensor, keys_JWE: Tensor, mask_B11W: Tensor | None, pinned: PinnedView
+    ) -> Tensor:
+        """The mask, and for pinned keys what their place adds to their scores: [B, H, 1, W]."""
+        pairs = torch.view_as_complex(query_BHE.float().unflatten(-1, (-1, 2)))
+        change_J1E = torch.view_as_real(pairs * pinned.change_B1E).to(query_BHE.dtype).view(-1, 1, self.head_dim)
+        num_pinned = pinned.is_pinned_BP.shape[1]
+        change_J1P = torch.bmm(change_J1E, keys_JWE[:, :num_pinned].transpose(1, 2)) * self.scale
+        change_BHP = change_J1P.view(*query_BHE.shape[:2], num_pinned)
+        bias_BH1W = query_BHE.new_zeros(*query_BHE.shape[:2], 1, keys_JWE.shape[1])
+        bias_BH1W[:, :, 0, :num_pinned] = change_BHP.masked_fill(~pinned.is_pinned_BP[:, None], 0)
+        return bias_BH1W if mask_B11W is None else bias_BH1W + mask_B11W
 
     @torch.no_grad()
     def extend(self, x_MTD: Tensor, cache: KVCache, rows: list[int]) -> Tensor:

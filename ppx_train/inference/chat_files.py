@@ -20,6 +20,7 @@ from ppx_train.inference.chat_user import ChatUser, read_user
 from ppx_train.inference.conversations import check_in_sight
 from ppx_train.inference.loading import Release, find_voice, load_release
 from ppx_train.inference.microphone import Microphone
+from ppx_train.inference.model_options import DEFAULT_PAST_WINDOW
 from ppx_train.inference.offline import AgentSide, PlannedChat, chats
 from ppx_train.inference.session import Audio, SessionSettings
 from ppx_train.inference.timeline import AgentWord, draw_timeline
@@ -83,7 +84,7 @@ def check_prompts(settings: ChatSettings, release: Release, prompts: Sequence[Te
     """Raises UserError if voice and role are to be kept, and no conversation has any, or one's do not fit."""
     for prompt_KP in prompts:
         frames = 0 if prompt_KP is None else prompt_KP.shape[1]
-        check_in_sight(release.lm.config.context, frames, settings.past_window or "forget")
+        check_in_sight(release.lm.config.context, frames, settings.past_window or DEFAULT_PAST_WINDOW)
     if settings.past_window not in (None, "forget") and all(prompt_KP is None for prompt_KP in prompts):
         raise UserError(
             f"--past-window {settings.past_window} has no effect without voice and role: leave it out",
@@ -143,7 +144,7 @@ def _talk(prepared: Prepared, show_progress: bool) -> AgentSide:
         planned = PlannedChat(settings=of, user=user)
         made = chats(
             prepared.release, [planned], slots=1, sampling=of.sampling, show_progress=show_progress,
-            past_window=prepared.settings.past_window or "forget",
+            past_window=prepared.settings.past_window or DEFAULT_PAST_WINDOW,
         )  # fmt: skip
         return next(made)[1]
 

@@ -27,6 +27,7 @@ from ppx_train.inference.chat_record import ChatRecord, read_chat, write_chat
 from ppx_train.inference.chat_settings import BATCH, ROLE, ChatSettings
 from ppx_train.inference.chat_user import ChatUser, read_user
 from ppx_train.inference.loading import Release
+from ppx_train.inference.model_options import DEFAULT_PAST_WINDOW
 from ppx_train.inference.offline import AgentSide, PlannedChat, chats
 from ppx_train.inference.session import SessionSettings
 from ppx_train.inference.user_side import UserSide
@@ -69,7 +70,7 @@ def run_grid(settings: ChatSettings, *, show_progress: bool = False) -> list[Cha
         planned = [PlannedChat(settings=grid.prompts[n - 1], user=side) for n, side in zip(todo, sides, strict=True)]
         made = chats(
             grid.release, planned, slots=grid.slots, sampling=sampling, show_progress=show_progress,
-            past_window=settings.past_window or "forget",
+            past_window=settings.past_window or DEFAULT_PAST_WINDOW,
         )  # fmt: skip
         for index, agent in made:
             finished[todo[index]] = _write(grid, todo[index], agent, sides[index])
@@ -121,7 +122,7 @@ def _claim(settings: ChatSettings, sampling: Sampling, roles: Sequence[str], use
     asked: dict[str, Any] = {
         "model": release.checksum,
         "precision": release.precision,
-        "past_window": settings.past_window or "forget",
+        "past_window": settings.past_window or DEFAULT_PAST_WINDOW,
         "user": user.digest,
         "roles": list(roles),
         "voices": {voice: _digest(codes_QP) for voice, codes_QP in codes.items()},

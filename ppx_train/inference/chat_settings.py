@@ -38,7 +38,7 @@ class ChatSettings:
     text_prompts: roles; without any, ROLE. roles: a file with one on each line.
     voice_prompt: None is the model's first voice, if it has any. seed: -1 gives a new conversation each time.
     topk_audio, topk_text: 0 samples from all tokens. device: None is cuda if there is one. precision: None is bf16 on a
-    GPU, fp32 on a CPU. past_window: None is "forget".
+    GPU, fp32 on a CPU. past_window: None is DEFAULT_PAST_WINDOW.
     replay: the settings file of a call that is held again, whose recording is `input_wav` or lies beside it.
     gate: whether an agent with a fault makes the command fail.
     """

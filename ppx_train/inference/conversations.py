@@ -248,7 +248,7 @@ def check_in_sight(context: int, frames: int, past_window: PastWindow) -> None:
     if frames and not keeps[past_window]:
         raise UserError(
             f"a prompt of {frames} frames cannot be kept in sight in a window of {context}: shorten voice or role, or "
-            "let it be forgotten",
+            "let it be forgotten (--past-window forget)",
             code="bad-combination",
         )
 

@@ -12,6 +12,8 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 """Of the language model: the type of its weights, or 8 bits a weight in its linear maps."""
 PastWindow = Literal["forget", "pin", "refresh"]
 """What becomes of the prompt in calls that outlast the window: it leaves it, stays at its beginning, or is fed anew."""
+DEFAULT_PAST_WINDOW: PastWindow = "pin"
+"""It keeps a role as well as `refresh`, with no pause and at less cost; see docs/serving.md."""
 PRECISIONS, PAST_WINDOW = get_args(Precision), get_args(PastWindow)
 
 
@@ -24,7 +26,7 @@ def add_model_options(parser: Parser) -> None:
     add(
         "--past-window", metavar="HOW",
         help="what becomes of voice and role in calls that outlast the model's window: "
-        f"{', '.join(PAST_WINDOW)} (default: {PAST_WINDOW[0]})",
+        f"{', '.join(PAST_WINDOW)} (default: {DEFAULT_PAST_WINDOW})",
     )  # fmt: skip
 
 

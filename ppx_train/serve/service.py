@@ -9,6 +9,7 @@ from model.errors import UserError
 from ppx_train.inference.call import Call
 from ppx_train.inference.engine import MOST_QUEUED, LiveEngine
 from ppx_train.inference.loading import Release, load_release
+from ppx_train.inference.model_options import DEFAULT_PAST_WINDOW
 from ppx_train.inference.session import SessionSettings
 from ppx_train.serve.access import Access
 from ppx_train.serve.admission import Admission, admit
@@ -75,7 +76,7 @@ class Service:
         warm = CallRequest.default(self.limits)
         self.admission = admit(
             self.release, settings.max_sessions, self.session(warm), not_realtime=settings.not_realtime,
-            past_window=settings.past_window or "forget",
+            past_window=settings.past_window or DEFAULT_PAST_WINDOW,
         )  # fmt: skip
         self.engine = LiveEngine(self.admission.conversations)
 

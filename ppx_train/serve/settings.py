@@ -54,7 +54,7 @@ class ServeSettings:
     static: a folder of files that are served at "/", or None. device: None is cuda if there is one. half: fp16 weights.
     precision: None is bf16 on a GPU, fp32 on a CPU.
     cpu_offload: weights that the GPU cannot hold stay in the host's memory.
-    past_window: what becomes of prompts in calls that outlast the window; None is "forget".
+    past_window: what becomes of prompts in calls that outlast the window; None is DEFAULT_PAST_WINDOW.
     watchdog_seconds: a tick that takes longer ends the process.
     """
 

@@ -1,5 +1,7 @@
 """A pinned prompt stays in sight, and in its place, however long a call lasts."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ def dense(model: DuplexLM, x_TD: Tensor, pinned: int) -> Tensor:
 
 def streamed(model: DuplexLM, x_TD: Tensor, pinned: int) -> Tensor:
     stream = TemporalStream(model.temporal, model.out_norm)
-    cache = stream.init_cache(2, device="cpu", dtype=torch.float32, most_pinned=7)
+    cache = stream.init_cache(2, device="cpu", dtype=x_TD.dtype, most_pinned=7)
     outputs = [stream.extend(x_TD[None, :PROMPT], cache, [1])[0]]
     if pinned:
         cache.pin(1)
@@ -68,6 +70,14 @@ def streamed(model: DuplexLM, x_TD: Tensor, pinned: int) -> Tensor:
 def test_a_step_sees_what_the_dense_computation_sees(model: DuplexLM, pinned: int) -> None:
     x_TD = torch.randn(FRAMES, model.config.dim, generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(streamed(model, x_TD, pinned), dense(model, x_TD, pinned), atol=2e-4, rtol=2e-4)
+
+
+def test_the_fused_kernel_of_bf16_sees_the_same(model: DuplexLM) -> None:
+    x_TD = torch.randn(FRAMES, model.config.dim, generator=torch.Generator().manual_seed(4))
+    lower = copy.deepcopy(model).bfloat16()
+    expected, wrong = dense(model, x_TD, PROMPT), dense(model, x_TD, 0)
+    near = (streamed(lower, x_TD.bfloat16(), PROMPT).float() - expected).norm() / expected.norm()
+    assert near < 0.02 < (wrong - expected).norm() / expected.norm()
 
 
 def test_only_a_pinned_prompt_still_matters_beyond_the_window(model: DuplexLM) -> None:

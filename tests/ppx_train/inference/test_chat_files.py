@@ -24,6 +24,10 @@ def words(folder: Path, tmp_path: Path, *more: str) -> list[str]:
     return [*fixed, "--device", "cpu", *more]
 
 
+LONG_ROLE = "You tell long tales of the sea. " * 40
+"""More than half of the small model's window."""
+
+
 def test_the_command_writes_wav_text_and_picture(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +71,7 @@ def test_existing_outputs_stay_unless_overwriting_is_asked_for(folder: Path, tmp
         (["--timeline", "out.json", "--output-text", "out.json"], "bad-combination", "out.json"),
         (["--revision", "main"], "bad-combination", "revision main"),
         (["--topk", "4"], "bad-value", "--topk"),
-        (["--past-window", "pin"], "bad-combination", "of 40"),
+        (["--text-prompt", LONG_ROLE], "bad-combination", "of 1500"),
         (["--precision", "int8"], "bad-combination", "int8 with temporal"),
         (["--past-window", "pin", "--text-prompt", ""], "bad-combination", "no effect without voice and role"),
     ],
@@ -80,16 +84,17 @@ def test_a_wrong_argument_is_refused_in_one_line(
 
 
 def test_precision_and_past_window_are_those_of_a_server(folder: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "user.wav", noise(3.6), 24000)
+    soundfile.write(tmp_path / "user.wav", noise(2), 24000)
     voice = tmp_path / "anna.safetensors"
     save_file({"codes": torch.randint(64, (8, 6), dtype=torch.int32)}, voice)
     made = {}
-    options: dict[str, list[str]] = {"fp32": [], "bf16": ["--precision", "bf16"], "pin": ["--past-window", "pin"]}
-    for name, more in options.items():
-        fixed = ["--output-wav", str(tmp_path / f"{name}.wav"), "--voice-prompt", str(voice), "--text-prompt", ""]
-        chat_command.command(words(folder, tmp_path, *fixed, "--seed", "3", *more))
-        made[name] = (tmp_path / f"{name}.wav").read_bytes()
-    assert len(set(made.values())) == len(made)
+    for precision in ("fp32", "bf16"):
+        fixed = ["--output-wav", str(tmp_path / f"{precision}.wav"), "--voice-prompt", str(voice), "--text-prompt", ""]
+        chat_command.command(words(folder, tmp_path, *fixed, "--seed", "3", "--precision", precision))
+        made[precision] = (tmp_path / f"{precision}.wav").read_bytes()
+    assert made["fp32"] != made["bf16"]
+    # Only a prompt that may be forgotten can be so long.
+    assert chat_command.command(words(folder, tmp_path, "--text-prompt", LONG_ROLE, "--past-window", "forget")) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """Many conversations in one batch: each gets what it gets alone, however the others join, talk and leave."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from model.config import FRAME_SAMPLES, UNGENERATED_ID
+from model.duplex import DuplexLM
 from model.streaming.sample import Sampling
 from ppx_train.inference.conversations import PART_FRAMES, Conversations
 from ppx_train.inference.loading import Release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.session import AgentFrame, Audio, Session, SessionSettings, TextPieces
-from tests.ppx_train.inference.noise import noise
+from tests.ppx_train.inference.noise import CONFIG, noise
 from tests.refusals import refused
 
 MOST = Sampling(text_top_k=25, audio_top_k=64)
@@ -47,6 +49,9 @@ def alone(release: Release, of: SessionSettings, heard: list[Audio], slots: int 
 
 
 def test_conversations_that_come_and_go_at_random_get_what_each_gets_alone(release: Release) -> None:
+    lm = DuplexLM(replace(CONFIG, context=40)).eval().requires_grad_(False)
+    lm.load_state_dict(release.lm.state_dict())
+    release = replace(release, lm=lm)
     conversations, luck = Conversations(release, 8, most=MOST), random.Random(0)
     seated: dict[Session, tuple[int, list[Audio], list[AgentFrame]]] = {}
     over, number = [], 0
