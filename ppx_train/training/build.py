@@ -40,8 +40,8 @@ def base_lm(run: Run) -> DuplexLM:
         return DuplexLM(settings.lm).to(dtype)
     model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=dtype)
     if vocabulary := new_vocabulary(run):
-        for name, table_VD in model.named_parameters():
-            table_VD.data = vocabulary.rows(name, table_VD.data)
+        for name, parameter in model.named_parameters():
+            parameter.data = vocabulary.rows(name, parameter.data)
     return model
 
 

@@ -10,7 +10,7 @@ transfer, Gee et al. 2022). The mean of all with a little noise is Hewitt's (202
 with every row but the special ones of the two embedding tables; its text head starts as it was.
 """
 
-# Shapes: V rows of a table, D width
+# Shapes: V vocabulary, D width
 
 import functools
 
