@@ -42,4 +42,4 @@ def find_gpu(name: str) -> Gpu:
         if gpu.name.lower() == name.lower():
             return gpu
     known = ", ".join(f"{gpu.name} ({gpu.memory / 1e9:.0f} GB)" for gpu in GPUS)
-    raise UserError(f"--gpu {name}: choose one of {known}; what fits hangs on the memory alone", code="unknown-name")
+    raise UserError(f"--gpu {name}: choose one of {known}; for another, one with as much memory", code="unknown-name")
