@@ -4,11 +4,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from torch import Tensor
 
 from model.config import LMConfig, frame_at
@@ -70,6 +71,28 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Plain text of a text stream, without EPAD, BOS, EOS and PAD."""
         return self._pieces.decode([int(i) for i in ids if i >= len(SPECIAL_NAMES)])
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """All pieces in the order of their ids, with SentencePiece's sign for a space."""
+        return [self._pieces.id_to_piece(i) for i in range(self.card)]
+
+    def is_text(self, i: int) -> bool:
+        """Whether an id is spelt by the letters of its piece; bytes and reserved ids are not."""
+        return not self._is_reserved(i) and not self._pieces.is_byte(i)
+
+    def spell(self, piece: str) -> list[int]:
+        """Ids that spell a piece of another tokenizer; [] if a character of it cannot be spelt."""
+        ids = self._within_words.encode(piece.replace(WORD_MARK, " "))
+        return ids if min(ids, default=0) >= len(SPECIAL_NAMES) else []
+
+    @cached_property
+    def _within_words(self) -> Any:
+        """The tokenizer without the space that it puts before a text: a piece may lie within a word."""
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())  # type: ignore[attr-defined]
+        model.normalizer_spec.add_dummy_prefix = False
+        model.normalizer_spec.remove_extra_whitespaces = False
+        return SentencePieceProcessor(model_proto=model.SerializeToString())
 
     def byte(self, i: int) -> int | None:
         """The byte that an id stands for, where a character has no piece of its own; None for other ids."""

@@ -61,8 +61,9 @@ def command(words: Sequence[str]) -> int:
     if args.settings == ["recipes"]:
         from ppx_train.recipes import recipe_names, recipe_summary
 
+        width = max(map(len, recipe_names()))
         for name in recipe_names():
-            print(f"{name:16} {recipe_summary(name)}")
+            print(f"{name:{width}} {recipe_summary(name)}")
         return 0
     from ppx_train.config.load import layers_of, merge
 

@@ -19,7 +19,16 @@ from data_pipelines.arguments import refuse_resolvers
 from model.errors import Code, UserError
 from ppx_train.config.codec import CodecRun
 from ppx_train.config.run import Run
-from ppx_train.recipes import GROUPS, ConfigLayer, first_line, read_group, read_recipe, read_yaml, torchrun_layer
+from ppx_train.recipes import (
+    GROUPS,
+    ConfigLayer,
+    first_line,
+    read_group,
+    read_recipe,
+    read_yaml,
+    recipe_names,
+    torchrun_layer,
+)
 
 Job = Run | CodecRun
 """What a recipe can describe."""
@@ -46,9 +55,8 @@ def layers_of(arguments: Sequence[str]) -> list[ConfigLayer]:
     """
     for argument in arguments:
         if "=" not in argument or argument.startswith("-"):
-            raise UserError(
-                f"{argument!r}: write settings as key=value, e.g. recipe=quickstart steps=100", code="bad-value"
-            )
+            known = argument if argument in recipe_names() else "quickstart steps=100"
+            raise UserError(f"{argument!r}: write settings as key=value, e.g. recipe={known}", code="bad-value")
         refuse_resolvers(argument, "command line")
     given = dict(argument.split("=", 1) for argument in arguments)
     if "recipe" not in given:

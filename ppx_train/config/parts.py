@@ -51,6 +51,9 @@ class Model:
     """Mimi: `small` (shipped), a folder, a .safetensors file, or a hub repository id."""
     tokenizer: str = MISSING
     """SentencePiece model: a .model file or a hub repository id."""
+    init_tokenizer: str | None = None
+    """The tokenizer of `init`, where `tokenizer` is another, as for a new language: pieces that both have keep their
+    rows of the model, others begin as the mean of the old pieces that spell them. None: it is the same."""
     lm: LMConfig = field(default_factory=LMConfig)
     """Shape of the language model, e.g. model.lm.dim=512; it must be that of the start weights."""
     lora: Lora = field(default_factory=Lora)
@@ -69,11 +72,13 @@ class LearningRates:
     """Of all that is not the depth transformer: the temporal transformer with its embeddings and the text head."""
     depth: float = 4e-6
     """Of the depth transformer with its input matrices, embeddings and audio heads."""
+    text: float | None = None
+    """Of the rows of the text vocabulary (two embeddings and the text head); None: those of their parts."""
 
     def check(self) -> None:
         """Raises UserError for a rate outside 0 to 1."""
         for name, rate in asdict(self).items():
-            if not 0 <= rate <= 1:
+            if rate is not None and not 0 <= rate <= 1:
                 raise UserError(f"optim.lr.{name}={rate}: must be from 0 to 1", code="bad-value")
 
 

@@ -47,6 +47,7 @@ class Run(AnyJob):
             part.check()
         self.data.check(self.steps)
         self.check_job()
+        self._check_vocabulary()
         passes = self.data.batch // self.data.micro_batch
         if passes % self.processes:
             raise UserError(
@@ -73,3 +74,17 @@ class Run(AnyJob):
                 "false, or take fsdp2",
                 code="bad-combination",
             )
+
+    def _check_vocabulary(self) -> None:
+        settings, rate = self.model, self.optim.lr.text
+        if settings.init_tokenizer is not None and settings.init == "scratch":
+            raise UserError(
+                "model.init_tokenizer has no effect with model.init=scratch: leave it out", code="bad-combination"
+            )
+        for name, value in (("model.init_tokenizer", settings.init_tokenizer), ("optim.lr.text", rate)):
+            if value is not None and settings.lora.rank:
+                raise UserError(
+                    f"{name}={value} with model.lora.rank={settings.lora.rank}: adapters leave the rows of the text "
+                    "vocabulary frozen, train all weights (model.lora.rank=0)",
+                    code="bad-combination",
+                )

@@ -1,7 +1,7 @@
 """The model card, README.md of an exported model: what the text of model_card.md.j2 is filled in with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,9 @@ def _facts(provenance: Provenance) -> dict[str, Any]:
         "trained": f"{adapters}{'' if provenance.base else ', merged'}" if lora.rank else "all weights",
         "steps": f"{provenance.step:,} of {run.steps:,}, {run.data.batch} sequences each",
         "mixture": markdown(run.data.describe_mix()),
-        "learning rates": f"temporal {run.optim.lr.temporal:g}, depth {run.optim.lr.depth:g}",
+        "learning rates": ", ".join(
+            f"{part} {rate:g}" for part, rate in asdict(run.optim.lr).items() if rate is not None
+        ),
         "precision": markdown(run.trainer.precision),
         "seed": run.seed,
         "configuration (sha256)": provenance.config_sha256,

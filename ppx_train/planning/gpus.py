@@ -41,5 +41,5 @@ def find_gpu(name: str) -> Gpu:
     for gpu in GPUS:
         if gpu.name.lower() == name.lower():
             return gpu
-    known = ", ".join(gpu.name for gpu in GPUS)
-    raise UserError(f"--gpu {name}: choose one of {known}", code="unknown-name")
+    known = ", ".join(f"{gpu.name} ({gpu.memory / 1e9:.0f} GB)" for gpu in GPUS)
+    raise UserError(f"--gpu {name}: choose one of {known}; for another, one with as much memory", code="unknown-name")

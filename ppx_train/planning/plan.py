@@ -179,7 +179,8 @@ def change_that_fits(run: Run, lm: DuplexLM, memory: float) -> list[str] | None:
 def data_lines(run: Run, loader: StepLoader | None) -> Iterator[str]:
     """Yields samples, hours and epochs of each source."""
     if loader is None:
-        yield f"data: {', '.join(run.data.paths)} not there: samples and epochs are not known"
+        missing = ", ".join(run.data.paths)
+        yield f"data: {missing} not there: samples and epochs are known when data.paths names a folder of shards"
         return
     draws = loader.plan.mixture.counts(run.steps * run.data.batch)
     rows = [["source", "samples", "hours", "mean s", "seen times"]]
@@ -203,12 +204,15 @@ def time_lines(run: Run, lm: DuplexLM, asked: PlanRequest, frames: float) -> Ite
         yield "  not estimated for a CPU, nor is memory: give the seconds of a step as --step-seconds"
         return
     rows = [["GPU", "s a step", "hours", "frames/s", "of peak", "exchanged GB a step", "GB/s to hide it"]]
-    needed = needed_by(run, lm)
     for gpu in [asked.gpu] if asked.gpu else GPUS:
-        step = step_time(run, lm, gpu, frames)
+        fits = needed_by(run, lm) <= gpu.memory
+        words = None if fits else change_that_fits(run, lm, gpu.memory)
+        planned = changed(run, words) if words else run
+        assert planned is not None
+        step = step_time(planned, lm, gpu, frames)
         rows.append(
             [
-                gpu.name if needed <= gpu.memory else f"{gpu.name} (does not fit)",
+                f"{gpu.name}{'' if fits else ' (changed as above)' if words else ' (does not fit)'}",
                 f"{step.total:.2f}",
                 f"{step.total * run.steps / 3600:,.1f}",
                 f"{rows_of_step / step.total:,.0f}",

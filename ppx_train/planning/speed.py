@@ -22,6 +22,8 @@ PASSES_OVER_MEMORY = {"none": 6.6, "selective": 7.6, "full": 8.7}
 a dry run of the 7B model without adapters."""
 ADAPTERS_MOVE = 1.5
 """Factor on these bytes under adapters, with the time that launching their many small kernels takes."""
+DENSE_AGAIN = 2.6
+"""Bytes that move when a weight of a base in 8 or 4 bits becomes bf16 for a product, half a byte to two."""
 SHARDING_MOVES = 25.0
 """Bytes a weight that FSDP2 copies in a pass to gather weights and spread gradients, counted in the same way."""
 OPTIMIZER_MOVES = 40.0
@@ -64,6 +66,9 @@ def step_time(run: Run, lm: DuplexLM, gpu: Gpu, frames: float) -> StepTime:
     sizes = parameter_sizes(run, lm)
     if settings.strategy in (*FSDP, "zero3") and settings.shards > 1:
         moved += SHARDING_MOVES * lm.num_parameters() * run.passes
+    if run.model.lora.base != "full":
+        uses = 3 if mode == "full" else 2  # Forward, once more where it is computed again, and backward.
+        moved += uses * run.passes * DENSE_AGAIN * (lm.num_parameters() - sizes.trained)
     moved += OPTIMIZER_MOVES * sizes.trained / settings.shards
     return StepTime(
         products=(total - attention + again) / (PRODUCTS_REACH * gpu.peak),
@@ -78,7 +83,9 @@ def exchanged_bytes(run: Run, lm: DuplexLM, trained: int) -> float:
     """Returns the bytes that a rank receives in a step: gathered bf16 weights, and fp32 gradients."""
     if run.processes == 1:
         return 0.0
-    share = 1 - 1 / run.processes
+    shards = run.trainer.shards
     if run.trainer.strategy in (*FSDP, "zero3"):  # Weights twice, and gradients, in each pass.
-        return share * run.passes * (2 * 2.0 * lm.num_parameters() + 4.0 * trained)
-    return share * 2 * 4.0 * trained  # Gradients are added up and spread, or weights after them.
+        inside = (1 - 1 / shards) * (2 * 2.0 * lm.num_parameters() + 4.0 * trained)
+        between = 2 * (1 - shards / run.processes) * 4.0 * trained / shards  # Shards of the gradient, among copies.
+        return run.passes * (inside + between)
+    return (1 - 1 / run.processes) * 2 * 4.0 * trained  # Gradients are added up and spread, or weights after them.

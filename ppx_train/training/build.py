@@ -14,6 +14,8 @@ from model.errors import UserError
 from model.weights.checkpoint import from_pretrained
 from ppx_train.config.run import Run
 from ppx_train.training.optim import DEPTH
+from ppx_train.training.ranks import is_launcher
+from ppx_train.training.vocabulary import new_vocabulary
 
 
 def empty_lm(run: Run) -> DuplexLM:
@@ -36,11 +38,15 @@ def base_lm(run: Run) -> DuplexLM:
     torch.manual_seed(run.seed)  # Weights from scratch are drawn from this seed, and adapters after them.
     if settings.init == "scratch":
         return DuplexLM(settings.lm).to(dtype)
-    return from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=dtype)
+    model = from_pretrained(settings.init, config=settings.lm, revision=settings.revision, dtype=dtype)
+    if vocabulary := new_vocabulary(run):
+        for name, parameter in model.named_parameters():
+            parameter.data = vocabulary.rows(name, parameter.data)
+    return model
 
 
 def check_start(run: Run) -> None:
-    """Raises UserError if no start weights can be made of these settings."""
+    """Says what becomes of the text vocabulary. Raises: UserError if no start weights can be made of these settings."""
     settings = run.model
     if settings.lm.dep_q != 16:
         raise UserError(
@@ -49,6 +55,8 @@ def check_start(run: Run) -> None:
         )
     if settings.init == "scratch" and settings.revision is not None:
         raise UserError("model.revision has no effect with model.init=scratch: leave it out", code="bad-combination")
+    if (vocabulary := new_vocabulary(run)) and is_launcher():
+        print(vocabulary.describe())
 
 
 def base_dtype(run: Run) -> torch.dtype:

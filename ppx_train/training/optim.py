@@ -14,10 +14,14 @@ from ppx_train.config.parts import Optim
 
 DEPTH = re.compile(r"^depth\.")
 """Names of the depth transformer with its input matrices, embeddings and audio heads; all others are temporal."""
+TEXT_TABLES = ("text_emb.weight", "text_head.weight", "depth.text_emb.weight")
+"""Names of the weights that have a row for each piece of the text vocabulary."""
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> list[dict[str, Any]]:
     """Returns the groups of AdamW: temporal and depth, each with weight decay (matrices) and without (norms).
+
+    TEXT_TABLES are a group of their own if optim.lr.text is set.
 
     Names are those of DuplexLM.
     Raises: UserError if nothing is trainable.
@@ -26,6 +30,8 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) ->
     for name, parameter in named:
         if parameter.requires_grad:
             part = "depth" if DEPTH.match(name) else "temporal"
+            if optim.lr.text is not None and name in TEXT_TABLES:
+                part = "text"
             groups.setdefault((part, not name.endswith("alpha")), []).append(parameter)
     if not groups:
         raise UserError("no parameter is trainable: check model.lora.patterns", code="bad-value")

@@ -246,5 +246,6 @@ def report_bad_samples(run: Run, pool: SamplePool) -> None:
 def quiet_lightning() -> None:
     """Silences hints of Lightning that do not apply: loader, progress bar and checkpoints are this project's own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*barrier.*", ".*isinstance.*LeafSpec.*"):
+    # A login node has `srun` too, and torchrun needs none.
+    for message in (".*does not have many workers.*", ".*barrier.*", ".*isinstance.*LeafSpec.*", ".*`srun` command.*"):
         warnings.filterwarnings("ignore", message=message)

@@ -14,6 +14,7 @@ from ppx_train.config.run import Run
 from ppx_train.training.build import add_to_digest, base_dtype, check_start, empty_lm, trainable_lm
 from ppx_train.training.parallel import shard
 from ppx_train.training.sharded import fill
+from ppx_train.training.vocabulary import new_vocabulary
 
 
 def sharded_lm(run: Run, mesh: DeviceMesh, device: torch.device) -> tuple[DuplexLM, str | None]:
@@ -48,7 +49,10 @@ def base_values(run: Run) -> Iterator[tuple[str, Tensor]]:
     """
     dtype, settings = base_dtype(run), run.model
     if settings.init != "scratch":
-        yield from stored_parameters(settings.init, settings.lm, settings.revision, dtype=dtype)
+        vocabulary = new_vocabulary(run)
+        for name, value in stored_parameters(settings.init, settings.lm, settings.revision, dtype=dtype):
+            yield name, vocabulary.rows(name, value) if vocabulary else value
+            del value  # Otherwise it lives on while the next one is read.
         return
     for path, module in DuplexLM(settings.lm, device="meta").named_modules():
         for name, value in fresh(path, module):

@@ -26,6 +26,7 @@ from model.streaming.sample import Sampling
 from model.streaming.stream import DuplexStream
 from ppx_train.config.load import load
 from ppx_train.config.run import Run
+from ppx_train.config.trainer import FSDP
 from ppx_train.planning.gpus import find_gpu
 from ppx_train.planning.speed import step_time
 from ppx_train.training.build import empty_lm, trainable_lm
@@ -68,9 +69,9 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
     pretend()
     batches = [host_batch(run) for _ in range(passes)]
     observer = Observer(ANSWERS)
-    sharded = run.trainer.strategy == "fsdp2"
+    sharded = run.trainer.strategy in FSDP
     fake = ShapesOnly(allow_non_fake_inputs=True)
-    with ranks(run.processes, sharded) as mesh, fake, observer, storages(observer.resize):
+    with ranks(run) as mesh, fake, observer, storages(observer.resize):
         module = fake_module(run, mesh, observer)
         held = observer.bytes
         autocast = run.trainer.precision == "bf16-mixed" and not sharded
@@ -85,7 +86,7 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
     trained = sum(p.numel() for p in module.lm.parameters() if p.requires_grad)
     useful = 2 * forward + 6.0 * trained if run.model.lora.rank else 3 * forward
     return figures(observer, held, first, frames, passes, useful) | {
-        "padding": padding(module.lm, run.processes) if sharded else 0.0,
+        "padding": padding(module.lm, run.trainer.shards) if sharded else 0.0,
         "planned": planned,
     }
 
@@ -108,16 +109,22 @@ def host_batch(run: Run) -> MicroBatch:
 
 
 @contextmanager
-def ranks(number: int, sharded: bool) -> Iterator[DeviceMesh | None]:
-    """This process as the first of several ranks, whose collectives exchange nothing."""
-    if not sharded:
+def ranks(run: Run) -> Iterator[DeviceMesh | None]:
+    """This process as the first of several ranks, whose collectives exchange nothing; None where nothing is sharded."""
+    shards, copies = run.trainer.shards, run.processes // run.trainer.shards
+    if run.trainer.strategy not in FSDP:
         yield None
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", rank=0, world_size=number, store=FakeStore())
+    dist.init_process_group("fake", rank=0, world_size=run.processes, store=FakeStore())
     try:
-        yield init_device_mesh("cuda", (number,))
+        names = ("copies", "shards")
+        yield (
+            init_device_mesh("cuda", (copies, shards), mesh_dim_names=names)
+            if copies > 1
+            else (init_device_mesh("cuda", (shards,)))
+        )
     finally:
         dist.destroy_process_group()
 
@@ -166,7 +173,7 @@ def count_no_shapes(observer: Observer) -> None:
 
 
 def padding(lm: DuplexLM, number: int) -> float:
-    """Share of the shards of one rank that pads axes which the number of ranks does not divide."""
+    """Share of the shards of one rank that pads axes which the number of shards does not divide."""
     held = 0
     for module in lm.modules():
         if isinstance(module, FSDPModule):
@@ -229,10 +236,11 @@ def figures(
 
 CASES: Sequence[Callable[[], Figures]] = (
     lambda: train("mix_real_synth"),
-    lambda: train("mix_real_synth", "data.micro_batch=2"),
+    lambda: train("mix_real_synth_4gpu", passes=2),
+    lambda: train("mix_real_synth_2nodes"),
     lambda: train("lora_voice", passes=2),
     lambda: train("lora_voice", "model.lora.base=int8", passes=1),
-    lambda: train("lora_voice", "model.lora.base=nf4", passes=1),
+    lambda: train("lora_voice_24gb", passes=1),
     lambda: stream(1, 256),
     lambda: stream(32, 3000),
 )

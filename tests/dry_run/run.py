@@ -11,10 +11,11 @@ from tests.paths import ROOT
 
 NAMES = (
     "mix_real_synth, 8 ranks",
-    "mix_real_synth, 2 passes",
+    "mix_real_synth_4gpu, 2 passes",
+    "mix_real_synth_2nodes",
     "lora_voice",
     "lora_voice, int8 base",
-    "lora_voice, nf4 base",
+    "lora_voice_24gb",
     "streaming, 1 call",
     "streaming, 32 calls",
 )

@@ -1,6 +1,7 @@
 """`ppx-train plan`: what fits where, what to change, epochs and hours. tests/test_dry_run.py counts bytes anew."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ from ppx_train.config.run import Run
 from ppx_train.planning.gpus import GPUS, find_gpu
 from ppx_train.planning.plan import SIZES, change_that_fits, changed, needed_by
 from ppx_train.planning.speed import step_time
+from ppx_train.recipes import recipe_names
 from ppx_train.training.build import empty_lm
 from ppx_train.training.memory import OUTSIDE, rank_memory
 from tests.paths import ROOT
 from tests.refusals import refused
 
 SHARDS = ROOT / "tests" / "golden" / "training" / "shards"
-RECIPES = ("mix_real_synth", "service_only", "fisher_only", "lora_voice")
+PLANS = runpy.run_path(str(ROOT / "scripts" / "recipe_plans.py"))
+"""The script that writes the table of plans; it knows for which GPUs a recipe is made."""
+RECIPES = {recipe: made_for for recipe in recipe_names() if (made_for := PLANS["hardware"](recipe))}
 
 
 def run_of(recipe: str, *words: str) -> Run:
@@ -36,9 +40,16 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_of_7b_fits_the_gpu_it_is_meant_for(recipe: str) -> None:
-    needed = needed_of(run_of(recipe))
-    assert 24e9 < needed <= find_gpu("H100").memory
+def test_every_recipe_of_7b_fits_the_gpus_it_is_meant_for(recipe: str) -> None:
+    number, gpu = RECIPES[recipe]
+    run = run_of(recipe)
+    assert run.processes == number and 16e9 < needed_of(run) <= gpu.memory
+
+
+def test_all_recipes_for_gpus_say_for_which_and_the_page_has_their_plans_of_today() -> None:
+    assert set(recipe_names()) - set(RECIPES) == {"codec_small", "overfit_one", "quickstart"}
+    page = PLANS["PAGE"].read_text("utf-8")
+    assert PLANS["with_table"](page) == page, "python scripts/recipe_plans.py --write"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -71,13 +82,24 @@ def test_the_plan_of_adapters_says_what_fits_and_what_to_change(capsys: pytest.C
     assert re.search(r"^80 GB \(A100 80GB, H100\): fits$", text, re.MULTILINE)
     assert re.search(r"^24 GB \(RTX 4090\): does not fit; with model\.lora\.base=nf4", text, re.MULTILINE)
     assert "data: not_there not there" in text and "not measured" in text
-    assert shown(capsys, "recipe=lora_voice").replace("shards", "not_there") == text
+    assert shown(capsys, "recipe=lora_voice").replace("data: shards", "data: not_there") == text
     assert all(gpu.name in text for gpu in GPUS)
 
 
 def test_a_gpu_that_is_too_small_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "--gpu", "rtx 4090")
-    assert "RTX 4090 (does not fit)" in text and "H100" not in text
+    assert re.search(r"^24 GB \(RTX 4090\): does not fit; with model\.lora\.base=nf4", text, re.MULTILINE)
+    assert "RTX 4090 (changed as above)" in text and "H100" not in text
+    small = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "model.lm.dim=16384", "--gpu", "rtx 4090")
+    assert "does not fit, whatever" in small and "RTX 4090 (does not fit)" in small
+
+
+def test_the_time_on_a_gpu_that_is_too_small_is_that_of_the_change(capsys: pytest.CaptureFixture[str]) -> None:
+    change = ["model.lora.base=nf4", "model.activation_checkpointing=full"]
+    before = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "--gpu", "rtx 4090")
+    after = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "--gpu", "rtx 4090", *change)
+    row = re.compile(r"^  RTX 4090(?: \(changed as above\))? +(.*)$", re.MULTILINE)
+    assert " ".join(change) in before and row.findall(before) == row.findall(after) != []
 
 
 def test_samples_and_epochs_are_those_of_the_shards(capsys: pytest.CaptureFixture[str]) -> None:
