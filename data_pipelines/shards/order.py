@@ -1,6 +1,6 @@
 """The order of training samples: pure functions of (seed, position), equal on every machine and Python.
 
-Any process can compute sample i of a run, and the micro-batches of step n, in any order. So a training run resumes from
+Any process can compute sample i of a run, and the samples of step n, in any order. So a training run resumes from
 one number, on any number of ranks, with the samples that it would have seen.
 """
 
@@ -178,23 +178,27 @@ class Mixture:
 
 
 class StepPlan:
-    """The samples of each optimiser step, grouped by length to save padding.
+    """The samples of each optimiser step: those of a window of steps, dealt by length, whatever the number of ranks.
 
-    The samples of `window` steps are sorted by length and cut into micro-batches, which are shuffled and dealt to
-    the steps. So a step holds all lengths, a micro-batch nearly equal ones, and nothing depends on the number of ranks:
-    rank r of R takes micro-batches r, r + R, ..., which lie next to each other in length.
+    With a fixed count (`micro_batch`), the samples of the window are sorted by length and cut into micro-batches, which
+    are shuffled and dealt to the steps. So a step holds all lengths, and a micro-batch nearly equal ones.
+
+    Without one, a step is a single group, for `packed` to split. Then the window takes the longest half of a step
+    together with the shortest half, the next longest with the next shortest and so on: the ranks of a step can share it
+    evenly, although some of its samples are much longer than others. A window of one step leaves the samples in their
+    random order, which is even enough for as many ranks as a quarter of the batch.
     """
 
-    def __init__(self, mixture: Mixture, *, batch: int, micro_batch: int, window: int) -> None:
+    def __init__(self, mixture: Mixture, *, batch: int, micro_batch: int | None, window: int) -> None:
         """The stages of the mixture begin with a step, and windows begin anew with them.
 
         Raises: UserError if a count is not positive, the batch is no multiple of the micro-batch, or a stage begins
         within a step.
         """
         for name, value in (("batch", batch), ("micro_batch", micro_batch), ("window", window)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name}={value}: give 1 or more", code="bad-value")
-        if batch % micro_batch:
+        if micro_batch and batch % micro_batch:
             raise UserError(
                 f"batch={batch} is not a multiple of micro_batch={micro_batch}: change one of them",
                 code="bad-combination",
@@ -205,7 +209,7 @@ class StepPlan:
         self._cache: tuple[int, list[list[list[Place]]]] = (-1, [])
 
     def step(self, n: int) -> list[list[Place]]:
-        """The batch / micro_batch micro-batches of optimiser step n (from 0), the longest first."""
+        """The micro-batches of optimiser step n (from 0), the longest first; without a fixed count one group of all."""
         stage = self.mixture.stage_at(n * self.batch)
         number, at = divmod(n - stage.first // self.batch, self.window)
         cached, steps = self._cache  # read once, since other threads may replace it
@@ -224,9 +228,21 @@ class StepPlan:
         ends = [stage.first for stage in self.mixture.stages if stage.first > first]
         end = min([first + self.window * self.batch, *ends])
         places = [self.mixture.place(i) for i in range(first, end)]
+        if self.micro_batch is None and self.window == 1:
+            return [[places]]
         places.sort(key=self.length, reverse=True)  # a stable sort: equal lengths keep the order of the mixture
+        if self.micro_batch is None:
+            return shuffled([[step] for step in self._long_with_short(places)], key)
         groups = [places[k : k + self.micro_batch] for k in range(0, len(places), self.micro_batch)]
         groups = shuffled(groups, key)
         per_step = self.batch // self.micro_batch
         steps = [groups[k : k + per_step] for k in range(0, len(groups), per_step)]
         return [sorted(step, key=lambda group: self.length(group[0]), reverse=True) for step in steps]
+
+    def _long_with_short(self, places: list[Place]) -> list[list[Place]]:
+        """Steps of sorted places: the longest half batch with the shortest one, and so on inwards."""
+        half, rest, n = self.batch // 2, self.batch - self.batch // 2, len(places)
+        return [
+            places[k * half : (k + 1) * half] + places[n - (k + 1) * rest : n - k * rest]
+            for k in range(n // self.batch)
+        ]

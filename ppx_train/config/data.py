@@ -38,12 +38,16 @@ class Data:
     """Share of the samples that are trained without their role prompt, as a call without a role begins."""
     batch: int = MISSING
     """Sequences per optimiser step, over all processes."""
-    micro_batch: int = MISSING
-    """Sequences per forward pass; batch / micro_batch / processes passes are accumulated."""
+    micro_frames: int | None = None
+    """Frames per forward pass at most; the sequences of a step are shared out evenly, in as few passes as hold them."""
+    micro_batch: int | None = None
+    """Instead of data.micro_frames, sequences per forward pass, of similar length; batch / micro_batch / processes passes
+    are accumulated."""
     max_frames: int = 2048
     """The longest sequence, prompt included, in frames of 80 ms; longer dialogues are cut at the end."""
     bucket_steps: int = 16
-    """Batches are formed by length inside windows of this many steps: less padding, less mixing of lengths."""
+    """Batches are formed by length inside windows of this many steps: processes wait less, lengths mix less. With
+    data.micro_frames, 1 (random order) is even enough for up to a quarter as many processes as sequences."""
     max_text_lag_frames: int = 25
     """A sample whose text falls further behind its audio is skipped and reported."""
     both_sides: bool = True
@@ -61,18 +65,19 @@ class Data:
         return {0: self.mix, **{later.from_step: later.mix for later in self.curriculum}}
 
     @property
+    def pass_frames(self) -> int:
+        """The most frames of a forward pass."""
+        return self.micro_frames or (self.micro_batch or 0) * self.max_frames
+
+    @property
     def sources(self) -> set[str]:
         """Sources that any mixture draws from."""
         return {source for mix in self.mixtures.values() for source in _drawn(mix)}
 
     def check(self, steps: int) -> None:
         """Raises UserError if no batch can be formed, or a mixture is not reached in `steps` steps."""
-        positive(data=self, names=("batch", "micro_batch", "max_frames", "bucket_steps"))
-        if self.batch % self.micro_batch:
-            raise UserError(
-                f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}: make it one",
-                code="bad-combination",
-            )
+        positive(data=self, names=("batch", "max_frames", "bucket_steps"))
+        self._check_passes()
         for name in ("heldout_samples", "max_text_lag_frames"):
             if getattr(self, name) < 0:
                 raise UserError(f"data.{name}={getattr(self, name)}: must be 0 or more", code="bad-value")
@@ -93,6 +98,26 @@ class Data:
                 "data.mix_by=hours has no effect on a mixture of one source: leave it out", code="bad-combination"
             )
         self._check_curriculum(steps)
+
+    def _check_passes(self) -> None:
+        if (self.micro_frames is None) == (self.micro_batch is None):
+            raise UserError(
+                f"data.micro_frames={self.micro_frames} and data.micro_batch={self.micro_batch}: give one of them, and "
+                "null for the other",
+                code="bad-combination",
+            )
+        positive(data=self, names=("micro_batch" if self.micro_frames is None else "micro_frames",))
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise UserError(
+                f"data.batch={self.batch} is not a multiple of data.micro_batch={self.micro_batch}: make it one",
+                code="bad-combination",
+            )
+        if self.micro_frames and self.micro_frames < self.max_frames:
+            raise UserError(
+                f"data.micro_frames={self.micro_frames} does not hold a sequence of data.max_frames={self.max_frames}: "
+                "raise it, or lower the other",
+                code="bad-combination",
+            )
 
     def _check_curriculum(self, steps: int) -> None:
         before, mix = 0, self.mix

@@ -1,6 +1,7 @@
 """The whole configuration of a run."""
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal
 
 from omegaconf import MISSING
@@ -36,10 +37,13 @@ class Run(AnyJob):
     trainer: Trainer = field(default_factory=Trainer)
     logging: Logging = field(default_factory=Logging)
 
-    @property
-    def passes(self) -> int:
-        """Micro-batches of each process in a step."""
-        return self.data.batch // self.data.micro_batch // self.processes
+    def passes(self, frames: float | None = None) -> int:
+        """Returns the micro-batches of a process in a step whose sequences have `frames` frames, by default the most."""
+        sequences = self.data.batch // self.processes
+        if self.data.micro_batch:
+            return sequences // self.data.micro_batch
+        # Sequences are not cut, so that a pass holds whole ones.
+        return ceil(sequences / (self.data.pass_frames // (frames or self.data.max_frames)))
 
     def check(self) -> None:
         """Raises UserError for the first setting that cannot work, before any work is done."""
@@ -48,13 +52,7 @@ class Run(AnyJob):
         self.data.check(self.steps)
         self.check_job()
         self._check_vocabulary()
-        passes = self.data.batch // self.data.micro_batch
-        if passes % self.processes:
-            raise UserError(
-                f"{passes} micro-batches a step (data.batch={self.data.batch} / data.micro_batch="
-                f"{self.data.micro_batch}) cannot be shared by {self.processes} processes: make it a multiple",
-                code="bad-combination",
-            )
+        self._check_shares()
         strategy = self.trainer.strategy
         if self.model.lora.base != "full" and strategy in FSDP + ZERO:
             raise UserError(
@@ -88,3 +86,17 @@ class Run(AnyJob):
                     "vocabulary frozen, train all weights (model.lora.rank=0)",
                     code="bad-combination",
                 )
+
+    def _check_shares(self) -> None:
+        data = self.data
+        if data.micro_batch and data.batch // data.micro_batch % self.processes:
+            raise UserError(
+                f"{data.batch // data.micro_batch} micro-batches a step (data.batch={data.batch} / data.micro_batch="
+                f"{data.micro_batch}) cannot be shared by {self.processes} processes: make it a multiple",
+                code="bad-combination",
+            )
+        if data.batch % self.processes:
+            raise UserError(
+                f"data.batch={data.batch} sequences cannot be shared by {self.processes} processes: make it a multiple",
+                code="bad-combination",
+            )

@@ -99,7 +99,7 @@ def possible(run: Run) -> Run | None:
 
 def memory_lines(run: Run, lm: DuplexLM) -> Iterator[str]:
     """Yields the memory of a rank by strategy and mode, and its parts for the run itself."""
-    yield f"memory of a GPU in GB, at {run.data.micro_batch} x {run.data.max_frames} frames a pass:"
+    yield f"memory of a GPU in GB, at {run.data.pass_frames:,} frames a pass:"
     rows = [["", *MODES]]
     strategies = ("ddp", *FSDP, *ZERO) if run.processes > 1 else ("ddp",)
     for made in filter(None, (with_strategy(run, strategy) for strategy in strategies)):
@@ -131,7 +131,11 @@ def fit_lines(run: Run, lm: DuplexLM, gpu: Gpu | None) -> Iterator[str]:
 
 def changes(run: Run) -> Iterator[list[str]]:
     """Yields changes of settings from those that cost least to those that cost most, as words of the command."""
-    smaller = [f"data.micro_batch={size}" for size in (8, 4, 2, 1) if size < run.data.micro_batch]
+    if run.data.micro_batch:
+        smaller = [f"data.micro_batch={size}" for size in (8, 4, 2, 1) if size < run.data.micro_batch]
+    else:
+        sizes = (count * run.data.max_frames for count in (8, 4, 2, 1))
+        smaller = [f"data.micro_frames={size}" for size in sizes if size < run.data.pass_frames]
     full = "model.activation_checkpointing=full"
     steps = [[word] for word in smaller] + [[full]] + [[full, word] for word in smaller]
     yield from steps

@@ -65,21 +65,21 @@ def step_time(run: Run, lm: DuplexLM, gpu: Gpu, frames: float) -> StepTime:
     moved = kept * rows * PASSES_OVER_MEMORY[mode] * (ADAPTERS_MOVE if run.model.lora.rank else 1.0)
     sizes = parameter_sizes(run, lm)
     if settings.strategy in (*FSDP, "zero3") and settings.shards > 1:
-        moved += SHARDING_MOVES * lm.num_parameters() * run.passes
+        moved += SHARDING_MOVES * lm.num_parameters() * run.passes(frames)
     if run.model.lora.base != "full":
         uses = 3 if mode == "full" else 2  # Forward, once more where it is computed again, and backward.
-        moved += uses * run.passes * DENSE_AGAIN * (lm.num_parameters() - sizes.trained)
+        moved += uses * run.passes(frames) * DENSE_AGAIN * (lm.num_parameters() - sizes.trained)
     moved += OPTIMIZER_MOVES * sizes.trained / settings.shards
     return StepTime(
         products=(total - attention + again) / (PRODUCTS_REACH * gpu.peak),
         attention=(attention + attention_again) / (ATTENTION_REACHES * gpu.peak),
         memory=moved / (MEMORY_REACHES * gpu.bandwidth),
-        exchanged=exchanged_bytes(run, lm, sizes.trained),
+        exchanged=exchanged_bytes(run, lm, sizes.trained, frames),
         useful_flops=total,
     )
 
 
-def exchanged_bytes(run: Run, lm: DuplexLM, trained: int) -> float:
+def exchanged_bytes(run: Run, lm: DuplexLM, trained: int, frames: float) -> float:
     """Returns the bytes that a rank receives in a step: gathered bf16 weights, and fp32 gradients."""
     if run.processes == 1:
         return 0.0
@@ -87,5 +87,5 @@ def exchanged_bytes(run: Run, lm: DuplexLM, trained: int) -> float:
     if run.trainer.strategy in (*FSDP, "zero3"):  # Weights twice, and gradients, in each pass.
         inside = (1 - 1 / shards) * (2 * 2.0 * lm.num_parameters() + 4.0 * trained)
         between = 2 * (1 - shards / run.processes) * 4.0 * trained / shards  # Shards of the gradient, among copies.
-        return run.passes * (inside + between)
+        return run.passes(frames) * (inside + between)
     return (1 - 1 / run.processes) * 2 * 4.0 * trained  # Gradients are added up and spread, or weights after them.

@@ -1,104 +1,33 @@
 """From shards to micro-batches: sequences with their prompt, in an order that is a pure function of the seed."""
 
-# Shapes: B batch, K streams, M some, T frames
-
 import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from data_pipelines.records.schema import SIDES
 from data_pipelines.shards.index import BadSample, ShardReader
 from data_pipelines.shards.manifest import read_manifest
 from data_pipelines.shards.order import Mixture, Place, StepPlan
+from data_pipelines.shards.packing import packed
 from data_pipelines.shards.storage import StorageError, storage_at
-from model.config import ZERO_ID, LMConfig
-from model.duplex import LossRows, loss_rows
 from model.errors import UserError
+from model.prompt import PAUSE_FRAMES, wrap_role
 from ppx_train.config.data import Data
-from ppx_train.config.parts import Loss
-from ppx_train.training.loss import target_weights
+from ppx_train.training.micro_batch import MicroBatch, collate
 from ppx_train.training.ranks import rank, world_size
 from ppx_train.training.sequences import SequenceBuilder, TrainingSequence, dropped_parts
 
 CHARS_PER_PIECE = 4
 """Characters of role text per token, assumed to estimate lengths for batching before the text is tokenised."""
+FEWEST_CHARS_PER_PIECE = 2
+"""The same for the room of a sequence: with fewer, its prompt takes the difference from the end of its dialogue."""
 REQUESTS = 16
 """Concurrent requests to shards that are read by URL."""
-
-
-@dataclass
-class MicroBatch:
-    """Sequences padded to the longest, with all that a forward pass would otherwise ask a GPU for.
-
-    codes_BKT int64 (ZERO_ID on padding); weights_BKT fp32, the loss weight of each target; lengths in frames; rows:
-    which positions carry loss.
-    """
-
-    codes_BKT: Tensor
-    weights_BKT: Tensor
-    lengths: tuple[int, ...]
-    rows: LossRows
-    ids: tuple[str, ...]
-    sources: tuple[str, ...]
-    dropped: tuple[tuple[str, ...], ...]
-    """The parts of its prompt that each sequence goes without, see TrainingSequence."""
-
-    @property
-    def frames(self) -> int:
-        """Frames that are not padding."""
-        return sum(self.lengths)
-
-    def to(self, device: torch.device, **_: Any) -> "MicroBatch":
-        """Returns a copy on `device`; Lightning calls it with more arguments, which change nothing."""
-
-        def there(part: Tensor) -> Tensor:
-            # Only a copy from pinned memory lets the host run ahead of the GPU.
-            return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
-
-        text_M, audio_M, num_steps = self.rows
-        return replace(
-            self,
-            codes_BKT=there(self.codes_BKT),
-            weights_BKT=there(self.weights_BKT),
-            rows=LossRows(there(text_M), there(audio_M), num_steps),
-        )
-
-    def without_loss(self) -> "MicroBatch":
-        """Returns the same sequences with no loss on any of them."""
-        nothing = self.codes_BKT.new_zeros(1)
-        return replace(
-            self, weights_BKT=torch.zeros_like(self.weights_BKT), rows=LossRows(nothing, nothing, num_steps=1)
-        )
-
-
-def collate(sequences: Sequence[TrainingSequence], loss: Loss, lm: LMConfig) -> MicroBatch:
-    """Pads sequences to one length and weighs their targets; padding adds no embedding and no loss."""
-    lengths = tuple(sequence.codes_KT.shape[1] for sequence in sequences)
-    streams = sequences[0].codes_KT.shape[0]
-    codes_BKT = torch.full((len(sequences), streams, max(lengths)), ZERO_ID, dtype=torch.int64)
-    has_loss_BT = torch.zeros(len(sequences), max(lengths), dtype=torch.bool)
-    for row, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
-        codes_BKT[row, :, :length] = sequence.codes_KT
-        has_loss_BT[row, :length] = sequence.has_loss_T
-    weights_BKT = target_weights(codes_BKT, has_loss_BT, torch.tensor(lengths), loss, lm)
-    return MicroBatch(
-        codes_BKT=codes_BKT,
-        weights_BKT=weights_BKT,
-        lengths=lengths,
-        rows=loss_rows(lm, codes_BKT, weights_BKT, lengths),
-        ids=tuple(sequence.id for sequence in sequences),
-        sources=tuple(sequence.source for sequence in sequences),
-        dropped=tuple(sequence.dropped for sequence in sequences),
-    )
 
 
 class SamplePool:
@@ -116,6 +45,8 @@ class SamplePool:
         """For each source [samples, 2]: the number of the reader and the row in it."""
         self.lengths: dict[str, npt.NDArray[np.int32]] = {}
         """For each source [samples]: frames, prompt included, as far as the index knows them."""
+        self.rooms: dict[str, npt.NDArray[np.int32]] = {}
+        """For each source [samples]: frames that a sequence has at most; what would go beyond them is cut."""
         for path in data.paths:
             if data.paths.count(path) > 1:
                 raise UserError(
@@ -138,15 +69,21 @@ class SamplePool:
         data, index = self.data, reader.index.columns
         usable = np.ones(len(reader), bool) if data.both_sides else index["side"] == SIDES.index("left")
         frames = index["voice_frames"] + index["role_chars"] // CHARS_PER_PIECE + index["num_frames"]
+        longest_role = (index["role_chars"] + len(wrap_role(""))) // FEWEST_CHARS_PER_PIECE
+        rooms = index["voice_frames"] + longest_role + 2 * PAUSE_FRAMES + index["num_frames"]
+        if data.micro_frames is None:  # Nothing depends on the room of a sequence.
+            rooms = np.full_like(frames, data.max_frames)
         for number, source in enumerate(reader.index.source_names):
             at = np.flatnonzero(usable & (index["source"] == number)).astype(np.int32)
+            if not len(at):
+                continue
             rows = np.stack([np.full_like(at, len(self.readers)), at], axis=1)
-            lengths = np.minimum(data.max_frames, frames[at]).astype(np.int32)
-            if source in self.rows:
-                rows = np.concatenate([self.rows[source], rows])
-                lengths = np.concatenate([self.lengths[source], lengths])
-            if len(rows):
-                self.rows[source], self.lengths[source] = rows[: data.limit], lengths[: data.limit]
+            for column, more in (
+                (self.rows, rows),
+                (self.lengths, np.minimum(data.max_frames, frames[at]).astype(np.int32)),
+                (self.rooms, np.minimum(data.max_frames, rooms[at]).astype(np.int32)),
+            ):
+                column[source] = np.concatenate([column[source], more] if source in column else [more])[: data.limit]
         self.readers.append(reader)
 
     @property
@@ -162,15 +99,16 @@ class SamplePool:
     def sequence(self, place: Place) -> TrainingSequence:
         """Returns the sequence at a place; a bad sample is recorded and the next good one of its source is taken.
 
+        It never exceeds the room of the place.
         Raises: UserError if every sample of the source is bad; StorageError if a disk or a server fails.
         """
-        rows, builder = self.rows[place.source], self.builder
+        rows, builder, room = self.rows[place.source], self.builder, int(self.rooms[place.source][place.row])
         dropped = () if self.seed is None else dropped_parts(self.data, self.seed, place.number)
         for skipped in range(len(rows)):
             number, row = rows[(place.row + skipped) % len(rows)].tolist()
             reader = self.readers[number]
             try:
-                return builder(reader.read(row), dropped)
+                return builder(reader.read(row), dropped, room)
             except StorageError:
                 raise  # The sample is not at fault: no sample may be skipped because a disk or a server fails.
             except UserError as why:
@@ -205,6 +143,7 @@ class StepLoader:
         later = {from_step * data.batch: mix for from_step, mix in data.mixtures.items() if from_step}
         mixture = Mixture(pool.lengths, data.mix, seed=seed, by=data.mix_by, later=later)
         self.plan = StepPlan(mixture, batch=data.batch, micro_batch=data.micro_batch, window=data.bucket_steps)
+        self.budget = data.micro_frames
         self.pool, self.read_ahead, self.consumed = pool, read_ahead, 0
         self.seconds_waited = 0.0
         """How long training has waited for steps, on this rank."""
@@ -213,9 +152,19 @@ class StepLoader:
         """Returns more steps than any run takes: the order of samples has no end."""
         return 10**9
 
-    def step(self, number: int, first: int, stride: int) -> list[MicroBatch]:
-        """Returns the micro-batches first, first + stride, ... of one step."""
-        return self.pool.batches(self.plan.step(number)[first::stride])
+    def step(self, number: int, rank: int, ranks: int) -> list[MicroBatch]:
+        """Returns the micro-batches of one of several ranks for a step, as many as those of every other rank."""
+        return self.pool.batches(self.groups(number, ranks)[rank::ranks])
+
+    def groups(self, number: int, ranks: int) -> list[list[Place]]:
+        """Returns the micro-batches of all ranks for a step; rank r takes number r, r + ranks, ..."""
+        groups = self.plan.step(number)
+        if self.budget is None:
+            return groups
+        ((*places,),) = groups
+        room = [int(self.pool.rooms[place.source][place.row]) for place in places]
+        parts = packed([self.plan.length(place) for place in places], room, ranks=ranks, budget=self.budget)
+        return [[places[i] for i in part] for part in parts]
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         """Yields steps from `consumed` on. Raises: what reading a step raises, in the training thread."""
@@ -275,8 +224,23 @@ def heldout_batches(pool: SamplePool, data: Data) -> list[MicroBatch]:
     chosen = sorted(turns)[: data.heldout_samples]
     chosen.sort(key=lambda item: (pool.lengths[item[1]][item[0]], item[1], item[0]))
     places = [Place(source, at, number) for number, (at, source) in enumerate(chosen)]
-    batches = pool.batches([places[k : k + data.micro_batch] for k in range(0, len(places), data.micro_batch)])
+    batches = pool.batches(_consecutive(pool, data, places))
     # A sharded model needs the same number of forward passes on every rank, so batches without loss fill the gap.
     while len(batches) % world_size():
         batches.append(batches[-1].without_loss())
     return batches[rank() :: world_size()]
+
+
+def _consecutive(pool: SamplePool, data: Data, places: Sequence[Place]) -> list[list[Place]]:
+    """Cuts the places into micro-batches without changing their order."""
+    groups: list[list[Place]] = []
+    left = 0
+    for place in places:
+        # With a fixed count all have the room of the longest, and a pass that of so many.
+        room = int(pool.rooms[place.source][place.row])
+        if room > left:
+            groups.append([])
+            left = data.pass_frames
+        groups[-1].append(place)
+        left -= room
+    return groups

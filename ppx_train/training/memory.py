@@ -115,13 +115,13 @@ def rank_memory(run: Run, lm: DuplexLM) -> RankMemory:
         weights, copies = width * sizes.trained + masters + sizes.frozen_bytes, 0.0
     if settings.offload:
         moments, weights = 0.0, weights if strategy == "zero2" else 0.0
-    frames = run.data.micro_batch * run.data.max_frames
+    frames = run.data.pass_frames
     kept, work = activation_bytes(lm.config, run.model.activation_checkpointing, run.model.lora.rank, width)
     logits = min(CHUNK_LOGITS["cuda"], frames * lm.config.text_card) * (width + 8.0)
     return RankMemory(
         weights=weights,
         moments=moments,
-        gradients=gradients if run.passes > 1 else 0.0,
+        gradients=gradients if run.passes() > 1 else 0.0,
         copies=copies,
         activations=frames * kept,
         work=max(frames * work, logits),

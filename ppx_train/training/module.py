@@ -18,9 +18,9 @@ from model.errors import UserError
 from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
-from ppx_train.training.data import MicroBatch
 from ppx_train.training.guard import MAX_SKIPPED, SpikeGuard
 from ppx_train.training.loss import group_weights, total_loss
+from ppx_train.training.micro_batch import MicroBatch
 from ppx_train.training.optim import gradient_norms, lr_scale, make_optimizer, moments_by_name, parameter_groups
 from ppx_train.training.ranks import all_sum, rank, world_size
 from ppx_train.training.sharded import ShardedStrategy

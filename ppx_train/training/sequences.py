@@ -73,8 +73,10 @@ class SequenceBuilder:
                 code="bad-combination",
             )
 
-    def __call__(self, sample: Sample, dropped: Collection[str] = ()) -> TrainingSequence:
-        """Returns the hybrid prompt from frame 1 on, then the dialogue, cut to the budget.
+    def __call__(
+        self, sample: Sample, dropped: Collection[str] = (), max_frames: int | None = None
+    ) -> TrainingSequence:
+        """Returns the hybrid prompt from frame 1 on, then the dialogue, cut to `max_frames` (None: those of the data).
 
         dropped: parts of the prompt that are left out, of "voice" and "prompt" (the role).
         Raises: BadSample if the prompt leaves no room or the text falls behind the audio.
@@ -88,7 +90,7 @@ class SequenceBuilder:
         prompt_KP = self._prompt(
             None if "voice" in dropped else sample.voice_codes_QP, [] if "prompt" in dropped else role
         )
-        room = self.data.max_frames - (prompt_KP.shape[1] - 1)
+        room = (max_frames or self.data.max_frames) - (prompt_KP.shape[1] - 1)
         frames = min(room, codes_QT.shape[1])
         if frames < MIN_DIALOGUE_FRAMES:
             raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")

@@ -30,8 +30,8 @@ from ppx_train.config.trainer import FSDP
 from ppx_train.planning.gpus import find_gpu
 from ppx_train.planning.speed import step_time
 from ppx_train.training.build import empty_lm, trainable_lm
-from ppx_train.training.data import MicroBatch, collate
 from ppx_train.training.memory import rank_memory
+from ppx_train.training.micro_batch import MicroBatch, collate
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.optim import make_optimizer
 from ppx_train.training.parallel import shard
@@ -64,7 +64,7 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
         # The library is loaded, and makes its levels, while there is no GPU and tensors have values.
         levels = bitsandbytes().create_linear_map(signed=True)
         bitsandbytes().create_linear_map = lambda **_: levels
-    passes = passes or run.data.batch // run.data.micro_batch // run.processes
+    passes = passes or run.passes()
     planned = plan_of(run, passes)
     pretend()
     batches = [host_batch(run) for _ in range(passes)]
@@ -93,10 +93,15 @@ def train(recipe: str, *settings: str, passes: int | None = None) -> Figures:
 
 def plan_of(run: Run, passes: int) -> dict[str, float]:
     """What `ppx-train plan` would say of a step of so many passes on an H100."""
-    run = replace(run, data=replace(run.data, batch=passes * run.data.micro_batch * run.processes))
+    run = replace(run, data=replace(run.data, batch=passes * sequences_of(run) * run.processes))
     lm = empty_lm(run)
     step = step_time(run, lm, find_gpu("H100"), run.data.max_frames)
     return {"peak GB": rank_memory(run, lm).total / GB, "ms": step.total * 1e3}
+
+
+def sequences_of(run: Run) -> int:
+    """Sequences of the longest length in a micro-batch."""
+    return run.data.pass_frames // run.data.max_frames
 
 
 def host_batch(run: Run) -> MicroBatch:
@@ -105,7 +110,7 @@ def host_batch(run: Run) -> MicroBatch:
     frames = run.data.max_frames
     codes_KT = torch.randint(run.model.lm.card, (run.model.lm.num_streams, frames), generator=generator)
     has_loss_T = torch.ones(frames, dtype=torch.bool)
-    return collate([TrainingSequence("x", codes_KT, has_loss_T)] * run.data.micro_batch, run.loss, run.model.lm)
+    return collate([TrainingSequence("x", codes_KT, has_loss_T)] * sequences_of(run), run.loss, run.model.lm)
 
 
 @contextmanager

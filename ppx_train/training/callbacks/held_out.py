@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from ppx_train.config.run import Run
 from ppx_train.training.callbacks.meters import log, stream_metrics
-from ppx_train.training.data import MicroBatch, SamplePool, heldout_batches
+from ppx_train.training.data import SamplePool, heldout_batches
+from ppx_train.training.micro_batch import MicroBatch
 from ppx_train.training.module import DuplexModule
 
 

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from model.config import FRAME_RATE
 from ppx_train.config.run import Run
 from ppx_train.training.build import empty_lm
-from ppx_train.training.data import MicroBatch, StepLoader
+from ppx_train.training.data import StepLoader
 from ppx_train.training.flops import TrainingFlops, device_peak, keys_seen
 from ppx_train.training.loss import stream_groups
+from ppx_train.training.micro_batch import MicroBatch
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import all_sum, rank, world_size
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from model.config import FRAME_RATE
 from ppx_train.training.callbacks.meters import log
-from ppx_train.training.data import MicroBatch
+from ppx_train.training.micro_batch import MicroBatch
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import all_sum
 

@@ -67,11 +67,11 @@ def test_what_is_to_be_changed_fits_and_is_accepted_by_the_command(recipe: str) 
 
 def test_a_whole_copy_takes_sixteen_bytes_a_weight_and_shards_take_their_part() -> None:
     weights = DuplexLM(run_of("service_only").model.lm, device="meta").num_parameters()
-    run = run_of("service_only", "trainer.strategy=ddp", "trainer.devices=8", "data.micro_batch=1")
+    run = run_of("service_only", "trainer.strategy=ddp", "trainer.devices=8", "data.micro_frames=2048")
     whole = rank_memory(run, empty_lm(run))
     assert whole.weights + whole.moments == 12.0 * weights and whole.end == 16.0 * weights
     for processes in (2, 4):
-        words = ("trainer.strategy=fsdp2", f"trainer.devices={processes}", "data.micro_batch=1")
+        words = ("trainer.strategy=fsdp2", f"trainer.devices={processes}", "data.micro_frames=2048")
         part = rank_memory(run_of("service_only", *words), empty_lm(run))
         assert part.weights == 4.0 * weights / processes and part.moments == 8.0 * weights / processes
 

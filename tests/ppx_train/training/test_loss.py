@@ -7,8 +7,8 @@ import torch
 
 from model.config import ZERO_ID, LMConfig
 from ppx_train.config.parts import Loss, Optim
-from ppx_train.training.data import collate
 from ppx_train.training.loss import group_weights, target_weights, total_loss
+from ppx_train.training.micro_batch import collate
 from ppx_train.training.optim import lr_scale, make_optimizer
 from ppx_train.training.sequences import TrainingSequence
 from tests.model.golden import language_model, lm_config, tensors
