@@ -41,8 +41,8 @@ class Data:
     micro_frames: int | None = None
     """Frames per forward pass at most; the sequences of a step are shared out evenly, in as few passes as hold them."""
     micro_batch: int | None = None
-    """Instead of data.micro_frames, sequences per forward pass, of similar length; batch / micro_batch / processes passes
-    are accumulated."""
+    """Instead of data.micro_frames, sequences per forward pass, of similar length: batch / micro_batch / processes
+    passes are accumulated."""
     max_frames: int = 2048
     """The longest sequence, prompt included, in frames of 80 ms; longer dialogues are cut at the end."""
     bucket_steps: int = 16

@@ -38,7 +38,7 @@ class Run(AnyJob):
     logging: Logging = field(default_factory=Logging)
 
     def passes(self, frames: float | None = None) -> int:
-        """Returns the micro-batches of a process in a step whose sequences have `frames` frames, by default the most."""
+        """Returns the micro-batches of a process in a step of sequences of `frames` frames, by default the most."""
         sequences = self.data.batch // self.processes
         if self.data.micro_batch:
             return sequences // self.data.micro_batch

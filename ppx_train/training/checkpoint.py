@@ -164,9 +164,7 @@ RESUMABLE_KEYS = {f"trainer.{name}" for name in ("checkpoint_every", "keep_check
 RESUMABLE_KEYS |= {"data.allow_changed", "trainer.profile", "trainer.hang_seconds"}
 # These change in which order sums are taken: the result is the same up to rounding.
 PARALLEL_KEYS = {f"trainer.{name}" for name in ("strategy", "devices", "num_nodes", "shard_size", "offload")}
-PARALLEL_KEYS |= {
-    "data.micro_frames"
-}  # A change to or from data.micro_batch, which alters the steps, is refused by that.
+PARALLEL_KEYS |= {"data.micro_frames"}  # Where it is null, data.micro_batch differs too.
 
 
 def check_same_run(run: Job, checkpoint: Path) -> list[str]:

@@ -18,7 +18,7 @@ from model.config import FRAME_RATE
 from model.errors import UserError
 from model.extras import require
 from model.files import LOCK, lock, write_bytes
-from model.kernels.allocator import grow_segments, keep_freed_memory
+from model.kernels.allocator import grow_segments, keep_few_kernels, keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
 from ppx_train.config.load import Job
 from ppx_train.config.run import Run
@@ -80,6 +80,7 @@ def _train(run: Run) -> int:
         torch.set_num_threads(run.trainer.threads)
     if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         keep_freed_memory()
+        keep_few_kernels()
     else:
         grow_segments()
     codec, tokenizer = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)

@@ -77,7 +77,29 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("recipe=quickstart groups=[a]", "bad-value", "groups=[a]"),
         ("recipe=quickstart trainer.precision=bf16", "bad-value", "expected one of"),
         ("recipe=mix_real_synth", "missing-option", "data.paths is not set"),
-        ("recipe=quickstart data.batch=7", "bad-combination", "data.batch=7 is not a multiple of data.micro_batch=4"),
+        ("recipe=quickstart data.batch=7", "bad-combination", "data.batch=7 sequences cannot be shared by 2 processes"),
+        (
+            "recipe=quickstart data.micro_batch=4",
+            "bad-combination",
+            "data.micro_frames=1024 and data.micro_batch=4: give",
+        ),
+        ("recipe=quickstart data.micro_frames=null", "bad-combination", "give one of them"),
+        ("recipe=quickstart data.micro_frames=0", "bad-value", "data.micro_frames=0"),
+        (
+            "recipe=quickstart data.micro_frames=511",
+            "bad-combination",
+            "does not hold a sequence of data.max_frames=512",
+        ),
+        (
+            "recipe=quickstart data.micro_frames=null data.micro_batch=4 data.batch=7",
+            "bad-combination",
+            "data.batch=7 is not a multiple of data.micro_batch=4",
+        ),
+        (
+            "recipe=quickstart data.micro_frames=null data.micro_batch=8",
+            "bad-combination",
+            "1 micro-batches a step (data.batch=8 / data.micro_batch=8) cannot be shared by 2 processes",
+        ),
         ("recipe=quickstart data.batch=0", "bad-value", "data.batch=0"),
         ("recipe=quickstart data.paths=[]", "missing-option", "data.paths is empty"),
         ("recipe=quickstart data.limit=0", "bad-value", "data.limit=0"),
@@ -190,10 +212,10 @@ def torchrun(monkeypatch: pytest.MonkeyPatch, processes: int, nodes: int = 1) ->
 
 def test_under_torchrun_devices_and_nodes_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun(monkeypatch, 2, nodes=2)
-    run = load(["recipe=quickstart", "data.micro_batch=1"])
+    run = load(["recipe=quickstart"])
     assert (run.trainer.devices, run.trainer.num_nodes, run.processes) == (2, 2, 4)
-    assert load(["recipe=quickstart", "data.micro_batch=1", "trainer.devices=2", "trainer.num_nodes=2"]) == run
-    layers = layers_of(["recipe=quickstart", "data.micro_batch=1"])
+    assert load(["recipe=quickstart", "trainer.devices=2", "trainer.num_nodes=2"]) == run
+    layers = layers_of(["recipe=quickstart"])
     assert "devices: 2  # torchrun" in marked_yaml(merge(layers), layers)
 
 
@@ -284,7 +306,7 @@ def test_every_setting_has_a_help_text() -> None:
 def test_the_words_that_a_shell_completes_are_words_of_the_command() -> None:
     words = setting_words()
     assert {"recipe=quickstart", "optim=lora", "data.mix=", "resume=true", "trainer.precision=32-true"} <= set(words)
-    needed = {"trainer.strategy=hybrid": "trainer.num_nodes=2 data.micro_batch=2"}
+    needed = {"trainer.strategy=hybrid": "trainer.num_nodes=2"}
     needed |= {"trainer.offload=true": "trainer.strategy=zero2"}
     for word in words:
         if word.startswith(("trainer.", "resume=", "logging.")) and not word.endswith("="):

@@ -1,6 +1,7 @@
 """Freed memory stays with the process, as glibc itself reports it."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -47,6 +48,47 @@ def test_a_large_block_is_given_back_to_the_system_before_and_kept_after() -> No
     before, took_effect, after = json.loads(done.stdout)
     assert before == [1, False]
     assert took_effect and after == [0, True]
+
+
+NEW_SHAPES = """
+import json, sys
+from pathlib import Path
+import torch
+from model.kernels import allocator
+from model.kernels.matmul import linear
+
+torch.set_num_threads(1)
+if sys.argv[1] == "few":
+    allocator.keep_few_kernels()
+weight, sizes = torch.ones(256, 256), []
+for rows in range(100, 400):
+    linear(torch.ones(rows, 256), weight)
+    sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
+print(json.dumps(sizes[-1] - sizes[100]))
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_products_of_ever_new_shapes_take_no_more_memory_once_their_kernels_are_bounded() -> None:
+    pages = []
+    for words in ("few", "as they come"):
+        command = [sys.executable, "-c", NEW_SHAPES, words]
+        environment = {name: value for name, value in os.environ.items() if name not in allocator.ONEDNN_CACHES}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
+        assert done.returncode == 0, done.stderr
+        pages.append(json.loads(done.stdout))
+    if pages[1] < 1000:
+        pytest.skip("oneDNN keeps next to nothing on this processor")
+    assert pages[0] < 0.25 * pages[1]
+
+
+def test_a_number_of_kernels_that_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = allocator.ONEDNN_CACHES
+    monkeypatch.setenv(one, "7")
+    monkeypatch.setenv(other, "")
+    monkeypatch.delenv(other)
+    allocator.keep_few_kernels()
+    assert os.environ[one] == "7" and os.environ[other] == str(allocator.KEPT_KERNELS)
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,34 @@ def test_a_gpus_kernel_is_handed_the_ends_of_the_sequences_and_their_window(
     torch.testing.assert_close(packed_attention(query, key, value, lengths, context), plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.gpu  # Not yet run: no GPU was at hand.
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("context", [64, 3000])
+def test_flash_attention_of_packed_sequences_is_the_plain_one(context: int) -> None:
+    """In bf16 against fp32 on the CPU: outputs and gradients, and that nothing comes from beyond the window."""
+    lengths = [700, 1, 130, 257]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(4, sum(lengths), 128, generator=generator) for _ in range(3)]
+    grad = torch.randn(4, sum(lengths), 128, generator=generator)
+
+    def run(device: str, dtype: torch.dtype, values: list[Tensor]) -> list[Tensor]:
+        leaves = [x.to(device, dtype).requires_grad_() for x in values]
+        y = packed_attention(*leaves, lengths, context)
+        y.backward(grad.to(device, dtype))
+        return [y.detach().float().cpu(), *(x.grad.float().cpu() for x in leaves if x.grad is not None)]
+
+    assert attention._has_packed_flash(inputs[0].to("cuda", torch.bfloat16))
+    inputs = [x.bfloat16().float() for x in inputs]
+    ours = run("cuda", torch.bfloat16, inputs)
+    for got, expected in zip(ours, run("cpu", torch.float32, inputs), strict=True):
+        assert (got - expected).norm() < 0.01 * expected.norm()
+    changed = [x.clone() for x in inputs]
+    for x in changed[1:]:
+        x[:, 0] += 100  # The first frame of the first sequence: only queries within its window may see it.
+    moved = (run("cuda", torch.bfloat16, changed)[0] - ours[0]).abs().amax((0, 2)) > 0
+    assert moved[: min(context, 700)].all() and not moved[min(context, 700) :].any()
+
+
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
     frames = torch.arange(query.shape[-2])
     age = frames[:, None] - frames

@@ -33,7 +33,7 @@ def completions(line: str, folder: Path) -> set[str]:
     [
         ("ppx-train rec", {"recipe=quickstart", "recipe=lora_voice", "recipes"}),
         ("ppx-train recipe=quickstart optim=", {"lora", "published", "scratch"}),  # bash completes after the "="
-        ("ppx-train recipe=quickstart data.mi", {"data.mix=", "data.micro_batch="}),
+        ("ppx-train recipe=quickstart data.mi", {"data.mix=", "data.micro_batch=", "data.micro_frames="}),
         ("ppx-train recipe=quickstart --p", {"--print"}),
         ("ppx-data sp", {"speak"}),
         ("ppx-data speak --engine ", {"kokoro", "espeak"}),
