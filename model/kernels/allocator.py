@@ -33,9 +33,9 @@ def keep_freed_memory() -> bool:
 def keep_few_kernels() -> None:
     """Lets oneDNN keep the kernels of the shapes of one pass instead of 1,024, unless the user said how many.
 
-    It makes a kernel for every new shape, and every batch has other lengths. At 0.6 MB (fp32) to 0.8 MB (bf16) each, as
-    measured on small products, 1,024 of them hold 0.6 to 0.8 GB that is hardly used again. It must come before the first
-    product.
+    It makes a kernel for every new shape, and every batch has other lengths. At 0.6 MB (fp32) to 0.8 MB (bf16), as
+    measured on small products, 1,024 of them hold 0.6 to 0.8 GB, and are hardly used again. It must come before the
+    first product.
     """
     for name in ONEDNN_CACHES:
         os.environ.setdefault(name, str(KEPT_KERNELS))

@@ -24,8 +24,6 @@ from ppx_train.training.sequences import SequenceBuilder, TrainingSequence, drop
 
 CHARS_PER_PIECE = 4
 """Characters of role text per token, assumed to estimate lengths for batching before the text is tokenised."""
-FEWEST_CHARS_PER_PIECE = 2
-"""The same for the room of a sequence: with fewer, its prompt takes the difference from the end of its dialogue."""
 REQUESTS = 16
 """Concurrent requests to shards that are read by URL."""
 
@@ -68,9 +66,10 @@ class SamplePool:
     def _add(self, reader: ShardReader) -> None:
         data, index = self.data, reader.index.columns
         usable = np.ones(len(reader), bool) if data.both_sides else index["side"] == SIDES.index("left")
-        frames = index["voice_frames"] + index["role_chars"] // CHARS_PER_PIECE + index["num_frames"]
-        longest_role = (index["role_chars"] + len(wrap_role(""))) // FEWEST_CHARS_PER_PIECE
-        rooms = index["voice_frames"] + longest_role + 2 * PAUSE_FRAMES + index["num_frames"]
+        without_role = index["voice_frames"] + index["num_frames"]
+        frames = without_role + index["role_chars"] // CHARS_PER_PIECE
+        # A token has a character at least, but for those that a tokenizer can only spell in bytes.
+        rooms = without_role + index["role_chars"] + len(wrap_role("")) + 2 * PAUSE_FRAMES
         if data.micro_frames is None:  # Nothing depends on the room of a sequence.
             rooms = np.full_like(frames, data.max_frames)
         for number, source in enumerate(reader.index.source_names):

@@ -90,10 +90,10 @@ class SequenceBuilder:
         prompt_KP = self._prompt(
             None if "voice" in dropped else sample.voice_codes_QP, [] if "prompt" in dropped else role
         )
-        room = (max_frames or self.data.max_frames) - (prompt_KP.shape[1] - 1)
-        frames = min(room, codes_QT.shape[1])
+        max_frames = max_frames or self.data.max_frames
+        frames = min(max_frames - (prompt_KP.shape[1] - 1), codes_QT.shape[1])
         if frames < MIN_DIALOGUE_FRAMES:
-            raise BadSample(sample.id, f"{frames} frames left after a prompt of {prompt_KP.shape[1]}")
+            raise BadSample(sample.id, f"{frames} of {max_frames} frames left after a prompt of {prompt_KP.shape[1]}")
         words = [word for word in sample.words if word.start * FRAME_RATE < frames]
         text = text_stream(words, frames, self.words, self.lm)
         if text.max_lag_frames > self.data.max_text_lag_frames:

@@ -36,11 +36,14 @@ from model.mimi.files import load_mimi
 from model.weights.sources import codec_path
 from ppx_train.config.data import Data
 from ppx_train.config.parts import Loss
+from ppx_train.training.micro_batch import collate
 from ppx_train.training.sequences import SequenceBuilder
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 WORDS = [word for word in README.read_text("utf-8").split() if word.isalpha()]
 """What the dialogues say."""
+OF_A_RANK = 4
+"""Sequences of a step that each of 8 GPUs takes of a batch of 32."""
 SHARD_BYTES = 700 * 800_000 + 100_000_000
 """The size that an index without shards states for each."""
 
@@ -148,6 +151,11 @@ def child(what: str, split: Path, reads: int) -> Any:
     figures["codes, words and role prompt, samples/s"] = rate(reader.read, order[: reads // 4])
     build = rate(lambda i: builder(small_codes(reader.read(i), builder)), order[: reads // 20])
     figures["whole training sequences, samples/s"] = build
+    steps = [order[k : k + OF_A_RANK] for k in range(0, reads // 20 - OF_A_RANK, OF_A_RANK)]
+    figures[f"steps of {OF_A_RANK} sequences as a rank is handed them, steps/s"] = rate(
+        lambda k: collate([builder(small_codes(reader.read(i), builder)) for i in steps[k]], Loss(), lm),
+        list(range(len(steps))),
+    )
     return figures
 
 

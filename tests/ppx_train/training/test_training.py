@@ -429,7 +429,7 @@ def test_an_index_that_was_changed_since_is_refused_before_training(prepared: Pa
         (["model.tokenizer=nowhere.model"], "not-found", "tokenizer=nowhere.model"),
         (["model.codec=small", "model.lm.card=512"], "bad-combination", "mimi_small.safetensors"),
         (["model.revision=main"], "bad-combination", "model.revision"),
-        (["data.max_frames=40"], "no-data", "frames left after a prompt"),
+        (["data.max_frames=40"], "no-data", "of 40 frames left after a prompt"),
         (["trainer.accelerator=gpu"], "no-device", "trainer.accelerator=gpu"),
     ],
 )
