@@ -235,7 +235,7 @@ def _consecutive(pool: SamplePool, data: Data, places: Sequence[Place]) -> list[
     groups: list[list[Place]] = []
     left = 0
     for place in places:
-        # With a fixed count all have the room of the longest, and a pass that of so many.
+        # With a fixed count every sequence has the room of the longest, and a pass that of its count.
         room = int(pool.rooms[place.source][place.row])
         if room > left:
             groups.append([])
