@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data_pipelines.shards.order import Mixture, Place, StepPlan, epoch_order, shuffled, shuffled_numbers
+from data_pipelines.shards.packing import packed
 from model.errors import Code
 from tests.refusals import refused
 
@@ -207,6 +208,40 @@ def test_a_window_ends_where_a_mixture_begins() -> None:
     assert in_order == list(range(4 * 49))  # the windows are steps 0-9, 10-16, 17-18, 19-28, ...
     plain = plan(batch=4, micro_batch=2, window=10)
     assert [ours.step(n) for n in range(10)] == [plain.step(n) for n in range(10)]
+
+
+def whole(batch: int, window: int, **more: Any) -> StepPlan:
+    """A plan without a fixed count of sequences in a micro-batch."""
+    return StepPlan(mixture(3, **more), batch=batch, micro_batch=None, window=window)
+
+
+@pytest.mark.parametrize("batch", [7, 8])
+def test_a_step_without_a_fixed_count_is_one_group_and_its_window_holds_exactly_its_samples(batch: int) -> None:
+    ours = whole(batch, 10)
+    for n in shuffled(range(30), "any"):
+        assert [len(group) for group in ours.step(n)] == [batch]
+    for start in range(0, 30, 10):
+        in_steps = [place.number for n in range(start, start + 10) for place in ours.step(n)[0]]
+        assert sorted(in_steps) == list(range(start * batch, (start + 10) * batch))
+    alone = whole(batch, 1)
+    assert [alone.step(n)[0] for n in range(5)] == [
+        [mixture(3).place(i) for i in range(n * batch, (n + 1) * batch)] for n in range(5)
+    ]
+
+
+@pytest.mark.parametrize(("ranks", "window"), [(8, 1), (16, 16)])
+def test_ranks_wait_for_less_than_a_twentieth_of_a_step(ranks: int, window: int) -> None:
+    draw = Random("talks")
+    lengths = {"one": [min(2048, max(50, round(draw.lognormvariate(6.38, 0.6)))) for _ in range(5000)]}
+    ours = StepPlan(Mixture(lengths, {"one": 1}, seed=1), batch=32, micro_batch=None, window=window)
+    frames = longest = 0
+    for n in range(64):
+        (places,) = ours.step(n)
+        of_step = [ours.length(place) for place in places]
+        sums = [sum(of_step[i] for i in part) for part in packed(of_step, of_step, ranks=ranks, budget=8192)]
+        frames += sum(sums)
+        longest += ranks * sum(max(sums[k : k + ranks]) for k in range(0, len(sums), ranks))
+    assert frames > 0.95 * longest
 
 
 def test_a_mixture_cannot_begin_within_a_step() -> None:

@@ -86,6 +86,15 @@ def test_the_plan_of_adapters_says_what_fits_and_what_to_change(capsys: pytest.C
     assert all(gpu.name in text for gpu in GPUS)
 
 
+def test_passes_are_as_many_as_hold_the_sequences_of_a_rank() -> None:
+    run = run_of("lora_voice")  # 16 sequences in passes of 4,096 frames
+    assert (run.passes(), run.passes(2048), run.passes(1025), run.passes(700), run.passes(256)) == (8, 8, 6, 4, 1)
+    counted = run_of("lora_voice", "data.micro_frames=null", "data.micro_batch=2")
+    assert counted.passes() == counted.passes(700) == 8
+    lm = empty_lm(run)
+    assert rank_memory(counted, lm) == rank_memory(run, lm)
+
+
 def test_a_gpu_that_is_too_small_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "recipe=lora_voice", "data.paths=[not_there]", "--gpu", "rtx 4090")
     assert re.search(r"^24 GB \(RTX 4090\): does not fit; with model\.lora\.base=nf4", text, re.MULTILINE)
