@@ -208,7 +208,7 @@ def make_quickstart() -> Path:
     """What examples find in the folder quickstart: a model, which is returned, and a caller."""
     tiny = LMConfig(
         dim=32, num_layers=2, num_heads=2, depformer_dim=16, depformer_dim_feedforward=66, depformer_num_heads=2,
-        depformer_num_layers=1, text_card=320, card=64, context=40,
+        depformer_num_layers=1, text_card=320, card=64, context=1500,
     )  # fmt: skip
     export = Path("quickstart/export")
     save_native(export, DuplexLM(tiny))
