@@ -22,6 +22,7 @@ from model.config import LMConfig
 from model.duplex import DuplexLM
 from model.weights.checkpoint import save_native
 from ppx_train.cli import chat, export, serve, train, voice
+from ppx_train.cli import check as check_command_line
 from ppx_train.cli import plan as plan_command
 from ppx_train.config.load import layers_of, merge
 from ppx_train.help import settings_help
@@ -63,6 +64,8 @@ def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
     own |= {"ppx-serve": serve.parser}
     if words[:2] == ["ppx-train", "plan"]:
         return plan_command.parser(), words[2:]
+    if words[:2] == ["ppx-train", "check"]:
+        return check_command_line.parser(), words[2:]
     if words[0] in own:
         return own[words[0]](), words[1:]
     if len(words) > 1 and not words[1].isupper() and not words[1].startswith("-"):

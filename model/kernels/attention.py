@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
+from model.kernels.fast_paths import BLOCKS, FLASH, FUSED, STEPS, is_on
+
 QUERY_BLOCK = 128
 """Queries of one block of the temporal attention on a CPU: its scores stay in the cache."""
 STEP_GROUP = {"cpu": 512, "cuda": 2**15}
@@ -40,7 +42,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequenc
 
     Shapes: query, key, value and the result [H, N, E]; `lengths` add up to N.
     """
-    if _has_packed_flash(query):
+    if is_on(FLASH) and has_packed_flash(query.device, query.dtype):
         return _packed_flash(query, key, value, lengths, context)
     if len(set(lengths)) == 1:  # One kernel call serves all sequences of one length: [H, B, T, E].
         query, key, value = (part.unflatten(1, (len(lengths), -1)) for part in (query, key, value))
@@ -54,8 +56,10 @@ def windowed_attention(query: Tensor, key: Tensor, value: Tensor, context: int) 
 
     Shapes: query, key, value and the result [.., .., T, E].
     """
-    if on_cpu(query):
-        return _BlockAttention.apply(query, key, value, context)
+    if on_cpu(query) or not is_on(FUSED):
+        if is_on(BLOCKS):
+            return _BlockAttention.apply(query, key, value, context)
+        return plain_attention(query, key, value, context)
     num_frames = query.shape[2]
     if num_frames <= context:
         return fused_attention(query, key, value, is_causal=True)
@@ -75,9 +79,23 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Te
         return F.scaled_dot_product_attention(query, key, value, **how)
 
 
-def _has_packed_flash(x: Tensor) -> bool:
-    has_type = x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16)
-    return PACKED_FLASH and has_type and _has_flash(x.device)
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, context: int) -> Tensor:
+    """`windowed_attention` by its formula, whose gradient is autograd's: it keeps all scores."""
+    num_frames = query.shape[-2]
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    visible_TT = _visible(0, num_frames, 0, context, query.device)
+    return wide(scores).masked_fill(~visible_TT, float("-inf")).softmax(-1).to(value.dtype) @ value
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the type in which sums and exponentials are computed: fp32, or fp64 if it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def has_packed_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is flash attention of packed sequences on a device, in a type."""
+    has_type = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return PACKED_FLASH and has_type and _has_flash(device)
 
 
 @cache
@@ -104,7 +122,10 @@ def step_attention(qkv_QNX: Tensor, num_heads: int) -> Tensor:
 
     X joins query, key and value, each of width D.
     """
-    return _StepAttention.apply(qkv_QNX, num_heads)
+    if is_on(STEPS):
+        return _StepAttention.apply(qkv_QNX, num_heads)
+    query, key, value = qkv_QNX.unflatten(-1, (3, num_heads, -1)).permute(2, 1, 3, 0, 4)  # [N, H, Q, E] each
+    return plain_attention(query, key, value, len(qkv_QNX)).permute(2, 0, 1, 3).flatten(2)
 
 
 def on_cpu(x: Tensor) -> bool:

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from model.kernels.attention import wide
+from model.kernels.fast_paths import HEADS, is_on
 from model.kernels.matmul import autocast_to_one_type, product, weight_gradient
 
 CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**27}
@@ -33,7 +36,22 @@ def head_loss(terms: Sequence[tuple[Tensor, Tensor]], targets_QN: Tensor, weight
     tensors = [tensor for x, weight in terms for tensor in autocast_to_one_type(x, weight)]
     needs_grad = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
     with torch.autocast(targets_QN.device.type, enabled=False):
+        if not is_on(HEADS):
+            return _plain_head_loss(tensors[0::2], tensors[1::2], targets_QN, weights_QN)
         return _HeadLoss.apply(targets_QN, weights_QN, needs_grad, *tensors)
+
+
+def _plain_head_loss(
+    inputs: Sequence[Tensor], weights: Sequence[Tensor], targets_QN: Tensor, weights_QN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`head_loss` by its formula, whose gradient is autograd's: it keeps all logits."""
+    logits_QNV = sum(torch.bmm(x, weight.transpose(1, 2)) for x, weight in zip(inputs, weights, strict=True))
+    assert isinstance(logits_QNV, Tensor)
+    has_loss_QN = weights_QN > 0
+    target_QN = torch.where(has_loss_QN, targets_QN, 0)
+    loss_QN = F.cross_entropy(wide(logits_QNV).transpose(1, 2), target_QN, reduction="none")
+    correct_QN = (logits_QNV.argmax(-1) == target_QN) & has_loss_QN
+    return torch.where(has_loss_QN, loss_QN * weights_QN, 0).sum(1), correct_QN.sum(1).float()
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.kernels.fast_paths import PRODUCTS, is_on
+
 FEW_ROWS = 4
 """Rows up to which a product without gradient is left to PyTorch: calling oneDNN would take longer than multiplying."""
 
@@ -35,7 +37,10 @@ def step_linear(x_QNI: Tensor, stacked: Tensor) -> Tensor:
 
     Shapes: stacked [Q or more, O, I].
     """
-    return _StepLinear.apply(*autocast_to_one_type(x_QNI, stacked))
+    x_QNI, stacked = autocast_to_one_type(x_QNI, stacked)
+    if not is_on(PRODUCTS):
+        return torch.bmm(x_QNI, stacked[: len(x_QNI)].transpose(1, 2))
+    return _StepLinear.apply(x_QNI, stacked)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -63,7 +68,8 @@ def _autocasts(x: Tensor) -> bool:
 def uses_onednn(x: Tensor) -> bool:
     """Whether oneDNN computes products of x: fp32 on a CPU, but not while compiling, when Inductor chooses."""
     is_fp32_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return is_fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    may_be = is_fp32_on_cpu and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    return may_be and is_on(PRODUCTS)
 
 
 def onednn_linear(x: Tensor, weight_OI: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.kernels.attention import on_cpu
+from model.kernels.attention import on_cpu, wide
+from model.kernels.fast_paths import POINTWISE, is_on
 
 NORM_EPS = 1e-8
 """Added to the mean square, inside the root, as in the public runtimes."""
@@ -27,9 +28,12 @@ def rms_norm(x: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
 
     Shapes: x and the result [.., D]; alpha: any shape with D values.
     """
-    if on_cpu(x):
+    if on_cpu(x) and is_on(POINTWISE):
         return _RMSNorm.apply(x, alpha, dtype)
     with torch.autocast(x.device.type, enabled=False):
+        if not torch.compiler.is_compiling() and not is_on(POINTWISE):
+            square = wide(x).square().mean(-1, keepdim=True)
+            return (wide(x) * torch.rsqrt(square + NORM_EPS) * alpha.flatten().to(square.dtype)).to(dtype)
         return F.rms_norm(x, x.shape[-1:], alpha.flatten().to(x.dtype), NORM_EPS).to(dtype)
 
 
@@ -68,7 +72,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def gated(x: Tensor) -> Tensor:
     """silu(a) * b of the two halves a, b of the last axis, as a tensor of half the width."""
-    if x.requires_grad and not torch.compiler.is_compiling():
+    if x.requires_grad and not torch.compiler.is_compiling() and is_on(POINTWISE):
         return _Gated.apply(x)
     a, b = x.chunk(2, dim=-1)
     return F.silu(a) * b
@@ -113,8 +117,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Shapes: x and the result [.., N, E]; cos and sin [N, E / 2] as `rotary_angles` returns them.
     """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    if not torch.compiler.is_compiling():  # The complex product is one pass instead of four strided ones.
+    pairs = wide(x).unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling() and is_on(
+        POINTWISE
+    ):  # The complex product is one pass instead of four strided ones.
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     else:
         real, imaginary = pairs.unbind(-1)

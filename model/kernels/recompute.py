@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from model.errors import UserError
+from model.kernels.fast_paths import COMPILED, RECOMPUTED, is_on
 
 MODES = ("none", "selective", "full")
 
@@ -26,17 +27,19 @@ class Block(nn.Module):
 
     def run(self, *inputs: Any) -> Any:
         """The block's output; in mode `full` its inside is computed again in the backward pass."""
+        call = self if is_on(COMPILED) else self._call_impl  # What `__call__` comes to without compiling.
         if self.mode == "full" and torch.is_grad_enabled():
             # A block draws no random numbers, so that the state of their generators need not be kept.
-            return checkpoint(self, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return self(*inputs)
+            return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return call(*inputs)
 
     @contextmanager
     def recomputed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[Tensor]:
         """Yields y = function(x); in mode `selective`, autograd saves x in place of y inside the `with` block."""
         y = function(x)
         # A compiled block is left alone: the compiler decides what is cheaper to compute again.
-        if self.mode != "selective" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        is_kept = self.mode != "selective" or not torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if is_kept or not is_on(RECOMPUTED):
             yield y
             return
         with forget(y, function, x):

@@ -9,6 +9,7 @@ position p predicts: there is no frame of waiting, where the published PersonaPl
 # Shapes: B batch, M some rows (of the batch), K streams (17), A agent streams (9: text and 8 codebooks)
 # Shapes: Q codebooks (8), P prompt frames, T frames, D width, V vocabulary
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from model.streaming.cuda_graphs import StepGraphs
 from model.streaming.depth_stream import DepthCache, DepthStream
+from model.streaming.graph_check import graph_fault
 from model.streaming.offload import is_offloaded
 from model.streaming.sample import (
     RowSampling,
@@ -32,6 +34,8 @@ from model.streaming.sample import (
 from model.streaming.state import SavedRow, StreamState
 from model.streaming.step_maps import linear_map
 from model.streaming.temporal_stream import TemporalStream
+
+log = logging.getLogger(__name__)
 
 LIVE_SLOTS = (256, 512, 1024, 1536, 2048, 2560)
 """Lengths of the ring that CUDA graphs read: a step takes the shortest that holds all conversations, or the whole."""
@@ -118,8 +122,25 @@ class DuplexStream:
             # All lengths at once: a capture in mid-conversation would make everybody wait. The graphs hold the state's
             # buffers and not the state, since a circle would keep the ring alive until the next collection.
             lengths = [slots for slots in self.live_slots if slots < self.config.context] + [self.config.context]
-            state.graphs = StepGraphs(lambda live: self._advance(state, live, masked=True), state.active_B, lengths)
+            state.graphs = self._captured(state, lengths)
         return state
+
+    def _captured(self, state: StreamState, lengths: Sequence[int]) -> StepGraphs | None:
+        """The steps of these lengths as graphs; None, after a line, if they cannot be captured or differ."""
+
+        def advance(live: int) -> Tensor:
+            return self._advance(state, live, masked=True)
+
+        try:
+            state.graphs = StepGraphs(advance, state.active_B, lengths)
+            fault = graph_fault(state, advance, lengths)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as why:
+            fault = str(why).partition("\n")[0]
+        if fault:
+            log.warning("steps are not replayed as CUDA graphs from now on: %s", fault)
+        return None if fault else state.graphs
 
     def reset(
         self,

@@ -14,6 +14,7 @@ ABOUT = """\
   ppx-train recipe=./mine.yaml [key=value ...]              train your own recipe
   ppx-train recipe=NAME ... --print                         show the resolved configuration and stop
   ppx-train plan recipe=NAME ...                            show what it will cost: memory, GPUs, hours, disk
+  ppx-train check recipe=NAME ...                           check data, model and this machine, before a run
   ppx-train recipes                                         list the shipped recipes
 
 Later wins: defaults < config groups < recipe < command line. A run goes to run_dir (default runs/RECIPE), is stopped
@@ -55,6 +56,10 @@ def command(words: Sequence[str]) -> int:
         from ppx_train.cli.plan import command as plan
 
         return plan(words[1:])
+    if list(words[:1]) == ["check"]:
+        from ppx_train.cli.check import command as check
+
+        return check(words[1:])
     options = parser()
     complete(options)
     args = options.parse_intermixed_args(words)

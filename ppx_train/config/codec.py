@@ -179,6 +179,10 @@ class CodecRun(AnyJob):
                 "a codec is trained by one process: leave trainer.devices, num_nodes and strategy out",
                 code="bad-combination",
             )
+        if not self.trainer.check_fast_paths:
+            raise UserError(
+                "trainer.check_fast_paths=false has no effect on a codec: leave it out", code="bad-combination"
+            )
         if self.loss.adversary and self.loss.adversary_from < self.loss.decode_from:
             raise UserError(
                 f"loss.adversary_from={self.loss.adversary_from}: nothing is decoded before loss.decode_from="

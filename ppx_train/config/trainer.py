@@ -38,6 +38,8 @@ class Trainer:
     """Steps between held-out losses, which are also computed before the first and after the last step."""
     threads: int | None = None
     """CPU threads of each process; None leaves torch's default."""
+    check_fast_paths: bool = True
+    """Whether kernels are compared with plain torch before the first step, and those that differ are switched off."""
     profile: list[int] = field(default_factory=list)
     """First and last step of a profile that is left in run_dir/profile, e.g. [20, 22], counted from 1; empty: none."""
     hang_seconds: float | None = None

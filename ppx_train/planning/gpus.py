@@ -1,5 +1,6 @@
 """GPUs that runs are planned for."""
 
+import re
 from dataclasses import dataclass
 
 from model.errors import UserError
@@ -34,6 +35,16 @@ GPUS = tuple(
     )
 )
 """One for each size of memory that is common, from small to large."""
+
+
+def gpu_of(device_name: str, memory: float) -> Gpu | None:
+    """Returns which of GPUS a device is, by the name that its driver gives it and its bytes; None for another one."""
+    for gpu in GPUS:
+        kind = re.sub(r" \d+GB$", "", gpu.name)
+        # Of the maker's bytes the driver keeps some, and counts others in powers of two.
+        if re.search(rf"\b{kind}\b", device_name) and 0.85 < memory / gpu.memory < 1.15 and peak_flops(device_name):
+            return gpu
+    return None
 
 
 def find_gpu(name: str) -> Gpu:

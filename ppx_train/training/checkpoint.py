@@ -161,7 +161,7 @@ def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) ->
 # These settings may differ when a run is resumed: they change how it is watched and stored, not what it computes.
 RESUMABLE = {"resume", "run_dir", "groups", "logging", "recipe"}
 RESUMABLE_KEYS = {f"trainer.{name}" for name in ("checkpoint_every", "keep_checkpoints", "heldout_every", "threads")}
-RESUMABLE_KEYS |= {"data.allow_changed", "trainer.profile", "trainer.hang_seconds"}
+RESUMABLE_KEYS |= {"data.allow_changed", "trainer.profile", "trainer.hang_seconds", "trainer.check_fast_paths"}
 # These change in which order sums are taken: the result is the same up to rounding.
 PARALLEL_KEYS = {f"trainer.{name}" for name in ("strategy", "devices", "num_nodes", "shard_size", "offload")}
 PARALLEL_KEYS |= {"data.micro_frames"}  # Where it is null, data.micro_batch differs too.

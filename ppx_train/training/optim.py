@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import UserError
+from model.kernels.fast_paths import ADAMW, is_on
 from ppx_train.config.codec import CodecOptim
 from ppx_train.config.parts import Optim
 
@@ -52,7 +53,7 @@ def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], optim: Optim) -> t
     first, second = optim.betas
     groups = parameter_groups(named, optim)
     on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, betas=(first, second), fused=on_gpu or None)
+    return torch.optim.AdamW(groups, betas=(first, second), fused=(on_gpu and is_on(ADAMW)) or None)
 
 
 def moments_by_name(saved: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:

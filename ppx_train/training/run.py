@@ -11,12 +11,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from model.adapters.quantized import bitsandbytes
 from model.config import FRAME_RATE
 from model.errors import UserError
-from model.extras import require
 from model.files import LOCK, lock, write_bytes
 from model.kernels.allocator import grow_segments, keep_few_kernels, keep_freed_memory
 from model.weights.sources import codec_path, tokenizer_path
@@ -25,6 +23,7 @@ from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
+from ppx_train.training.callbacks.fast_path_check import FastPathCheck
 from ppx_train.training.callbacks.hang import HangWatch
 from ppx_train.training.callbacks.held_out import HeldOut
 from ppx_train.training.callbacks.meters import Meters
@@ -46,6 +45,7 @@ from ppx_train.training.checkpoint import (
 )
 from ppx_train.training.curves import draw_curves
 from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
+from ppx_train.training.loggers import check_login, make_loggers
 from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher, leave_together, rank
 from ppx_train.training.strategies import checked_strategy, make_strategy
@@ -65,6 +65,7 @@ def train(run: Run) -> int:
     if run.model.lora.base != "full":
         bitsandbytes()
     check_writable(Path(run.run_dir))
+    check_login(run)
     # The other ranks belong to the first one, and only the first one writes checkpoints.
     with lock(Path(run.run_dir)) if is_launcher() else nullcontext():
         return _train(run)
@@ -76,18 +77,12 @@ def _train(run: Run) -> int:
     if start_from is not None and is_complete(run, start_from, state):
         print(f"{run.run_dir} is complete: {start_from} is at the last step, {run.steps}")
         return 0
-    if run.trainer.threads is not None:
-        torch.set_num_threads(run.trainer.threads)
-    if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        keep_freed_memory()
-        keep_few_kernels()
-    else:
-        grow_segments()
+    prepare_process(run)
     codec, tokenizer = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)
     builder = SequenceBuilder(run.model.lm, run.data, run.loss, codec, tokenizer)
     pool = SamplePool(run.data, "train", builder, run.seed)
     loader = StepLoader(pool, run.data, run.seed)
-    callbacks: list[L.Callback] = [StopSignals()]
+    callbacks: list[L.Callback] = [StopSignals(), FastPathCheck(run)]
     readers = list(pool.readers)
     if run.data.heldout_samples:
         heldout = SamplePool(run.data, "heldout", builder)
@@ -124,6 +119,17 @@ def _train(run: Run) -> int:
             print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
         return 128 + (module.stop_signal or signal.SIGTERM)  # Perhaps only another rank caught the signal.
     return 0
+
+
+def prepare_process(run: Run) -> None:
+    """Sets this process's threads and allocator as a run has them."""
+    if run.trainer.threads is not None:
+        torch.set_num_threads(run.trainer.threads)
+    if run.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        keep_freed_memory()
+        keep_few_kernels()
+    else:
+        grow_segments()
 
 
 def check_device(accelerator: str) -> None:
@@ -208,20 +214,6 @@ def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def make_loggers(run: Job) -> list[Logger]:
-    """Returns the loggers: CSV always (each start writes a new version_N), TensorBoard and W&B by setting."""
-    loggers: list[Logger] = [CSVLogger(run.run_dir, name="logs", flush_logs_every_n_steps=1)]
-    if run.logging.tensorboard:
-        loggers.append(TensorBoardLogger(run.run_dir, name="tensorboard", version=""))
-    if run.logging.wandb != "off":
-        require("wandb", extra="wandb")
-        from lightning.pytorch.loggers import WandbLogger
-
-        offline = run.logging.wandb == "offline"
-        loggers.append(WandbLogger(project=run.logging.project, name=run.recipe, save_dir=run.run_dir, offline=offline))
-    return loggers
 
 
 def describe(run: Run, pool: SamplePool, loader: StepLoader) -> str:

@@ -19,6 +19,7 @@ from ppx_train.training.codec.module import SYMBOLS, CodecModule
 from ppx_train.training.codec.recogniser import add_features
 from ppx_train.training.codec.tracks import Tracks, open_tracks
 from ppx_train.training.curves import draw_curves
+from ppx_train.training.loggers import check_login
 from ppx_train.training.run import check_device, check_writable, make_trainer, newest_checkpoint, quiet_lightning
 
 PANELS = ("loss", "mel", "readout", "phones", "recogniser", "commit", "inside")
@@ -33,6 +34,7 @@ def train_codec(run: CodecRun) -> int:
     quiet_lightning()
     check_device(run.trainer.accelerator)
     check_writable(Path(run.run_dir))
+    check_login(run)
     with lock(Path(run.run_dir)):
         return _train(run)
 

@@ -148,7 +148,7 @@ def test_a_gpus_kernel_is_handed_the_ends_of_the_sequences_and_their_window(
     query, key, value = (torch.randn(2, sum(lengths), 8) for _ in range(3))
     plain = packed_attention(query, key, value, lengths, context)
     monkeypatch.setattr(attention, "varlen_attn", flash)
-    monkeypatch.setattr(attention, "_has_packed_flash", lambda _: True)
+    monkeypatch.setattr(attention, "has_packed_flash", lambda *_: True)
     torch.testing.assert_close(packed_attention(query, key, value, lengths, context), plain, rtol=1e-5, atol=1e-5)
 
 
@@ -168,7 +168,7 @@ def test_flash_attention_of_packed_sequences_is_the_plain_one(context: int) -> N
         y.backward(grad.to(device, dtype))
         return [y.detach().float().cpu(), *(x.grad.float().cpu() for x in leaves if x.grad is not None)]
 
-    assert attention._has_packed_flash(inputs[0].to("cuda", torch.bfloat16))
+    assert attention.has_packed_flash(torch.device("cuda"), torch.bfloat16)
     inputs = [x.bfloat16().float() for x in inputs]
     ours = run("cuda", torch.bfloat16, inputs)
     for got, expected in zip(ours, run("cpu", torch.float32, inputs), strict=True):

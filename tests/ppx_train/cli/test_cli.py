@@ -13,7 +13,7 @@ import yaml
 from data_pipelines.arguments import Parser
 from model.errors import UserError
 from ppx_train import __version__, roots
-from ppx_train.cli import chat, export, plan, serve, voice
+from ppx_train.cli import chat, check, export, plan, serve, voice
 from ppx_train.cli.run import run
 from ppx_train.recipes import recipe_names
 from ppx_train.training.checkpoint import PlainFiles
@@ -49,7 +49,15 @@ def test_version_and_help_need_neither_torch_nor_training_libraries(command: str
 
 
 @pytest.mark.parametrize(
-    "parser", [chat.parser(), export.parser(), plan.parser(), serve.parser(), *voice.parser().subcommands.values()]
+    "parser",
+    [
+        chat.parser(),
+        check.parser(),
+        export.parser(),
+        plan.parser(),
+        serve.parser(),
+        *voice.parser().subcommands.values(),
+    ],
 )
 def test_every_option_has_a_help_text_with_its_default(parser: Parser) -> None:
     for name, action in parser.options.items():
