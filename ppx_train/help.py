@@ -5,7 +5,8 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import MISSING, OmegaConf
@@ -66,13 +67,22 @@ def settings(prefix: str = "", owner: type = Run) -> Iterator[Setting]:
             yield from settings(f"{prefix}{field.name}.", type(default))
             continue
         shown = "(required)" if default == MISSING else str(default)
-        choices: tuple[str, ...] = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
         yield Setting(
             key=prefix + field.name,
             default="(shape of the model)" if isinstance(default, LMConfig) else shown,
             note=notes.get(field.name, ""),
-            choices=("true", "false") if hints[field.name] is bool else choices,
+            choices=tuple(_choices(hints[field.name])),
         )
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words for all values of a type; none if they are too many."""
+    if hint is bool:
+        return ["true", "false"]
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    of_each = [_choices(each) for each in get_args(hint)] if get_origin(hint) in (Union, UnionType) else []
+    return [word for words in of_each for word in words] if all(of_each) else []
 
 
 def marked_yaml(run: Job, layers: Sequence[ConfigLayer]) -> str:

@@ -40,7 +40,7 @@ def content(path: Path) -> str:
     if path.name == FILE:
         check_sums(path.parent)
         for name, value in language_model(read_checkpoint(path.parent)).items():
-            digest.update(name.encode() + value.numpy().tobytes())
+            digest.update(name.encode() + value.whole().numpy().tobytes())
     else:
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -35,6 +35,7 @@ def parser() -> Parser:
         "lora: the adapter alone, in Kyutai's LoRA format. The other two merge adapters",
     )  # fmt: skip
     add("--dtype", choices=DTYPES, default=default.dtype, help="type of the weights")
+    add("--ema", action="store_true", help="take the moving average of the weights, of a run with optim.ema_decay")
     add(
         "--include-voices", dest="voices", metavar="heldout|DIR|none", default=default.voices,
         help="synthetic voices of the held-out dialogues; or a folder of voices made by ppx-voice; or none",

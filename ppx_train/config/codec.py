@@ -153,9 +153,9 @@ class CodecRun(AnyJob):
     recipe: str = MISSING
     """Name of a shipped recipe (`ppx-train recipes`), or a YAML file of your own."""
     run_dir: str = MISSING
-    """Folder of checkpoints, logs and pictures; must not exist unless resume=true. By default runs/RECIPE."""
-    resume: bool = False
-    """Whether training resumes from the newest checkpoint of run_dir, or starts if it has no checkpoint."""
+    """Folder of checkpoints, logs and pictures; must not exist unless the run resumes. By default runs/RECIPE."""
+    resume: bool | Literal["auto"] = False
+    """auto resumes from the newest checkpoint of run_dir, or starts if it has none; so does true, the older word."""
     seed: int = 0
     """Seed of the initial weights and of the crops."""
     steps: int = MISSING
@@ -182,6 +182,17 @@ class CodecRun(AnyJob):
         if not self.trainer.check_fast_paths:
             raise UserError(
                 "trainer.check_fast_paths=false has no effect on a codec: leave it out", code="bad-combination"
+            )
+        if self.logging.samples:
+            raise UserError(
+                "logging.samples=true has no effect on a codec, which is trained on crops: leave it out",
+                code="bad-combination",
+            )
+        if self.trainer.keep_best:
+            raise UserError(
+                f"trainer.keep_best={self.trainer.keep_best} has no effect on a codec, which has no single held-out "
+                "loss: leave it out",
+                code="bad-combination",
             )
         if self.loss.adversary and self.loss.adversary_from < self.loss.decode_from:
             raise UserError(

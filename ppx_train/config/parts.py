@@ -97,6 +97,9 @@ class Optim:
     """Steps in which the learning rates rise from zero to their peak."""
     final_lr_ratio: float = 0.0
     """Learning rate at the last step over the peak."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights at each step, such as 0.999, which is scored, saved and can be exported;
+    None keeps none."""
     spike_factor: float | None = None
     """An update is skipped if its gradient norm is above this many times the median of the last 100; None skips only
     what is not finite."""
@@ -111,6 +114,7 @@ class Optim:
             ("weight_decay", 0 <= self.weight_decay <= 1e6, "0 or more"),
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("final_lr_ratio", 0 <= self.final_lr_ratio <= 1, "from 0 to 1"),
+            ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1, or null"),
             ("spike_factor", self.spike_factor is None or self.spike_factor > 1, "above 1, or null"),
         )
         check_ranges("optim", self, ranges)
@@ -152,6 +156,8 @@ class Logging:
     """Whether figures also go to Weights & Biases (needs the extra `wandb`)."""
     project: str = "ppx-train"
     """Name of the project there."""
+    samples: bool = False
+    """Whether each process N writes the samples of every step to run_dir/logs/samples.rankN.jsonl."""
 
     def check(self) -> None:
         """Raises UserError for a number that must be above zero."""
@@ -161,7 +167,7 @@ class Logging:
 class AnyJob:
     """What the configurations of all jobs share; each declares these fields, with parts of its own."""
 
-    resume: bool
+    resume: bool | Literal["auto"]
     seed: int
     steps: int
     data: Any

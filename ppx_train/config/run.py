@@ -1,7 +1,7 @@
 """The whole configuration of a run."""
 
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, lcm
 from typing import Literal
 
 from omegaconf import MISSING
@@ -21,9 +21,9 @@ class Run(AnyJob):
     recipe: str = MISSING
     """Name of a shipped recipe (`ppx-train recipes`), or a YAML file of your own."""
     run_dir: str = MISSING
-    """Folder of checkpoints, logs and pictures; must not exist unless resume=true. By default runs/RECIPE."""
-    resume: bool = False
-    """Whether training resumes from the newest checkpoint of run_dir, or starts if it has no checkpoint."""
+    """Folder of checkpoints, logs and pictures; must not exist unless the run resumes. By default runs/RECIPE."""
+    resume: bool | Literal["auto"] = False
+    """auto resumes from the newest checkpoint of run_dir, or starts if it has none; so does true, the older word."""
     seed: int = 0
     """Seed of the initial weights and of the order of samples."""
     steps: int = MISSING
@@ -53,6 +53,7 @@ class Run(AnyJob):
         self.check_job()
         self._check_vocabulary()
         self._check_shares()
+        self._check_best()
         strategy = self.trainer.strategy
         if self.model.lora.base != "full" and strategy in FSDP + ZERO:
             raise UserError(
@@ -64,6 +65,12 @@ class Run(AnyJob):
             raise UserError(
                 f"optim.spike_factor={self.optim.spike_factor} has no effect with trainer.strategy={strategy}, whose "
                 "engine clips and steps at once: leave it out, or take fsdp2",
+                code="bad-combination",
+            )
+        if self.optim.ema_decay is not None and strategy in ZERO:
+            raise UserError(
+                f"optim.ema_decay={self.optim.ema_decay} has no effect with trainer.strategy={strategy}, whose engine "
+                "holds the weights: leave it out, or take fsdp2",
                 code="bad-combination",
             )
         if self.model.compile and strategy == "zero3":
@@ -98,5 +105,19 @@ class Run(AnyJob):
         if data.batch % self.processes:
             raise UserError(
                 f"data.batch={data.batch} sequences cannot be shared by {self.processes} processes: make it a multiple",
+                code="bad-combination",
+            )
+
+    def _check_best(self) -> None:
+        settings = self.trainer
+        if not settings.keep_best:
+            return
+        meet = lcm(settings.checkpoint_every, settings.heldout_every)
+        if not self.data.heldout_samples or meet > self.steps:
+            why = f"no checkpoint before step {meet} is scored" if self.data.heldout_samples else "nothing is scored"
+            raise UserError(
+                f"trainer.keep_best={settings.keep_best} has no effect: {why} (data.heldout_samples="
+                f"{self.data.heldout_samples}, trainer.checkpoint_every={settings.checkpoint_every}, "
+                f"trainer.heldout_every={settings.heldout_every}): score where checkpoints are saved, or leave it out",
                 code="bad-combination",
             )

@@ -34,6 +34,11 @@ class Trainer:
     """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 3
     """The run's own older checkpoints are removed beyond this number; 0 keeps all."""
+    keep_best: int = 0
+    """Checkpoints that are kept beside these: those with the lowest held-out loss, of the moving average if there is
+    one."""
+    async_save: bool = True
+    """Whether checkpoints are written while training goes on; it takes a copy of what is saved in host memory."""
     heldout_every: int = 500
     """Steps between held-out losses, which are also computed before the first and after the last step."""
     threads: int | None = None
@@ -53,6 +58,12 @@ class Trainer:
         if self.keep_checkpoints < 0:
             raise UserError(
                 f"trainer.keep_checkpoints={self.keep_checkpoints}: give a number, or 0 to keep all", code="bad-value"
+            )
+        if self.keep_best < 0 or (self.keep_best and not self.keep_checkpoints):
+            raise UserError(
+                f"trainer.keep_best={self.keep_best} with trainer.keep_checkpoints={self.keep_checkpoints}: give 0 or "
+                "more, and 1 or more newest ones (0 keeps all)",
+                code="bad-value",
             )
         if self.offload and self.strategy not in ZERO:
             raise UserError(

@@ -17,6 +17,7 @@ HELDOUT, NONE = "heldout", "none"
 class ExportSettings:
     """What is made of a checkpoint.
 
+    ema: whether the moving average of the weights is taken in place of the weights.
     voices: "heldout" for the synthetic voices of held-out dialogues, at most `max_voices`; or a folder of voices; or
     "none".
     data: the run's shards; None takes those that the run names. licence: of the model card; None is that of the start
@@ -26,6 +27,7 @@ class ExportSettings:
 
     layout: str = "kyutai"
     dtype: str = "bf16"
+    ema: bool = False
     voices: str | Path = HELDOUT
     max_voices: int = 8
     data: Path | None = None

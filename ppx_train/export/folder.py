@@ -37,6 +37,7 @@ from ppx_train.inference.loading import check_parts
 from ppx_train.inference.sidecar import HubLicence
 from ppx_train.training.build import empty_lm, restore_lm
 from ppx_train.training.checkpoint import (
+    AVERAGE,
     BASE,
     CONFIG,
     FILE,
@@ -46,7 +47,7 @@ from ppx_train.training.checkpoint import (
     language_model,
     read_checkpoint,
 )
-from ppx_train.training.curves import read_metrics
+from ppx_train.training.curves import AVERAGED, read_metrics
 from ppx_train.training.origin import KEY
 from ppx_train.voices.folder import VOICES
 from ppx_train.voices.voice_file import VoiceFile
@@ -73,7 +74,7 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
     run = point_to_base(run, settings.base, trained_with.get("start_commit"))
     base = find_start(run, settings)
     start = start_of(run, base, trained_with.get("start_commit"))
-    model = load_model(folder, run, state)
+    model = load_model(folder, run, state, settings.ema)
     codec_file, tokenizer_file = codec_path(run.model.codec), tokenizer_path(run.model.tokenizer)
     codec = load_mimi(codec_file)
     check_parts(model.config, codec, TextTokenizer(tokenizer_file), str(folder))
@@ -94,7 +95,8 @@ def export_checkpoint(checkpoint: Path, out: Path, settings: ExportSettings | No
         ingredients=ingredients_of(run, start, facts.licences, voices),
         patch_codec=codec.config.patch is not None,
     )
-    figures = last_figures(folder.parent.parent, provenance.step)
+    prefix = AVERAGED if settings.ema else "heldout"
+    figures = last_figures(folder.parent.parent, provenance.step, prefix)
 
     with whole_folder(out) as partial:
         parameters = write_model(partial, model, settings)
@@ -189,21 +191,29 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def load_model(folder: Path, run: Run, state: dict[str, Any]) -> DuplexLM:
+def load_model(folder: Path, run: Run, state: dict[str, Any], ema: bool = False) -> DuplexLM:
     """Returns the language model of a checkpoint, with its adapters over the full-precision start weights.
 
-    Raises: UserError if its tensors are not those of its configuration, or the start weights have gone or changed.
+    ema: take the moving average of what has trained.
+    Raises: UserError if its tensors are not those of its configuration, or the start weights have gone or changed, or
+    there is no moving average.
     """
-    tensors = language_model(state)
+    if ema and AVERAGE not in state:
+        raise UserError(
+            f"--ema: {folder} has no moving average, its run had no optim.ema_decay: leave it out",
+            code="bad-combination",
+        )
+    tensors = language_model(state, AVERAGE if ema else "state_dict")
     check_weights(folder, tensors, empty_lm(run))
-    return restore_lm(run, tensors, state.get(BASE)).requires_grad_(False)
+    whole = {name: value.whole() for name, value in tensors.items()}
+    return restore_lm(run, whole, state.get(BASE)).requires_grad_(False)
 
 
-def last_figures(run_dir: Path, step: int) -> dict[str, float]:
-    """Returns the newest held-out figures of a run up to `step`, by name."""
+def last_figures(run_dir: Path, step: int, prefix: str) -> dict[str, float]:
+    """Returns the newest held-out figures of a run up to `step`, by name, as if `prefix` were `heldout`."""
     figures = {}
     for name, points in read_metrics(run_dir).items():
         values = [value for at, value in points if at <= step]
-        if name.startswith("heldout/") and values:
-            figures[name] = values[-1]
+        if name.startswith(f"{prefix}/") and values:
+            figures["heldout" + name.removeprefix(prefix)] = values[-1]
     return figures

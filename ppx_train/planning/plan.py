@@ -235,8 +235,9 @@ def time_lines(run: Run, lm: DuplexLM, asked: PlanRequest, frames: float) -> Ite
 
 
 def disk_lines(run: Run, lm: DuplexLM) -> Iterator[str]:
-    """Yields what checkpoints take."""
-    one = 12.0 * parameter_sizes(run, lm).trained  # Weights and two moments in fp32.
+    """Yields what checkpoints take on disk, and in host memory while they are written."""
+    # Weights, two moments and perhaps their average, in fp32.
+    one = (12.0 if run.optim.ema_decay is None else 16.0) * parameter_sizes(run, lm).trained
     kept, every = run.trainer.keep_checkpoints, run.trainer.checkpoint_every
     count = -(-run.steps // every)
     count = min(count, kept) if kept else count
@@ -244,6 +245,13 @@ def disk_lines(run: Run, lm: DuplexLM) -> Iterator[str]:
         f"disk: {gigabytes(one)} GB a checkpoint, {gigabytes(one * count)} GB for {count} in {run.run_dir}, and room "
         "for one more while it is written"
     )
+    shards = run.trainer.shards if run.trainer.strategy in FSDP else 1
+    if run.trainer.async_save:
+        who = "each process" if shards > 1 else "the process that saves"
+        yield (
+            f"host memory: {gigabytes(one / shards)} GB of {who} for the copy that a checkpoint is written from while "
+            "training goes on (trainer.async_save)"
+        )
 
 
 def gigabytes(size: float) -> str:

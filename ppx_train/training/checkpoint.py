@@ -2,73 +2,53 @@
 
 A folder appears whole or not at all (see callbacks/checkpoints.py).
 
-RUN/checkpoints/step-0000100/checkpoint.ckpt    weights, optimiser, loader and loop state (Lightning's format)
-RUN/checkpoints/step-0000100/config.yaml        the resolved run
-RUN/checkpoints/step-0000100/SHA256SUMS         checksums of both, as sha256sum writes them
+RUN/checkpoints/step-0000100/checkpoint.ckpt       loader and loop state, and the names of all tensors
+RUN/checkpoints/step-0000100/tensors-*.safetensors weights and moments, the parts of each rank in a file of its own
+RUN/checkpoints/step-0000100/config.yaml           the resolved run
+RUN/checkpoints/step-0000100/seen.json             what the run was trained on until then
+RUN/checkpoints/step-0000100/heldout.json          the held-out loss, if the step was scored
+RUN/checkpoints/step-0000100/SHA256SUMS            checksums of all these, as sha256sum writes them
+
+Earlier versions have put the tensors into checkpoint.ckpt too, which is read as well.
 
 Weights that are frozen under adapters are not saved: they are read again from where the run found them. `base_sha256`
 in the checkpoint proves that they are still the same.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import nn
 
 from data_pipelines.files import sha256_file
 from data_pipelines.shards.index import ShardReader
 from model.errors import UserError
 from model.weights.checkpoint import check_names
 from ppx_train.config.load import Job, load_saved
+from ppx_train.training.saved_tensors import SavedTensor, with_values
 
 FILE, CONFIG, SUMS = "checkpoint.ckpt", "config.yaml", "SHA256SUMS"
+SCORE = "heldout.json"
+"""The file with the held-out loss of a checkpoint, if its step was scored."""
+ANY_TENSORS = "tensors-*.safetensors"
+SUM_LINE = re.compile(rb"([0-9a-f]{64})  (\w[\w.-]*)\n")
+FILES = "tensor_files"
+"""The key of a saved state that says how many files hold its tensors."""
 BASE = "base_sha256"
+AVERAGE = "ema"
+"""The key of the moving average of the weights in a saved state."""
 DATA = "data_sha256"
 """The key of the shards in a saved state: the SHA-256 of each index, by folder and split."""
 
 
-class PlainFiles(TorchCheckpointIO):
-    """Saves a checkpoint straight to its place; Lightning would write a copy to the system's temporary folder first."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes one file and its checksum. Raises: OSError that names it, e.g. for a full disk."""
-        path = Path(path)
-        try:
-            with open(path, "wb") as file:
-                hashed = _Hashed(file)
-                torch.save(checkpoint, hashed)  # type: ignore[arg-type]
-        except (OSError, RuntimeError) as why:
-            # After a full disk torch closes its archive, which fails a second time, and hides the first error.
-            first = why.__context__ if isinstance(why.__context__, OSError) else why
-            if isinstance(first, OSError) and first.errno is not None:
-                first.filename = str(path)
-            raise first from None
-        add_sum(path, hashed.digest.hexdigest())
-
-
-class _Hashed:
-    """A file that is hashed as it is written, so that the sum is of what was meant and need not be read back."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def add_sum(path: Path, value: str) -> None:
-    """Adds the SHA-256 `value`, in hex, of a file of a checkpoint to the sums beside it."""
-    sums = path.with_name(SUMS)
-    with open(sums, "a", encoding="utf-8") as file:
-        file.write(f"{value}  {path.name}\n")
+def sum_lines(sums: Mapping[str, str]) -> bytes:
+    """Returns the lines of SUMS for files with these SHA-256, in hex, by name."""
+    return "".join(f"{value}  {name}\n" for name, value in sums.items()).encode()
 
 
 def check_sums(folder: Path) -> None:
@@ -80,17 +60,20 @@ def check_sums(folder: Path) -> None:
     if not path.is_file():
         print(f"{folder} has no {SUMS}, as an earlier version made it: it is used unchecked")
         return
-    found = path.read_bytes()
-    for name in (FILE, CONFIG):
-        file = folder / name
-        line = f"{sha256_file(file)}  {name}\n".encode() if file.is_file() else b""
-        if not line or not found.startswith(line):
-            raise UserError(
-                f"{file} is damaged (its SHA-256 is not that in {SUMS}): move {folder} away to resume from the one "
-                f"before, or remove {SUMS} if you have changed it yourself",
-                code="bad-checkpoint",
-            )
-        found = found[len(line) :]
+    text = path.read_bytes()
+    sums = {name.decode(): value.decode() for value, name in SUM_LINE.findall(text)}
+    needed = {FILE, CONFIG, *(file.name for file in folder.glob(ANY_TENSORS))}
+    names = [*sums, *sorted(needed - sums.keys())]
+    with ThreadPoolExecutor() as pool:  # Each hash takes a core, and files of many ranks are large.
+        found = list(pool.map(lambda name: sha256_file(folder / name) if (folder / name).is_file() else "", names))
+    wrong = [folder / name for name, value in zip(names, found, strict=True) if sums.get(name) != value]
+    if wrong or sum_lines(sums) != text:
+        what = f"{wrong[0]} is missing" if wrong and not wrong[0].is_file() else f"{(wrong or [path])[0]} is damaged"
+        raise UserError(
+            f"{what} (its SHA-256 is not that in {SUMS}): move {folder} away to resume from the one before, or remove "
+            f"{SUMS} if you have changed it yourself",
+            code="bad-checkpoint",
+        )
 
 
 def data_hashes(readers: Iterable[ShardReader]) -> dict[str, str]:
@@ -127,8 +110,17 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(folder for folder in folders if folder.suffix != ".partial" and (folder / CONFIG).is_file())
 
 
+def best_checkpoints(folders: Sequence[Path], count: int) -> list[Path]:
+    """Returns those of some checkpoints that have the lowest held-out loss, `count` at most; others have no score."""
+    scored = [(json.loads((each / SCORE).read_bytes())["loss"], each) for each in folders if (each / SCORE).is_file()]
+    return [each for _, each in sorted(scored)[:count]]
+
+
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Returns the saved state, memory-mapped; no object is unpickled. Raises: UserError if the file is damaged."""
+    """Returns the saved state with a SavedTensor for each tensor; files are memory-mapped, and no object is unpickled.
+
+    Raises: UserError that names a file that is missing, damaged, or of another checkpoint.
+    """
     try:
         state = torch.load(folder / FILE, map_location="cpu", mmap=True, weights_only=True)
     except Exception as why:  # For damaged files torch raises RuntimeError, EOFError, UnpicklingError and others.
@@ -136,24 +128,29 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             f"{folder / FILE} is damaged ({type(why).__name__}): move {folder} away to resume from the one before",
             code="bad-checkpoint",
         ) from why
-    if not isinstance(state, dict) or "state_dict" not in state or "global_step" not in state:
+    files = state.get(FILES, 0) if isinstance(state, dict) else None
+    if not isinstance(files, int) or "state_dict" not in state or "global_step" not in state:
         raise UserError(f"{folder / FILE} is not a checkpoint of ppx-train", code="bad-checkpoint")
-    return state
+    found: dict[str, Any] = with_values(state, folder, files)
+    return found
 
 
-def language_model(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Returns the language model's tensors of a saved state, by their names in DuplexLM."""
-    return {name[3:]: value for name, value in state["state_dict"].items() if name.startswith("lm.")}
+def language_model(state: dict[str, Any], key: str = "state_dict") -> dict[str, SavedTensor]:
+    """Returns the language model's tensors of a saved state, by their names in DuplexLM.
+
+    key: AVERAGE for their moving average.
+    """
+    return {name[3:]: value for name, value in state[key].items() if name.startswith("lm.")}
 
 
-def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+def check_weights(folder: Path, tensors: Mapping[str, SavedTensor], model: nn.Module) -> None:
     """Checks that a checkpoint holds exactly the tensors that train in its configuration.
 
     Raises: UserError naming `folder` and the first tensor that is missing, extra or misshapen.
     """
     trained = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     try:
-        check_names(tensors, trained, strict=True)
+        check_names({name: torch.empty(value.shape, device="meta") for name, value in tensors.items()}, trained)
     except UserError as why:
         raise UserError(f"{folder / FILE} is not of the model in {CONFIG} ({why})", code="bad-checkpoint") from why
 
@@ -162,6 +159,7 @@ def check_weights(folder: Path, tensors: dict[str, Tensor], model: nn.Module) ->
 RESUMABLE = {"resume", "run_dir", "groups", "logging", "recipe"}
 RESUMABLE_KEYS = {f"trainer.{name}" for name in ("checkpoint_every", "keep_checkpoints", "heldout_every", "threads")}
 RESUMABLE_KEYS |= {"data.allow_changed", "trainer.profile", "trainer.hang_seconds", "trainer.check_fast_paths"}
+RESUMABLE_KEYS |= {"trainer.async_save", "trainer.keep_best"}
 # These change in which order sums are taken: the result is the same up to rounding.
 PARALLEL_KEYS = {f"trainer.{name}" for name in ("strategy", "devices", "num_nodes", "shard_size", "offload")}
 PARALLEL_KEYS |= {"data.micro_frames"}  # Where it is null, data.micro_batch differs too.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 STREAMS = ("text_loss", "semantic_loss", "acoustic_loss", "user_semantic_loss", "user_acoustic_loss")
 """The panels of a language model's run."""
+AVERAGED = "heldout_ema"
+"""The prefix of held-out figures of the moving average of the weights."""
 WIDE_RANGE = 30
 """A panel whose values span more than this factor has a logarithmic axis: its end would be flat on a linear one."""
 

@@ -105,7 +105,8 @@ def rank_memory(run: Run, lm: DuplexLM) -> RankMemory:
     weights = 4.0 * sizes.trained + sizes.frozen_bytes
     again = run.model.activation_checkpointing == "full"
     copies = width * float(sizes.trained_maps_at_work if again else sizes.trained_maps) if width == 2 else 0.0
-    moments, gradients = 8.0 * sizes.trained / shards, 4.0 * sizes.trained / shards
+    averages = 0.0 if run.optim.ema_decay is None else 4.0
+    moments, gradients = (8.0 + averages) * sizes.trained / shards, 4.0 * sizes.trained / shards
     if strategy in FSDP or strategy == "zero3":
         weights /= shards
         gathered = 0.0 if shards == 1 and width == 4 else float(width)

@@ -17,6 +17,7 @@ from model.duplex import DuplexLM
 from model.errors import UserError
 from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP, ZERO
+from ppx_train.training.agreement import Agreement
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
 from ppx_train.training.guard import MAX_SKIPPED, SpikeGuard
 from ppx_train.training.loss import group_weights, total_loss
@@ -46,10 +47,7 @@ class DuplexModule(L.LightningModule):
         self.strict_loading = not run.model.lora.rank  # Checkpoints of adapters do not hold the frozen weights.
         self.base_sha256: str | None = None
         self.run = run
-        self.stop_signal = 0
-        """The number of the signal that this rank caught, 0 for none."""
-        self.stop_agreed = False
-        """Whether any rank had caught a signal when the step began; equal on all ranks."""
+        self.agreement = Agreement()
         self.guard = SpikeGuard(run.optim.spike_factor)
         self.sums_4K = torch.zeros(0)
         self.gradient_norm = 0.0
@@ -91,8 +89,7 @@ class DuplexModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Names the parameters of the optimiser's state, for any strategy to load, and adds what the guard has seen."""
         states = checkpoint["optimizer_states"]
-        # Under FSDP2 only the first rank gets the state.
-        checkpoint["optimizer_states"] = [moments_by_name(s, self.parameter_order) if s else s for s in states]
+        checkpoint["optimizer_states"] = [moments_by_name(state, self.parameter_order) for state in states]
         checkpoint[GUARD] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -120,8 +117,9 @@ class DuplexModule(L.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         shared = torch.stack([group_weights(micro.weights_BKT) for micro in micro_batches]).sum(0)
-        shared = all_sum(torch.cat([shared, shared.new_full((1,), float(self.stop_signal))]))
-        self.stop_agreed = bool(shared[-1] > 0)
+        asked = [shared.new_full((1,), number) for number in self.agreement.ask()]
+        shared = all_sum(torch.cat([shared, *asked]))
+        self.agreement.agree(shared[2:])
 
         sums_4K: Tensor | None = None
         for number, micro in enumerate(micro_batches):

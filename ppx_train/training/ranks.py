@@ -1,6 +1,7 @@
 """The collective operations that training needs; each works without a process group too."""
 
 import os
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -38,3 +39,11 @@ def leave_together() -> None:
     """
     if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.monitored_barrier()
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Returns the values of all ranks, in their order; they are small and plain."""
+    found: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, value)
+    return found

@@ -4,13 +4,17 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from tqdm import tqdm
 
 from model.adapters.quantized import bitsandbytes
 from model.config import FRAME_RATE
@@ -23,17 +27,19 @@ from ppx_train.config.run import Run
 from ppx_train.config.trainer import FSDP
 from ppx_train.training.build import describe_lm, empty_lm
 from ppx_train.training.callbacks.checkpoints import Checkpoints
+from ppx_train.training.callbacks.ema import Ema
 from ppx_train.training.callbacks.fast_path_check import FastPathCheck
 from ppx_train.training.callbacks.hang import HangWatch
 from ppx_train.training.callbacks.held_out import HeldOut
 from ppx_train.training.callbacks.meters import Meters
 from ppx_train.training.callbacks.profile import Profile
+from ppx_train.training.callbacks.sample_log import SampleLog
 from ppx_train.training.callbacks.seen import SEEN_FILE, Seen
-from ppx_train.training.callbacks.signals import StopSignals
+from ppx_train.training.callbacks.signals import Signals
 from ppx_train.training.checkpoint import (
     DATA,
     FILE,
-    PlainFiles,
+    SCORE,
     check_same_data,
     check_same_run,
     check_sums,
@@ -43,6 +49,7 @@ from ppx_train.training.checkpoint import (
     language_model,
     read_checkpoint,
 )
+from ppx_train.training.checkpoint_files import CheckpointFiles
 from ppx_train.training.curves import draw_curves
 from ppx_train.training.data import SamplePool, SequenceBuilder, StepLoader
 from ppx_train.training.loggers import check_login, make_loggers
@@ -82,11 +89,14 @@ def _train(run: Run) -> int:
     builder = SequenceBuilder(run.model.lm, run.data, run.loss, codec, tokenizer)
     pool = SamplePool(run.data, "train", builder, run.seed)
     loader = StepLoader(pool, run.data, run.seed)
-    callbacks: list[L.Callback] = [StopSignals(), FastPathCheck(run)]
+    average = None if run.optim.ema_decay is None else Ema(run.optim.ema_decay)
+    callbacks: list[L.Callback] = [Signals(), FastPathCheck(run), *([average] if average else [])]
     readers = list(pool.readers)
+    beside: dict[str, Callable[[], bytes | None]] = {}
     if run.data.heldout_samples:
         heldout = SamplePool(run.data, "heldout", builder)
-        callbacks.append(HeldOut(run, heldout))
+        callbacks.append(scored := HeldOut(run, heldout, average))
+        beside[SCORE] = scored.content
         readers += heldout.readers
     data: dict[str, str] = {}
     if is_launcher():
@@ -100,13 +110,17 @@ def _train(run: Run) -> int:
         print(describe(run, pool, loader))
         print(describe_lm(run))
     seen = Seen(loader.plan.mixture.sizes)
-    callbacks += [Meters(run, loader), seen, Checkpoints(run, data, {SEEN_FILE: seen.content})]
+    callbacks += [Meters(run, loader), seen, Checkpoints(run, data, beside | {SEEN_FILE: seen.content})]
+    if run.logging.samples:
+        callbacks.append(SampleLog(Path(run.run_dir), loader))
     trainer = make_trainer(run, callbacks)
     try:
         trainer.fit(module, loader, ckpt_path=start_from / FILE if start_from else None, weights_only=True)
     except BaseException as why:
         with suppress(OSError):  # A full disk is reported by what failed first.
             report_bad_samples(run, pool)
+        if isinstance(why, RuntimeError):
+            report_lost_rank(trainer)
         if isinstance(why, SystemExit) and isinstance(why.__context__, KeyboardInterrupt):
             raise why.__context__ from None  # Lightning raises SystemExit on Ctrl-C before the first step.
         raise
@@ -114,10 +128,10 @@ def _train(run: Run) -> int:
     leave_together()
     if trainer.is_global_zero:
         print(f"curves: {draw_curves(Path(run.run_dir))}")
-    if module.stop_agreed and trainer.global_step < run.steps:
+    if module.agreement.stop and trainer.global_step < run.steps:
         if trainer.is_global_zero:
             print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
-        return 128 + (module.stop_signal or signal.SIGTERM)  # Perhaps only another rank caught the signal.
+        return 128 + (module.agreement.stop_signal or signal.SIGTERM)  # Perhaps only another rank caught the signal.
     return 0
 
 
@@ -207,7 +221,7 @@ def make_trainer(run: Job, callbacks: list[L.Callback], precision: Any = None) -
         max_steps=run.steps,
         logger=make_loggers(run),
         callbacks=callbacks,
-        plugins=[PlainFiles()],
+        plugins=[CheckpointFiles(background=settings.async_save)],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -234,6 +248,17 @@ def report_bad_samples(run: Run, pool: SamplePool) -> None:
     path = Path(run.run_dir) / name
     write_bytes(path, json.dumps(pool.bad, indent=1).encode())
     print(f"{len(pool.bad)} bad samples were skipped, named in {path}")
+
+
+def report_lost_rank(trainer: L.Trainer) -> None:
+    """Names a process that has ended too early, if this one has started it; the others only see that it is gone."""
+    for number, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), start=1):
+        with suppress(subprocess.TimeoutExpired):
+            if code := process.wait(0.5):
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                where = f"rank {trainer.global_rank + number} of {trainer.world_size}"
+                tqdm.write(f"{where} has ended with {how}", sys.stderr)
+                return
 
 
 def quiet_lightning() -> None:

@@ -8,16 +8,17 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from ppx_train.training.checkpoint import read_checkpoint
 from ppx_train.training.optim import moments_by_name
+from ppx_train.training.saved_tensors import SavedTensor, local_part
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Saves and loads the checkpoint that all strategies share: whole tensors, by the names of parameters."""
+    """Saves and loads the checkpoint that all strategies share, by the names of parameters: of each rank its shards."""
 
     def __init__(self, copies: int, copy_size: int, backend: str | None) -> None:
         """copies, copy_size: copies of the model, and the ranks that share each."""
@@ -37,13 +38,26 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.device_mesh if self.copies > 1 else self.device_mesh["tensor_parallel"]
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Returns the whole weights that train, on the CPU of the first rank; the other ranks get nothing."""
-        return get_model_state_dict(self.model, options=_WHOLE)  # type: ignore[arg-type]
+        """Returns the weights that train, as this rank holds them."""
+        assert self.model is not None
+        reshard(self.model)
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """Returns the whole state of the optimiser by names, on the CPU of the first rank."""
+        """Returns the state of the optimiser by names, as this rank holds it."""
+        assert self.model is not None
+        reshard(self.model)
         plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        return get_optimizer_state_dict(self.model, plain, options=_WHOLE)  # type: ignore[arg-type]
+        names = self.lightning_module.parameter_groups  # type: ignore[union-attr]
+        groups = [{**group, "params": own} for group, own in zip(plain.param_groups, names, strict=True)]  # type: ignore[arg-type]
+        state = {name: plain.state[value] for name, value in self.model.named_parameters() if value in plain.state}
+        return {"state": state, "param_groups": groups}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Writes the part of this rank, if it belongs to the first copy of the model."""
+        number, size = self.shard_mesh.get_local_rank(self.shard_mesh.ndim - 1), self.shard_mesh.shape[-1]
+        if self.global_rank < size:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=(number, size))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Fills this rank's shards from the checkpoint, and returns the rest of it."""
@@ -58,36 +72,28 @@ class ShardedStrategy(ModelParallelStrategy):
         return state
 
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+def reshard(model: nn.Module) -> None:
+    """Lets go of gathered weights: those outside of all blocks stay after a forward pass without gradients."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @torch.no_grad()
-def fill(pairs: Iterable[tuple[nn.Parameter | Tensor, Tensor]]) -> None:
-    """Copies into each parameter its part of a whole tensor."""
+def fill(pairs: Iterable[tuple[nn.Parameter | Tensor, Tensor | SavedTensor]]) -> None:
+    """Copies into each parameter its part of a whole tensor, of which no more is read."""
     for parameter, whole in pairs:
         if isinstance(parameter, DTensor):
             parameter.to_local().copy_(whole[local_part(parameter)])
         else:
-            parameter.copy_(whole)
-
-
-def local_part(parameter: DTensor) -> tuple[slice, ...]:
-    """Returns which part of the whole tensor this rank holds."""
-    part = [slice(0, size) for size in parameter.shape]
-    for dim, placement in enumerate(parameter.placements):
-        if isinstance(placement, Shard):
-            whole = part[placement.dim]
-            rows = -(-(whole.stop - whole.start) // parameter.device_mesh.size(dim))  # As torch.chunk cuts.
-            start = min(whole.start + rows * parameter.device_mesh.get_local_rank(dim), whole.stop)
-            part[placement.dim] = slice(start, min(start + rows, whole.stop))
-    return tuple(part)
+            parameter.copy_(whole if isinstance(whole, Tensor) else whole.whole())
 
 
 def _sharded_like(parameter: nn.Parameter, moments: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an optimiser's state of one parameter, sharded as the parameter is."""
     state: dict[str, Any] = {}
     for key, value in moments.items():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
+        if isinstance(value, SavedTensor):
             state[key] = torch.zeros_like(parameter)
             fill([(state[key], value)])
         else:

@@ -122,7 +122,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Returns the state of a checkpoint, memory-mapped."""
+        """Returns the state of a checkpoint, whose tensors are read one by one."""
         return read_checkpoint(Path(checkpoint_path).parent)
 
     @property
@@ -137,7 +137,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         for name, value in self._trained():
-            whole = checkpoint["state_dict"][name].to(self.root_device)
+            whole = checkpoint["state_dict"][name].whole().to(self.root_device)
             with zero.GatheredParameters([value], modifier_rank=0, enabled=self.zero_stage_3):
                 value.copy_(whole)
             if self.zero_stage_3:
@@ -160,7 +160,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._link_moments()
         for name, value in self._trained():
             for key in MOMENTS:
-                whole = state[name][key].to(self.root_device)
+                whole = state[name][key].whole().to(self.root_device)
                 if self.zero_stage_3:
                     safe_set_local_optimizer_state(value, _partition(value, whole), key)
                 else:

@@ -41,8 +41,8 @@ from tests.dry_run.observer import Observer
 from tests.dry_run.run import NAMES
 
 GPU = torch.device("cuda", 0)
-ANSWERS = {"training_step": False, "_update": True}
-"""Where a training step may wait for its GPU: no rank was asked to stop; the gradient is finite."""
+ANSWERS = {"agree": 0, "_update": True}
+"""Where a training step may wait for its GPU: no rank asks for anything; the gradient is finite."""
 GB = 1e9
 Figures = dict[str, Any]
 

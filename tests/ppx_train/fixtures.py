@@ -25,8 +25,9 @@ from ppx_train.config.load import load
 from ppx_train.config.run import Run
 from ppx_train.inference.sidecar import Origin, PromptFormat, Sidecar
 from ppx_train.training.build import base_lm, fingerprint, trainable_lm
-from ppx_train.training.checkpoint import BASE
+from ppx_train.training.checkpoint import BASE, FILE, FILES, read_checkpoint
 from ppx_train.training.origin import KEY, origin
+from ppx_train.training.saved_tensors import Part, file_name, split, whole_tensors, write_tensors
 from tests.model.golden import GOLDEN
 
 RATE = 24000
@@ -152,6 +153,26 @@ def write_checkpoint(data: Path, run_dir: Path, step: int, *more: str) -> tuple[
     logs.mkdir(parents=True, exist_ok=True)
     (logs / "metrics.csv").write_text(f"step,heldout/loss,train/loss\n{step},2.5,2.0\n{step + 1},9.0,9.0\n")
     return folder, lm.eval()
+
+
+def cut(whole: Tensor, axis: int, ranks: int) -> list[Part]:
+    """The parts of a tensor as ranks hold them; behind the end a rank holds nothing."""
+    pieces = [*whole.chunk(ranks, axis), *[whole.narrow(axis, 0, 0)] * ranks][:ranks]
+    starts = [sum(piece.shape[axis] for piece in pieces[:k]) for k in range(ranks)]
+    return [
+        Part(tuple(start if k == axis else 0 for k in range(whole.dim())), piece)
+        for start, piece in zip(starts, pieces, strict=True)
+    ]
+
+
+def spread(folder: Path, ranks: int) -> None:
+    """Lays the tensors of a checkpoint into files of several ranks, as they would be sharded along the first axis."""
+    state, whole = split(whole_tensors(read_checkpoint(folder)))
+    of_each = {name: cut(part.values, 0, ranks) for name, part in whole.items()}
+    for number in range(ranks):
+        write_tensors(folder / file_name(number, ranks), {name: parts[number] for name, parts in of_each.items()})
+    torch.save(state | {FILES: ranks}, folder / "new")  # Values are mapped from the old file, which must not change.
+    (folder / "new").replace(folder / FILE)
 
 
 def greedy_tokens(lm: DuplexLM) -> Tensor:

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ class CpuZeroStrategy(zero.ZeroStrategy):
         return torch.device("cpu", 0)
 
 
-def train_on_ranks(ranks: int, arguments: Sequence[str], log: Path | None = None) -> None:
-    """Trains on `ranks` ranks, whose output goes to `log`. Raises: AssertionError with what the first rank raised."""
+def start_ranks(ranks: int, arguments: Sequence[str], log: Path | None = None) -> list[tuple[ForkProcess, Connection]]:
+    """Starts `ranks` ranks, whose output goes to `log`; each comes with what tells how its training failed, if so."""
     if any("strategy=zero" in word for word in arguments):
         import deepspeed.ops  # Once, not in every rank.
 
@@ -54,23 +55,28 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], log: Path | None = None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ends = [fork.Pipe(duplex=False) for _ in range(ranks)]
-    started = [
-        fork.Process(target=_one_rank, args=(number, ranks, port, list(arguments), log, sender))
-        for number, (_, sender) in enumerate(ends)
-    ]
-    for process in started:
+    started = []
+    for number in range(ranks):
+        receiver, sender = fork.Pipe(duplex=False)
+        process = fork.Process(target=_one_rank, args=(number, ranks, port, list(arguments), log, sender))
         process.start()
+        sender.close()
+        started.append((process, receiver))
+    return started
+
+
+def train_on_ranks(ranks: int, arguments: Sequence[str], log: Path | None = None) -> None:
+    """Trains on `ranks` ranks, whose output goes to `log`. Raises: AssertionError with what the first rank raised."""
+    started = start_ranks(ranks, arguments, log)
     try:
-        for process, (receiver, sender) in zip(started, ends, strict=True):
-            sender.close()
+        for process, receiver in started:
             try:
                 failure = receiver.recv()
             except EOFError:
                 failure = "it died"
             assert not failure, f"rank {process.name}: {failure}"
     finally:
-        for process in started:
+        for process, _ in started:
             process.join(60)
             process.kill()
 

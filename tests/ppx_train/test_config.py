@@ -305,7 +305,14 @@ def test_every_setting_has_a_help_text() -> None:
 
 def test_the_words_that_a_shell_completes_are_words_of_the_command() -> None:
     words = setting_words()
-    assert {"recipe=quickstart", "optim=lora", "data.mix=", "resume=true", "trainer.precision=32-true"} <= set(words)
+    assert {
+        "recipe=quickstart",
+        "optim=lora",
+        "data.mix=",
+        "resume=true",
+        "resume=auto",
+        "trainer.precision=32-true",
+    } <= set(words)
     needed = {"trainer.strategy=hybrid": "trainer.num_nodes=2"}
     needed |= {"trainer.offload=true": "trainer.strategy=zero2"}
     for word in words:

@@ -1,6 +1,7 @@
 """What a run was really trained on: samples, hours and epochs of each source, and prompts that were left out."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from model.config import FRAME_RATE
 from ppx_train.training.callbacks.meters import log
 from ppx_train.training.micro_batch import MicroBatch
 from ppx_train.training.module import DuplexModule
-from ppx_train.training.ranks import all_sum
+from ppx_train.training.ranks import all_sum, world_size
 
 SEEN_FILE = "seen.json"
 """The report beside a checkpoint."""
@@ -35,12 +36,18 @@ class Seen(L.Callback):
         """Counts of this rank since the run was started or resumed."""
         self.before: dict[str, dict[str, int]] = {}
         self.from_step = 0
+        self.hours_before, self.since = 0.0, 0.0
         self.report: dict[str, Any] = {}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: DuplexModule, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
         """Goes on counting; a checkpoint of an earlier version does not say what was seen before it."""
         saved = checkpoint.get(KEY, {"from_step": checkpoint["global_step"], "sources": {}})
         self.from_step, self.before = saved["from_step"], saved["sources"]
+        self.hours_before = saved.get("process_hours", 0.0)
+
+    def on_train_start(self, trainer: L.Trainer, module: DuplexModule) -> None:  # type: ignore[override]
+        """Starts the clock."""
+        self.since = time.monotonic()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, module: DuplexModule, outputs: object, batch: list[MicroBatch], *_: Any
@@ -61,11 +68,13 @@ class Seen(L.Callback):
         for source, row in zip(self.sizes, sums, strict=True):
             earlier = sources.get(source, {})
             sources[source] = {name: earlier.get(name, 0) + count for name, count in zip(COUNTS, row, strict=True)}
-        checkpoint[KEY] = {"from_step": self.from_step, "sources": sources}
+        hours = self.hours_before + (time.monotonic() - self.since) / 3600 * world_size()
+        checkpoint[KEY] = {"from_step": self.from_step, "sources": sources, "process_hours": hours}
         self.report = {
             "step": trainer.global_step,
             "from_step": self.from_step,
             "skipped_steps": module.guard.skipped,
+            "process_hours": round(hours, 6),
             "sources": {source: self._described(source, counts) for source, counts in sorted(sources.items())},
         }
         if trainer.is_global_zero:

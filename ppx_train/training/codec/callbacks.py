@@ -80,7 +80,7 @@ class CodecSoFar(L.Callback):
         """Scores and writes if this step is due, or the run is about to stop."""
         step = trainer.global_step
         due = step % self.run.trainer.heldout_every == 0 or step == self.run.steps
-        if not (due or module.stop_agreed) or step == self.scored:
+        if not (due or module.agreement.stop) or step == self.scored:
             return
         self.scored = step
         if self.batches:

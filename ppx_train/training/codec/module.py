@@ -16,6 +16,7 @@ from model.errors import UserError
 from model.mimi.train_optimizer import Muon, split_parameters
 from model.mimi.train_quantizer import init_codebooks, pass_unquantized, quantize_with_gradient
 from ppx_train.config.codec import CodecRun
+from ppx_train.training.agreement import Agreement
 from ppx_train.training.codec.build import make_codec
 from ppx_train.training.codec.crops import CropBatch, Crops
 from ppx_train.training.codec.recogniser import FEATURES
@@ -42,9 +43,7 @@ class CodecModule(L.LightningModule):
         self.cutter = ThreadPoolExecutor(1)
         self.ahead: tuple[int, Future[CropBatch]] | None = None
         self.base_sha256: str | None = None
-        self.stop_signal = 0
-        """The number of the signal that was caught, 0 for none."""
-        self.stop_agreed = False
+        self.agreement = Agreement()
         self.skipped_steps = self.skipped_in_a_row = 0
         self.terms: dict[str, float] = {}
         self.codec = make_codec(run)
@@ -86,7 +85,7 @@ class CodecModule(L.LightningModule):
         """Takes one optimiser step; its crops and random numbers depend on the seed and its number alone."""
         step = self.global_step
         batch = self._crops_of(step).to(self.device)
-        self.stop_agreed = bool(self.stop_signal)
+        self.agreement.agree(torch.tensor(self.agreement.ask()))
         torch.manual_seed((self.run.seed << 24) + step)
         if step == self.run.loss.quantize_from and step:
             self.fill_codebooks()

@@ -11,7 +11,7 @@ from model.files import lock
 from model.kernels.allocator import keep_freed_memory
 from ppx_train.config.codec import CodecRun
 from ppx_train.training.callbacks.checkpoints import Checkpoints
-from ppx_train.training.callbacks.signals import StopSignals
+from ppx_train.training.callbacks.signals import Signals
 from ppx_train.training.checkpoint import DATA, FILE, check_same_data, read_checkpoint
 from ppx_train.training.codec.callbacks import CODEC_FILE, CodecMeters, CodecSoFar
 from ppx_train.training.codec.crops import CropBatch, Crops
@@ -73,7 +73,7 @@ def _train(run: CodecRun) -> int:
     if heldout:
         batches = list(Crops(heldout.items, run.data, symbols, run.seed).fixed(run.data.heldout_crops))
     print(describe(run, module, recordings))
-    callbacks = [StopSignals(), CodecMeters(run), CodecSoFar(run, batches), Checkpoints(run, hashes)]
+    callbacks = [Signals(), CodecMeters(run), CodecSoFar(run, batches), Checkpoints(run, hashes)]
     # Only some parts of the loss are computed in bf16, so that the module itself decides where.
     trainer = make_trainer(run, callbacks, precision="32-true")
     try:
@@ -81,9 +81,9 @@ def _train(run: CodecRun) -> int:
     finally:
         module.cutter.shutdown(cancel_futures=True)
     print(f"codec: {run_dir / CODEC_FILE}, curves: {draw_curves(run_dir, PANELS, 'each in its own unit')}")
-    if module.stop_agreed and trainer.global_step < run.steps:
+    if module.agreement.stop and trainer.global_step < run.steps:
         print(f"stopped at step {trainer.global_step}; the same command with resume=true goes on")
-        return 128 + (module.stop_signal or signal.SIGTERM)
+        return 128 + (module.agreement.stop_signal or signal.SIGTERM)
     return 0
 
 

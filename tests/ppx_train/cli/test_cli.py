@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from data_pipelines.arguments import Parser
@@ -16,7 +15,6 @@ from ppx_train import __version__, roots
 from ppx_train.cli import chat, check, export, plan, serve, voice
 from ppx_train.cli.run import run
 from ppx_train.recipes import recipe_names
-from ppx_train.training.checkpoint import PlainFiles
 from tests.paths import ROOT
 from tests.refusals import refused
 
@@ -238,9 +236,3 @@ def test_a_place_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixtur
 def test_a_lost_process_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, message = run_failing(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), capsys)
     assert code == 1 and message.startswith("error: another process of this run has ended")
-
-
-def test_a_checkpoint_on_a_full_disk_names_the_disk() -> None:
-    with pytest.raises(OSError) as caught:
-        PlainFiles().save_checkpoint({"state_dict": {"a": torch.zeros(1 << 16)}}, "/dev/full")
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")

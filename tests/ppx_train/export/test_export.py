@@ -29,11 +29,12 @@ from ppx_train.export.voices import voices_of_shards
 from ppx_train.inference.loading import find_voice, load_release
 from ppx_train.inference.offline import chat
 from ppx_train.inference.sidecar import read_sidecar
-from ppx_train.training.checkpoint import add_sum
+from ppx_train.training.checkpoint import SUMS, sum_lines
 from ppx_train.training.origin import project_commit
+from ppx_train.training.saved_tensors import file_name
 from ppx_train.voices.folder import save_voice
 from ppx_train.voices.voice_file import VoiceFile
-from tests.ppx_train.fixtures import greedy_tokens, make_shards, write_checkpoint
+from tests.ppx_train.fixtures import greedy_tokens, make_shards, spread, write_checkpoint
 from tests.refusals import refused
 
 # The stock loader takes these keys out or hands them to its constructor; any other is a crash there.
@@ -312,6 +313,20 @@ def test_a_failed_export_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+def test_the_files_of_many_ranks_are_exported_as_one_file_is(data: Path, tmp_path: Path, rank: int) -> None:
+    folder, _ = write_checkpoint(data, tmp_path / "run", 4, f"model.lora.rank={rank}")
+    one = make(folder, tmp_path / "one", voices="none")
+    spread(folder, 3)
+    assert len(list(folder.glob("tensors-*-of-00003.safetensors"))) == 3
+    many = make(folder, tmp_path / "many", voices="none")
+    assert digest(one / "model.safetensors") == digest(many / "model.safetensors")
+    lost = folder / file_name(1, 3)
+    lost.unlink()
+    with refused("bad-checkpoint", lost, "is missing"):
+        make(folder, tmp_path / "again", voices="none")
+
+
 def test_a_damaged_checkpoint_is_one_line(data: Path, tmp_path: Path) -> None:
     folder, _ = write_checkpoint(data, tmp_path / "run", 4)
     file = folder / "checkpoint.ckpt"
@@ -338,8 +353,8 @@ def test_weights_that_are_no_numbers_are_refused(data: Path, tmp_path: Path, ran
 
 def test_a_checkpoint_that_is_not_as_it_was_saved_is_refused(data: Path, tmp_path: Path) -> None:
     folder, _ = write_checkpoint(data, tmp_path / "run", 4)
-    for name in ("checkpoint.ckpt", "config.yaml"):
-        add_sum(folder / name, digest(folder / name))
+    sums = {name: digest(folder / name) for name in ("checkpoint.ckpt", "config.yaml")}
+    (folder / SUMS).write_bytes(sum_lines(sums))
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"))
     with refused("bad-checkpoint", folder / "config.yaml"):

@@ -155,3 +155,21 @@ def test_data_that_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
     for code, path in cases:
         with refused(code, path):
             command(["plan", "recipe=lora_voice", f"data.paths=[{path}]"])
+
+
+@pytest.mark.parametrize(("strategy", "share"), [("fsdp2", 8), ("ddp", 1), ("zero3", 1)])
+def test_the_copy_that_a_checkpoint_is_written_from_is_counted(
+    strategy: str, share: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("recipe=service_only", "data.paths=[not_there]", "trainer.devices=8")
+    text = shown(capsys, *words, f"trainer.strategy={strategy}")
+    weights = DuplexLM(run_of("service_only").model.lm, device="meta").num_parameters()
+    assert f"host memory: {12 * weights / share / 1e9:.1f} GB of" in text
+    assert "host memory" not in shown(capsys, *words, f"trainer.strategy={strategy}", "trainer.async_save=false")
+
+
+def test_a_moving_average_takes_four_bytes_a_weight() -> None:
+    plain, averaged = run_of("service_only"), run_of("service_only", "optim.ema_decay=0.999")
+    weights = DuplexLM(plain.model.lm, device="meta").num_parameters()
+    more = rank_memory(averaged, empty_lm(plain)).moments - rank_memory(plain, empty_lm(plain)).moments
+    assert more == 4 * weights / plain.trainer.shards

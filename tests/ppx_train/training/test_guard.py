@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppx_train.config.load import load
-from ppx_train.training.checkpoint import FILE, checkpoints
+from ppx_train.training.checkpoint import checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.guard import HISTORY, MAX_SKIPPED, MIN_HISTORY, SpikeGuard
 from ppx_train.training.optim import gradient_norms
@@ -120,7 +120,7 @@ def test_a_run_of_spikes_ends_with_the_remedy(prepared: Path, tmp_path: Path, mo
 def test_the_guard_of_a_resumed_run_knows_the_norms_before_it(prepared: Path, tmp_path: Path) -> None:
     more = ("steps=4", "optim.spike_factor=20", *SHORT)
     assert train(load(run_arguments(prepared, tmp_path / "run", *more))) == 0
-    state = torch.load(checkpoints(tmp_path / "run")[-1] / FILE, weights_only=True)
+    state = read_checkpoint(checkpoints(tmp_path / "run")[-1])
     logged = [norm for _, norm in read_metrics(tmp_path / "run")["gradient_norm"]]
     assert state["guard"]["norms"] == pytest.approx(logged, rel=1e-6) and len(logged) == 4
 

@@ -13,9 +13,10 @@ from ppx_train.config.load import load
 from ppx_train.export.export_settings import ExportSettings
 from ppx_train.export.folder import export_checkpoint
 from ppx_train.training.build import base_lm
-from ppx_train.training.checkpoint import FILE, SUMS
+from ppx_train.training.checkpoint import SUMS, read_checkpoint
 from ppx_train.training.curves import read_metrics
 from ppx_train.training.run import train
+from ppx_train.training.saved_tensors import whole_tensors
 from tests.ppx_train.fixtures import build_lm, run_arguments
 from tests.refusals import refused
 
@@ -24,7 +25,7 @@ LORA = ("model.lora.rank=4", "optim=lora", "optim.warmup_steps=2", "data.heldout
 
 
 def state(run_dir: Path, step: int) -> dict:
-    return torch.load(run_dir / "checkpoints" / f"step-{step:07d}" / FILE, weights_only=True)
+    return whole_tensors(read_checkpoint(run_dir / "checkpoints" / f"step-{step:07d}"))
 
 
 @pytest.mark.parametrize("base", ["full", "int8", "nf4"])

@@ -152,13 +152,16 @@ def test_what_was_seen_lies_beside_each_checkpoint_and_goes_on_after_a_stop(prep
     metrics = read_metrics(tmp_path / "whole")
     assert metrics["seen/service_samples"][-1] == (6, expected["service"]["samples"])
 
-    whole = (tmp_path / "whole" / "checkpoints" / "step-0000006" / SEEN_FILE).read_text()
-    last = checkpoints(tmp_path / "whole")[-1]
+    before, last = checkpoints(tmp_path / "whole")[-2:]
+    whole, earlier = (json.loads((folder / SEEN_FILE).read_text()) for folder in (last, before))
+    assert 0 < earlier["process_hours"] < whole.pop("process_hours")
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
     assert train(load([*run_arguments(prepared, tmp_path / "whole", *more), "resume=true"])) == 0
-    assert (tmp_path / "whole" / "checkpoints" / "step-0000006" / SEEN_FILE).read_text() == whole
+    again = json.loads((last / SEEN_FILE).read_text())
+    assert again.pop("process_hours") > earlier["process_hours"]  # The clock goes on, too.
+    assert again == whole
 
 
 def test_a_run_resumes_with_its_own_mixtures_only(prepared: Path, tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """Strategies: what is refused, what `auto` picks, equal losses on any number of ranks, and one checkpoint for all."""
 
+import errno
+import os
+import re
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +18,14 @@ from torch.distributed.tensor import Replicate, Shard
 from model.duplex import DuplexLM
 from model.errors import Code
 from ppx_train.config.load import load
-from ppx_train.training import strategies
-from ppx_train.training.checkpoint import FILE
+from ppx_train.training import checkpoint_files, strategies
+from ppx_train.training.checkpoint import check_sums, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
+from ppx_train.training.module import DuplexModule
 from ppx_train.training.optim import moments_by_name
+from ppx_train.training.ranks import rank
 from ppx_train.training.run import train
-from ppx_train.training.sharded import local_part
+from ppx_train.training.saved_tensors import file_name, local_part, read_parts, whole_tensors, write_tensors
 from ppx_train.training.strategies import checked_strategy, copy_bytes
 from tests.ppx_train.fixtures import run_arguments
 from tests.ppx_train.ranks import train_on_ranks
@@ -163,7 +169,7 @@ def test_adapters_train_alike_sharded_and_not(prepared: Path, tmp_path: Path) ->
     for strategy, ranks in (("ddp", 1), ("fsdp2", 2)):
         train_on_ranks(ranks, words(prepared, tmp_path / strategy, strategy, ranks, *LORA))
     assert_same_figures(tmp_path / "fsdp2", tmp_path / "ddp")
-    saved = torch.load(tmp_path / "fsdp2" / "checkpoints" / "step-0000004" / FILE, weights_only=True)
+    saved = read_checkpoint(tmp_path / "fsdp2" / "checkpoints" / "step-0000004")
     assert all("lora" in name for name in saved["state_dict"])
     assert saved["optimizer_states"][0]["state"].keys() == saved["state_dict"].keys()
 
@@ -173,6 +179,8 @@ def test_adapters_train_alike_sharded_and_not(prepared: Path, tmp_path: Path) ->
     ("first", "then"),
     [
         (("ddp", 1), ("fsdp2", 2)),
+        (("fsdp2", 2), ("ddp", 1)),
+        (("fsdp2", 2), ("fsdp2", 4)),
         (("fsdp2", 2), ("zero3", 2)),
         (("zero3", 2), ("zero2", 2)),
         (("zero2", 2), ("ddp", 1)),
@@ -187,12 +195,74 @@ def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(
     train_on_ranks(first[1], words(prepared, run_dir, *first))
     shutil.rmtree(run_dir / "checkpoints" / "step-0000004")
     train_on_ranks(then[1], words(prepared, run_dir, *then, "resume=true"), log=tmp_path / "log")
-    assert f"trainer.strategy={then[0]} instead of {first[0]}" in (tmp_path / "log").read_text()
+    differs = f"strategy={then[0]} instead of {first[0]}" if then[0] != first[0] else f"devices={then[1]} instead of"
+    assert f"resume with trainer.{differs}" in (tmp_path / "log").read_text()
     assert_same_figures(run_dir, single)
     ours, theirs = (
-        torch.load(folder / "checkpoints" / "step-0000004" / FILE, weights_only=True) for folder in (run_dir, single)
+        whole_tensors(read_checkpoint(folder / "checkpoints" / "step-0000004")) for folder in (run_dir, single)
     )
     for name, value in theirs["state_dict"].items():
         torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-6)
     for name, moments in theirs["optimizer_states"][0]["state"].items():
         assert ours["optimizer_states"][0]["state"][name]["step"] == moments["step"] == 4
+
+
+@pytest.mark.slow
+def test_every_rank_saves_its_part_and_the_same_ranks_go_on_bitwise(prepared: Path, tmp_path: Path) -> None:
+    run = load(words(prepared, tmp_path / "run", "fsdp2", 2))
+    for name, more in (("whole", ()), ("sync", ("trainer.async_save=false",))):
+        train_on_ranks(2, words(prepared, tmp_path / name, "fsdp2", 2, *more))
+    folder = tmp_path / "whole" / "checkpoints" / "step-0000004"
+    for number in range(2):
+        ours, theirs = (
+            tmp_path / name / "checkpoints" / folder.name / file_name(number, 2) for name in ("whole", "sync")
+        )
+        assert ours.read_bytes() == theirs.read_bytes()
+        values = sum(part.values.numel() for name, part in read_parts(ours) if name.startswith("state_dict"))
+        assert abs(values / DuplexLM(run.model.lm, device="meta").num_parameters() - 0.5) < 0.05
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / folder.name)
+    train_on_ranks(2, words(prepared, tmp_path / "run", "fsdp2", 2, "resume=true"))
+    for number in range(2):
+        ours = tmp_path / "run" / "checkpoints" / folder.name / file_name(number, 2)
+        assert ours.read_bytes() == (folder / ours.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_that_one_rank_catches_saves_the_part_of_each(
+    prepared: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DuplexModule.training_step
+
+    def training_step(self: DuplexModule, *args: Any) -> None:
+        if self.global_step == 2 and rank() == 1:
+            signal.raise_signal(signal.SIGUSR1)
+        step(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DuplexModule, "training_step", training_step)
+        train_on_ranks(2, words(prepared, tmp_path / "run", "fsdp2", 2))
+    saved = checkpoints(tmp_path / "run")
+    assert [folder.name for folder in saved] == ["step-0000002", "step-0000003", "step-0000004"]
+    for folder in saved:
+        check_sums(folder)
+        assert int(read_checkpoint(folder)["global_step"]) == int(folder.name[5:])
+    assert_same_figures(tmp_path / "run", single)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_ends_all_and_the_checkpoint_before_stays(
+    prepared: Path, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(path: Path, parts: Any) -> str:
+        if rank() == 1 and "step-0000004" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_tensors(path, parts)
+
+    with monkeypatch.context() as patched, pytest.raises(AssertionError) as caught:
+        patched.setattr(checkpoint_files, "write_tensors", fill)  # The ranks are forked.
+        train_on_ranks(2, words(prepared, tmp_path / "run", "fsdp2", 2))
+    assert re.search(r"OSError: .*No space left on device: '\S+step-0000004.partial/tensors-00001", str(caught.value))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000002"]
+    train_on_ranks(2, words(prepared, tmp_path / "run", "fsdp2", 2, "resume=true"))
+    assert_same_figures(tmp_path / "run", single)

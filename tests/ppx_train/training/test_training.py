@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -24,11 +25,14 @@ from model.errors import Code, UserError
 from model.files import LOCK, lock
 from ppx_train import __version__
 from ppx_train.config.load import load
-from ppx_train.training import origin
-from ppx_train.training.checkpoint import DATA, FILE, SUMS, PlainFiles, check_sums, checkpoints, read_checkpoint
+from ppx_train.training import checkpoint_files, origin
+from ppx_train.training.callbacks import held_out
+from ppx_train.training.checkpoint import DATA, FILE, FILES, SUMS, check_sums, checkpoints, read_checkpoint
 from ppx_train.training.curves import read_metrics
+from ppx_train.training.module import DuplexModule
 from ppx_train.training.ranks import is_launcher
 from ppx_train.training.run import train
+from ppx_train.training.saved_tensors import file_name, whole_tensors
 from tests.data_pipelines.range_server import serve
 from tests.data_pipelines.tiny_dialogues import overwrite, stored
 from tests.paths import ROOT
@@ -59,8 +63,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    file = run_dir / "checkpoints" / f"step-{step:07d}" / FILE
-    return torch.load(file, weights_only=True)["state_dict"]
+    return whole_tensors(read_checkpoint(run_dir / "checkpoints" / f"step-{step:07d}"))["state_dict"]
 
 
 def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -147,6 +150,28 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_does(prepared: Path, tmp
     assert_bitwise_equal(weights(tmp_path / "run", 40), weights(tmp_path / "whole", 40))
 
 
+def test_a_signal_saves_after_the_step_and_the_run_goes_on_from_nothing_and_from_there(
+    prepared: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DuplexModule.training_step
+
+    def training_step(self: DuplexModule, *args: Any) -> None:
+        if self.global_step == 3:
+            signal.raise_signal(signal.SIGUSR1)
+        step(self, *args)
+
+    arguments = run_arguments(prepared, tmp_path / "run", "resume=auto", "trainer.checkpoint_every=100")
+    with monkeypatch.context() as patched:
+        patched.setattr(DuplexModule, "training_step", training_step)
+        assert train(load(arguments)) == 0
+    saved = checkpoints(tmp_path / "run")
+    assert [folder.name for folder in saved] == ["step-0000004", "step-0000008"]
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+    shutil.rmtree(saved[-1])
+    assert train(load(arguments)) == 0
+    assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "strategy"), [(4, "ddp"), (2, "fsdp2")], ids=lambda value: str(value))
 def test_loss_and_norm_do_not_depend_on_the_split(
@@ -178,9 +203,12 @@ def test_processes_of_torchrun_train_one_run_together(prepared: Path, whole_run:
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == [f.name for f in checkpoints(whole_run)]
 
 
-def test_a_finished_run_is_left_alone(prepared: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("resume", ["auto", "true"])
+def test_a_finished_run_is_left_alone(
+    prepared: Path, whole_run: Path, resume: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (whole_run / "config.yaml").stat().st_mtime_ns
-    assert train(load(run_arguments(prepared, whole_run, "resume=true"))) == 0
+    assert train(load(run_arguments(prepared, whole_run, f"resume={resume}"))) == 0
     assert "is complete" in capsys.readouterr().out
     assert (whole_run / "config.yaml").stat().st_mtime_ns == before
 
@@ -246,7 +274,10 @@ def test_resuming_with_other_settings_is_refused(prepared: Path, whole_run: Path
 def test_sums_beside_a_checkpoint_are_those_of_sha256sum(whole_run: Path) -> None:
     for folder in checkpoints(whole_run):
         lines = (folder / SUMS).read_text().splitlines()
-        assert lines == [f"{hashlib.sha256((folder / f).read_bytes()).hexdigest()}  {f}" for f in (FILE, "config.yaml")]
+        scored = ["heldout.json"] if folder.name == "step-0000008" else []
+        names = [FILE, "config.yaml", *scored, "seen.json", file_name(0, 1)]
+        assert lines == [f"{hashlib.sha256((folder / f).read_bytes()).hexdigest()}  {f}" for f in names]
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*names, SUMS])
 
 
 @pytest.mark.parametrize("with_sums", [True, False])
@@ -260,7 +291,7 @@ def test_a_damaged_checkpoint_is_named(prepared: Path, whole_run: Path, tmp_path
         train(load(run_arguments(prepared, tmp_path / "run", "resume=true")))
 
 
-@pytest.mark.parametrize("name", [FILE, "config.yaml", SUMS])
+@pytest.mark.parametrize("name", [FILE, "config.yaml", file_name(0, 1), SUMS])
 def test_whatever_bit_of_a_checkpoint_flips_it_is_refused(whole_run: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(checkpoints(whole_run)[-1], tmp_path / "step"))
     whole = (folder / name).read_bytes()
@@ -288,11 +319,13 @@ def test_a_checkpoint_of_an_earlier_version_resumes_and_says_what_is_not_known(
     shutil.copytree(whole_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000008")
     folder = checkpoints(tmp_path / "run")[-1]
-    state = torch.load(folder / FILE, weights_only=True)
-    del state[DATA]
+    state = whole_tensors(read_checkpoint(folder))  # all in one file
+    del state[DATA], state[FILES]
     state["optimizer_states"] = [numbered(moments) for moments in state["optimizer_states"]]
-    torch.save(state, folder / FILE)
-    (folder / SUMS).unlink()
+    torch.save(state, folder / "new")  # Values are mapped from the old file, which must not change.
+    (folder / "new").replace(folder / FILE)
+    for name in (SUMS, file_name(0, 1)):
+        (folder / name).unlink()
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("  allow_changed: false\n", ""))
     assert train(load(run_arguments(prepared, tmp_path / "run", "resume=true"))) == 0
@@ -338,18 +371,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_nothing_of_the_new_one(
     prepared: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
     arguments = run_arguments(prepared, tmp_path / "run", f"trainer.keep_checkpoints={keep}")
-    save = PlainFiles.save_checkpoint
+    write = checkpoint_files.write_tensors
     before: list[list[str]] = []
 
-    def fill(self: PlainFiles, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def fill(path: Path, parts: Any) -> str:
         before.append([folder.name for folder in checkpoints(tmp_path / "run")])
         if len(before) == 3:
-            Path(path).write_bytes(b"half of it")
+            path.write_bytes(b"half of it")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save(self, checkpoint, path, storage_options)
+        return write(path, parts)
 
     with monkeypatch.context() as patched, pytest.raises(OSError) as caught:
-        patched.setattr(PlainFiles, "save_checkpoint", fill)
+        patched.setattr(checkpoint_files, "write_tensors", fill)
         train(load(arguments))
     assert caught.value.errno == errno.ENOSPC and "step-0000008.partial" in str(caught.value.filename)
     # Older ones go before the new one is written, but never the newest whole one.
@@ -361,6 +394,57 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_nothing_of_the_new_one(
         ["step-0000006", "step-0000008"] if keep == 2 else ["step-0000008"]
     )
     assert_bitwise_equal(weights(tmp_path / "run", 8), weights(whole_run, 8))
+
+
+def test_the_best_checkpoints_stay_beside_the_newest(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {2: 5.0, 4: 1.0, 6: 3.0, 8: math.nan, 10: 2.0, 12: 4.0}
+    measured = held_out.stream_metrics
+
+    def stream_metrics(sums: torch.Tensor, module: DuplexModule, prefix: str) -> dict[str, float]:
+        return measured(sums, module, prefix) | {"heldout/loss": losses.get(module.global_step, 9.0)}
+
+    monkeypatch.setattr(held_out, "stream_metrics", stream_metrics)
+    more = (
+        "trainer.checkpoint_every=1",
+        "trainer.heldout_every=2",
+        "trainer.keep_checkpoints=2",
+        "trainer.keep_best=2",
+    )
+    arguments = run_arguments(prepared, tmp_path / "run", "steps=12", "resume=auto", *more)
+
+    def stop(self: DuplexModule, *args: Any) -> None:
+        if self.global_step == 8:
+            signal.raise_signal(signal.SIGTERM)
+        step(self, *args)
+
+    with monkeypatch.context() as patched:
+        step = DuplexModule.training_step
+        patched.setattr(DuplexModule, "training_step", stop)
+        assert train(load(arguments)) == 128 + signal.SIGTERM
+    assert [folder.name[-2:] for folder in checkpoints(tmp_path / "run")] == ["04", "06", "08", "09"]
+    assert train(load(arguments)) == 0
+    kept = checkpoints(tmp_path / "run")
+    assert [folder.name[-2:] for folder in kept] == ["04", "10", "11", "12"]
+    assert json.loads((kept[0] / "heldout.json").read_text()) == {"step": 4, "loss": 1.0}
+    assert not (kept[2] / "heldout.json").exists()  # It was not scored.
+    for folder in kept:
+        check_sums(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ("trainer.keep_best=-1", "bad-value"),
+        ("trainer.keep_best=1 trainer.keep_checkpoints=0", "bad-value"),
+        ("trainer.keep_best=1 data.heldout_samples=0", "bad-combination"),
+        ("trainer.keep_best=1 trainer.checkpoint_every=3 trainer.heldout_every=4", "bad-combination"),  # 12 of 8 steps
+    ],
+)
+def test_best_checkpoints_need_scores(prepared: Path, tmp_path: Path, more: str, code: Code) -> None:
+    with refused(code, "trainer.keep_best="):
+        load(run_arguments(prepared, tmp_path / "run", *more.split()))
 
 
 def test_bad_samples_are_skipped_counted_and_named(prepared: Path, tmp_path: Path) -> None:
@@ -453,7 +537,7 @@ def test_adapters_train_alone_and_bf16_computes(prepared: Path, tmp_path: Path) 
     assert train(load(run_arguments(prepared, tmp_path / "run", *more))) == 0
     losses = [value for _, value in read_metrics(tmp_path / "run")["train/loss"]]
     assert losses[-1] < losses[0]
-    state = torch.load(tmp_path / "run" / "checkpoints" / "step-0000004" / FILE, weights_only=True)
+    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-0000004")
     optimised = sum(len(group["params"]) for group in state["optimizer_states"][0]["param_groups"])
     assert optimised == sum("lora" in name for name in state["state_dict"])
 

@@ -19,6 +19,7 @@ from ppx_train.training.checkpoint import checkpoints, read_checkpoint
 from ppx_train.training.codec import module as codec_module
 from ppx_train.training.codec.run import train_codec
 from ppx_train.training.curves import read_metrics
+from ppx_train.training.saved_tensors import whole_tensors
 from tests.refusals import refused
 
 RATE = 24000
@@ -73,7 +74,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def stops(self: codec_module.CodecModule, *args: object) -> None:
         if self.global_step == step - 1:
-            self.stop_signal = 2
+            self.agreement.stop_signal = 2
         ordinary(self, *args)
 
     monkeypatch.setattr(codec_module.CodecModule, "training_step", stops)
@@ -98,7 +99,8 @@ def test_a_stopped_run_ends_with_the_same_codec(
     assert int(read_checkpoint(checkpoints(run_dir)[-1])["global_step"]) == stop
     assert train_codec(settings(speech, run_dir, "resume=true")) == 0
     assert digest(run_dir) == digest(whole)
-    ours, theirs = (read_checkpoint(checkpoints(folder)[-1])["state_dict"] for folder in (run_dir, whole))
+    states = [whole_tensors(read_checkpoint(checkpoints(folder)[-1])) for folder in (run_dir, whole)]
+    ours, theirs = (state["state_dict"] for state in states)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
