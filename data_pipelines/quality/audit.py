@@ -1,0 +1,147 @@
+"""`ppx-data audit`: what scripts, dialogues or shards teach, measured against limits and against real calls."""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipelines.files import save_once
+from data_pipelines.quality.limits import add_arguments as add_limits
+from data_pipelines.quality.limits import load_limits
+from data_pipelines.quality.report.collect import Content, as_script, domain, entries, is_shards
+from data_pipelines.quality.teaching.collected import Audit, Result
+from data_pipelines.quality.teaching.measures import MEASURES, AuditLimits, breaches, holds, limit_text
+from data_pipelines.quality.teaching.talk import Talk, Value, without_backchannels
+from data_pipelines.records.schema import Dialogue, Script, iterate_scripts
+from model.errors import UserError
+from model.text import TextTokenizer
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "audit"
+"""Where the shipped limits are, in a checkout as well as in a wheel."""
+EXIT_BEYOND_LIMITS = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `ppx-data audit`."""
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="scripts files or folders of them, dialogues, or shards"
+    )
+    add_limits(parser, FOLDER, "[least, most] of each measure", "takeover_all_0_5=[0,0.6]")
+    parser.add_argument("--tokenizer", metavar="FILE", help="SentencePiece model: measures the text stream, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and one line for each limit that fails; returns the exit code.
+
+    Raises: UserError as `load_limits` and `talks`, or if another file is in the way of --json.
+    """
+    limits = load_limits(args.gates, args.set, AuditLimits, FOLDER)
+    tokenizer = TextTokenizer(args.tokenizer) if args.tokenizer else None
+    found = audit(talks(args.paths), tokenizer)
+    if args.json:
+        save_once(args.json, as_json(found, limits).encode())
+    print(table(found, limits))
+    failed = [f"{source}: {line}" for source, result in found.items() for line in breaches(result.values, limits)]
+    print(*failed, sep="\n")
+    return EXIT_BEYOND_LIMITS if failed else 0
+
+
+def audit(found: Iterable[Talk], tokenizer: TextTokenizer | None = None) -> dict[str, Result]:
+    """Measures talks, each source by itself; by source, sorted."""
+    sources: dict[str, Audit] = {}
+    for talk in found:
+        sources.setdefault(talk.script.source, Audit(tokenizer)).add(talk)
+    return {source: sources[source].result() for source in sorted(sources)}
+
+
+def talks(paths: Sequence[Path]) -> Iterator[Talk]:
+    """Reads scripts files (or all *.jsonl of a folder), folders of dialogues, and shards, one talk at a time.
+
+    Raises: UserError if a path is missing or holds none, or a record is broken.
+    """
+    for path in paths:
+        if files := _scripts_files(path):
+            for file in files:
+                for script in tqdm(iterate_scripts(file), desc=f"read {file.name}", unit="script", disable=None):
+                    yield Talk(script=script, domain=_domain(script))
+            continue
+        content = Content(names=[str(path)])
+        for entry in tqdm(entries(path, content), desc=f"read {path.name}", unit="dialogue", disable=None):
+            yield spoken(entry.dialogue)
+        if content.unreadable:
+            kind = "`ppx-data check`" if is_shards(path) else "`ppx-data gate`"
+            raise UserError(
+                f"{path}: {content.unreadable} dialogues cannot be read: look with {kind}", code="bad-record"
+            )
+
+
+def _scripts_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.glob("*.jsonl")) if path.is_dir() else []
+
+
+def _domain(script: Script) -> str:
+    return "/".join(script.scenario.split("/")[:2]) or script.source
+
+
+def spoken(dialogue: Dialogue) -> Talk:
+    """A dialogue with what its script said of it."""
+    written = dialogue.provenance.get("script")
+    script = replace(
+        as_script(without_backchannels(dialogue)),
+        probes=dialogue.probes,
+        provenance=dict(written) if isinstance(written, Mapping) else {},
+    )
+    return Talk(script=script, domain=domain(dialogue), dialogue=dialogue)
+
+
+def table(found: Mapping[str, Result], limits: AuditLimits) -> str:
+    """The figures as text: a row for each measure, a column for each source, limits and real calls; then the notes.
+
+    What was measured of no source has no row; the lines at the end say why.
+    """
+    rows = [["measure", *(f"{source} ({result.count})" for source, result in found.items()), "limit", "real calls", ""]]
+    notes, missing = [], defaultdict(list)
+    for name, measure in MEASURES.items():
+        for source, result in found.items():
+            value = result.values[name]
+            if value.value is None:
+                missing[source, value.note].append(name)
+            elif value.note:
+                notes.append(f"{name}, {source}: {value.note}")
+        if any(result.values[name].value is not None for result in found.values()):
+            cells = [_cell(name, result.values[name], limits) for result in found.values()]
+            rows.append([name, *cells, limit_text(measure, getattr(limits, name)), measure.real, measure.title])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    unmeasured = [f"{source}: not measured: {why}: {', '.join(names)}" for (source, why), names in missing.items()]
+    return "\n".join([*lines, "", *notes, "", *unmeasured, ""])
+
+
+def _cell(name: str, value: Value, limits: AuditLimits) -> str:
+    if value.value is None:
+        return "-"
+    measure, limit = MEASURES[name], getattr(limits, name)
+    verdict = "" if limit is None else " ok" if holds(value.value, limit) else " FAILS"
+    margin = f" +-{measure.shown(value.margin)}" if value.margin is not None else ""
+    return measure.shown(value.value) + margin + verdict
+
+
+def as_json(found: Mapping[str, Result], limits: AuditLimits) -> str:
+    """The figures of every source, with limits, as JSON."""
+    content = {
+        source: {
+            "count": result.count,
+            "measures": {
+                name: {**asdict(result.values[name]), "limit": getattr(limits, name), "real": measure.real}
+                for name, measure in MEASURES.items()
+            },
+            "breaches": breaches(result.values, limits),
+        }
+        for source, result in found.items()
+    }
+    return json.dumps({"format": 1, "sources": content}, indent=1) + "\n"
