@@ -4,7 +4,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,16 +12,14 @@ from tqdm import tqdm
 from data_pipelines.files import save_once
 from data_pipelines.quality.limits import add_arguments as add_limits
 from data_pipelines.quality.limits import load_limits
-from data_pipelines.quality.report.collect import Content, as_script, domain, entries, is_shards
+from data_pipelines.quality.report.collect import Content, entries, is_shards, spoken
 from data_pipelines.quality.teaching.collected import Audit, Result
-from data_pipelines.quality.teaching.measures import MEASURES, AuditLimits, breaches, holds, limit_text
-from data_pipelines.quality.teaching.talk import Talk, Value, without_backchannels
-from data_pipelines.records.schema import Dialogue, Script, iterate_scripts
+from data_pipelines.quality.teaching.measures import FOLDER, MEASURES, AuditLimits, breaches, cell, limit_text
+from data_pipelines.quality.teaching.talk import Talk
+from data_pipelines.records.schema import Script, iterate_scripts
 from model.errors import UserError
 from model.text import TextTokenizer
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "audit"
-"""Where the shipped limits are, in a checkout as well as in a wheel."""
 EXIT_BEYOND_LIMITS = 1
 
 
@@ -88,17 +86,6 @@ def _domain(script: Script) -> str:
     return "/".join(script.scenario.split("/")[:2]) or script.source
 
 
-def spoken(dialogue: Dialogue) -> Talk:
-    """A dialogue with what its script said of it."""
-    written = dialogue.provenance.get("script")
-    script = replace(
-        as_script(without_backchannels(dialogue)),
-        probes=dialogue.probes,
-        provenance=dict(written) if isinstance(written, Mapping) else {},
-    )
-    return Talk(script=script, domain=domain(dialogue), dialogue=dialogue)
-
-
 def table(found: Mapping[str, Result], limits: AuditLimits) -> str:
     """The figures as text: a row for each measure, a column for each source, limits and real calls; then the notes.
 
@@ -114,21 +101,12 @@ def table(found: Mapping[str, Result], limits: AuditLimits) -> str:
             elif value.note:
                 notes.append(f"{name}, {source}: {value.note}")
         if any(result.values[name].value is not None for result in found.values()):
-            cells = [_cell(name, result.values[name], limits) for result in found.values()]
+            cells = [cell(name, result.values[name], limits) for result in found.values()]
             rows.append([name, *cells, limit_text(measure, getattr(limits, name)), measure.real, measure.title])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     unmeasured = [f"{source}: not measured: {why}: {', '.join(names)}" for (source, why), names in missing.items()]
     return "\n".join([*lines, "", *notes, "", *unmeasured, ""])
-
-
-def _cell(name: str, value: Value, limits: AuditLimits) -> str:
-    if value.value is None:
-        return "-"
-    measure, limit = MEASURES[name], getattr(limits, name)
-    verdict = "" if limit is None else " ok" if holds(value.value, limit) else " FAILS"
-    margin = f" +-{measure.shown(value.margin)}" if value.margin is not None else ""
-    return measure.shown(value.value) + margin + verdict
 
 
 def as_json(found: Mapping[str, Result], limits: AuditLimits) -> str:

@@ -23,8 +23,8 @@ class Audit:
     """Collects the measures of one source."""
 
     def __init__(self, tokenizer: TextTokenizer | None = None) -> None:
-        self._wording = Wording()
-        self._parts = (Blind(), Floor(), Manners(), Stream(tokenizer), self._wording)
+        self.wording = Wording()
+        self._parts = (Blind(), Floor(), Manners(), Stream(tokenizer), self.wording)
 
     def add(self, talk: Talk) -> None:
         """Adds one script or dialogue."""
@@ -36,4 +36,4 @@ class Audit:
         values: dict[str, Value] = {}
         for part in self._parts:
             values.update(part.values())
-        return Result(self._wording.scripts, values)
+        return Result(self.wording.scripts, values)

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from data_pipelines.quality.teaching.talk import Value
 
+FOLDER = Path(__file__).resolve().parents[3] / "configs" / "audit"
+"""Where the shipped limits are, in a checkout as well as in a wheel."""
+
 Range = list[float | None] | None
 """The least and the most that hold; None for no limit."""
 
+FAILS = "FAILS"
 FISHER = "Fisher, by the Moshi paper"
 RECALLED = "recalled, not looked up"
 
@@ -172,6 +177,16 @@ def breaches(values: Mapping[str, Value], limits: AuditLimits) -> list[str]:
         if found is not None and found.value is not None and not holds(found.value, limit):
             lines.append(f"{name} is {measure.shown(found.value)}, {limit_text(measure, limit)} holds: {measure.mend}")
     return lines
+
+
+def cell(name: str, value: Value, limits: AuditLimits) -> str:
+    """A value with its interval and verdict, e.g. "35.2% +-1.6% FAILS"; "-" if it was not measured."""
+    if value.value is None:
+        return "-"
+    measure, limit = MEASURES[name], getattr(limits, name)
+    verdict = "" if limit is None else " ok" if holds(value.value, limit) else f" {FAILS}"
+    margin = f" +-{measure.shown(value.margin)}" if value.margin is not None else ""
+    return measure.shown(value.value) + margin + verdict
 
 
 def limit_text(measure: Measure, limit: Range) -> str:

@@ -10,10 +10,9 @@ from fractions import Fraction
 
 import pytest
 
-from data_pipelines.quality.audit import FOLDER
 from data_pipelines.quality.limits import load_limits
 from data_pipelines.quality.teaching import blind, floor, manners, stream, talk, wording
-from data_pipelines.quality.teaching.measures import MEASURES, AuditLimits, holds
+from data_pipelines.quality.teaching.measures import FOLDER, MEASURES, AuditLimits, holds
 from data_pipelines.quality.teaching.talk import Talk
 from data_pipelines.records.schema import Dialogue, Event, Fact, Probe, Script, Side, Turn, Word
 from model.config import LMConfig
