@@ -14,8 +14,8 @@ from data_pipelines.quality.limits import add_arguments as add_limits
 from data_pipelines.quality.limits import load_limits
 from data_pipelines.quality.report.collect import Content, entries, is_shards, spoken
 from data_pipelines.quality.teaching.collected import Audit, Result
+from data_pipelines.quality.teaching.lesson import Lesson
 from data_pipelines.quality.teaching.measures import FOLDER, MEASURES, AuditLimits, breaches, cell, limit_text
-from data_pipelines.quality.teaching.talk import Talk
 from data_pipelines.records.schema import Script, iterate_scripts
 from model.errors import UserError
 from model.text import TextTokenizer
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_BEYOND_LIMITS if failed else 0
 
 
-def audit(found: Iterable[Talk], tokenizer: TextTokenizer | None = None) -> dict[str, Result]:
+def audit(found: Iterable[Lesson], tokenizer: TextTokenizer | None = None) -> dict[str, Result]:
     """Measures talks, each source by itself; by source, sorted."""
     sources: dict[str, Audit] = {}
     for talk in found:
@@ -57,7 +57,7 @@ def audit(found: Iterable[Talk], tokenizer: TextTokenizer | None = None) -> dict
     return {source: sources[source].result() for source in sorted(sources)}
 
 
-def talks(paths: Sequence[Path]) -> Iterator[Talk]:
+def talks(paths: Sequence[Path]) -> Iterator[Lesson]:
     """Reads scripts files (or all *.jsonl of a folder), folders of dialogues, and shards, one talk at a time.
 
     Raises: UserError if a path is missing or holds none, or a record is broken.
@@ -66,7 +66,7 @@ def talks(paths: Sequence[Path]) -> Iterator[Talk]:
         if files := _scripts_files(path):
             for file in files:
                 for script in tqdm(iterate_scripts(file), desc=f"read {file.name}", unit="script", disable=None):
-                    yield Talk(script=script, domain=_domain(script))
+                    yield Lesson(script=script, domain=_domain(script))
             continue
         content = Content(names=[str(path)])
         for entry in tqdm(entries(path, content), desc=f"read {path.name}", unit="dialogue", disable=None):

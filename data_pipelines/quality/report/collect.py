@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.quality.teaching.collected import Audit
-from data_pipelines.quality.teaching.talk import Talk, without_backchannels
+from data_pipelines.quality.teaching.lesson import Lesson, without_backchannels
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections
 from data_pipelines.records.provenance import engines_of, gate_limits_of
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Script, Turn
@@ -223,7 +223,7 @@ def domain(dialogue: Dialogue) -> str:
     return f"{dialogue.source}/{parts[0]}" if parts else dialogue.source
 
 
-def spoken(dialogue: Dialogue) -> Talk:
+def spoken(dialogue: Dialogue) -> Lesson:
     """A dialogue with what its script said of it."""
     written = dialogue.provenance.get("script")
     script = replace(
@@ -231,7 +231,7 @@ def spoken(dialogue: Dialogue) -> Talk:
         probes=dialogue.probes,
         provenance=dict(written) if isinstance(written, Mapping) else {},
     )
-    return Talk(script=script, domain=domain(dialogue), dialogue=dialogue)
+    return Lesson(script=script, domain=domain(dialogue), dialogue=dialogue)
 
 
 def as_script(dialogue: Dialogue) -> Script:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from data_pipelines.quality.teaching.talk import Talk, Value
+from data_pipelines.quality.teaching.lesson import Lesson, Value
 from data_pipelines.records.schema import Fact, Probe
 from data_pipelines.records.split import bucket
 from data_pipelines.writer.duplicates import masked
@@ -24,7 +24,7 @@ SHARED = 3
 CLASSES = ("present", "absent", "denied", "changed")
 
 
-def asked_facts(talk: Talk, probe: Probe) -> tuple[list[Fact], list[Fact]] | None:
+def asked_facts(talk: Lesson, probe: Probe) -> tuple[list[Fact], list[Fact]] | None:
     """The facts that a probe asks for, and all facts of the prompt that nobody has said before; None if it has none."""
     asked = [fact for fact in talk.script.facts if fact.label in (probe.facts or ())]
     place = asking_turn(talk, probe)
@@ -34,7 +34,7 @@ def asked_facts(talk: Talk, probe: Probe) -> tuple[list[Fact], list[Fact]] | Non
     return asked, [fact for fact in talk.script.facts if not mentions(said, fact.text)]
 
 
-def asking_turn(talk: Talk, probe: Probe) -> int | None:
+def asking_turn(talk: Lesson, probe: Probe) -> int | None:
     """The last turn of the user that holds the probe's question, whose capital a lead-in takes away; None if none."""
     question = (probe.question or "")[1:]
     places = [n for n, turn in enumerate(talk.turns) if turn.speaker == "user" and question and question in turn.text]
@@ -148,7 +148,7 @@ class Blind:
     questions: list[tuple[str, str, bool]] = field(default_factory=list)
     """Wording, class, and whether the classifier may learn from it."""
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds the probes of one talk."""
         learns = bucket(f"blind/{talk.script.id}") < 0.5
         for probe in talk.script.probes:

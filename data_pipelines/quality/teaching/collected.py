@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from data_pipelines.quality.teaching.blind import Blind
 from data_pipelines.quality.teaching.floor import Floor
+from data_pipelines.quality.teaching.lesson import Lesson, Value
 from data_pipelines.quality.teaching.manners import Manners
 from data_pipelines.quality.teaching.stream import Stream
-from data_pipelines.quality.teaching.talk import Talk, Value
 from data_pipelines.quality.teaching.wording import Wording
 from model.text import TextTokenizer
 
@@ -26,7 +26,7 @@ class Audit:
         self.wording = Wording()
         self._parts = (Blind(), Floor(), Manners(), Stream(tokenizer), self.wording)
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds one script or dialogue."""
         for part in self._parts:
             part.add(talk)

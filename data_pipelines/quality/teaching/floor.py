@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_pipelines.quality.teaching.talk import Talk, Value, floor_words, listening, other_side
+from data_pipelines.quality.teaching.lesson import Lesson, Value, floor_words, listening, other_side
 from data_pipelines.records.schema import SIDES, Dialogue, Event, Word
 from data_pipelines.records.turn_taking import TurnTaking, stretches, turn_taking
 from data_pipelines.records.turns import ROUNDING_SECONDS
@@ -136,7 +136,7 @@ class Floor:
     seconds: float = 0.0
     """Seconds of dialogue from the view of an agent; a call between equals has two views."""
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds one dialogue; a script has no timing, and a dialogue whose side says nothing no turn taking."""
         dialogue = talk.dialogue
         if dialogue is None or not (dialogue.left.words and dialogue.right.words):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from data_pipelines.quality.teaching.talk import Talk, Value
+from data_pipelines.quality.teaching.lesson import Lesson, Value
 from data_pipelines.text.claims import NUMBER, claims
 from data_pipelines.writer.problems import people
 from data_pipelines.writer.wording import SENTENCE
@@ -33,7 +33,7 @@ NAME_ASKED = re.compile(r"\bname\b|\bspeaking with\b|\bwho (am|do|should) i\b|\b
 NUMBER_ASKED = re.compile(r"\b(numbers?|code|digits|id|reference|confirm)\b", re.IGNORECASE)
 
 
-def offers(talk: Talk) -> list[bool]:
+def offers(talk: Lesson) -> list[bool]:
     """For each offer of the agent that the user answers, whether it is declined; by words alone."""
     found = []
     for before, after in pairwise(talk.turns):
@@ -44,12 +44,12 @@ def offers(talk: Talk) -> list[bool]:
     return found
 
 
-def verifications(talk: Talk) -> list[bool]:
+def verifications(talk: Lesson) -> list[bool]:
     """For each name or id of the prompt that the user is asked for and gives, whether it is another one."""
     return [not match for match in _matches(talk)]
 
 
-def _matches(talk: Talk) -> Iterator[bool]:
+def _matches(talk: Lesson) -> Iterator[bool]:
     stated = {kind: [fact for fact in talk.script.facts if fact.type == kind] for kind in ("name", "id")}
     for before, after in pairwise(talk.turns):
         if before.speaker != "agent" or after.speaker != "user" or "?" not in before.text:
@@ -76,7 +76,7 @@ class Manners:
     declined: list[bool] = field(default_factory=list)
     mismatching: list[bool] = field(default_factory=list)
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds one talk."""
         self.declined += offers(talk)
         self.mismatching += verifications(talk)

@@ -1,11 +1,11 @@
-"""Every measure of the audit: what it is called, its limits, what real calls show, and how a breach is mended."""
+"""Every measure of the audit: what it is called, its limits, what real calls show, and what to do about a breach."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.quality.teaching.talk import Value
+from data_pipelines.quality.teaching.lesson import Value
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs" / "audit"
 """Where the shipped limits are, in a checkout as well as in a wheel."""
@@ -20,10 +20,10 @@ RECALLED = "recalled, not looked up"
 
 @dataclass(frozen=True)
 class Measure:
-    """How a value is shown and mended."""
+    """How a value is shown, and what to do where it is beyond its limit."""
 
     title: str
-    mend: str = ""
+    remedy: str = ""
     real: str = ""
     """What real calls show, with the source; "" where it is not known or means nothing."""
     is_share: bool = False
@@ -33,12 +33,12 @@ class Measure:
         return f"{value:.1%}" if self.is_share else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _measure(title: str, mend: str = "", real: str = "", is_share: bool = False) -> Any:
-    return field(default=None, metadata={"measure": Measure(title, mend, real, is_share)})
+def _measure(title: str, remedy: str = "", real: str = "", is_share: bool = False) -> Any:
+    return field(default=None, metadata={"measure": Measure(title, remedy, real, is_share)})
 
 
-def _share(title: str, mend: str = "", real: str = "") -> Any:
-    return _measure(title, mend, real, is_share=True)
+def _share(title: str, remedy: str = "", real: str = "") -> Any:
+    return _measure(title, remedy, real, is_share=True)
 
 
 _TIMING = "give `ppx-data speak --timing` a file fitted to real calls"
@@ -152,7 +152,7 @@ class AuditLimits:
     known_domains: Range = _share("held-out talk whose domain is in training", _NEW)
 
     def __post_init__(self) -> None:
-        """Raises: ValueError for a range that is none."""
+        """Raises: ValueError for a range without two ends, or whose ends are the wrong way round."""
         for name in MEASURES:
             limit = getattr(self, name)
             if limit is not None and (len(limit) != 2 or (None not in limit and limit[0] > limit[1])):
@@ -170,12 +170,14 @@ def holds(value: float, limit: Range) -> bool:
 
 
 def breaches(values: Mapping[str, Value], limits: AuditLimits) -> list[str]:
-    """One line for each measure beyond its limit: its name, value and limit, and how to mend it."""
+    """One line for each measure beyond its limit: its name, value and limit, and the remedy."""
     lines = []
     for name, measure in MEASURES.items():
         limit, found = getattr(limits, name), values.get(name)
         if found is not None and found.value is not None and not holds(found.value, limit):
-            lines.append(f"{name} is {measure.shown(found.value)}, {limit_text(measure, limit)} holds: {measure.mend}")
+            lines.append(
+                f"{name} is {measure.shown(found.value)}, {limit_text(measure, limit)} holds: {measure.remedy}"
+            )
     return lines
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.quality.agreement import text_values
 from data_pipelines.quality.teaching.floor import UNTIMED
-from data_pipelines.quality.teaching.talk import Talk, Value
+from data_pipelines.quality.teaching.lesson import Lesson, Value
 from model.config import LMConfig, frames_of
 from model.text import TextTokenizer, text_stream
 
@@ -30,7 +30,7 @@ class Stream:
     """Words with more pieces than frames until the next word."""
     is_timed: bool = False
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds the streams of all sides that may be the agent."""
         dialogue = talk.dialogue
         self.is_timed |= dialogue is not None

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.quality.role_fidelity import ROLE
 from data_pipelines.quality.teaching.blind import masked_question
-from data_pipelines.quality.teaching.talk import Talk, Value
+from data_pipelines.quality.teaching.lesson import Lesson, Value
 from data_pipelines.records.schema import Fact
 from data_pipelines.writer.stats import ScriptStats
 from data_pipelines.writer.wording import SENTENCE
@@ -39,7 +39,7 @@ def known_share(heldout: Sequence[str], train: Iterable[str]) -> float:
     return sum(item in known for item in heldout) / len(heldout)
 
 
-def role_names(talk: Talk) -> list[str]:
+def role_names(talk: Lesson) -> list[str]:
     """The names that a talk was given: company and agent of the role prompt, and the names among its facts."""
     match = ROLE.match(talk.script.role_prompt)
     names = [match["company"], match["name"]] if match else []
@@ -72,7 +72,7 @@ class Wording:
     """Scripts that hold a question of each kind."""
     scripts: int = 0
 
-    def add(self, talk: Talk) -> None:
+    def add(self, talk: Lesson) -> None:
         """Adds one talk."""
         script = talk.script
         self.scripts += 1
@@ -89,7 +89,7 @@ class Wording:
         for name, items in self._new(talk):
             self.parts[name][script.split].extend(items)
 
-    def _new(self, talk: Talk) -> Iterator[tuple[str, list[str]]]:
+    def _new(self, talk: Lesson) -> Iterator[tuple[str, list[str]]]:
         script = talk.script
         said = [(turn.speaker, masked_sentences(turn.text, script.facts)) for turn in talk.turns]
         self.sentences.update(sentence for _, sentences in said for sentence in sentences)

@@ -31,9 +31,7 @@ def no_limits() -> list[str]:
     return ["--set", *(f"{name}=null" for name in MEASURES)]
 
 
-def test_todays_writer_fails_and_each_limit_says_how_to_mend_it(
-    scripts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_todays_writer_fails_and_each_limit_names_a_remedy(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.main(["audit", str(scripts)]) == 1
     out = capsys.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line and "FAILS" in line}

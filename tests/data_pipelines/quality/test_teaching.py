@@ -11,9 +11,9 @@ from fractions import Fraction
 import pytest
 
 from data_pipelines.quality.limits import load_limits
-from data_pipelines.quality.teaching import blind, floor, manners, stream, talk, wording
+from data_pipelines.quality.teaching import blind, floor, lesson, manners, stream, wording
+from data_pipelines.quality.teaching.lesson import Lesson
 from data_pipelines.quality.teaching.measures import FOLDER, MEASURES, AuditLimits, holds
-from data_pipelines.quality.teaching.talk import Talk
 from data_pipelines.records.schema import Dialogue, Event, Fact, Probe, Script, Side, Turn, Word
 from model.config import LMConfig
 from model.text import text_stream
@@ -29,7 +29,7 @@ def script(
     probes: Sequence[Probe] = (),
     id: str = "a",
     split: str = "train",
-) -> Talk:
+) -> Lesson:
     """A talk of (speaker, text) turns; a speaker with "+" gives a backchannel."""
     made = tuple(
         Turn(
@@ -43,7 +43,7 @@ def script(
         id=id, source="service", split=split, scenario="service/bank/x", role_prompt="You are Anna.", turns=made,
         facts=tuple(facts), probes=tuple(probes),
     )  # fmt: skip
-    return Talk(script=written, domain="service/bank")
+    return Lesson(script=written, domain="service/bank")
 
 
 def words(text: str, start: float, step: float = 0.3) -> list[Word]:
@@ -68,7 +68,7 @@ def dialogue(
 
 
 # ---- blind readers
-def lookup(rng: random.Random, id: str, shuffled: bool, rivals: bool = True) -> Talk:
+def lookup(rng: random.Random, id: str, shuffled: bool, rivals: bool = True) -> Lesson:
     """A talk that asks for some of the facts; in the order of the prompt, or in any."""
     chosen = rng.sample(range(8), 5) if rivals else [0, 4, 6]
     facts = [Fact(type=TYPES[n], text=VALUES[n], label=f"f{n}") for n in sorted(chosen)]
@@ -244,8 +244,8 @@ def test_a_user_who_never_pauses_makes_every_silence_the_agents() -> None:
     assert paused.values()["takeover_incomplete_0_5"].value == 0
 
 
-def talk_of(one: Dialogue) -> Talk:
-    return Talk(script=script(("agent", "x")).script, domain="x", dialogue=one)
+def talk_of(one: Dialogue) -> Lesson:
+    return Lesson(script=script(("agent", "x")).script, domain="x", dialogue=one)
 
 
 def test_a_barge_in_contests_a_value_only_if_it_was_heard_before() -> None:
@@ -269,11 +269,11 @@ def test_words_and_sound_of_a_cut_turn_end_together_or_not() -> None:
 def test_backchannels_come_from_events_or_are_found_in_recorded_calls() -> None:
     agent, user = words("Mm-hm.", 1.0), words("one two three four five six seven eight", 0)
     event = Event(kind="backchannel", side="left", start=1.0, end=1.3)
-    assert talk.listening(dialogue(agent, user), "left") == []
-    assert talk.listening(dialogue(agent, user, [event]), "left") == [(1.0, 1.3, "left")]
+    assert lesson.listening(dialogue(agent, user), "left") == []
+    assert lesson.listening(dialogue(agent, user, [event]), "left") == [(1.0, 1.3, "left")]
     recorded = replace(dialogue(agent, user), provenance={"recorded": True})
-    assert talk.listening(recorded, "left") == [(1.0, 1.3, "left")]
-    assert talk.without_backchannels(recorded).left.words == ()
+    assert lesson.listening(recorded, "left") == [(1.0, 1.3, "left")]
+    assert lesson.without_backchannels(recorded).left.words == ()
     one = floor.Floor()
     one.add(talk_of(dialogue(agent, user, [event], seconds=30)))
     values = one.values()
@@ -395,10 +395,10 @@ def test_what_scripts_hold_as_counted_by_hand() -> None:
 
 
 # ---- limits
-def test_limits_hold_inclusively_and_every_limited_measure_says_how_to_mend_it() -> None:
+def test_limits_hold_inclusively_and_every_limited_measure_names_a_remedy() -> None:
     for value, held in ((0.9, False), (1.0, True), (2.0, True), (2.1, False)):
         assert holds(value, [1.0, 2.0]) is held
     assert holds(9, None) and holds(9, [None, None]) and not holds(9, [None, 8])
     for path in FOLDER.glob("*.yaml"):
         limits = load_limits(path.stem, [], AuditLimits, FOLDER)
-        assert [name for name in MEASURES if getattr(limits, name) and not MEASURES[name].mend] == [], path
+        assert [name for name in MEASURES if getattr(limits, name) and not MEASURES[name].remedy] == [], path

@@ -11,7 +11,7 @@ from data_pipelines.text.backchannels import backchannels
 
 @dataclass(kw_only=True, frozen=True)
 class Value:
-    """A measure's result, or why there is none."""
+    """A measure's result, or why nothing was measured."""
 
     value: float | None
     margin: float | None = None
@@ -21,7 +21,7 @@ class Value:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Talk:
+class Lesson:
     """One script or dialogue."""
 
     script: Script
