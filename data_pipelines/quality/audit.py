@@ -92,21 +92,19 @@ def table(found: Mapping[str, Result], limits: AuditLimits) -> str:
     What was measured of no source has no row; the lines at the end say why.
     """
     rows = [["measure", *(f"{source} ({result.count})" for source, result in found.items()), "limit", "real calls", ""]]
-    notes, missing = [], defaultdict(list)
+    notes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, measure in MEASURES.items():
         for source, result in found.items():
             value = result.values[name]
-            if value.value is None:
-                missing[source, value.note].append(name)
-            elif value.note:
-                notes.append(f"{name}, {source}: {value.note}")
+            if value.note:
+                notes[source, f"{'not measured: ' * (value.value is None)}{value.note}"].append(name)
         if any(result.values[name].value is not None for result in found.values()):
             cells = [cell(name, result.values[name], limits) for result in found.values()]
             rows.append([name, *cells, limit_text(measure, getattr(limits, name)), measure.real, measure.title])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    unmeasured = [f"{source}: not measured: {why}: {', '.join(names)}" for (source, why), names in missing.items()]
-    return "\n".join([*lines, "", *notes, "", *unmeasured, ""])
+    lines += ["", *(f"{source}: {note}: {', '.join(names)}" for (source, note), names in sorted(notes.items())), ""]
+    return "\n".join(lines)
 
 
 def as_json(found: Mapping[str, Result], limits: AuditLimits) -> str:

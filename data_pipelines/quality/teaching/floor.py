@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_pipelines.quality.teaching.lesson import Lesson, Value, floor_words, listening, other_side
+from data_pipelines.quality.teaching.lesson import Lesson, Value, floor_words, listening, other_side, share_of
 from data_pipelines.records.schema import SIDES, Dialogue, Event, Word
 from data_pipelines.records.turn_taking import TurnTaking, stretches, turn_taking
 from data_pipelines.records.turns import ROUNDING_SECONDS
@@ -14,8 +14,6 @@ from model.config import FRAME_RATE
 
 SILENCES = (0.2, 0.4, 0.5, 0.8, 1.2, 2.0)
 """Seconds of silence after which the hazard is reported."""
-FEWEST = 20
-"""Fewer silences or barge-ins than this are not measured."""
 UNTIMED = "no timing: speak the scripts first"
 FUNCTION_WORDS = frozenset(
     "a an the this that these those my your his her its our their some any no each every of to in on at by for from "
@@ -79,10 +77,7 @@ def silences(dialogue: Dialogue, agent: str) -> list[Silence]:
 def hazard(found: Sequence[Silence], seconds: float) -> Value:
     """P(the agent takes the floor | nobody has spoken for `seconds` after the user)."""
     long = [silence.is_taken for silence in found if silence.seconds >= seconds - ROUNDING_SECONDS]
-    if len(long) < FEWEST:
-        return Value(value=None, note=f"{len(long)} such silences")
-    share = sum(long) / len(long)
-    return Value(value=share, margin=1.96 * (share * (1 - share) / len(long)) ** 0.5, note=f"{len(long)} silences")
+    return share_of(long, "silences")
 
 
 def contested(dialogue: Dialogue) -> list[bool]:
@@ -166,13 +161,6 @@ class Floor:
         rates = {side: 60 * count / self.seconds for side, count in self.backchannels.items()}
         values["backchannels"] = Value(value=sum(rates.values()))
         values |= {f"backchannels_{side}": Value(value=rate) for side, rate in rates.items()}
-        values["contested"] = _share(self.contested, "barge-ins that name a value")
+        values["contested"] = share_of(self.contested, "barge-ins that name a value")
         together = [abs(gap) <= 1 / FRAME_RATE + 1e-3 for gap in self.cuts]
-        return values | {"cut_together": _share(together, "turns cut short")}
-
-
-def _share(found: Sequence[bool], of: str) -> Value:
-    if len(found) < FEWEST:
-        return Value(value=None, note=f"{len(found)} {of}")
-    share = sum(found) / len(found)
-    return Value(value=share, margin=1.96 * (share * (1 - share) / len(found)) ** 0.5, note=f"{len(found)} {of}")
+        return values | {"cut_together": share_of(together, "turns cut short")}

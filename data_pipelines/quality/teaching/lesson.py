@@ -1,5 +1,6 @@
 """What every measure takes: a script, written or taken from a dialogue, and the dialogue if it was spoken."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data_pipelines.records.provenance import is_recorded
@@ -18,6 +19,18 @@ class Value:
     """Half the width of the 95 % interval, where it is known."""
     note: str = ""
     """What the value is of, or why nothing was measured."""
+
+
+def share_of(found: Sequence[bool], of: str, fewest: int = 20) -> Value:
+    """The share that is true, unless there are fewer than `fewest`; of: what they are, for the note.
+
+    The 95 % interval is that of Agresti and Coull, which has a width where all or none are true, too.
+    """
+    n, true = len(found), sum(found)
+    if n < fewest:
+        return Value(value=None, note=f"{n} {of}")
+    middle = (true + 2) / (n + 4)
+    return Value(value=true / n, margin=1.96 * (middle * (1 - middle) / (n + 4)) ** 0.5, note=f"{true} of {n} {of}")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from data_pipelines.quality.teaching.lesson import Lesson, Value
+from data_pipelines.quality.teaching.lesson import Lesson, Value, share_of
 from data_pipelines.text.claims import NUMBER, claims
 from data_pipelines.writer.problems import people
 from data_pipelines.writer.wording import SENTENCE
 
-FEWEST = 20
 OFFER = re.compile(
     r"\b(would you like|would you care|do you want|want me to|(shall|should|may|can|could) (i|we) "
     r"(put|add|book|sign|set|send|offer|reserve|schedule|hold|order|correct|fix|move|change|take|cancel|block|interest)"
@@ -83,10 +82,7 @@ class Manners:
 
     def values(self) -> Mapping[str, Value]:
         """The measures, by name."""
-        found = {"declined": (self.declined, "offers"), "mismatching": (self.mismatching, "verifications")}
         return {
-            name: Value(value=sum(each) / len(each), note=f"{sum(each)} of {len(each)} {of}")
-            if len(each) >= FEWEST
-            else Value(value=None, note=f"{len(each)} {of}")
-            for name, (each, of) in found.items()
+            "declined": share_of(self.declined, "offers"),
+            "mismatching": share_of(self.mismatching, "verifications"),
         }

@@ -1,5 +1,7 @@
 """How the agent's words fill its text stream: how late they come, and how many frames hold a piece of a word."""
 
+# Shapes: T frames
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -195,6 +195,19 @@ def test_values_are_masked_and_a_stated_class_wins() -> None:
     ]  # fmt: skip
 
 
+def test_the_share_of_questions_left_open_is_that_of_absent_facts() -> None:
+    found = blind.Blind()
+    kinds = ["Q1", "Q2", "Q3", "Q5", "Q4", "Q6"]  # nothing is known of the last two
+    found.add(lesson_of_kinds(kinds))
+    assert found.values()["unanswered"].value == 0.25
+    found.add(lesson_of_kinds(["Q5"] * 4))
+    assert found.values()["unanswered"].value == 5 / 8
+
+
+def lesson_of_kinds(kinds: Sequence[str]) -> Lesson:
+    return script(("user", "Why?"), probes=[Probe(kind=kind, question="Why?") for kind in kinds])
+
+
 # ---- the floor
 def test_clauses_end_by_marks_and_go_on_after_function_words() -> None:
     for word, marked, bare in (
