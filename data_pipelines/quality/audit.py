@@ -36,11 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the table and one line for each limit that fails; returns the exit code.
 
-    Raises: UserError as `load_limits` and `talks`, or if another file is in the way of --json.
+    Raises: UserError as `load_limits` and `talks`, if the gates reject all dialogues, or if another file is in the way
+    of --json.
     """
     limits = load_limits(args.gates, args.set, AuditLimits, FOLDER)
     tokenizer = TextTokenizer(args.tokenizer) if args.tokenizer else None
     found = audit(talks(args.paths), tokenizer)
+    if not found:
+        names = ", ".join(map(str, args.paths))
+        raise UserError(f"{names}: every dialogue is rejected by its gates: see its gates.json", code="no-data")
     if args.json:
         save_once(args.json, as_json(found, limits).encode())
     print(table(found, limits))
@@ -59,6 +63,8 @@ def audit(found: Iterable[Lesson], tokenizer: TextTokenizer | None = None) -> di
 
 def talks(paths: Sequence[Path]) -> Iterator[Lesson]:
     """Reads scripts files (or all *.jsonl of a folder), folders of dialogues, and shards, one talk at a time.
+
+    Dialogues that gates reject are left out.
 
     Raises: UserError if a path is missing or holds none, or a record is broken.
     """

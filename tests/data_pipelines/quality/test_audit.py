@@ -109,6 +109,17 @@ def test_a_mistake_is_one_line(
         verbs.main(["audit", *words])
 
 
+def test_dialogues_that_gates_reject_are_left_out(tmp_path: Path) -> None:
+    for n in range(2):
+        write_dialogue(tmp_path, f"a-{n}")
+    gates = {"format": 1, "values": {}, "rejected": ["silence: 9 s"], "limits": {}, "engines": {}}
+    (tmp_path / "a-0" / "gates.json").write_text(json.dumps(gates))
+    assert audit(talks([tmp_path]))["service"].count == 1
+    (tmp_path / "a-1" / "gates.json").write_text(json.dumps(gates))
+    with refused("no-data", str(tmp_path), "rejected by its gates"):
+        verbs.main(["audit", str(tmp_path)])
+
+
 def test_shipped_limits_are_layers_over_the_default() -> None:
     default, casual = (load_limits(name, [], AuditLimits, FOLDER) for name in ("default", "conversation"))
     assert default.takeover_all_0_5 == [None, 0.5] == casual.takeover_all_0_5
