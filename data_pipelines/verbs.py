@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "annotate": ("data_pipelines.recordings.annotate", "write down what audio without a transcript says, word by word"),
     "prompts": ("data_pipelines.roles.prompts", "let a language model write role prompts for real calls"),
     "gate": ("data_pipelines.quality.judge", "judge dialogues: what is heard, who speaks, roles, duplicates, leaks"),
+    "audit": ("data_pipelines.quality.audit", "measure what scripts or dialogues teach, against limits and real calls"),
     "shard": ("data_pipelines.shards.encode", "encode dialogues with Mimi and pack them into shards"),
     "index": ("data_pipelines.shards.index", "rebuild the index of shards"),
     "check": ("data_pipelines.quality.check", "verify shards: hashes, index, every sample"),
@@ -47,8 +48,8 @@ def help_text() -> str:
     return "\n".join(["From text to training shards. Verbs, in the order of use:", "", *lines])
 
 
-def main(argv: list[str] | None = None, version: str = "unknown") -> None:
-    """Runs one verb. version: what `--version` prints.
+def main(argv: list[str] | None = None, version: str = "unknown") -> int | None:
+    """Runs one verb and returns its exit code, None being 0. version: what `--version` prints.
 
     Raises: UserError for a missing or unknown verb, a wrong option, and whatever the verb raises.
     """
@@ -58,10 +59,11 @@ def main(argv: list[str] | None = None, version: str = "unknown") -> None:
         words = typed[1:2]
     if not words or words[0] == "help" or words[0].startswith("-"):
         overview(version).parse_args(["--help"] if words[:1] == ["help"] else words)
-        return
+        return None
     module, parser = verb_module(words[0]), verb_parser(words[0])
     complete(parser, skip=1)
-    module.run(parser.parse_args(words[1:]))
+    code: int | None = module.run(parser.parse_args(words[1:]))
+    return code
 
 
 def overview(version: str) -> Parser:

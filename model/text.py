@@ -130,10 +130,18 @@ class TextStream:
     """One id a frame, int64."""
     overflow_pieces: int
     """Pieces that fell past the last frame and are missing from ids_T."""
-    late_words: int
-    """Words that begin later than spoken, because the word before still had pieces left."""
-    max_lag_frames: int
-    """Frames by which the latest of them is late."""
+    lag_frames: list[int]
+    """For each word the frames by which it begins later than spoken, because the word before still had pieces left."""
+
+    @property
+    def late_words(self) -> int:
+        """Words that begin later than spoken."""
+        return sum(lag > 0 for lag in self.lag_frames)
+
+    @property
+    def max_lag_frames(self) -> int:
+        """Frames by which the latest word is late."""
+        return max(self.lag_frames, default=0)
 
 
 def text_stream(
@@ -150,7 +158,8 @@ def text_stream(
     Source: Moshi's open fine-tuning code for EPAD. Unlike it, this drops no pieces when words come fast.
     """
     ids = [config.text_padding_id] * num_frames
-    free = overflow = late = max_lag = 0
+    lags: list[int] = []
+    free = overflow = 0
     last_start = 0.0
     for word in words:
         if word.start < last_start:
@@ -161,7 +170,7 @@ def text_stream(
         last_start = word.start
         spoken = frame_at(word.start)
         frame = max(spoken, free)
-        late, max_lag = late + (frame > spoken), max(max_lag, frame - spoken)
+        lags.append(frame - spoken)
         pieces = tokenizer.encode(word.text)
         fitting = pieces[: max(0, num_frames - frame)]
         overflow += len(pieces) - len(fitting)
@@ -172,6 +181,5 @@ def text_stream(
     return TextStream(
         ids_T=torch.tensor(ids, dtype=torch.int64),
         overflow_pieces=overflow,
-        late_words=late,
-        max_lag_frames=max_lag,
+        lag_frames=lags,
     )

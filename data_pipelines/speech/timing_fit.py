@@ -8,7 +8,7 @@ half a second is an interruption, and its length is how long the interrupted wen
 
 import argparse
 import json
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, takewhile
@@ -19,19 +19,16 @@ from tqdm import tqdm
 
 from data_pipelines.files import save_once
 from data_pipelines.records.folder import find_dialogues, load_dialogue
-from data_pipelines.records.schema import SIDES, Dialogue, Word
+from data_pipelines.records.schema import SIDES, Dialogue
 from data_pipelines.records.turn_taking import Stretch, stretches
 from data_pipelines.speech.timing import LIMITS, Table, Timing
-from data_pipelines.text.words import BACKCHANNELS
+from data_pipelines.text.backchannels import backchannels
 from model.errors import UserError
 
 INTERRUPTION_SECONDS = 0.5
 """A longer overlap at a change of speaker is an interruption. A choice: overlaps of turn ends are shorter."""
 LAPSE_SECONDS = 8.0
 """A longer silence is no gap or pause of a conversation (and no dialogue with one passes its gates)."""
-BACKCHANNEL_SECONDS, BACKCHANNEL_WORDS = 1.2, 3
-NEAR_SECONDS = 1.0
-"""A backchannel is this near to the other side's speech, and this far from more of its own side."""
 NEEDED = {"gap": 200, "pause": 100, "backchannel": 50, "interruption": 20}
 """Events below which a table of quantiles would say more about chance than about people."""
 NUM_QUANTILES = 101
@@ -100,34 +97,6 @@ class Observed:
         for start, end, _ in takewhile(lambda hum: hum[0] < turn[1], islice(hums, first, None)):
             self.backchannel.append(end - start)
             self.backchannel_at.append((start - turn[0]) / (turn[1] - turn[0]))
-
-
-def backchannels(words: Sequence[Word], own: Sequence[Stretch], other: Sequence[Stretch]) -> list[Stretch]:
-    """Returns those stretches of one side that are backchannels.
-
-    They are a few words such as "mm-hm", alone, and begin while the other side speaks, or within a second after, if the
-    other side continues.
-    """
-    starts = [word.start for word in words]
-    other_starts, other_ends = [start for start, _, _ in other], [end for _, end, _ in other]
-    found = []
-    for n, (start, end, side) in enumerate(own):
-        said = words[bisect_left(starts, start) : bisect_left(starts, end)]
-        if end - start > BACKCHANNEL_SECONDS or len(said) > BACKCHANNEL_WORDS or not all(map(_is_hum, said)):
-            continue
-        before, after = bisect_left(other_starts, start) - 1, bisect_right(other_ends, end)
-        spoke = before >= 0 and start <= other_ends[before] + NEAR_SECONDS
-        goes_on = after < len(other) and other_starts[after] <= end + NEAR_SECONDS
-        alone = (n == 0 or start - own[n - 1][1] >= NEAR_SECONDS) and (
-            n + 1 == len(own) or own[n + 1][0] - end >= NEAR_SECONDS
-        )
-        if spoke and goes_on and alone:
-            found.append((start, end, side))
-    return found
-
-
-def _is_hum(word: Word) -> bool:
-    return word.text.lower().strip(".,?!") in BACKCHANNELS
 
 
 def fit(observed: Observed, name: str) -> Timing:

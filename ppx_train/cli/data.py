@@ -11,8 +11,8 @@ def main() -> None:
     run(command)
 
 
-def command(words: Sequence[str]) -> None:
-    """Runs one verb."""
+def command(words: Sequence[str]) -> int | None:
+    """Runs one verb; returns its exit code."""
     from data_pipelines import verbs
 
-    verbs.main(list(words), version=__version__)
+    return verbs.main(list(words), version=__version__)

@@ -11,8 +11,8 @@ import math
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappush, heappushpop
 from pathlib import Path
@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_pipelines.quality.teaching.collected import Audit
+from data_pipelines.quality.teaching.lesson import Lesson, without_backchannels
 from data_pipelines.records.folder import find_dialogues, load_dialogue, rejections
 from data_pipelines.records.provenance import engines_of, gate_limits_of
 from data_pipelines.records.schema import SIDES, SPLITS, Dialogue, Script, Turn
@@ -31,7 +33,6 @@ from data_pipelines.shards.manifest import stated_index
 from data_pipelines.shards.rows import NAME as INDEX
 from data_pipelines.shards.scan import split_folders
 from data_pipelines.sound.audio import RATE_HZ, Audio, loudness, require_stereo_24k
-from data_pipelines.writer.stats import ScriptStats
 from model.errors import UserError
 from model.files import check_link
 
@@ -92,8 +93,8 @@ class Content:
     limits: dict[str, set[float | None]] = field(default_factory=lambda: defaultdict(set))
     """Limits of the gates, as stored with the dialogues: several where sources were judged by different ones."""
     rejected: Counter[str] = field(default_factory=Counter)
-    wording: dict[str, ScriptStats] = field(default_factory=dict)
-    """The variety of the words, by source."""
+    audits: dict[str, Audit] = field(default_factory=dict)
+    """What the talk teaches, by source."""
     examples: list[LazyDialogue] = field(default_factory=list)
     lufs: Numbers = field(default_factory=Numbers)
     """Loudness in LUFS: left, right."""
@@ -213,13 +214,24 @@ def _count(content: Content, dialogue: Dialogue) -> None:
             group.lists[name].extend(found)
     else:
         group.without_words += 1
-    content.wording.setdefault(dialogue.source, ScriptStats()).add(as_script(dialogue))
+    content.audits.setdefault(dialogue.source, Audit()).add(spoken(dialogue))
 
 
 def domain(dialogue: Dialogue) -> str:
     """The first part of the scenario, e.g. "service/restaurant" of "service/restaurant/pizza", else the source."""
     parts = [part for part in dialogue.scenario.split("/") if part and part != dialogue.source]
     return f"{dialogue.source}/{parts[0]}" if parts else dialogue.source
+
+
+def spoken(dialogue: Dialogue) -> Lesson:
+    """A dialogue with what its script said of it."""
+    written = dialogue.provenance.get("script")
+    script = replace(
+        as_script(without_backchannels(dialogue)),
+        probes=dialogue.probes,
+        provenance=dict(written) if isinstance(written, Mapping) else {},
+    )
+    return Lesson(script=script, domain=domain(dialogue), dialogue=dialogue)
 
 
 def as_script(dialogue: Dialogue) -> Script:

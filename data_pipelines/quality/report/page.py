@@ -12,9 +12,12 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from data_pipelines.quality.gates import GATES
+from data_pipelines.quality.limits import load_limits
 from data_pipelines.quality.report.charts import Series, amount, bars, histogram, legend, spark
 from data_pipelines.quality.report.collect import Content, total_turns
 from data_pipelines.quality.report.player import LANE, WORD_ROWS, Player, player_of
+from data_pipelines.quality.teaching.measures import FAILS, MEASURES, AuditLimits, cell, limit_text
+from data_pipelines.quality.teaching.measures import FOLDER as AUDIT_FOLDER
 from data_pipelines.records.turn_taking import TurnTaking
 from model.errors import UserError
 
@@ -59,6 +62,7 @@ def render(content: Content, reference: Content | None = None) -> str:
     template = environment.get_template("report.html.j2")
     return template.render(
         names=content.names,
+        sources=sources,
         tiles=tiles(content),
         hours=hour_bars(content, colours),
         sources_legend=legend([Series(source, colours[source], []) for source in sources]),
@@ -66,6 +70,7 @@ def render(content: Content, reference: Content | None = None) -> str:
         turn_charts=turn_charts(content, colours, reference),
         wording=wording(content),
         other_charts=other_charts(content, colours),
+        audit=audit_rows(content),
         gates=gate_rows(content),
         rejected=bars({why: {"warn": float(count)} for why, count in content.rejected.items()}, "", 40),
         engines=sorted(content.engines.items()),
@@ -170,8 +175,8 @@ def other_charts(content: Content, colours: dict[str, str]) -> list[Chart]:
 def wording(content: Content) -> list[tuple[str, str, list[str], str]]:
     """For each source its words, distinct-1, -2 and -3, and the share of the facts to be said that are said."""
     rows = []
-    for source, stats in sorted(content.wording.items()):
-        result = stats.result()
+    for source, audit in sorted(content.audits.items()):
+        result = audit.wording.stats.result()
         coverage = result["fact_coverage"]
         rows.append(
             (
@@ -182,6 +187,25 @@ def wording(content: Content) -> list[tuple[str, str, list[str], str]]:
             )
         )
     return rows
+
+
+def audit_rows(content: Content) -> list[tuple[str, list[tuple[str, bool]], str, str]]:
+    """A row for every measure of `ppx-data audit` that a source has.
+
+    Each holds its title, a cell for each source and whether it fails, the limit, and what real calls show.
+    """
+    limits = load_limits("default", [], AuditLimits, AUDIT_FOLDER)
+    results = [content.audits[source].result().values for source in content.sources()]
+    return [
+        (
+            measure.title,
+            [(text := cell(name, values[name], limits), text.endswith(FAILS)) for values in results],
+            limit_text(measure, getattr(limits, name)),
+            measure.real,
+        )
+        for name, measure in MEASURES.items()
+        if any(values[name].value is not None for values in results)
+    ]
 
 
 def gate_rows(content: Content) -> list[GateRow]:

@@ -201,7 +201,16 @@ def test_the_page_fetches_nothing_and_holds_every_section(shards: Path, tmp_path
     html = (tmp_path / "new" / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:audio/|#)|@import|url\(|https?://""", html)
     text = text_of(html)
-    for part in ("By source", "Seconds in a minute", "Gaps", "Role prompts", "Loudness", "Rejections", "Licences"):
+    for part in (
+        "By source",
+        "Seconds in a minute",
+        "Gaps",
+        "Role prompts",
+        "Loudness",
+        "Rejections",
+        "Licences",
+        "pauses, s/min",
+    ):
         assert part in text, part
     assert "reported by the Moshi paper, not verified" in text and html.count("<audio ") == 3
     assert text.count("CC0-1.0") == 1 and "N s: a voice prompt lasts N to N s" in text
