@@ -28,7 +28,7 @@ def test_the_asked_for_recipes_and_groups_exist() -> None:
     assert set(recipe_names()) >= {
         "mix_real_synth", "service_only", "fisher_only", "lora_voice", "overfit_one", "quickstart",
     }  # fmt: skip
-    of_the_data = {"augment", "gates", "pipelines", "rates"}  # read by ppx-data, not by ppx-train
+    of_the_data = {"audit", "augment", "gates", "pipelines", "rates"}  # read by ppx-data, not by ppx-train
     assert {path.name for path in CONFIGS.iterdir()} == {*GROUPS, *of_the_data}
     for group in GROUPS:
         for name in group_names(group):
