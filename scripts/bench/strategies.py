@@ -32,12 +32,15 @@ SAME = (
     f"model.tokenizer={GOLDEN / 'tokenizer.model'}", "data.micro_batch=1", "trainer.checkpoint_every=1000",
     "data.heldout_samples=0",
 )  # fmt: skip
+OFFLOAD = ("trainer.offload=true",)
 LORA = ("model.lora.rank=4", "optim.lr.temporal=0.01", "optim.lr.depth=0.01")
 RUNS: list[tuple[str, int, tuple[str, ...]]] = [
     *((strategy, ranks, ()) for strategy in ("ddp", "fsdp2", "zero2", "zero3") for ranks in (1, 2, 4)),
     ("hybrid", 4, ("trainer.shard_size=2",)),
+    *((strategy, 2, OFFLOAD) for strategy in ("zero2", "zero3")),
     *(("fsdp2", ranks, LORA) for ranks in (2, 4)),
 ]
+NAMES = {LORA: " (LoRA)", OFFLOAD: " (offload)"}
 Points = dict[str, list[tuple[int, float]]]
 SAVED_BY = ("fsdp2", 2)
 GO_ON: list[tuple[str, int, tuple[str, ...]]] = [
@@ -133,7 +136,7 @@ def main() -> None:
         apart = {name: distance(points[name], theirs[name]) for name in points}
         rows.append(
             {
-                "strategy": strategy + (" (LoRA)" if more == LORA else ""),
+                "strategy": strategy + NAMES.get(more, ""),
                 "ranks": ranks,
                 "last loss": f"{points['train/loss'][-1][1]:.6f}",
                 "loss apart": f"{apart['train/loss']:.1e}",
