@@ -118,9 +118,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Shapes: x and the result [.., N, E]; cos and sin [N, E / 2] as `rotary_angles` returns them.
     """
     pairs = wide(x).unflatten(-1, (-1, 2))
-    if not torch.compiler.is_compiling() and is_on(
-        POINTWISE
-    ):  # The complex product is one pass instead of four strided ones.
+    if not torch.compiler.is_compiling() and is_on(POINTWISE):
+        # The complex product is one pass instead of four strided ones.
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     else:
         real, imaginary = pairs.unbind(-1)

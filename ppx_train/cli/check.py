@@ -1,11 +1,10 @@
 """`ppx-train check recipe=NAME [key=value ...]`: the first thing to run on a new machine."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.arguments import Parser, complete
+from ppx_train.cli.settings_parser import settings_parser
 
 OUT = "device_report.json"
 ABOUT = """\
@@ -17,16 +16,7 @@ what was planned. Settings are those of ppx-train; the run's own folder is not t
 
 def parser() -> Parser:
     """The parser of the command's words."""
-    from ppx_train.help import setting_words
-
-    parser = Parser(
-        prog="ppx-train check",
-        usage="ppx-train check recipe=NAME [key=value ...] [--steps N] [--out FILE]",
-        description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    words: Any = parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for ppx-train")
-    words.completer = lambda **_: setting_words()
+    parser = settings_parser("check", "[--steps N] [--out FILE]", ABOUT)
     parser.add_argument("--steps", type=int, metavar="N", default=2, help="optimiser steps to take (default: 2)")
     parser.add_argument(
         "--out",

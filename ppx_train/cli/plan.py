@@ -1,10 +1,10 @@
 """`ppx-train plan recipe=NAME [key=value ...]`: what a run will cost."""
 
-import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_pipelines.arguments import Parser, complete
+from ppx_train.cli.settings_parser import settings_parser
 
 if TYPE_CHECKING:  # The words are read, and completed, before heavy packages are.
     from ppx_train.config.run import Run
@@ -17,16 +17,7 @@ not, epochs of each source, hours, disk. It needs no GPU and loads no weights. S
 
 def parser() -> Parser:
     """The parser of the command's words."""
-    from ppx_train.help import setting_words
-
-    parser = Parser(
-        prog="ppx-train plan",
-        usage="ppx-train plan recipe=NAME [key=value ...] [--gpu NAME] [--mean-seconds S] [--step-seconds S]",
-        description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    words: Any = parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for ppx-train")
-    words.completer = lambda **_: setting_words()
+    parser = settings_parser("plan", "[--gpu NAME] [--mean-seconds S] [--step-seconds S]", ABOUT)
     parser.add_argument(
         "--gpu", metavar="NAME", help="plan for this GPU alone, such as H100 (default: all common ones)"
     )
